@@ -1,0 +1,1 @@
+"""Spreads work over cores and shows its progress. Knows no product."""

@@ -1,0 +1,117 @@
+"""The stage images -> features: reads a folder of photos, writes `features.h5`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
+from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.images import UnreadableImage, list_images, load_image
+from sfm_lightglue.lookup import plugin_settings
+from sfm_lightglue.products import Features
+from sfm_lightglue.storage import Item, ShardStore, features_to_item
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractionReport:
+    """What the stage did."""
+
+    num_images: int
+    """Images with features on disk, of those asked for."""
+    num_computed: int
+    """Those of them computed now; the rest were there."""
+    mean_keypoints: float
+    """Keypoints per image, of the images computed now."""
+    without_keypoints: list[str]
+    """Images computed now in which nothing was detected."""
+    skipped: dict[str, str]
+    """Photos that could not be used -> why."""
+
+
+def extract_features(
+    images: Path | str,
+    output: Path | str,
+    extractor: Extractor,
+    *,
+    names: Sequence[str] | None = None,
+    masks: Path | str | None = None,
+    num_workers: int = 0,
+    if_settings_changed: str = "refuse",
+) -> ExtractionReport:
+    """Features of all photos of the folder `images`, in the file `output`; photos that are already there are kept.
+
+    A photo is computed again where its content or its mask changed. A photo that cannot be read is reported and skipped.
+    `names` limits the work to some photos; `masks` is a folder of masks (COLMAP's naming, black = ignore); `num_workers` is the
+    number of photos in work at a time, 0 for one per core; `if_settings_changed` is `refuse` or `recompute`.
+
+    Raises: SettingsChanged where `output` was made with other settings; the first error where no photo succeeds.
+    """
+    names = list_images(images) if names is None else sorted(names)
+    num_workers = num_workers or num_cores()
+    skipped: dict[str, str] = {}
+    errors: list[Exception] = []
+    counts: dict[str, int] = {}
+
+    def extract(name: str) -> tuple[Item, int]:
+        features = extractor(load_image(images, name, masks=masks))
+        _check(features, name)
+        return features_to_item(features), len(features)
+
+    with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
+        stamps = _photo_stamps(Path(images), names, masks, skipped)
+        todo = store.missing(stamps)
+        with torch_threads(num_workers), progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo)) as bar:
+            for name, result in run_jobs(extract, todo, num_workers):
+                bar.update()
+                if isinstance(result, Exception):
+                    errors.append(result)
+                    skipped[name] = str(result) if isinstance(result, UnreadableImage) else f"{type(result).__name__}: {result}"
+                    logger.warning("%s is skipped: %s", name, skipped[name])
+                else:
+                    item, counts[name] = result
+                    store.add(name, item, stamps[name])
+        store.merge()
+        num_images = sum(name in store.stamps for name in stamps)
+    if errors and num_images == 0:
+        raise errors[0]
+    empty = sorted(name for name, count in counts.items() if count == 0)
+    for name in empty:
+        logger.warning("%s: no keypoints were found", name)
+    mean_keypoints = sum(counts.values()) / max(1, len(counts))
+    return ExtractionReport(num_images, len(counts), mean_keypoints, empty, dict(sorted(skipped.items())))
+
+
+def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None, skipped: dict[str, str]) -> dict[str, str]:
+    """Content hash of each photo with its mask; a file that cannot be read is put into `skipped`."""
+    stamps = {}
+    for name in names:
+        try:
+            stamps[name] = _content_hash(images / name)
+            if masks is not None and (mask := Path(masks) / f"{name}.png").is_file():
+                stamps[name] += f"+{_content_hash(mask)}"
+        except OSError as error:
+            skipped[name] = f"cannot be read: {error}"
+            logger.warning("%s is skipped: %s", name, skipped[name])
+    return stamps
+
+
+def _content_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _check(features: Features, name: str) -> None:
+    """Raises: ValueError where an extractor breaks its contract, before anything of it is stored."""
+    count, problem = len(features.keypoints), None
+    if features.keypoints.shape != (count, 2) or features.descriptors.shape[:1] != (count,) or features.scores.shape != (count,):
+        shapes = features.keypoints.shape, features.scores.shape, features.descriptors.shape
+        problem = f"keypoints, scores, descriptors have shapes {shapes}, expected (n, 2), (n,), (n, d)"
+    elif count and not (features.keypoints.min() >= -0.5 and (features.keypoints.max(axis=0) < features.image_size).all()):
+        problem = f"keypoints lie outside the image of {features.image_size} px"
+    if problem:
+        raise ValueError(f"the extractor's result for {name} is not valid: {problem}")

@@ -1,0 +1,8 @@
+"""Matching: one file per matcher, and the stage that runs it over the pairs."""
+
+MATCHERS = {
+    "lightglue": "sfm_lightglue.matches.lightglue:LightGlueMatcher",
+    "nearest_neighbor": "sfm_lightglue.matches.nearest_neighbor:NearestNeighborMatcher",
+    "imported": "sfm_lightglue.matches.imported:ImportedMatcher",
+}
+"""Name in the configuration -> class, imported when it is chosen."""
