@@ -1,0 +1,1 @@
+"""Features and matches into a COLMAP database: cameras, geometric verification, rows."""

@@ -1,0 +1,282 @@
+"""The stage database -> reconstruction: COLMAP's mappers over verified matches, and what came out.
+
+Reads `database.db` (and the photos, for colours only), writes `reconstruction/0` ... `n`, each in COLMAP's binary and text
+format and as `points.ply`. A run that is killed leaves the previous reconstruction untouched; Ctrl-C keeps the partial one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from sfm_lightglue import __version__
+from sfm_lightglue.execution.local import progress_bar
+from sfm_lightglue.lookup import closest
+
+logger = logging.getLogger(__name__)
+
+MIN_POINTS = 10
+"""Models with fewer points are discarded: the global mapper returns such ones for matches that agree on nothing."""
+
+
+@dataclass(frozen=True)
+class ReconstructionOptions:
+    """How the mapper works; the values stand in configs/reconstruction."""
+
+    name: str
+    """incremental, global, hierarchical, or triangulation over known poses."""
+    refine_intrinsics: bool
+    """Whether focal length and distortion are refined; otherwise they stay as they are in the database."""
+    refine_principal_point: bool
+    min_model_size: int
+    """Smaller models are not kept (images)."""
+    min_num_matches: int
+    """Verified pairs with fewer inliers are not used."""
+    max_reprojection_error_px: float
+    """Observations with a larger error are removed, in px of the full images."""
+    extract_colors: bool
+    num_threads: int
+    """1 gives the same model in every run; -1 uses all cores."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.name not in MAPPERS:
+            raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, MAPPERS)}")
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """Statistics of one model."""
+
+    folder: str
+    num_images: int
+    num_points: int
+    num_observations: int
+    mean_track_length: float
+    mean_reprojection_error_px: float
+    registered: list[str]
+    """Names of the registered images."""
+
+
+@dataclass(frozen=True)
+class ReconstructionReport:
+    """What the stage did."""
+
+    models: list[ModelReport]
+    """In the order of their folders; empty where nothing could be reconstructed."""
+    largest: str | None
+    """Folder of the model with most images, `0` ... `n`."""
+    num_images: int
+    """Images in the database."""
+    unregistered: list[str]
+    """Images that are not in the largest model."""
+
+
+def reconstruct(
+    database: Path | str,
+    images: Path | str,
+    output: Path | str,
+    options: ReconstructionOptions,
+    *,
+    known_poses: Mapping[str, np.ndarray] | None = None,
+) -> ReconstructionReport:
+    """Models of the scene in `output/0` ... `output/n`; nothing is done where they are there for this database and options.
+
+    `known_poses` (for the mapper `triangulation`): float64 (3, 4) cam_from_world by image name.
+
+    Raises: KeyboardInterrupt after the partial models were written.
+    """
+    database, images, output = Path(database), Path(images), Path(output)
+    if not database.is_file():
+        raise FileNotFoundError(f"{database} does not exist: run the stage verify first")
+    poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
+    settings = {"options": asdict(options), "database": _hash(database), "poses": poses, "version": __version__}
+    state = output / "settings.json"
+    names = _image_names(database)
+    if not state.exists() or json.loads(state.read_text()) != settings:
+        partial = output.with_name(f"{output.name}.tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        interrupted = _run_mapper(database, images, partial, options, known_poses or {})
+        _write_models(partial)
+        if not interrupted:
+            (partial / state.name).write_text(json.dumps(settings))
+        shutil.rmtree(output, ignore_errors=True)
+        partial.replace(output)
+        if interrupted:
+            raise KeyboardInterrupt
+    return describe_models(output, names)
+
+
+def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
+    """Statistics of the models in `output`, given the names of all images."""
+    models = []
+    for folder in sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
+        model = pycolmap.Reconstruction(folder)
+        registered = sorted(model.image(image_id).name for image_id in model.reg_image_ids())
+        models.append(
+            ModelReport(
+                folder.name,
+                len(registered),
+                model.num_points3D(),
+                model.compute_num_observations(),
+                model.compute_mean_track_length(),
+                model.compute_mean_reprojection_error(),
+                registered,
+            )
+        )
+    largest = max(models, key=lambda model: model.num_images, default=None)
+    unregistered = sorted(set(names) - set(largest.registered if largest else ()))
+    return ReconstructionReport(models, largest.folder if largest else None, len(names), unregistered)
+
+
+# --- the mappers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every mapper gets."""
+
+    database: Path
+    images: Path
+    output: Path
+    options: ReconstructionOptions
+    known_poses: Mapping[str, np.ndarray]
+    on_image: Callable[[], None]
+    """Called for each registered image."""
+    token: pycolmap.CancellationToken
+
+
+def _incremental(task: _Task) -> None:
+    pycolmap.incremental_mapping(
+        task.database,
+        task.images,
+        task.output,
+        _incremental_options(task.options, len(_image_names(task.database))),
+        initial_image_pair_callback=lambda: (task.on_image(), task.on_image()),
+        next_image_callback=task.on_image,
+        cancellation_token=task.token,
+    )
+
+
+def _global(task: _Task) -> None:
+    colmap = pycolmap.GlobalPipelineOptions()
+    colmap.min_model_size, colmap.min_num_matches = task.options.min_model_size, task.options.min_num_matches
+    colmap.num_threads, colmap.random_seed = task.options.num_threads, task.options.seed
+    adjustment = colmap.mapper.bundle_adjustment
+    adjustment.refine_focal_length = adjustment.refine_extra_params = task.options.refine_intrinsics
+    adjustment.refine_principal_point = task.options.refine_principal_point
+    pycolmap.global_mapping(task.database, task.images, task.output, colmap)
+
+
+def _hierarchical(task: _Task) -> None:
+    colmap = pycolmap.HierarchicalPipelineOptions()
+    colmap.incremental_options = _incremental_options(task.options, len(_image_names(task.database)))
+    colmap.num_threads = task.options.num_threads
+    colmap.num_workers = 1 if task.options.num_threads == 1 else -1
+    pycolmap.hierarchical_mapping(task.database, task.images, task.output, colmap)
+
+
+def _triangulation(task: _Task) -> None:
+    """Points over known poses; images without a known pose are left out."""
+    model = pycolmap.Reconstruction()
+    with pycolmap.Database.open(task.database) as rows:
+        for camera in rows.read_all_cameras():
+            model.add_camera_with_trivial_rig(camera)
+        known = [image for image in rows.read_all_images() if image.name in task.known_poses]
+    if not known:
+        raise ValueError("reconstruction=triangulation needs the poses of the photos: dataset.poses=FILE with their names")
+    for image in known:
+        pose = np.asarray(task.known_poses[image.name], np.float64)
+        cam_from_world = pycolmap.Rigid3d(pycolmap.Rotation3d(pose[:, :3]), pose[:, 3])
+        posed = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
+        model.add_image_with_trivial_frame(posed, cam_from_world)
+        task.on_image()
+    folder = task.output / "0"
+    folder.mkdir()
+    colmap = _incremental_options(task.options, len(known))
+    pycolmap.triangulate_points(
+        model,
+        task.database,
+        task.images,
+        folder,
+        options=colmap,
+        refine_intrinsics=task.options.refine_intrinsics,
+        cancellation_token=task.token,
+    ).write(folder)
+
+
+MAPPERS = {"incremental": _incremental, "global": _global, "hierarchical": _hierarchical, "triangulation": _triangulation}
+
+
+def _incremental_options(options: ReconstructionOptions, num_images: int) -> pycolmap.IncrementalPipelineOptions:
+    colmap = pycolmap.IncrementalPipelineOptions()
+    colmap.min_model_size, colmap.min_num_matches = options.min_model_size, options.min_num_matches
+    colmap.num_threads, colmap.random_seed = options.num_threads, options.seed
+    colmap.ba_refine_focal_length = colmap.ba_refine_extra_params = options.refine_intrinsics
+    colmap.ba_refine_principal_point = options.refine_principal_point
+    colmap.mapper.filter_max_reproj_error = options.max_reprojection_error_px
+    colmap.extract_colors = options.extract_colors
+    colmap.triangulation.ignore_two_view_tracks = num_images > 2  # COLMAP's default drops every point of a 2-photo scene
+    return colmap
+
+
+def _run_mapper(
+    database: Path, images: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]
+) -> bool:
+    """Runs the mapper in a thread, so that Ctrl-C can cancel it cleanly; returns whether it was cancelled."""
+    token, interrupted = pycolmap.CancellationToken(), False
+    with ThreadPoolExecutor(1) as pool, progress_bar(len(_image_names(database)), "reconstruct", "img") as bar:
+        task = _Task(database, images, output, options, known_poses, lambda: bar.update() and None, token)
+        future = pool.submit(MAPPERS[options.name], task)
+        while True:
+            try:
+                future.result(timeout=0.1)
+                return interrupted
+            except FutureTimeout:
+                continue
+            except KeyboardInterrupt:
+                logger.warning("interrupted: the partial model is kept")
+                interrupted = True
+                token.cancel()
+            except InterruptedError:
+                return True
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def _write_models(output: Path) -> None:
+    """Text and PLY beside the binary files; models without points are removed and the rest numbered from 0."""
+    folders = sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    kept = 0
+    for folder in folders:
+        model = pycolmap.Reconstruction(folder)
+        if model.num_points3D() < MIN_POINTS:
+            logger.warning("a model of %d images and %d points is discarded", model.num_reg_images(), model.num_points3D())
+            shutil.rmtree(folder)
+            continue
+        model.write_text(folder)
+        model.export_PLY(folder / "points.ply")
+        if folder.name != str(kept):
+            folder.rename(output / str(kept))
+        kept += 1
+
+
+def _image_names(database: Path) -> list[str]:
+    with pycolmap.Database.open(database) as rows:
+        return sorted(image.name for image in rows.read_all_images())
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
