@@ -1,0 +1,243 @@
+"""Downloads: one file from the first address that works, continued where it stopped, checked before it gets its name.
+
+Until a file is whole and right it is called `NAME.part`. Read from the environment: `SFM_LIGHTGLUE_CACHE` (folder of all
+downloads), `SFM_LIGHTGLUE_MIRROR` (address of a folder with the same file names, tried first) and
+`SFM_LIGHTGLUE_OFFLINE=1` (never use the network).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sfm_lightglue import __version__
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that fetch one file at once are told apart by the hash only
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 10.0
+"""Longest wait for a connection or for the next bytes."""
+CONTINUATIONS = 3
+"""How often a cut transfer is continued at the same address; only while each connection brings new bytes."""
+BLOCK_BYTES = 1 << 16
+
+
+class FetchError(ConnectionError):
+    """No address gave the file. `reasons` says why, by address."""
+
+    def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
+
+
+class WrongFileError(ValueError):
+    """What came from an address is not the expected file. `reasons` says why, by address."""
+
+    def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
+
+
+class _Unreachable(Exception):
+    """One address failed; the text says why."""
+
+
+def fetch(
+    urls: Sequence[str],
+    path: Path,
+    *,
+    sha256: str | None,
+    size: int | None,
+    progress: bool = True,
+    bar: tqdm | None = None,
+) -> None:
+    """Bring the file to `path` from the first of `urls` that has it; nothing to do where it is there already.
+
+    `size` is in bytes; None for `sha256` or `size` leaves that check out. `bar` counts the bytes in place of a bar of its own.
+
+    Raises: FetchError where no address works, WrongFileError (a ValueError) where one gave other content; both list all
+    addresses tried. What is wrong with the disk (full, read-only) is raised as the OSError it is.
+    """
+    if is_right(path, sha256, size):
+        return
+    if is_offline():
+        raise _failure(path, {url: "not tried, SFM_LIGHTGLUE_OFFLINE is set" for url in urls}, wrong=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    own_bar = tqdm(unit="B", unit_scale=True, desc=path.name, leave=False, disable=None if progress and bar is None else True)
+    counter = _Counter(bar or own_bar)
+    reasons, wrong = {}, False
+    with _lock(path.with_name(path.name + ".lock")), own_bar:
+        if is_right(path, sha256, size):  # another process was faster
+            return
+        for url in _with_mirror(urls, path.name):
+            logger.info("fetching %s from %s", path.name, url)
+            try:
+                _download(url, part, sha256, size, counter)
+                part.replace(path)
+                return
+            except (_Unreachable, WrongFileError) as error:
+                reasons[url] = str(error)
+                wrong |= isinstance(error, WrongFileError)
+    raise _failure(path, reasons, wrong)
+
+
+def is_right(path: Path, sha256: str | None, size: int | None) -> bool:
+    """True where the file exists with that size (bytes) and SHA-256, as far as they are known."""
+    return path.is_file() and size in (None, path.stat().st_size) and (sha256 is None or sha256_of(path) == sha256)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cache_dir() -> Path:
+    """Folder of all downloads: $SFM_LIGHTGLUE_CACHE, else $XDG_CACHE_HOME/sfm_lightglue, else ~/.cache/sfm_lightglue."""
+    if own := os.environ.get("SFM_LIGHTGLUE_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sfm_lightglue"
+
+
+def is_offline() -> bool:
+    """True where the environment forbids the network (SFM_LIGHTGLUE_OFFLINE set, and not to 0)."""
+    return os.environ.get("SFM_LIGHTGLUE_OFFLINE", "0").lower() not in ("", "0", "false", "no")
+
+
+def _with_mirror(urls: Sequence[str], name: str) -> list[str]:
+    mirror = os.environ.get("SFM_LIGHTGLUE_MIRROR")
+    return [*([f"{mirror.rstrip('/')}/{name}"] if mirror else []), *urls]
+
+
+def _failure(path: Path, reasons: Mapping[str, str], wrong: bool) -> FetchError | WrongFileError:
+    tried = "".join(f"\n  {url}: {reason}" for url, reason in reasons.items())
+    message = f"{path.name} could not be downloaded:{tried}\nGet it another way and put it at {path}"
+    return WrongFileError(message, reasons) if wrong else FetchError(message, reasons)
+
+
+class _Counter:
+    """Tells a bar how much of one file is there, also when a transfer starts again."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+        self.counted = 0
+
+    def at(self, position: int, total: int | None = None) -> None:
+        if total is not None and self.bar.total is None:
+            self.bar.total = total
+        self.bar.update(position - self.counted)
+        self.counted = position
+
+
+def _download(url: str, part: Path, sha256: str | None, size: int | None, counter: _Counter) -> None:
+    """Fill `part` from one address and check it; a leftover that turns out wrong is fetched once more from its start."""
+    leftover = _length(part) > 0
+    try:
+        _transfer_all(url, part, size, counter)
+        _check(part, sha256, size)
+    except WrongFileError:
+        part.unlink(missing_ok=True)
+        counter.at(0)
+        if not leftover:
+            raise
+        _download(url, part, sha256, size, counter)
+
+
+def _transfer_all(url: str, part: Path, size: int | None, counter: _Counter) -> None:
+    """Fill `part` to its full length, continuing cut connections."""
+    for remaining in reversed(range(CONTINUATIONS + 1)):
+        before = _length(part)
+        if size is not None and before >= size:
+            return
+        try:
+            _transfer(url, part, size, counter)
+            return
+        except _Unreachable:
+            if not remaining or _length(part) <= before:
+                raise
+
+
+def _transfer(url: str, part: Path, size: int | None, counter: _Counter) -> None:
+    """One connection: append what is missing, or start again where the server does not continue."""
+    start = _length(part)
+    with _open(url, start) as response:
+        continued = start > 0 and response.status == 206
+        if continued and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise WrongFileError(f"the server answered with another range than asked for ({start}-)")
+        position = start if continued else 0
+        length = response.headers.get("Content-Length")
+        total = size if length is None else position + int(length)
+        if size is not None and total != size:
+            raise _Unreachable(f"the file there has {total} bytes, expected {size}")
+        counter.at(position, total)
+        with part.open("ab" if continued else "wb") as stream:
+            while block := _read(response):
+                stream.write(block)
+                position += len(block)
+                counter.at(position)
+    if total is not None and position < total:
+        raise _Unreachable(f"connection cut after {position} of {total} bytes")
+
+
+def _open(url: str, start: int) -> http.client.HTTPResponse:
+    headers = {"User-Agent": f"sfm-lightglue/{__version__}"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:
+            raise WrongFileError(f"it is not longer than the {start} bytes fetched before") from error
+        raise _Unreachable(f"HTTP {error.code} {error.reason}") from error
+    except TimeoutError as error:
+        raise _Unreachable(f"no answer within {TIMEOUT_S:g} s") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not an address
+        raise _Unreachable(str(getattr(error, "reason", error))) from error
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(BLOCK_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Unreachable(f"connection cut ({error})") from error
+
+
+def _check(part: Path, sha256: str | None, size: int | None) -> None:
+    if size not in (None, found_size := _length(part)):
+        raise WrongFileError(f"it has {found_size} bytes, expected {size}")
+    if sha256 is not None and (found := sha256_of(part)) != sha256:
+        raise WrongFileError(f"its SHA-256 is {found}, expected {sha256}")
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, so that two processes never write one download; the file is removed afterwards."""
+    if fcntl is None:
+        yield
+        return
+    with path.open("wb") as stream:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

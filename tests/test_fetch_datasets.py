@@ -1,0 +1,251 @@
+"""Datasets: the shipped lists, fetching from folders in place of servers, unpacking, ground truth of Strecha's benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from sfm_lightglue import fetch_datasets
+from sfm_lightglue.fetch_datasets import (
+    dataset_folder,
+    ensure_dataset,
+    fetch_dataset,
+    list_datasets,
+    pose_line,
+    read_camera,
+    write_poses,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACK = REPOSITORY / ".." / "shared" / "data"
+FETCHED = ["fountain_p11", "herzjesu_p8", "sacre_coeur", "sceaux_castle", "south_building"]
+
+CAMERA = """2000 0 800.5
+0 2100 600.25
+0 0 1
+0 0 0
+0 0 1
+1 0 0
+0 1 0
+4 5 6
+1600 1200
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path / "cache"))
+    for name in ("SFM_LIGHTGLUE_OFFLINE", "SFM_LIGHTGLUE_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder that stands in for the servers; the shipped folders are moved to `tmp_path/shipped`."""
+    monkeypatch.setattr(fetch_datasets, "_shipped", lambda kind: tmp_path / "shipped" / kind)
+    (tmp_path / "shipped" / "configs" / "dataset").mkdir(parents=True)
+    (tmp_path / "published").mkdir()
+    return tmp_path / "published"
+
+
+def publish(published: Path, dataset: str, files: dict[str, bytes]) -> None:
+    """Put files on the "server" and their manifest among the shipped datasets."""
+    lines = ["# path\tbytes\tsha256\taddress\n"]
+    for i, (path, content) in enumerate(files.items()):
+        (published / str(i)).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        lines.append(f"{path}\t{len(content)}\t{digest}\thttp://127.0.0.1:1/gone {(published / str(i)).as_uri()}\n")
+    folder = published.parent / "shipped" / "datasets" / dataset
+    folder.mkdir(parents=True)
+    (folder / "files.tsv").write_text("".join(lines))
+
+
+def publish_zip(published: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(published / "toy.zip", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    publish(published, "toy", {"toy.zip": (published / "toy.zip").read_bytes()})
+
+
+def test_the_shipped_datasets_are_listed_with_description_and_licence() -> None:
+    entries = {entry.name: entry for entry in list_datasets()}
+    assert set(FETCHED) <= set(entries)
+    for name in FETCHED:
+        entry = entries[name]
+        assert entry.description and entry.licence and entry.origin.startswith("https://")
+        assert not entry.is_present and entry.folder.parts[-3:] == ("cache", "datasets", name)
+        assert all(url.startswith("https://") for file in entry.files for url in file.urls)
+
+
+def test_only_south_building_cannot_be_verified() -> None:
+    assert [entry.name for entry in list_datasets() if not entry.is_verified] == ["south_building"]
+    assert [entry.name for entry in list_datasets() if entry.size is None] == ["south_building"]
+
+
+def test_the_demo_is_listed_as_present_where_it_is_shipped() -> None:
+    folder = REPOSITORY / "datasets" / "demo"
+    if not (folder / "images").is_dir():
+        pytest.skip("no datasets/demo/images in this checkout")
+    (entry,) = [entry for entry in list_datasets() if entry.name == "demo"]
+    assert (entry.is_present, entry.folder, entry.size) == (True, folder, 0)
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_each_config_points_into_the_folder_of_its_dataset(name: str) -> None:
+    config = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs" / "dataset" / f"{name}.yaml"), resolve=False)
+    assert isinstance(config, dict)
+    has_poses = name in ("fountain_p11", "herzjesu_p8")
+    poses = {"poses": f"${{dataset_folder:{name}}}/poses.txt"} if has_poses else {}
+    assert config == {"name": name, "images": f"${{dataset_folder:{name}}}/images"} | poses
+
+
+def test_the_manifest_of_sacre_coeur_has_the_hashes_of_the_real_photos() -> None:
+    photos = sorted((PACK / "sacre_coeur10" / "images").glob("*.jpg"))
+    if not photos:
+        pytest.skip("no shared photos beside this checkout")
+    (entry,) = [entry for entry in list_datasets() if entry.name == "sacre_coeur"]
+    listed = {file.path: (file.size, file.sha256) for file in entry.files if file.path.startswith("images/")}
+    found = {f"images/{p.name}": (p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()) for p in photos}
+    assert listed == found
+
+
+def test_a_dataset_is_fetched_whole_and_only_once(published: Path, tmp_path: Path) -> None:
+    publish(published, "toy", {"images/a.jpg": b"first", "images/sub/b.jpg": b"second", "Readme.txt": b"by me"})
+    assert [entry.is_present for entry in list_datasets()] == [False]
+    folder = ensure_dataset("toy")
+    assert folder == tmp_path / "cache" / "datasets" / "toy" == Path(dataset_folder("toy"))
+    assert (folder / "images" / "sub" / "b.jpg").read_bytes() == b"second"
+    assert [entry.is_present for entry in list_datasets()] == [True]
+    for file in published.iterdir():
+        file.unlink()
+    assert ensure_dataset("toy") == fetch_dataset("toy") == folder
+
+
+def test_what_is_damaged_or_missing_is_fetched_again_and_nothing_else(published: Path) -> None:
+    publish(published, "toy", {"images/a.jpg": b"first", "images/b.jpg": b"second", "images/c.jpg": b"third"})
+    folder = fetch_dataset("toy")
+    (folder / "images" / "a.jpg").write_bytes(b"FIRST")
+    (folder / "images" / "b.jpg").unlink()
+    (published / "2").unlink()
+    fetch_dataset("toy")
+    assert [(folder / "images" / name).read_bytes() for name in ("a.jpg", "b.jpg")] == [b"first", b"second"]
+
+
+def test_a_dataset_goes_where_it_is_asked_to(published: Path, tmp_path: Path) -> None:
+    publish(published, "toy", {"images/a.jpg": b"first"})
+    assert fetch_dataset("toy", tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    assert (tmp_path / "elsewhere" / "images" / "a.jpg").read_bytes() == b"first"
+
+
+def test_a_shipped_dataset_is_where_it_is(published: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shipped" / "datasets" / "demo"
+    (folder / "images").mkdir(parents=True)
+    (tmp_path / "shipped" / "configs" / "dataset" / "demo.yaml").write_text("# Ten photos\n# licence: CC0-1.0\nname: demo\n")
+    (entry,) = list_datasets()
+    assert (entry.description, entry.licence, entry.is_present, entry.size) == ("Ten photos", "CC0-1.0", True, 0)
+    assert ensure_dataset("demo") == fetch_dataset("demo") == Path(dataset_folder("demo")) == folder
+
+
+def test_an_unknown_dataset_names_the_closest_one() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'fountain_p11'"):
+        dataset_folder("fountain")
+
+
+def test_offline_one_error_names_the_dataset_the_file_and_what_else_works(
+    published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish(published, "toy", {"images/a.jpg": b"first"})
+    monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
+    with pytest.raises(ConnectionError, match=r"dataset toy is not complete.*a\.jpg") as caught:
+        ensure_dataset("toy")
+    assert f"put it at {tmp_path / 'cache' / 'datasets' / 'toy' / 'images' / 'a.jpg'}" in str(caught.value)
+    assert "dataset=folder" in str(caught.value)
+
+
+def test_the_photos_of_a_zip_are_unpacked_and_the_zip_removed(published: Path) -> None:
+    publish_zip(published, {"south/images/a.jpg": b"1", "south/images/sub/b.jpg": b"2", "south/database.db": b"3"})
+    folder = ensure_dataset("toy")
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "images/a.jpg",
+        "images/sub/b.jpg",
+    ]
+    assert [entry.is_present for entry in list_datasets()] == [True]
+
+
+@pytest.mark.parametrize(
+    "name", ["images/../../../escaped.jpg", "/images/escaped.jpg", "images\\..\\..\\e.jpg", "C:/images/e.jpg"]
+)
+def test_a_zip_that_would_write_outside_its_folder_is_refused(published: Path, tmp_path: Path, name: str) -> None:
+    publish_zip(published, {"south/images/a.jpg": b"1", name: b"2"})
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="would write outside its folder"):
+        fetch_dataset("toy")
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_no_zip_of_photos_is_refused(published: Path) -> None:
+    publish(published, "toy", {"toy.zip": b"<html>"})
+    with pytest.raises(ValueError, match="not a zip file"):
+        fetch_dataset("toy")
+
+
+def test_a_zip_without_photos_is_refused(published: Path) -> None:
+    publish_zip(published, {"south/photos/a.jpg": b"1"})
+    with pytest.raises(ValueError, match="no folder named images"):
+        fetch_dataset("toy")
+
+
+def test_fetched_cameras_become_poses(published: Path) -> None:
+    publish(published, "toy", {"images/0000.jpg": b"photo", "gt_dense_cameras/0000.jpg.camera": CAMERA.encode()})
+    folder = ensure_dataset("toy")
+    # By hand: x_cam = y, y_cam = z, z_cam = x of the world, a turn by 120 degrees about (1, 1, 1); C = (4, 5, 6), t = -(5, 6, 4).
+    lines = (folder / "poses.txt").read_text().splitlines()
+    assert lines[0].startswith("#") and len(lines) == 2
+    assert lines[1] == "0000.jpg 0.5 -0.5 -0.5 -0.5 -5 -6 -4 2000 2100 800.5 600.25 1600 1200"
+
+
+def test_poses_that_were_lost_are_written_again(published: Path) -> None:
+    publish(published, "toy", {"gt_dense_cameras/0000.jpg.camera": CAMERA.encode()})
+    (ensure_dataset("toy") / "poses.txt").unlink()
+    assert (ensure_dataset("toy") / "poses.txt").is_file()
+
+
+def test_a_broken_camera_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "0000.jpg.camera").write_text("1 2 3")
+    with pytest.raises(ValueError, match=r"0000\.jpg\.camera: expected the 26 numbers"):
+        write_poses(tmp_path, tmp_path / "poses.txt")
+
+
+def rotation_of(w: float, x: float, y: float, z: float) -> np.ndarray:
+    """(3, 3) rotation of a unit quaternion, by rotating the axes: v + 2 w (u x v) + 2 u x (u x v)."""
+    u = np.array([x, y, z])
+    return np.stack([v + 2 * w * np.cross(u, v) + 2 * np.cross(u, np.cross(u, v)) for v in np.eye(3)], axis=1)
+
+
+@pytest.mark.parametrize("quaternion", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0.1, -0.7, 0.5, 0.5)])
+def test_pose_lines_hold_the_rotation(quaternion: tuple[float, ...]) -> None:
+    unit = np.array(quaternion, float) / np.linalg.norm(quaternion)
+    line = pose_line("a.jpg", np.eye(3), rotation_of(*unit), np.zeros(3), (10, 20))
+    written = np.array(line.split()[1:5], float)
+    np.testing.assert_allclose(written if written @ unit > 0 else -written, unit, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["fountain_p11", "herzjesu_p8"])
+def test_cameras_written_from_real_poses_come_back(name: str) -> None:
+    path = PACK / name / "poses.txt"
+    if not path.is_file():
+        pytest.skip("no shared photos beside this checkout")
+    lines = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
+    for photo, *rest in lines:
+        values = np.array(rest, float)
+        rotation, (fx, fy, cx, cy), size = rotation_of(*values[:4]), values[7:11], values[11:]
+        rows = [[fx, 0, cx], [0, fy, cy], [0, 0, 1], [0, 0, 0], *rotation.T, -rotation.T @ values[4:7], size]
+        text = "\n".join(" ".join(f"{value:.12g}" for value in row) for row in rows)
+        back = pose_line(photo, *read_camera(text)).split()
+        assert back[0] == photo
+        np.testing.assert_allclose(np.array(back[1:], float), values, rtol=1e-9, atol=1e-9)
