@@ -1,0 +1,186 @@
+"""Accuracy of a reconstruction: its camera poses against those of the ground truth. Reads COLMAP's models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+
+from sfm_lightglue.evaluation.pairs import pose_auc
+from sfm_lightglue.evaluation.poses import Pose, direction_angle_deg, nearest_rotation, rotation_angle_deg
+
+logger = logging.getLogger(__name__)
+
+THRESHOLDS_DEG = (0.5, 1, 3, 5, 10)
+MIN_BASELINE_SHARE = 1e-4
+"""Of the size of the scene: truth cameras closer than this have no direction between them, only a rotation is compared."""
+MIN_REGISTERED = 3
+"""Two cameras can always be aligned in position: errors after alignment mean something from three on."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Errors of the estimated camera poses."""
+
+    images: int
+    """Images in the ground truth."""
+    registered: int
+    """Those of them with an estimated pose."""
+    auc: dict[str, float]
+    """By threshold in degrees: area under the recall curve of relative poses of all pairs of images, percent."""
+    position_error_mean: float | None
+    """Unit of the truth, after alignment; None where fewer than 3 images are registered."""
+    position_error_median: float | None
+    rotation_error_median_deg: float | None
+    num_pairs: int
+    unregistered: list[str]
+    """Names, in the order of the truth."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What evaluation.json holds."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """One quantity a line, values aligned."""
+        errors = {
+            "position error, mean (unit of truth)": self.position_error_mean,
+            "position error, median (unit of truth)": self.position_error_median,
+            "rotation error, median (deg)": self.rotation_error_median_deg,
+        }
+        rows = [("images in ground truth", str(self.images)), ("registered", str(self.registered))]
+        rows += [(f"AUC @ {threshold} deg (%)", f"{auc:.2f}") for threshold, auc in self.auc.items()]
+        rows += [(label, "-" if error is None else f"{error:.4g}") for label, error in errors.items()]
+        if self.unregistered:
+            rows.append(("not registered", ", ".join(self.unregistered)))
+        width = max(len(label) for label, _ in rows)
+        return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def evaluate_reconstruction(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> Evaluation:
+    """Errors of estimated camera poses, which may live in another world than the truth's: another frame, another scale.
+
+    - `auc`: over all pairs of truth images, of the larger of the relative pose's errors in rotation and in the direction of
+      translation. A pair with an unregistered image counts as 180 degrees; of a pair of truth cameras at one place
+      (MIN_BASELINE_SHARE of the bounding box's diagonal) only the rotation counts. No alignment is involved.
+    - position errors: distances of camera centres after the similarity that fits all of them best in least squares.
+    - rotation errors: angles after the chordal mean of the rotations between the two worlds. Camera centres do not take part:
+      those of a straight drive leave the rotation about the line open.
+
+    Estimated images that the truth does not know are left out.
+    Raises: ValueError where the truth has fewer than two images.
+    """
+    if len(truth) < 2:
+        raise ValueError(f"the ground truth has {len(truth)} image(s), an evaluation needs two at least")
+    names = list(truth)
+    registered = [name for name in names if name in estimated]
+    if estimated and not registered:
+        logger.warning("no name of the reconstruction is in the ground truth: %s against %s", next(iter(estimated)), names[0])
+    errors = _relative_pose_errors(estimated, truth)
+    position_errors, rotation_errors = _aligned_errors(
+        [estimated[name] for name in registered], [truth[name] for name in registered]
+    )
+    aligned = len(registered) >= MIN_REGISTERED
+    return Evaluation(
+        images=len(names),
+        registered=len(registered),
+        auc={f"{threshold:g}": auc for threshold, auc in zip(THRESHOLDS_DEG, pose_auc(errors, THRESHOLDS_DEG), strict=True)},
+        position_error_mean=float(position_errors.mean()) if aligned else None,
+        position_error_median=float(np.median(position_errors)) if aligned else None,
+        rotation_error_median_deg=float(np.median(rotation_errors)) if aligned else None,
+        num_pairs=len(errors),
+        unregistered=[name for name in names if name not in estimated],
+    )
+
+
+def read_reconstruction_poses(folder: Path | str) -> dict[str, Pose]:
+    """Poses by image name of the largest model (most registered images; of equals the first) in `folder/0` ... `folder/n`.
+
+    Without any model, or any folder, there are none.
+    """
+    largest: dict[str, Pose] = {}
+    folder = Path(folder)
+    subfolders = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    for path in sorted(subfolders, key=lambda path: int(path.name)):
+        poses = _read_model(path)
+        if len(poses) > len(largest):
+            largest = poses
+    return largest
+
+
+def align_similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Scale s, rotation R (3, 3) and translation t (3,) that minimise the squared distances |s R source + t - target|.
+
+    source, target: float64 (n, 3). Never a reflection. Points on a line leave the rotation about it open, points at one place
+    all of it (with scale 0 where that is the source): any solution has the same distances.
+    Source: Umeyama, Least-squares estimation of transformation parameters between two point patterns, PAMI 1991.
+    """
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    centered = source - source_mean
+    covariance = (target - target_mean).T @ centered
+    rotation = nearest_rotation(covariance)
+    variance = np.sum(centered**2)
+    scale = float(np.sum(rotation * covariance) / variance) if variance > 0 else 0.0
+    return scale, rotation, target_mean - scale * rotation @ source_mean
+
+
+def _relative_pose_errors(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> np.ndarray:
+    """float64 (num_pairs,), degrees: the error of each pair of truth images, row by row to save memory."""
+    unknown = Pose(np.full((3, 3), np.nan), np.full(3, np.nan))
+    true_rotations, true_translations = _stack(list(truth.values()))
+    rotations, translations = _stack([estimated.get(name, unknown) for name in truth])
+    min_baseline = MIN_BASELINE_SHARE * np.linalg.norm(np.ptp(_centers(true_rotations, true_translations), axis=0))
+    rows = []
+    for first in range(len(truth) - 1):
+        true_rotation, true_translation = _relative_poses(true_rotations, true_translations, first)
+        rotation, translation = _relative_poses(rotations, translations, first)
+        rotation_error = rotation_angle_deg(rotation @ true_rotation.swapaxes(1, 2))
+        translation_error = direction_angle_deg(translation, true_translation)
+        has_baseline = np.linalg.norm(true_translation, axis=1) > min_baseline
+        error = np.where(has_baseline, np.maximum(rotation_error, translation_error), rotation_error)
+        rows.append(np.where(np.isnan(rotation_error), 180.0, error))
+    return np.concatenate(rows)
+
+
+def _relative_poses(rotations: np.ndarray, translations: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (m, 3, 3) and translations (m, 3) from camera `first` to each of the m later ones."""
+    relative = rotations[first + 1 :] @ rotations[first].T
+    return relative, translations[first + 1 :] - relative @ translations[first]
+
+
+def _aligned_errors(estimated: list[Pose], truth: list[Pose]) -> tuple[np.ndarray, np.ndarray]:
+    """Position errors (n,) in the unit of the truth and rotation errors (n,) in degrees, after alignment."""
+    if not truth:
+        return np.zeros(0), np.zeros(0)
+    (rotations, translations), (true_rotations, true_translations) = _stack(estimated), _stack(truth)
+    centers, true_centers = _centers(rotations, translations), _centers(true_rotations, true_translations)
+    scale, rotation, translation = align_similarity(centers, true_centers)
+    position_errors = np.linalg.norm(scale * centers @ rotation.T + translation - true_centers, axis=1)
+    truth_from_estimated = nearest_rotation(np.sum(true_rotations.swapaxes(1, 2) @ rotations, axis=0))
+    rotation_errors = rotation_angle_deg(rotations @ truth_from_estimated.T @ true_rotations.swapaxes(1, 2))
+    return position_errors, rotation_errors
+
+
+def _stack(poses: list[Pose]) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (n, 3, 3) and translations (n, 3)."""
+    return np.stack([pose.rotation for pose in poses]), np.stack([pose.translation for pose in poses])
+
+
+def _centers(rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
+    """Camera centres (n, 3)."""
+    return -np.einsum("nji,nj->ni", rotations, translations)
+
+
+def _read_model(folder: Path) -> dict[str, Pose]:
+    """Poses of the registered images of one COLMAP model, sorted by name."""
+    model = pycolmap.Reconstruction(folder)
+    poses = {}
+    for image_id in model.reg_image_ids():
+        image = model.image(image_id)
+        cam_from_world = image.cam_from_world().matrix()
+        poses[image.name] = Pose(cam_from_world[:, :3], cam_from_world[:, 3])
+    return dict(sorted(poses.items()))
