@@ -1,0 +1,95 @@
+"""Drawing with Pillow: colours for scores, smooth lines and dots over a photo, text, a colour bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sfm_lightglue.geometry import keypoints_to_full_image
+
+SCORE_COLORS = np.array(
+    [(200, 20, 40), (240, 90, 30), (255, 175, 50), (235, 235, 130), (110, 225, 220), (20, 175, 255)], np.float64
+)
+"""Low to high, evenly spaced: red over yellow to azure, which the colour blind tell apart (red and green they do not). None of
+them is dark or grey: most matches of a good pair score high, and their lines have to stand out from the photos."""
+GREY = (150, 150, 150)
+INK = (25, 25, 25)
+PAPER = (255, 255, 255)
+OVERSAMPLING = 2
+"""Lines are drawn this many times larger and then reduced: Pillow itself does not smooth their edges."""
+
+
+def score_colors(scores: np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """uint8 (k, 3): RGB of scores (k,), those outside of low..high clipped; scores that are no numbers count as low."""
+    values = np.nan_to_num(np.asarray(scores, np.float64), nan=low, posinf=high, neginf=low)
+    position = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(SCORE_COLORS) - 1)
+    steps = np.arange(len(SCORE_COLORS))
+    channels = [np.interp(position, steps, SCORE_COLORS[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def scale_photo(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """The photo (h, w, 3) with a size (width, height)."""
+    return Image.fromarray(pixels).convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+class Overlay:
+    """Smooth lines and dots over a picture; coordinates are pixels of the picture, centre of the top-left one at (0, 0)."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self._large = Image.new("RGBA", (size[0] * OVERSAMPLING, size[1] * OVERSAMPLING))
+        self._draw = ImageDraw.Draw(self._large)
+
+    def lines(self, starts: np.ndarray, ends: np.ndarray, colors: np.ndarray, *, width: float, opacity: float = 1.0) -> None:
+        """Lines from starts (k, 2) to ends (k, 2) in RGB colours (k, 3), `width` px wide; later ones cover earlier ones."""
+        stroke = max(1, round(width * OVERSAMPLING))
+        for start, end, color in zip(self._enlarged(starts), self._enlarged(ends), colors.tolist(), strict=True):
+            self._draw.line([*start, *end], fill=(*color, round(255 * opacity)), width=stroke)
+
+    def dots(self, centers: np.ndarray, colors: np.ndarray, *, radius: float) -> None:
+        """Filled circles at centers (k, 2) in RGB colours (k, 3)."""
+        r = radius * OVERSAMPLING
+        for (x, y), color in zip(self._enlarged(centers), colors.tolist(), strict=True):
+            self._draw.ellipse([x - r, y - r, x + r, y + r], fill=(*color, 255))
+
+    def paste_onto(self, picture: Image.Image) -> None:
+        """Lay all that was drawn over a picture of the overlay's size."""
+        small = self._large.resize(self.size, Image.Resampling.BOX)
+        picture.paste(small, mask=small)
+
+    def _enlarged(self, points: np.ndarray) -> list[list[float]]:
+        return keypoints_to_full_image(points, self.size, self._large.size).tolist()
+
+
+def draw_text(
+    picture: Image.Image, position: tuple[int, int], text: str, *, height: int, max_width: int, anchor: str = "lt"
+) -> int:
+    """Write a line of text at (x, y), shortened in the middle where it is too long; returns its width in px."""
+    font = ImageFont.load_default(height)
+    shortened, keep = text, len(text)
+    while keep > 2 and font.getlength(shortened) > max_width:
+        keep -= 1
+        shortened = f"{text[: (keep + 1) // 2]}...{text[len(text) - keep // 2 :]}"
+    ImageDraw.Draw(picture).text(position, shortened, fill=INK, font=font, anchor=anchor)
+    return round(font.getlength(shortened))
+
+
+def draw_color_bar(picture: Image.Image, position: tuple[int, int], label: str, *, low: float = 0.0, high: float = 1.0) -> int:
+    """A bar of the score colours at (x, y) with its label on the left and numbers on the right and left; returns its width."""
+    width, height = 180, 14
+    x, y = position
+    middle = y + height // 2
+    x += draw_text(picture, (x, middle), f"{label}   {low:.3g}", height=14, max_width=400, anchor="lm") + 8
+    colors = score_colors(np.linspace(0, 1, width))
+    picture.paste(Image.fromarray(np.repeat(colors[None], height, axis=0)), (x, y))
+    end = x + width + 8
+    return end + draw_text(picture, (end, middle), f"{high:.3g}", height=14, max_width=100, anchor="lm") - position[0]
+
+
+def save(picture: Image.Image, path: Path | str) -> None:
+    """The picture in the format of the file's ending; folders are made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=90, subsampling=0)  # JPEG's colour subsampling would wash out thin lines
