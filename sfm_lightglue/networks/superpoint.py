@@ -1,0 +1,211 @@
+"""SuperPoint: self-supervised interest point detection and description (DeTone et al., arXiv:1712.07629).
+
+Owns the network, the step from its heatmap to keypoints and from its dense descriptors to those of the keypoints, and the
+formats in which its weights are published. Training and inference share everything here.
+Keypoints are (x, y) px of the network's input, centre of the top-left pixel at (0, 0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_weights
+
+CELL = 8
+"""Side of the square of pixels (px) that one cell of the network's output stands for."""
+DESCRIPTOR_SIZE = 256
+
+# The 3x3 convolutions: (channels in, channels out). A VGG-like encoder of four blocks, then the first layers of the heads:
+# "Pa" of the point detector, "Da" of the descriptor. The names are those of the published weights.
+_LAYERS = {
+    **{"1a": (1, 64), "1b": (64, 64), "2a": (64, 64), "2b": (64, 64)},
+    **{"3a": (64, 128), "3b": (128, 128), "4a": (128, 128), "4b": (128, 128)},
+    **{"Pa": (128, 256), "Da": (128, 256)},
+}
+
+
+@dataclass(frozen=True)
+class SuperPointOutput:
+    """Maps for b images; hc and wc are the image's height and width in whole cells."""
+
+    scores: Tensor
+    """(b, 8 hc, 8 wc): probability of a keypoint at each pixel."""
+    descriptors: Tensor
+    """(b, 256, hc, wc), unit length."""
+    logits: Tensor
+    """(b, 65, hc, wc) before the softmax: the 64 pixels of a cell, row by row, then "no keypoint in this cell"."""
+
+
+class SuperPoint(nn.Module):
+    """The network of section 3.
+
+    With `batch_norm` each 3x3 convolution is followed by batch normalisation, which training wants; `fold_batch_norm` then
+    gives the published architecture without it.
+    """
+
+    def __init__(self, *, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.batch_norm = batch_norm
+        for name, (channels_in, channels_out) in _LAYERS.items():
+            self.add_module(f"conv{name}", nn.Conv2d(channels_in, channels_out, 3, padding=1))
+            if batch_norm:
+                self.add_module(f"bn{name}", nn.BatchNorm2d(channels_out))
+        self.convPb = nn.Conv2d(256, CELL**2 + 1, 1)
+        self.convDb = nn.Conv2d(256, DESCRIPTOR_SIZE, 1)
+
+    def forward(self, grey: Tensor) -> SuperPointOutput:
+        """Maps of images (b, 1, h, w) with values in 0..1; rows and columns after the last whole cell have no part in them."""
+        batch, _, height, width = grey.shape
+        cells = height // CELL, width // CELL
+        if 0 in cells:
+            empty = grey.new_zeros(batch, 1, *cells)  # max pooling refuses images without a whole cell
+            logits, descriptors = empty.expand(-1, CELL**2 + 1, -1, -1), empty.expand(-1, DESCRIPTOR_SIZE, -1, -1)
+            return SuperPointOutput(grey.new_zeros(batch, CELL * cells[0], CELL * cells[1]), descriptors, logits)
+        x = self._layer("1b", self._layer("1a", grey))
+        for block in "234":
+            x = F.max_pool2d(x, 2)
+            x = self._layer(f"{block}b", self._layer(f"{block}a", x))  # b 128 hc wc, in the end
+        logits = self.convPb(self._layer("Pa", x))
+        descriptors = self.convDb(self._layer("Da", x))
+        probabilities = logits.softmax(dim=1)[:, :-1]
+        return SuperPointOutput(F.pixel_shuffle(probabilities, CELL)[:, 0], F.normalize(descriptors, dim=1), logits)
+
+    def _layer(self, name: str, x: Tensor) -> Tensor:
+        x = self.get_submodule(f"conv{name}")(x)
+        if self.batch_norm:
+            x = self.get_submodule(f"bn{name}")(x)
+        return F.relu(x, inplace=True)
+
+
+def non_maximum_suppression(scores: Tensor, radius: int) -> Tensor:
+    """(b, h, w): the scores where they are the maximum of their square of `radius` px, else 0.
+
+    Pixels in the square of a maximum are set aside and the search is repeated twice, so a weaker keypoint is not lost because
+    of a neighbour that a stronger one has suppressed.
+    """
+
+    def maximum_nearby(values: Tensor) -> Tensor:
+        for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+            values = F.max_pool2d(values, kernel, stride=1, padding=padding)
+        return values
+
+    is_maximum = scores == maximum_nearby(scores)
+    for _ in range(2):
+        suppressed = maximum_nearby(is_maximum.to(scores.dtype)) > 0
+        rest = scores.masked_fill(suppressed, 0)
+        is_maximum = is_maximum | ((rest == maximum_nearby(rest)) & ~suppressed)
+    return scores.masked_fill(~is_maximum, 0)
+
+
+def detect_keypoints(
+    scores: Tensor, *, threshold: float, nms_radius: int, max_keypoints: int | None, border: int, subpixel: bool
+) -> tuple[Tensor, Tensor]:
+    """Keypoints float32 (n, 2) and their scores (n,) from the heatmap (h, w) of one image, strongest first.
+
+    Kept are the `max_keypoints` strongest (None: all) above `threshold` that are at least `border` px inside the heatmap; equal
+    scores stay in raster order. `subpixel` moves each to the expected position in its 5x5 window.
+    """
+    if scores.numel() == 0:
+        return scores.new_zeros((0, 2)).float(), scores.new_zeros(0)
+    peaks = non_maximum_suppression(scores[None], nms_radius)[0]
+    inside = torch.zeros_like(peaks, dtype=torch.bool)
+    inside[border : max(border, scores.shape[0] - border), border : max(border, scores.shape[1] - border)] = True
+    y, x = torch.nonzero((peaks > threshold) & inside, as_tuple=True)
+    values = scores[y, x]
+    order = torch.argsort(values, descending=True, stable=True)[:max_keypoints]
+    pixels = torch.stack([x, y], dim=1)[order]
+    keypoints = pixels.float()
+    if subpixel:
+        keypoints = keypoints + expected_offsets(windows(scores, pixels, radius=2))
+    return keypoints, values[order]
+
+
+def windows(heatmap: Tensor, pixels: Tensor, radius: int) -> Tensor:
+    """(n, k, k), k = 2 radius + 1: values of the heatmap (h, w) around int64 (x, y) `pixels` (n, 2); 0 outside the heatmap."""
+    padded = F.pad(heatmap, (radius,) * 4)
+    step = torch.arange(2 * radius + 1, device=heatmap.device)
+    rows, columns = pixels[:, 1, None] + step, pixels[:, 0, None] + step
+    return padded[rows[:, :, None], columns[:, None, :]]
+
+
+def expected_offsets(weights: Tensor) -> Tensor:
+    """float32 (n, 2): mean (x, y) offset from the centre of windows (n, k, k) of weights >= 0, not all 0."""
+    radius = weights.shape[1] // 2
+    step = torch.arange(-radius, radius + 1, device=weights.device, dtype=torch.float32)
+    weights = weights.float() / weights.float().sum(dim=(1, 2), keepdim=True)
+    return torch.stack([weights.sum(dim=1) @ step, weights.sum(dim=2) @ step], dim=1)
+
+
+def sample_descriptors(keypoints: Tensor, dense: Tensor, cell: int = CELL) -> Tensor:
+    """Unit-length descriptors (b, n, d), interpolated bilinearly in `dense` (b, d, hc, wc) at keypoints (b, n, 2).
+
+    The first cell's centre lies at pixel 3.5. The published code then stretches the grid so that pixel 8 wc - 1 hits the centre
+    of the last cell (8 wc - 4.5 were right): up to 3.5 px off at the right and lower edge. LightGlue's repository, where its
+    published weights come from, and transformers read it this way, so it is part of the definition.
+    """
+    height, width = dense.shape[-2:]
+    last = keypoints.new_tensor([width, height]) * cell - cell / 2 - 0.5
+    grid = 2 * (keypoints - cell / 2 + 0.5) / last - 1  # b n 2
+    sampled = F.grid_sample(dense, grid[:, None].to(dense.dtype), mode="bilinear", align_corners=True)[:, :, 0]  # b d n
+    return F.normalize(sampled, dim=1).transpose(1, 2)
+
+
+def load_superpoint(state: Mapping[str, Tensor]) -> SuperPoint:
+    """The network with published weights, in evaluation mode; `state` as in `convert_state_dict`.
+
+    Raises: ValueError that names missing and unexpected keys.
+    """
+    network = SuperPoint()
+    load_strictly(network, convert_state_dict(state))
+    return network.eval()
+
+
+def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under this network's names, from the original checkpoint's (the same) or Hugging Face's."""
+    heads = {"keypoint_decoder.conv_score_": "convP", "descriptor_decoder.conv_descriptor_": "convD"}
+    converted = {}
+    for key, value in state.items():
+        name = re.sub(r"^encoder\.conv_blocks\.(\d)\.conv_([ab])", lambda found: f"conv{int(found[1]) + 1}{found[2]}", key)
+        for theirs, ours in heads.items():
+            name = name.replace(theirs, ours)
+        converted[name] = value
+    return converted
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:
+    """Copies the weights into the network. Raises: ValueError that names what does not fit."""
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(getattr(value, "shape", ("not a tensor",))) for key, value in state.items()}
+    shared = expected.keys() & found.keys()
+    problems = {
+        "missing": sorted(expected.keys() - shared),
+        "unexpected": sorted(found.keys() - shared),
+        "of another shape": [f"{k} {found[k]} instead of {expected[k]}" for k in sorted(shared) if found[k] != expected[k]],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in problems.items() if keys)
+        raise ValueError(f"these weights are not those of {type(network).__name__}: {listed}. Give weights of this network")
+    network.load_state_dict(dict(state))
+
+
+@torch.no_grad()
+def fold_batch_norm(network: SuperPoint) -> SuperPoint:
+    """The same function as `network` in evaluation mode, without batch normalisation: what is saved as trained weights."""
+    if not network.batch_norm:
+        raise ValueError("this SuperPoint has no batch normalisation to fold: it is already in the published form")
+    folded = SuperPoint()
+    state = {key: value for key, value in network.state_dict().items() if key in folded.state_dict()}
+    for name in _LAYERS:
+        conv = cast(nn.Conv2d, network.get_submodule(f"conv{name}"))
+        norm = cast(nn.BatchNorm2d, network.get_submodule(f"bn{name}"))
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias)
+        state |= {f"conv{name}.weight": weight, f"conv{name}.bias": bias}
+    load_strictly(folded, state)
+    return folded.eval()

@@ -1,0 +1,219 @@
+"""The SuperPoint network against its implementation in transformers, with shared random weights."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfm_lightglue.networks.superpoint import (
+    SuperPoint,
+    convert_state_dict,
+    detect_keypoints,
+    expected_offsets,
+    fold_batch_norm,
+    load_superpoint,
+    non_maximum_suppression,
+    sample_descriptors,
+    windows,
+)
+
+sys.modules.setdefault("torchvision", None)  # transformers only looks whether it is there; one built for another torch breaks it
+transformers = pytest.importorskip("transformers")
+hugging_face = pytest.importorskip("transformers.models.superpoint.modeling_superpoint")
+
+ALL = {"threshold": 0.0, "nms_radius": 4, "max_keypoints": None, "border": 4, "subpixel": False}
+
+
+@pytest.fixture(scope="module")
+def oracle() -> torch.nn.Module:
+    """SuperPoint of transformers with random weights, large enough that the heatmap has clear peaks."""
+    torch.manual_seed(0)
+    config = transformers.SuperPointConfig(keypoint_threshold=0.02, max_keypoints=-1, nms_radius=4, border_removal_distance=4)
+    network = transformers.SuperPointForKeypointDetection(config).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight"):
+            torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+    return network
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    """(1, 1, h, w): noise with structures of several sizes, 0..1."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [(height // step + 2, width // step + 2) for step in (4, 16)]
+    layers = [F.interpolate(torch.rand(1, 1, *size, generator=generator), (height, width), mode="bicubic") for size in sizes]
+    return sum(layers).clamp(0, 2) / 2
+
+
+def inside(keypoints: Tensor, size: tuple[int, int], border: int = 4) -> Tensor:
+    """(n,): off the right and lower border, which transformers 5.23 forgets (it multiplies a size in px by 8)."""
+    height, width = (side // 8 * 8 for side in size)
+    return (keypoints[:, 0] < width - border) & (keypoints[:, 1] < height - border)
+
+
+@pytest.mark.parametrize("size", [(160, 240), (163, 247)])
+@torch.inference_mode()
+def test_keypoints_scores_and_descriptors_equal_those_of_transformers(oracle: torch.nn.Module, size: tuple[int, int]) -> None:
+    grey = picture(*size)
+    # Its public forward divides keypoints by the image size: this is the step before.
+    encoded = oracle.encoder(grey, return_dict=True).last_hidden_state
+    keypoints_hf, scores_hf = oracle.keypoint_decoder(encoded)
+    keep = inside(keypoints_hf, size)
+    keypoints_hf, scores_hf = keypoints_hf[keep], scores_hf[keep]
+    descriptors_hf = oracle.descriptor_decoder(encoded, keypoints_hf)
+
+    output = load_superpoint(oracle.state_dict())(grey)
+    options = {**ALL, "threshold": 0.02}
+    keypoints, scores = detect_keypoints(output.scores[0], **options)
+    descriptors = sample_descriptors(keypoints[None], output.descriptors)[0]
+
+    index_hf = {tuple(point): i for i, point in enumerate(keypoints_hf.tolist())}
+    pairs = [(i, index_hf[tuple(point)]) for i, point in enumerate(keypoints.tolist()) if tuple(point) in index_hf]
+    assert len(keypoints_hf) > 200
+    assert len(keypoints) == len(keypoints_hf)
+    assert len(pairs) >= 0.999 * len(keypoints)
+    ours, theirs = torch.tensor(pairs).T
+    torch.testing.assert_close(scores[ours], scores_hf[theirs], atol=1e-4, rtol=0)
+    torch.testing.assert_close(descriptors[ours], descriptors_hf[theirs], atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_public_output_of_transformers_gives_the_same_keypoints(oracle: torch.nn.Module) -> None:
+    grey = picture(120, 160)
+    found = (oracle(grey.expand(-1, 3, -1, -1)).keypoints[0] * torch.tensor([160, 120])).round()
+    keypoints, _ = detect_keypoints(load_superpoint(oracle.state_dict())(grey).scores[0], **{**ALL, "threshold": 0.02})
+    theirs = {tuple(point) for point in found[inside(found, (120, 160))].int().tolist()}
+    assert theirs == {tuple(point) for point in keypoints.int().tolist()}
+
+
+def test_both_published_key_formats_load(oracle: torch.nn.Module) -> None:
+    network = load_superpoint(oracle.state_dict())
+    names = [f"conv{i}{j}" for i in "1234" for j in "ab"] + ["convPa", "convPb", "convDa", "convDb"]
+    assert set(network.state_dict()) == {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+    again = load_superpoint(network.state_dict())
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+def test_wrong_keys_and_shapes_are_named() -> None:
+    state = SuperPoint().state_dict()
+    state["convPb.weight"] = torch.zeros(64, 256, 1, 1)
+    state["extra"] = state.pop("conv1a.bias")
+    with pytest.raises(ValueError, match=r"missing: conv1a\.bias; .*unexpected: extra; .*convPb\.weight \(64, 256, 1, 1\)"):
+        load_superpoint(state)
+
+
+def test_original_keys_pass_through_unchanged() -> None:
+    state = SuperPoint().state_dict()
+    assert list(convert_state_dict(state)) == list(state)
+
+
+def test_folded_batch_norm_gives_the_same_maps() -> None:
+    torch.manual_seed(0)
+    network = SuperPoint(batch_norm=True)
+    for name, parameter in network.named_parameters():
+        if name.startswith("bn"):
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    with torch.no_grad():
+        for seed in range(3):  # moves the running statistics
+            network.train()(picture(64, 64, seed))
+        network.eval()
+        grey = picture(48, 72, 9)
+        expected, folded = network(grey), fold_batch_norm(network)(grey)
+    assert not fold_batch_norm(network).batch_norm
+    for name in ("scores", "descriptors", "logits"):
+        torch.testing.assert_close(getattr(folded, name), getattr(expected, name), atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_without_batch_norm_cannot_be_folded() -> None:
+    with pytest.raises(ValueError, match="no batch normalisation"):
+        fold_batch_norm(SuperPoint())
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_gradients_reach_every_parameter(batch_norm: bool) -> None:
+    torch.manual_seed(0)
+    network = SuperPoint(batch_norm=batch_norm)
+    output = network(torch.cat([picture(32, 40), picture(32, 40, 1)]))
+    keypoints = torch.tensor([[[5.0, 6.0], [20.5, 11.0]]] * 2)
+    target = torch.randint(0, 65, (2, 4, 5))
+    loss = F.cross_entropy(output.logits, target) + sample_descriptors(keypoints, output.descriptors)[..., :9].square().sum()
+    loss.backward()
+    without = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
+    # Batch normalisation takes the bias of the convolution before it away again, up to rounding.
+    assert [name for name in without if not (batch_norm and name.endswith("bias"))] == []
+
+
+def test_scores_of_a_cell_stand_at_its_pixels() -> None:
+    network = SuperPoint().eval()
+    with torch.inference_mode():
+        output = network(picture(24, 32))
+    cell = output.logits.softmax(1)[0, :64, 2, 1].reshape(8, 8)
+    torch.testing.assert_close(output.scores[0, 16:24, 8:16], cell)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (7, 100), (8, 8), (9, 17)])
+@torch.inference_mode()
+def test_tiny_images_have_no_keypoints(size: tuple[int, int]) -> None:
+    output = SuperPoint().eval()(picture(*size))
+    assert output.scores.shape[1:] == (size[0] // 8 * 8, size[1] // 8 * 8)
+    assert output.logits.shape[1:] == (65, size[0] // 8, size[1] // 8)
+    keypoints, scores = detect_keypoints(output.scores[0], **{**ALL, "subpixel": True})
+    assert keypoints.shape == (0, 2) and scores.shape == (0,)
+
+
+@torch.inference_mode()
+def test_a_black_image_has_no_keypoints_where_cells_are_empty() -> None:
+    network = SuperPoint().eval()
+    network.convPb.bias[-1] = 20.0  # what training does: no keypoint in a cell without structure
+    keypoints, _ = detect_keypoints(network(torch.zeros(1, 1, 64, 96)).scores[0], **{**ALL, "threshold": 0.0005})
+    assert len(keypoints) == 0
+
+
+@pytest.mark.parametrize("radius", [0, 1, 4])
+def test_non_maximum_suppression_equals_that_of_transformers_also_for_ties(radius: int) -> None:
+    scores = torch.rand(2, 40, 50, generator=torch.Generator().manual_seed(0)).mul(20).round() / 20
+    assert torch.equal(non_maximum_suppression(scores, radius), hugging_face.simple_nms(scores, radius))
+
+
+def test_keypoints_are_sorted_and_ties_stay_in_raster_order() -> None:
+    scores = torch.zeros(40, 60)
+    for x, y, score in ((30, 30, 0.5), (10, 10, 0.5), (40, 10, 0.5), (20, 20, 0.9), (2, 20, 1.0), (50, 37, 1.0)):
+        scores[y, x] = score
+    keypoints, values = detect_keypoints(scores, **ALL)
+    assert keypoints.tolist() == [[20, 20], [10, 10], [40, 10], [30, 30]]  # two lie in the border
+    torch.testing.assert_close(values, torch.tensor([0.9, 0.5, 0.5, 0.5]))
+    keypoints, _ = detect_keypoints(scores, **{**ALL, "max_keypoints": 2})
+    assert keypoints.tolist() == [[20, 20], [10, 10]]
+
+
+def test_sub_pixel_refinement_finds_the_centre_of_a_blob() -> None:
+    centres = np.array([[20.3, 15.8], [50.0, 20.4], [33.75, 40.25]])
+    y, x = np.mgrid[:60, :70]
+    heatmap = sum(np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 2 / 0.8**2) for cx, cy in centres)
+    keypoints, _ = detect_keypoints(torch.tensor(heatmap).float(), **{**ALL, "threshold": 0.5, "subpixel": True})
+    found = keypoints.numpy()[np.argsort(keypoints[:, 0])]
+    # 0.06 px: the 5x5 window is centred on a pixel and cuts one flank of the blob
+    np.testing.assert_allclose(found, centres[np.argsort(centres[:, 0])], atol=0.06)
+
+
+def test_windows_at_the_edge_hold_zeros_outside() -> None:
+    heatmap = torch.arange(1.0, 13.0).reshape(3, 4)
+    window = windows(heatmap, torch.tensor([[0, 2], [1, 1]]), radius=1)
+    assert window[0].tolist() == [[0, 5, 6], [0, 9, 10], [0, 0, 0]]
+    assert window[1].tolist() == [[1, 2, 3], [5, 6, 7], [9, 10, 11]]
+
+
+def test_expected_offsets_are_weighted_means() -> None:
+    weights = torch.zeros(1, 3, 3)
+    weights[0, 1, 2], weights[0, 2, 1] = 3.0, 1.0
+    torch.testing.assert_close(expected_offsets(weights), torch.tensor([[0.75, 0.25]]))
+
+
+def test_the_first_cell_is_centred_at_three_and_a_half_pixels() -> None:
+    dense = F.normalize(torch.randn(1, 256, 5, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    sampled = sample_descriptors(torch.tensor([[[3.5, 3.5], [47.0, 39.0]]]), dense)
+    torch.testing.assert_close(sampled[0], torch.stack([dense[0, :, 0, 0], dense[0, :, -1, -1]]))
