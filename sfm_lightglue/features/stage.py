@@ -8,11 +8,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.images import UnreadableImage, list_images, load_image
 from sfm_lightglue.lookup import plugin_settings
-from sfm_lightglue.products import Features
+from sfm_lightglue.products import Features, Image
 from sfm_lightglue.storage import Item, ShardStore, features_to_item
 
 logger = logging.getLogger(__name__)
@@ -46,40 +48,45 @@ def extract_features(
 ) -> ExtractionReport:
     """Features of all photos of the folder `images`, in the file `output`; photos that are already there are kept.
 
-    A photo is computed again where its content or its mask changed. A photo that cannot be read is reported and skipped.
-    `names` limits the work to some photos; `masks` is a folder of masks (COLMAP's naming, black = ignore); `num_workers` is the
-    number of photos in work at a time, 0 for one per core; `if_settings_changed` is `refuse` or `recompute`.
+    A photo is computed again where its content or its mask changed. A photo that cannot be used is reported and skipped;
+    features of its former content are dropped. `names` limits the work to some photos; `masks` is a folder of masks (COLMAP's
+    naming, black = ignore); `num_workers` is the number of photos in work at a time, 0 for one per core;
+    `if_settings_changed` is `refuse` or `recompute`.
 
-    Raises: SettingsChanged where `output` was made with other settings; the first error where no photo succeeds.
+    Raises: SettingsChanged where `output` was made with other settings; FileNotFoundError where a folder does not exist; the
+    first error where no photo succeeds.
     """
     names = list_images(images) if names is None else sorted(names)
+    if masks is not None and not Path(masks).is_dir():
+        raise FileNotFoundError(f"the folder of masks {masks} does not exist")
     num_workers = num_workers or num_cores()
-    skipped: dict[str, str] = {}
-    errors: list[Exception] = []
     counts: dict[str, int] = {}
+    first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
     def extract(name: str) -> tuple[Item, int]:
-        features = extractor(load_image(images, name, masks=masks))
-        _check(features, name)
+        image = load_image(images, name, masks=masks)
+        features = extractor(image)
+        _check(features, image)
         return features_to_item(features), len(features)
 
     with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
-        stamps = _photo_stamps(Path(images), names, masks, skipped)
+        stamps, skipped = _photo_stamps(Path(images), names, masks)
         todo = store.missing(stamps)
         with torch_threads(num_workers), progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo)) as bar:
             for name, result in run_jobs(extract, todo, num_workers):
                 bar.update()
                 if isinstance(result, Exception):
-                    errors.append(result)
+                    first_error = first_error or result
                     skipped[name] = str(result) if isinstance(result, UnreadableImage) else f"{type(result).__name__}: {result}"
                     logger.warning("%s is skipped: %s", name, skipped[name])
                 else:
                     item, counts[name] = result
                     store.add(name, item, stamps[name])
-        store.merge()
+        store.merge(drop=[name for name in skipped if name in stamps])
         num_images = sum(name in store.stamps for name in stamps)
-    if errors and num_images == 0:
-        raise errors[0]
+    if skipped and num_images == 0:
+        name, reason = next(iter(skipped.items()))
+        raise first_error or FileNotFoundError(f"no photo of {images} could be used, {name}: {reason}")
     empty = sorted(name for name, count in counts.items() if count == 0)
     for name in empty:
         logger.warning("%s: no keypoints were found", name)
@@ -87,31 +94,37 @@ def extract_features(
     return ExtractionReport(num_images, len(counts), mean_keypoints, empty, dict(sorted(skipped.items())))
 
 
-def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None, skipped: dict[str, str]) -> dict[str, str]:
-    """Content hash of each photo with its mask; a file that cannot be read is put into `skipped`."""
-    stamps = {}
+def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Content hash of each photo with its mask, and the reasons of files that cannot be opened."""
+    stamps, skipped = {}, {}
     for name in names:
         try:
-            stamps[name] = _content_hash(images / name)
+            stamp = _content_hash(images / name)
             if masks is not None and (mask := Path(masks) / f"{name}.png").is_file():
-                stamps[name] += f"+{_content_hash(mask)}"
+                stamp += f"+{_content_hash(mask)}"
+            stamps[name] = stamp
         except OSError as error:
             skipped[name] = f"cannot be read: {error}"
             logger.warning("%s is skipped: %s", name, skipped[name])
-    return stamps
+    return stamps, skipped
 
 
 def _content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _check(features: Features, name: str) -> None:
+def _check(features: Features, image: Image) -> None:
     """Raises: ValueError where an extractor breaks its contract, before anything of it is stored."""
     count, problem = len(features.keypoints), None
-    if features.keypoints.shape != (count, 2) or features.descriptors.shape[:1] != (count,) or features.scores.shape != (count,):
-        shapes = features.keypoints.shape, features.scores.shape, features.descriptors.shape
+    arrays = features.keypoints, features.scores, features.descriptors
+    shapes = tuple(array.shape for array in arrays)
+    if shapes[:2] != ((count, 2), (count,)) or shapes[2][:-1] != (count,):
         problem = f"keypoints, scores, descriptors have shapes {shapes}, expected (n, 2), (n,), (n, d)"
-    elif count and not (features.keypoints.min() >= -0.5 and (features.keypoints.max(axis=0) < features.image_size).all()):
-        problem = f"keypoints lie outside the image of {features.image_size} px"
+    elif not all(np.isfinite(array).all() for array in arrays):
+        problem = "some values are not finite numbers"
+    elif features.image_size != image.size:
+        problem = f"image_size is {features.image_size}, the photo has {image.size}"
+    elif count and not (features.keypoints.min() >= -0.5 and (features.keypoints.max(axis=0) < image.size).all()):
+        problem = f"keypoints lie outside the image of {image.size} px"
     if problem:
-        raise ValueError(f"the extractor's result for {name} is not valid: {problem}")
+        raise ValueError(f"the extractor's result for {image.name} is not valid: {problem}")

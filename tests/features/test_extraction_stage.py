@@ -1,0 +1,363 @@
+"""The stage images -> features with a tiny extractor: what it computes, skips, keeps and refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from sfm_lightglue.features.imported import ImportedExtractor, ImportedOptions
+from sfm_lightglue.features.stage import ExtractionReport, extract_features
+from sfm_lightglue.networks.weights import WeightsRecord
+from sfm_lightglue.products import Features, Image
+from sfm_lightglue.storage import H5Reader, SettingsChanged
+
+
+@dataclasses.dataclass(frozen=True)
+class BrightestOptions:
+    max_keypoints: int = 5
+
+
+class BrightestPixels:
+    """The brightest pixels, described by the rows through them; counts its calls."""
+
+    weights: tuple[WeightsRecord, ...] = ()
+
+    def __init__(self, options: BrightestOptions | None = None) -> None:
+        self.options = options or BrightestOptions()
+        self.seen: list[str] = []
+
+    def __call__(self, image: Image) -> Features:
+        self.seen.append(image.name)
+        grey = image.pixels.sum(axis=2).astype(np.float32)
+        if image.mask is not None:
+            grey = grey * image.mask
+        order = np.argsort(-grey.ravel(), kind="stable")[: self.options.max_keypoints]
+        order = order[grey.ravel()[order] > 0]
+        y, x = np.unravel_index(order, grey.shape)
+        return Features(
+            np.stack([x, y], 1).astype(np.float32), grey[y, x] / 765, grey[y][:, :8] / 765, image.size, name=image.name
+        )
+
+
+def write_photo(folder: Path, name: str, seed: int | None = None, size: tuple[int, int] = (32, 24)) -> None:
+    """A photo of noise; a black one without a seed."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3)
+    pixels = np.zeros(shape, np.uint8) if seed is None else np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    PILImage.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for seed, name in enumerate(["a.png", "b.png", "sub/c.png", "sub/d e.png"]):
+        write_photo(tmp_path / "photos", name, seed)
+    return tmp_path / "photos"
+
+
+NAMES = ["a.png", "b.png", "sub/c.png", "sub/d e.png"]
+
+
+def stored_names(path: Path) -> list[str]:
+    with H5Reader(path) as reader:
+        return reader.names()
+
+
+def run(photos: Path, extractor: BrightestPixels | None = None, **options: object) -> tuple[ExtractionReport, list[str]]:
+    """The report and the photos that were given to the extractor."""
+    extractor = extractor or BrightestPixels()
+    report = extract_features(photos, photos.parent / "features.h5", extractor, **options)
+    return report, sorted(extractor.seen)
+
+
+def test_every_photo_has_its_features(photos: Path) -> None:
+    report, _ = run(photos)
+    assert report == ExtractionReport(4, 4, 5.0, [], {})
+    with H5Reader(photos.parent / "features.h5") as reader:
+        assert reader.names() == NAMES
+        for name in NAMES:
+            pixels = np.asarray(PILImage.open(photos / name)).sum(axis=2)
+            loaded = reader.features(name)
+            assert loaded.image_size == (32, 24)
+            x, y = loaded.keypoints[0].astype(int)
+            assert pixels[y, x] == pixels.max()
+
+
+def test_a_second_run_computes_nothing(photos: Path) -> None:
+    run(photos)
+    before = (photos.parent / "features.h5").read_bytes()
+    report, seen = run(photos)
+    assert report == ExtractionReport(4, 0, 0.0, [], {}) and seen == []
+    assert (photos.parent / "features.h5").read_bytes() == before
+
+
+def test_only_new_photos_are_processed(photos: Path) -> None:
+    run(photos)
+    write_photo(photos, "aa.png", 9)
+    report, seen = run(photos)
+    assert seen == ["aa.png"] and (report.num_images, report.num_computed) == (5, 1)
+
+
+def test_only_a_photo_with_other_content_is_processed_again(photos: Path) -> None:
+    run(photos)
+    write_photo(photos, "b.png", 9)
+    (photos / "a.png").touch()
+    report, seen = run(photos)
+    assert seen == ["b.png"] and (report.num_images, report.num_computed) == (4, 1)
+
+
+def test_the_file_is_the_same_in_one_run_and_in_several(photos: Path) -> None:
+    for names in (["sub/c.png"], ["a.png", "sub/c.png"], None):
+        run(photos, names=names)
+    extract_features(photos, photos.parent / "reference.h5", BrightestPixels())
+    assert (photos.parent / "features.h5").read_bytes() == (photos.parent / "reference.h5").read_bytes()
+
+
+def test_one_and_several_workers_write_the_same_bytes(photos: Path) -> None:
+    for seed in range(20):
+        write_photo(photos, f"more/{seed}.png", seed)
+    contents = set()
+    for num_workers in (1, 2, 5):
+        extract_features(photos, photos.parent / f"{num_workers}.h5", BrightestPixels(), num_workers=num_workers)
+        contents.add((photos.parent / f"{num_workers}.h5").read_bytes())
+    assert len(contents) == 1
+
+
+# --- masks ---------------------------------------------------------------------------------------------------------------
+
+
+def write_mask(photos: Path, name: str, keep: np.ndarray) -> Path:
+    path = photos.parent / "masks" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PILImage.fromarray(keep.astype(np.uint8) * 255).save(path)
+    return photos.parent / "masks"
+
+
+def test_masks_reach_the_extractor_and_only_photos_with_another_mask_are_processed_again(photos: Path) -> None:
+    keep = np.zeros((24, 32), bool)
+    keep[10:14, 10:14] = True
+    masks = write_mask(photos, "sub/c.png", keep)
+    _, seen = run(photos, masks=masks)
+    assert seen == NAMES
+    with H5Reader(photos.parent / "features.h5") as reader:
+        x, y = reader.features("sub/c.png").keypoints.astype(int).T
+    assert keep[y, x].all()
+
+    write_mask(photos, "sub/c.png", np.roll(keep, 3, axis=1))
+    assert run(photos, masks=masks)[1] == ["sub/c.png"]
+    write_mask(photos, "a.png", keep)
+    assert run(photos, masks=masks)[1] == ["a.png"]
+    (masks / "a.png.png").unlink()
+    assert run(photos, masks=masks)[1] == ["a.png"]
+    assert run(photos)[1] == ["sub/c.png"], "without masks"
+
+
+def test_a_missing_folder_of_masks_is_an_error(photos: Path) -> None:
+    """Otherwise a mistyped path would silently give features everywhere."""
+    with pytest.raises(FileNotFoundError, match=r"folder of masks .*mask5 does not exist"):
+        run(photos, masks=photos.parent / "mask5")
+
+
+def test_nothing_left_by_the_mask_is_reported_as_without_keypoints(photos: Path) -> None:
+    masks = write_mask(photos, "a.png", np.zeros((24, 32), bool))
+    report, _ = run(photos, masks=masks)
+    assert report.without_keypoints == ["a.png"] and report.mean_keypoints == 15 / 4
+
+
+# --- photos that fail ------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_photo_is_reported_and_the_others_are_done(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:200])
+    (photos / "c.jpg").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        report, seen = run(photos)
+    assert list(report.skipped) == ["b.png", "c.jpg"]
+    assert "unreadable image" in report.skipped["b.png"] and report.skipped["c.jpg"] == "the file is empty"
+    assert "b.png is skipped" in caplog.text
+    assert (report.num_images, report.num_computed) == (3, 3)
+    assert seen == stored_names(photos.parent / "features.h5") == ["a.png", "sub/c.png", "sub/d e.png"]
+
+
+def test_a_skipped_photo_is_tried_again_in_the_next_run(photos: Path) -> None:
+    content = (photos / "b.png").read_bytes()
+    (photos / "b.png").write_bytes(content[:200])
+    run(photos)
+    assert list(run(photos)[0].skipped) == ["b.png"]
+    (photos / "b.png").write_bytes(content)
+    report, seen = run(photos)
+    assert seen == ["b.png"] and report.num_images == 4 and report.skipped == {}
+
+
+def test_a_photo_that_broke_loses_the_features_of_its_former_content(photos: Path) -> None:
+    run(photos)
+    (photos / "b.png").write_bytes(b"no longer a photo")
+    report, _ = run(photos)
+    assert list(report.skipped) == ["b.png"] and report.num_images == 3
+    assert stored_names(photos.parent / "features.h5") == ["a.png", "sub/c.png", "sub/d e.png"]
+
+
+def test_a_photo_that_cannot_be_opened_for_now_keeps_its_features(photos: Path) -> None:
+    run(photos)
+    (photos / "b.png").rename(photos / "b.away")
+    report, _ = run(photos, names=NAMES)
+    assert "No such file" in report.skipped["b.png"] and report.num_images == 3
+    assert stored_names(photos.parent / "features.h5") == NAMES
+
+
+def test_a_black_photo_is_reported_as_without_keypoints(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_photo(photos, "black.png")
+    with caplog.at_level(logging.WARNING):
+        report, _ = run(photos)
+    assert report.without_keypoints == ["black.png"] and "black.png: no keypoints" in caplog.text
+    with H5Reader(photos.parent / "features.h5") as reader:
+        assert reader.features("black.png").keypoints.shape == (0, 2)
+
+
+def test_when_no_photo_can_be_used_the_first_reason_is_the_error(photos: Path) -> None:
+    for name in NAMES:
+        (photos / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="the file is empty"):
+        run(photos)
+
+
+def test_names_that_do_not_exist_are_an_error_when_nothing_else_is_left(photos: Path) -> None:
+    with pytest.raises(OSError, match=r"typo\.png"):
+        run(photos, names=["typo.png"])
+    assert list(run(photos, names=["a.png", "typo.png"])[0].skipped) == ["typo.png"]
+
+
+def broken_extractor(change: Callable[[Features], Features]) -> type[BrightestPixels]:
+    """One that breaks its contract on b.png."""
+
+    class Broken(BrightestPixels):
+        def __call__(self, image: Image) -> Features:
+            features = super().__call__(image)
+            return change(features) if image.name == "b.png" else features
+
+    return Broken
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("keypoints", np.zeros((5, 3), np.float32)),
+        ("keypoints", np.zeros((4, 2), np.float32)),
+        ("keypoints", np.full((5, 2), np.nan, np.float32)),
+        ("keypoints", np.full((5, 2), 32, np.float32)),
+        ("keypoints", np.full((5, 2), -1, np.float32)),
+        ("scores", np.zeros((5, 1), np.float32)),
+        ("scores", np.full(5, np.inf, np.float32)),
+        ("descriptors", np.zeros((8, 5), np.float32)),
+        ("descriptors", np.zeros(5, np.float32)),
+        ("descriptors", np.full((5, 8), np.nan, np.float32)),
+        ("image_size", (64, 48)),
+    ],
+)
+def test_a_result_that_breaks_the_contract_is_refused_for_its_photo(photos: Path, field: str, value: object) -> None:
+    extractor = broken_extractor(lambda features: dataclasses.replace(features, **{field: value}))
+    report, _ = run(photos, extractor())
+    assert list(report.skipped) == ["b.png"] and "the extractor's result" in report.skipped["b.png"]
+    assert stored_names(photos.parent / "features.h5") == ["a.png", "sub/c.png", "sub/d e.png"]
+
+
+# --- interruptions and settings ----------------------------------------------------------------------------------------------
+
+
+class Interrupted(BrightestPixels):
+    def __call__(self, image: Image) -> Features:
+        if len(self.seen) == 2:
+            raise KeyboardInterrupt
+        return super().__call__(image)
+
+
+def test_ctrl_c_keeps_what_was_done(photos: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, Interrupted(), num_workers=1)
+    # the class is part of the settings: complete it with the same one
+    extractor = Interrupted()
+    report = extract_features(photos, photos.parent / "features.h5", extractor, num_workers=1)
+    assert report.num_images == 4 and extractor.seen == ["sub/c.png", "sub/d e.png"]
+
+
+def test_changed_settings_are_refused_with_the_value_that_differs(photos: Path) -> None:
+    run(photos)
+    with pytest.raises(SettingsChanged, match=r"options\.max_keypoints: 5 -> 3"):
+        run(photos, BrightestPixels(BrightestOptions(max_keypoints=3)))
+    assert run(photos)[1] == []
+
+
+def test_changed_settings_are_recomputed_on_request_and_never_mixed(photos: Path) -> None:
+    run(photos)
+    changed = BrightestPixels(BrightestOptions(max_keypoints=3))
+    report, seen = run(photos, changed, names=["a.png"], if_settings_changed="recompute")
+    assert seen == ["a.png"] and report.mean_keypoints == 3
+    assert stored_names(photos.parent / "features.h5") == ["a.png"]
+
+
+# --- features of another program ---------------------------------------------------------------------------------------------
+
+
+def write_hloc_features(photos: Path, names: list[str], *, size_from: tuple[int, int] = (32, 24)) -> Path:
+    """A file in hloc's style: half-precision keypoints, keypoint_scores, no uncertainty."""
+    path = photos.parent / "feats-hloc.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        for seed, name in enumerate(names):
+            rng = np.random.default_rng(seed)
+            group = file.create_group(name)
+            group.create_dataset("keypoints", data=(rng.random((7, 2)) * (31, 23)).astype(np.float16))
+            group.create_dataset("keypoint_scores", data=rng.random(7).astype(np.float16))
+            group.create_dataset("descriptors", data=rng.random((128, 7)).astype(np.float16))
+            group.create_dataset("image_size", data=np.array(size_from))
+    return path
+
+
+def imported(path: Path) -> ImportedExtractor:
+    return ImportedExtractor.create(ImportedOptions("imported", str(path)), "cpu")
+
+
+def test_features_of_hloc_go_through_the_stage(photos: Path) -> None:
+    path = write_hloc_features(photos, NAMES)
+    extractor = imported(path)
+    assert extractor.weights[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    report = extract_features(photos, photos.parent / "features.h5", extractor)
+    assert report == ExtractionReport(4, 4, 7.0, [], {})
+    with H5Reader(photos.parent / "features.h5") as reader, h5py.File(path) as original:
+        for name in NAMES:
+            loaded = reader.features(name)
+            np.testing.assert_array_equal(loaded.keypoints, original[name]["keypoints"][()].astype(np.float32))
+            np.testing.assert_array_equal(loaded.descriptors, original[name]["descriptors"][()].T.astype(np.float32))
+            np.testing.assert_array_equal(loaded.scores, original[name]["keypoint_scores"][()].astype(np.float32))
+
+
+def test_photos_that_the_file_lacks_are_skipped(photos: Path) -> None:
+    report = extract_features(photos, photos.parent / "features.h5", imported(write_hloc_features(photos, NAMES[:3])))
+    assert list(report.skipped) == ["sub/d e.png"] and report.num_images == 3
+
+
+def test_features_of_photos_of_another_size_are_refused(photos: Path) -> None:
+    """Such as (height, width), which other programs store under the same name."""
+    with pytest.raises(ValueError, match=r"image_size \(24, 32\), the photo has \(32, 24\)"):
+        extract_features(photos, photos.parent / "features.h5", imported(write_hloc_features(photos, NAMES, size_from=(24, 32))))
+
+
+def test_the_imported_file_may_move_but_not_change(photos: Path) -> None:
+    path = write_hloc_features(photos, NAMES)
+    extract_features(photos, photos.parent / "features.h5", imported(path))
+    moved = path.rename(photos.parent / "moved.h5")
+    assert extract_features(photos, photos.parent / "features.h5", imported(moved)).num_computed == 0
+    with pytest.raises(SettingsChanged, match="weights"):
+        extract_features(photos, photos.parent / "features.h5", imported(write_hloc_features(photos, NAMES[::-1])))
+
+
+def test_a_missing_file_to_import_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"features\.path=.*nothing\.h5 does not exist"):
+        imported(tmp_path / "nothing.h5")
