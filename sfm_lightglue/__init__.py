@@ -31,7 +31,7 @@ _API = {
     "extract_features": "features.stage",
     "select_pairs": "api",
     "match_pairs": "matches.stage",
-    "build_database": "database",
+    "build_database": "database.stage",
     "reconstruct": "reconstruction",
 }
 __all__ = sorted(_API)

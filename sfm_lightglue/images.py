@@ -94,13 +94,13 @@ def read_header(path: Path) -> PhotoHeader:
 
 
 def resize_longest(pixels: np.ndarray, resize_max: int | None) -> np.ndarray:
-    """uint8 (h', w', 3): the picture with its longest side at most `resize_max` px, area-filtered; never enlarged."""
+    """uint8 (h', w', 3): the picture with its longest side at most `resize_max` px, antialiased; never enlarged."""
     height, width = pixels.shape[:2]
     if resize_max is None or max(height, width) <= resize_max:
         return pixels
     scale = resize_max / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(PILImage.fromarray(pixels).resize(size, PILImage.Resampling.LANCZOS))
+    return np.array(PILImage.fromarray(pixels).resize(size, PILImage.Resampling.LANCZOS))
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
@@ -117,8 +117,12 @@ def _is_text(name: str) -> bool:
 
 
 @functools.cache
-def _register_heif() -> None:
-    """Let PIL read HEIC where the optional package is installed."""
+def _prepare_pil() -> None:
+    """Let PIL read HEIC where the optional package is installed, and not warn of odd tags and large sizes.
+
+    Once for the process: warnings.catch_warnings around each photo would change the filters for good when threads overlap.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
 
@@ -131,16 +135,14 @@ def _is_hidden(name: str) -> bool:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[PILImage.Image]:
     """The file as a PIL image; every failure to read or decode it becomes UnreadableImage with a reason."""
-    _register_heif()
+    _prepare_pil()
     try:
         if path.stat().st_size == 0:
             raise UnreadableImage("the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd tags and large sizes; PIL refuses above 179 megapixels by an error
-            with PILImage.open(path) as image:
-                if min(image.size) < MIN_SIDE:
-                    raise UnreadableImage(f"{image.width} x {image.height} px: a side is shorter than {MIN_SIDE} px")
-                yield image
+        with PILImage.open(path) as image:  # refuses more than 179 megapixels
+            if min(image.size) < MIN_SIDE:
+                raise UnreadableImage(f"{image.width} x {image.height} px: a side is shorter than {MIN_SIDE} px")
+            yield image
     except UnreadableImage:
         raise
     except Exception as error:  # PIL's plug-ins raise OSError, SyntaxError, struct.error, ... for broken files
@@ -155,23 +157,27 @@ def _decode(path: Path) -> np.ndarray:
             return np.repeat(_stretch(np.asarray(image, np.float64), image.mode)[..., None], 3, axis=2)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             white = PILImage.new("RGBA", image.size, "white")  # transparent parts become plain, not random colours
-            return np.asarray(PILImage.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+            return np.array(PILImage.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
         return np.array(image.convert("RGB"))
 
 
 def _stretch(values: np.ndarray, mode: str) -> np.ndarray:
     """uint8: 16 bit and float pictures scaled to 8 bit by their own range of bits (PIL's convert would saturate them)."""
-    values = np.nan_to_num(values)
+    values = np.nan_to_num(values, posinf=0, neginf=0)
     top = float(values.max(initial=0))
-    bits = 0 if mode == "F" and top <= 1.0 else next((bits for bits in (8, 10, 12, 14, 16) if top < 2**bits), 32)
+    is_unit = mode == "F" and top < 2  # 0..1, give or take what resampling overshoots
+    bits = 0 if is_unit else next((bits for bits in (8, 10, 12, 14, 16) if top < 2**bits), 32)
     full = {0: 1.0, 32: top}.get(bits, 2.0**bits - 1)
     return np.clip(values * (255 / full), 0, 255).round().astype(np.uint8)
 
 
 def _decode_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """bool (h, w): True where the mask is not black, sampled to the photo's size."""
-    with _open(path) as mask:
-        return np.asarray(mask.convert("L").resize(size, PILImage.Resampling.NEAREST)) > 0
+    try:
+        with _open(path) as mask:
+            return np.asarray(mask.convert("L").resize(size, PILImage.Resampling.NEAREST)) > 0
+    except UnreadableImage as error:
+        raise UnreadableImage(f"its mask {path}: {error}") from error
 
 
 def _exif(image: PILImage.Image) -> dict[str, object]:

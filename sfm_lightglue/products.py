@@ -97,6 +97,6 @@ class Matches:
 
 
 def _dense(indices: np.ndarray, values: np.ndarray, size: int, empty: float, dtype: type) -> np.ndarray:
-    dense = np.full(size, empty, dtype)
+    dense: np.ndarray = np.full(size, empty, dtype)
     dense[indices[:, 0]] = values
     return dense

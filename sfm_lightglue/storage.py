@@ -1,8 +1,8 @@
 """The files between the stages: features, matches and verified matches in HDF5, in hloc's layout. The only user of h5py.
 
-While a stage runs, its results go to shards, `OUT/features/000000.h5` ...: each written to a temporary name, synchronised to
-disk and renamed, so that a killed process leaves whole shards or none. When the stage is complete the shards are merged into
-`OUT/features.h5` by the same rename. What the files hold is what is done; a stage resumes by asking for the rest.
+While a stage runs, its results go to shards, `OUT/features.h5.shards/000000.h5` ...: each written to a temporary name,
+synchronised to disk and renamed, so that a killed process leaves whole shards or none. When the stage is complete they are
+merged into `OUT/features.h5` by the same rename. What the files hold is what is done; a stage resumes by asking for the rest.
 
 Layout (readable by hloc): `name/{keypoints, scores, descriptors, image_size}` for features, `name0/name1/{matches0,
 matching_scores0}` with `/` in names replaced by `-` for matches. Keypoints are float32: float16 would round them to whole
@@ -17,7 +17,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,11 +26,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from sfm_lightglue.lookup import describe_changes, fingerprint
 from sfm_lightglue.products import Features, Matches
 
 logger = logging.getLogger(__name__)
 
-MAX_INT16_INDEX = 32767
+MAX_OPEN_FILES = 32
+LIBVER = ("v110", "v110")
+"""Format of HDF5 1.10, with checksums: what HDF5 2.0 writes as `latest`, the HDF5 1.14 of older h5py cannot read."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,36 @@ class Item:
 
 def features_to_item(features: Features) -> Item:
     """hloc's layout: keypoints float32, descriptors (d, n) and scores float16."""
-    datasets = {
+    datasets: dict[str, np.ndarray] = {
         "keypoints": features.keypoints.astype(np.float32),
         "scores": features.scores.astype(np.float16),
         "descriptors": np.ascontiguousarray(features.descriptors.T.astype(np.float16)),
+        "image_size": np.asarray(features.image_size, np.int64),
     }
     if features.scales is not None and features.orientations is not None:
         datasets |= {"scales": features.scales.astype(np.float32), "oris": features.orientations.astype(np.float32)}
-    datasets["image_size"] = np.asarray(features.image_size, np.int64)
     return Item(datasets, {"keypoints": {"uncertainty": float(features.uncertainty)}})
 
 
 def features_from_group(group: h5py.Group, name: str) -> Features:
-    """Features of hloc's groups too: half-precision keypoints, `keypoint_scores`, absent scores, size or uncertainty."""
+    """Features of hloc's groups too: half-precision keypoints, `keypoint_scores`, absent scores or uncertainty.
+
+    Raises: KeyError for a missing dataset, ValueError where the datasets do not belong together.
+    """
     for required in ("keypoints", "descriptors", "image_size"):
         if required not in group:
             raise KeyError(f"{group.file.filename}: {name} has no dataset {required!r}, only {sorted(group)}")
     keypoints = group["keypoints"]
+    count = keypoints.shape[0]
     scores = next((group[key] for key in ("scores", "keypoint_scores", "score") if key in group), None)
-    points = keypoints[()].astype(np.float32).reshape(-1, 2)
+    shapes = keypoints.shape, group["descriptors"].shape, (count,) if scores is None else scores.shape
+    if shapes != ((count, 2), (group["descriptors"].shape[0], count), (count,)):
+        raise ValueError(
+            f"{group.file.filename}: {name} has keypoints, descriptors, scores of shapes {shapes}, expected (n, 2), (d, n), (n,)"
+        )
     return Features(
-        keypoints=points,
-        scores=np.ones(len(points), np.float32) if scores is None else scores[()].astype(np.float32).reshape(-1),
+        keypoints=keypoints[()].astype(np.float32),
+        scores=np.ones(count, np.float32) if scores is None else scores[()].astype(np.float32),
         descriptors=group["descriptors"][()].astype(np.float32).T,
         image_size=(int(group["image_size"][0]), int(group["image_size"][1])),
         uncertainty=float(keypoints.attrs.get("uncertainty", 1.0)),
@@ -81,7 +91,7 @@ def features_from_group(group: h5py.Group, name: str) -> Features:
 def matches_to_item(matches: Matches, num_keypoints0: int) -> Item:
     """hloc's layout: one entry per keypoint of image 0, int16 where the indices fit, else int32."""
     matches0 = matches.matches0(num_keypoints0)
-    dtype = np.int16 if matches0.max(initial=-1) <= MAX_INT16_INDEX else np.int32
+    dtype = np.int16 if matches0.max(initial=-1) <= np.iinfo(np.int16).max else np.int32
     scores0 = matches.matching_scores0(num_keypoints0).astype(np.float16)
     attributes = {"": {"stop_layer": matches.stop_layer}}
     return Item({"matches0": matches0.astype(dtype), "matching_scores0": scores0}, attributes)
@@ -111,6 +121,15 @@ def check_match_keys(names: Iterable[str]) -> None:
 # --- reading -----------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _explained_damage(path: Path, errors: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Turns what h5py raises (OSError, RuntimeError, KeyError ..., by what is damaged) into a ValueError that says what to do."""
+    try:
+        yield
+    except errors as error:
+        raise ValueError(f"{path} is not a readable HDF5 file ({error}): delete it to compute it again") from error
+
+
 class H5Reader:
     """A features or matches file, ours or hloc's, opened for reading: a context manager."""
 
@@ -120,10 +139,8 @@ class H5Reader:
     def __enter__(self) -> H5Reader:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist: run the stage that writes it first")
-        try:
+        with _explained_damage(self.path):
             self.file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise ValueError(f"{self.path} is not a readable HDF5 file ({error}): delete it to compute it again") from error
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -136,11 +153,17 @@ class H5Reader:
 
     def names(self) -> list[str]:
         """Sorted keys of all features."""
-        return sorted(_leaf_groups(self.file))
+        with _explained_damage(self.path):
+            return sorted(_leaf_groups(self.file))
 
     def stamp(self, key: str) -> str:
-        """The content stamp of an item, empty where the file has none."""
-        return str(self.file[key].attrs.get("stamp", "")) if key in self.file else ""
+        """What tells the content of an item from another: its stamp, in foreign files a hash; empty where there is no item."""
+        if key not in self.file:
+            return ""
+        with _explained_damage(self.path):
+            if stamp := self.file[key].attrs.get("stamp"):
+                return str(stamp)
+            return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in self.file[key].items()})
 
     def features(self, name: str) -> Features:
         """Raises: KeyError that names the closest image."""
@@ -148,22 +171,30 @@ class H5Reader:
             close = difflib.get_close_matches(name, self.names(), n=1)
             hint = f", did you mean {close[0]!r}?" if close else f"; it holds {len(self.names())} images"
             raise KeyError(f"{self.path} has no features of image {name!r}{hint}")
-        return features_from_group(self.file[name], name)
+        with _explained_damage(self.path, (OSError, RuntimeError)):
+            return features_from_group(self.file[name], name)
 
-    def num_keypoints(self, name: str) -> int:
-        """Number of keypoints, without reading them."""
-        return int(self.file[name]["keypoints"].shape[0])
+    def image_size(self, name: str) -> tuple[int, int]:
+        """(width, height) px of the photo, without reading its features."""
+        width, height = self.file[name]["image_size"][()]
+        return int(width), int(height)
+
+    def uncertainty(self, name: str) -> float:
+        """Size of a detection pixel in px of the photo, without reading its features; 1 where the file does not say."""
+        return float(self.file[name]["keypoints"].attrs.get("uncertainty", 1.0))
 
     def find_matches(self, name0: str, name1: str) -> Matches | None:
         """Matches of the pair under any of hloc's keys, either way round; None where there are none."""
         for key, flipped in _pair_keys(name0, name1):
             if key in self.file and "matches0" in self.file[key]:
-                matches = matches_from_group(self.file[key])
+                with _explained_damage(self.path, (OSError, RuntimeError)):
+                    matches = matches_from_group(self.file[key])
                 return _flip(matches) if flipped else matches
         return None
 
     def global_descriptors(self, names: Iterable[str]) -> np.ndarray:
         """float32 (n, d): hloc's `global_descriptor` of each image."""
+        names = list(names)
         missing = [name for name in names if name not in self.file or "global_descriptor" not in self.file[name]]
         if missing:
             raise KeyError(f"{self.path} has no global_descriptor of {len(missing)} images, the first is {missing[0]!r}")
@@ -218,23 +249,28 @@ class ShardStore:
         shard_items: int = 64,
         shard_seconds: float = 20,
     ) -> None:
-        self.path, self.shards = Path(path), Path(path).with_suffix("")
+        self.path, self.shards = Path(path), Path(f"{path}.shards")
         self.settings = json.loads(json.dumps(settings, sort_keys=True))
         self.fingerprint = fingerprint(self.settings)
         self.if_settings_changed = if_settings_changed
         self.shard_items, self.shard_seconds = shard_items, shard_seconds
         self.stamps: dict[str, str] = {}
+        self._places: dict[str, Path] = {}  # key -> file with its newest item
         self._buffer: dict[str, Item] = {}
         self._buffer_since = 0.0
         self._next_shard = 0
 
     def __enter__(self) -> ShardStore:
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} is a folder, expected the name of a file such as {self.path}.h5")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in (*self.shards.glob("*.tmp"), self.path.with_suffix(".h5.tmp")):
+        for stale in (*self.shards.glob("*.tmp"), self.path.with_name(f"{self.path.name}.tmp")):
             stale.unlink(missing_ok=True)
-        for path in (self.path, *sorted(self.shards.glob("*.h5"))):
+        shards = sorted(self.shards.glob("*.h5"))
+        self._next_shard = int(shards[-1].stem) + 1 if shards else 0
+        for path in (self.path, *shards):
             if path.exists():
-                self._load_stamps(path)
+                self._load(path)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -259,42 +295,51 @@ class ShardStore:
         if not self._buffer:
             return
         self.shards.mkdir(exist_ok=True)
-        with self._write(self.shards / f"{self._next_shard:06d}.h5") as file:
+        path = self.shards / f"{self._next_shard:06d}.h5"
+        with self._write(path) as file:
             for key in sorted(self._buffer):
                 _write_item(file, key, self._buffer[key])
+        self._places |= dict.fromkeys(self._buffer, path)
         self._next_shard += 1
         self._buffer = {}
 
-    def merge(self) -> None:
-        """Bring all shards into the merged file and remove them. Nothing happens where there are none."""
+    def merge(self, drop: Iterable[str] = ()) -> None:
+        """Bring all shards into the merged file and remove them; without the keys of `drop`, which are no longer true."""
         self.flush()
-        shards = sorted(self.shards.glob("*.h5"))
-        if not shards and self.path.exists():
+        dropped, shards = self.stamps.keys() & set(drop), sorted(self.shards.glob("*.h5"))
+        if not dropped and not shards and self.path.exists():
             return
-        with contextlib.ExitStack() as stack:
-            sources = [stack.enter_context(h5py.File(path, "r")) for path in (self.path, *shards) if path.exists()]
-            newest = {key: source for source in sources for key in _leaf_groups(source)}
-            with self._write(self.path) as merged:
-                for key in sorted(newest):  # written anew: h5py's copy would keep traces of the shards' order in the bytes
-                    _write_item(merged, key, _read_item(newest[key][key]))
-        shutil.rmtree(self.shards, ignore_errors=True)
+        for key in dropped:
+            del self.stamps[key], self._places[key]
+        with self._write(self.path) as merged:
+            for key, item in _read_items(self._places):  # written anew: h5py's copy would keep traces of the shards' order
+                _write_item(merged, key, item)
+        self._places = dict.fromkeys(self._places, self.path)
+        for shard in shards:
+            shard.unlink()
+        with contextlib.suppress(OSError):
+            self.shards.rmdir()
 
-    def _load_stamps(self, path: Path) -> None:
-        """Take in the keys of a file, after its settings were checked."""
+    def _load(self, path: Path) -> None:
+        """Take in the keys of a file, after its settings were checked. Shards are read whole: what is damaged is left out."""
         is_shard = path != self.path
         try:
-            with h5py.File(path, "r") as file:
-                if (old := str(file.attrs.get("fingerprint", ""))) != self.fingerprint:
-                    self._settings_changed(path, old, json.loads(file.attrs.get("settings", "{}")))
-                    return
-                self.stamps |= {key: str(file[key].attrs.get("stamp", "")) for key in _leaf_groups(file)}
-        except OSError as error:
+            with _explained_damage(path), h5py.File(path, "r") as file:
+                old, settings = str(file.attrs.get("fingerprint", "")), json.loads(file.attrs.get("settings", "{}"))
+                stamps = {key: str(file[key].attrs.get("stamp", "")) for key in _leaf_groups(file)}
+                for key in stamps if is_shard else ():
+                    _read_item(file[key])
+        except ValueError as error:
             if not is_shard:
-                raise ValueError(f"{path} is not a readable HDF5 file ({error}): delete it to compute it again") from error
-            logger.warning("%s is damaged (%s) and its results are computed again", path, error)
+                raise
+            logger.warning("%s is damaged (%s) and its results are computed again", path, error.__cause__)
             path.unlink()
-        if is_shard:
-            self._next_shard = max(self._next_shard, int(path.stem) + 1)
+            return
+        if old != self.fingerprint:
+            self._settings_changed(path, old, settings)
+            return
+        self.stamps |= stamps
+        self._places |= dict.fromkeys(stamps, path)
 
     def _settings_changed(self, path: Path, old_fingerprint: str, old: Mapping[str, Any]) -> None:
         if not old_fingerprint:
@@ -311,46 +356,43 @@ class ShardStore:
     def _write(self, path: Path) -> Iterator[h5py.File]:
         """An empty HDF5 file that appears under its name, whole and on disk, when the block ends."""
         temporary = path.with_name(f"{path.name}.tmp")
-        with h5py.File(temporary, "w", libver="latest") as file:
-            file.attrs["settings"] = json.dumps(self.settings, sort_keys=True)
-            file.attrs["fingerprint"] = self.fingerprint
-            yield file
-        with temporary.open("rb") as written:
+        try:
+            with h5py.File(temporary, "w", libver=LIBVER) as file:
+                file.attrs["settings"] = json.dumps(self.settings, sort_keys=True)
+                file.attrs["fingerprint"] = self.fingerprint
+                yield file
+        except (OSError, RuntimeError) as error:  # h5py raises either
+            raise OSError(f"{path} could not be written, is the disk full? ({error})") from error
+        with temporary.open("r+b") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings' canonical JSON."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """The values that differ, `key: old -> new`, separated by commas."""
-    changes = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            changes.append(describe_changes(before, after, f"{prefix}{key}."))
-        elif before != after:
-            changes.append(f"{prefix}{key}: {before} -> {after}")
-    return ", ".join(change for change in changes if change)
-
-
-def _make_group(file: h5py.File, key: str) -> h5py.Group:
-    group = file
-    for part in key.split("/"):
-        group = group[part] if part in group else group.create_group(part)
-    return group
-
-
 def _read_item(group: h5py.Group) -> Item:
-    attributes = {name: dict(dataset.attrs) for name, dataset in group.items()}
-    return Item({name: dataset[()] for name, dataset in group.items()}, {"": dict(group.attrs), **attributes})
+    datasets = dict(group.items())
+    attributes = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
+    return Item({name: dataset[()] for name, dataset in datasets.items()}, {"": dict(group.attrs), **attributes})
+
+
+def _read_items(places: Mapping[str, Path]) -> Iterator[tuple[str, Item]]:
+    """Sorted keys and their items from the files of `places`, few of which are open at a time."""
+    files: dict[Path, h5py.File] = {}  # the least recently used first
+    try:
+        for key in sorted(places):
+            path = places[key]
+            with _explained_damage(path):
+                files[path] = files.pop(path, None) or h5py.File(path, "r")
+                item = _read_item(files[path][key])
+            yield key, item
+            if len(files) > MAX_OPEN_FILES:
+                files.pop(next(iter(files))).close()
+    finally:
+        for file in files.values():
+            file.close()
 
 
 def _write_item(file: h5py.File, key: str, item: Item) -> None:
-    group = _make_group(file, key)
+    group = file.require_group(key)
     for name in sorted(item.datasets):
         array = item.datasets[name]
         # gzip takes two thirds off matches (mostly -1) at 0.2 ms a pair; on features it costs 33 ms an image for 7 %

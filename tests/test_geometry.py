@@ -65,7 +65,7 @@ def test_the_cross_matrix_is_the_cross_product(rng: np.random.Generator) -> None
 
 def test_projections_of_one_point_fulfil_the_essential_matrix(rng: np.random.Generator) -> None:
     rotation, translation = random_rotation(rng), rng.normal(size=3)
-    in_cam0 = rng.uniform(-1, 1, (20, 3)) + [0, 0, 5]
+    in_cam0 = rng.uniform(-1, 1, (20, 3)) + np.array([0, 0, 5])
     in_cam1 = in_cam0 @ rotation.T + translation
     points0, points1 = in_cam0[:, :2] / in_cam0[:, 2:], in_cam1[:, :2] / in_cam1[:, 2:]
     errors = sampson_error(essential_matrix(rotation, translation), points0, points1)

@@ -70,8 +70,10 @@ def choose_cameras(
     - a camera: `MODEL,param,param,...` (or `:` or blanks between them), shared by all;
     - a file of lines `name MODEL width height param param ...`; equal ones are shared.
 
-    Raises: ValueError where intrinsics are missing for an image or made for another image size.
+    Raises: ValueError where intrinsics are missing for an image or made for another image size, or a choice is not known.
     """
+    if camera_model not in MODELS:
+        raise ValueError(f"database.camera_model={camera_model!r} does not exist. {closest(camera_model, MODELS)}")
     if intrinsics in SHARING:
         return _estimated_cameras(images, sizes, intrinsics, camera_model)
     if intrinsics == "poses":
@@ -155,8 +157,6 @@ def _estimated_cameras(
 
 
 def _simple_camera(model: str, size: tuple[int, int], focal_px: float, known: bool) -> Camera:
-    if model not in MODELS:
-        raise ValueError(f"database.camera_model={model!r} does not exist. {closest(model, MODELS)}")
     camera = pycolmap.Camera.create_from_model_name(1, model, focal_px, *size)
     return Camera(model, size, tuple(float(value) for value in camera.params), known)
 

@@ -26,7 +26,7 @@ from sfm_lightglue.database.verification import (
     verify_matches,
 )
 from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs
-from sfm_lightglue.products import Pair
+from sfm_lightglue.products import Matches, Pair
 from sfm_lightglue.storage import H5Reader, Item, ShardStore, match_key
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ def build_database(
     output, ordered = Path(output), sorted(set(pairs))
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader:
         names = sorted(set(feature_reader.names()) if names is None else set(names))
-        sizes = {name: tuple(int(side) for side in feature_reader.file[name]["image_size"]) for name in names}
+        _check_names(ordered, names, feature_reader)
+        sizes = {name: feature_reader.image_size(name) for name in names}
         cameras, groups = choose_cameras(Path(images), sizes, intrinsics, camera_model, known_cameras or {})
         settings = {"options": asdict(options), "features": feature_reader.fingerprint, "version": __version__}
         settings["matches"] = match_reader.fingerprint
@@ -80,7 +81,9 @@ def build_database(
             _verify_all(store, feature_reader, match_reader, ordered, cameras, options, num_workers or num_cores())
         with H5Reader(store.path) as verified:
             temporary = output.with_name(f"{output.name}.tmp")
-            _write_database(temporary, names, cameras, groups, ordered, feature_reader, verified)
+            _write_database(temporary, names, cameras, groups, ordered, feature_reader, match_reader, verified)
+            for suffix in ("-wal", "-shm"):  # a killed process may have left them: SQLite would take them for the new file's
+                output.with_name(f"{output.name}{suffix}").unlink(missing_ok=True)
             temporary.replace(output)
             items = [verified.file[match_key(pair.name0, pair.name1)] for pair in ordered]
             configurations = Counter(CONFIGURATIONS[int(item.attrs["config"])] for item in items)
@@ -95,6 +98,16 @@ def build_database(
         configurations=dict(sorted(configurations.items())),
         max_error_px=(min(errors, default=0.0), max(errors, default=0.0)),
     )
+
+
+def _check_names(pairs: list[Pair], names: list[str], reader: H5Reader) -> None:
+    """Raises: KeyError where an image has no features, ValueError where a pair has an image that is not among `names`."""
+    for name in names:
+        if name not in reader.file:
+            reader.features(name)  # raises, naming the closest image
+    unknown = sorted({name for pair in pairs for name in (pair.name0, pair.name1)} - set(names))
+    if unknown:
+        raise ValueError(f"{len(unknown)} images of the pairs are missing, such as {unknown[0]!r}: run the stage pairs again")
 
 
 def _verify_all(
@@ -116,9 +129,7 @@ def _verify_all(
 
     def verify(key: str) -> Item:
         pair = by_key[key]
-        matches = match_reader.find_matches(pair.name0, pair.name1)
-        if matches is None:
-            raise KeyError(f"{match_reader.path} has no matches of {pair.name0!r} and {pair.name1!r}: run the stage match first")
+        matches = _read_matches(match_reader, pair)
         features0, features1 = feature_reader.features(pair.name0), feature_reader.features(pair.name1)
         return verify_matches(colmap_cameras[pair.name0], colmap_cameras[pair.name1], features0, features1, matches, options)
 
@@ -133,6 +144,14 @@ def _verify_all(
     store.merge()
 
 
+def _read_matches(reader: H5Reader, pair: Pair) -> Matches:
+    """Raises: KeyError where the pair was not matched."""
+    matches = reader.find_matches(pair.name0, pair.name1)
+    if matches is None:
+        raise KeyError(f"{reader.path} has no matches of {pair.name0!r} and {pair.name1!r}: run the stage match first")
+    return matches
+
+
 def _write_database(
     path: Path,
     names: list[str],
@@ -140,9 +159,10 @@ def _write_database(
     groups: Mapping[str, str],
     pairs: list[Pair],
     feature_reader: H5Reader,
+    match_reader: H5Reader,
     verified: H5Reader,
 ) -> None:
-    """All rows in one transaction; image ids follow the sorted names."""
+    """All rows in one transaction: the matches of every pair, the geometries of verified ones. Ids follow the sorted names."""
     for stale in path.parent.glob(f"{path.name}*"):
         stale.unlink()
     camera_numbers = unique_cameras(cameras, groups, names)
@@ -161,12 +181,11 @@ def _write_database(
             image_ids[name] = _write_image(database, name, number, rig_ids[number])
             database.write_keypoints(image_ids[name], feature_reader.features(name).keypoints + np.float32(0.5))
         for pair in pairs:
+            ids = image_ids[pair.name0], image_ids[pair.name1]
+            database.write_matches(*ids, _read_matches(match_reader, pair).indices.astype(np.uint32))
             item = verified.item(match_key(pair.name0, pair.name1))
             if int(item.attributes[""]["config"]) != NOT_VERIFIED:
-                ids = image_ids[pair.name0], image_ids[pair.name1]
-                geometry = geometry_from_item(item)
-                database.write_matches(*ids, geometry.inlier_matches)
-                database.write_two_view_geometry(*ids, geometry)
+                database.write_two_view_geometry(*ids, geometry_from_item(item))
 
 
 def _write_image(database: pycolmap.Database, name: str, camera_id: int, rig_id: int) -> int:

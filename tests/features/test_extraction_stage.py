@@ -273,8 +273,12 @@ def test_a_result_that_breaks_the_contract_is_refused_for_its_photo(photos: Path
 
 
 class Interrupted(BrightestPixels):
+    """Ctrl-C at the third photo."""
+
+    interrupts = True
+
     def __call__(self, image: Image) -> Features:
-        if len(self.seen) == 2:
+        if self.interrupts and len(self.seen) == 2:
             raise KeyboardInterrupt
         return super().__call__(image)
 
@@ -284,8 +288,10 @@ def test_ctrl_c_keeps_what_was_done(photos: Path) -> None:
         run(photos, Interrupted(), num_workers=1)
     # the class is part of the settings: complete it with the same one
     extractor = Interrupted()
+    extractor.interrupts = False
     report = extract_features(photos, photos.parent / "features.h5", extractor, num_workers=1)
-    assert report.num_images == 4 and extractor.seen == ["sub/c.png", "sub/d e.png"]
+    assert report.num_images == 4
+    assert {"sub/c.png", "sub/d e.png"} <= set(extractor.seen) != set(NAMES), "at most one was finished and not yet taken over"
 
 
 def test_changed_settings_are_refused_with_the_value_that_differs(photos: Path) -> None:

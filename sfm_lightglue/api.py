@@ -1,0 +1,201 @@
+"""The Python API: extractors and matchers by name, two photos matched in one call, the whole pipeline in one call.
+
+Defaults are those of configs/*.yaml, as on the command line.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image as PILImage
+
+from sfm_lightglue import images as photos
+from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.features import EXTRACTORS
+from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.matches import MATCHERS
+from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.pairs import planner
+from sfm_lightglue.pipeline import Run, create_plugin, default_device, run_all
+from sfm_lightglue.products import Features, Image, Matches, Pair
+from sfm_lightglue.storage import H5Reader
+
+Photo = str | Path | np.ndarray | PILImage.Image
+"""A file, a uint8 array (h, w, 3) RGB or (h, w) grey, or a PIL image."""
+
+
+def create_extractor(name: str = "aliked", *, device: str = "auto", **options: Any) -> Extractor:
+    """The extractor `name` with its weights; `options` as in configs/features/<name>.yaml."""
+    config = compose_config([f"features={name}", *_overrides("features", options)])
+    return create_plugin(config.features, EXTRACTORS, "features", default_device(device))
+
+
+def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: Any) -> Matcher:
+    """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `head="disk"`."""
+    config = compose_config([f"matches={name}", *_overrides("matches", options)])
+    return create_plugin(config.matches, MATCHERS, "matches", default_device(device))
+
+
+def load_image(image: Photo, name: str = "image") -> Image:
+    """The photo as a record. Raises: UnreadableImage for a file that cannot be decoded."""
+    if isinstance(image, (str, Path)):
+        path = Path(image)
+        return photos.load_image(path.parent, path.name)
+    pixels = np.asarray(image.convert("RGB") if isinstance(image, PILImage.Image) else image)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"expected uint8 pixels (h, w, 3) or (h, w), found {pixels.dtype} {pixels.shape}")
+    return Image(name, pixels)
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """Two matched images, n0 and n1 keypoints, k matches. Keypoints are (x, y) px of their own image, first pixel at (0, 0)."""
+
+    matched_keypoints0: np.ndarray
+    """float32 (k, 2)."""
+    matched_keypoints1: np.ndarray
+    """float32 (k, 2), row by row the partners of `matched_keypoints0`."""
+    scores: np.ndarray
+    """float32 (k,), matching scores in 0..1."""
+    keypoints0: np.ndarray
+    """float32 (n0, 2)."""
+    keypoints1: np.ndarray
+    """float32 (n1, 2)."""
+    matches0: np.ndarray
+    """int64 (n0,): index into `keypoints1`, -1 for none."""
+    matches1: np.ndarray
+    """int64 (n1,): index into `keypoints0`, -1 for none."""
+    matching_scores0: np.ndarray
+    """float32 (n0,), 0 for none."""
+    matching_scores1: np.ndarray
+    """float32 (n1,), 0 for none."""
+
+
+@overload
+def match_images(
+    image0: Photo,
+    image1: Photo,
+    *,
+    threshold: float | None = ...,
+    extractor: Extractor | None = ...,
+    matcher: Matcher | None = ...,
+    device: str = ...,
+) -> ImageMatches: ...
+@overload
+def match_images(
+    image0: list[Photo],
+    image1: list[Photo],
+    *,
+    threshold: float | None = ...,
+    extractor: Extractor | None = ...,
+    matcher: Matcher | None = ...,
+    device: str = ...,
+) -> list[ImageMatches]: ...
+def match_images(
+    image0: Any,
+    image1: Any,
+    *,
+    threshold: float | None = None,
+    extractor: Extractor | None = None,
+    matcher: Matcher | None = None,
+    device: str = "auto",
+) -> Any:
+    """Matches of two photos, or of each pair of two equally long sequences of photos of any sizes.
+
+    `threshold` drops matches with a lower score; None keeps the matcher's own. Give `extractor` and `matcher`
+    (`create_extractor`, `create_matcher`) for others than the defaults. Each pair's result is the same alone and in a batch.
+    """
+    extractor = extractor or _default_plugin(create_extractor, device)
+    matcher = matcher or _default_plugin(create_matcher, device)
+    if isinstance(image0, (list, tuple)):
+        if len(image0) != len(image1):
+            raise ValueError(f"{len(image0)} first and {len(image1)} second images: each first needs its second")
+        return [_match_one(first, second, threshold, extractor, matcher) for first, second in zip(image0, image1, strict=True)]
+    return _match_one(image0, image1, threshold, extractor, matcher)
+
+
+def select_pairs(
+    names: Sequence[str], pairs: str = "exhaustive", *, features: Path | str | None = None, **options: Any
+) -> list[Pair]:
+    """Pairs of the images `names`; `pairs` and `options` as in configs/pairs; retrieval needs the file `features`."""
+    config = compose_config([f"pairs={pairs}", *_overrides("pairs", options)])
+
+    def read(load: Callable[[H5Reader], Any], path: Path | str) -> Any:
+        with H5Reader(path) as reader:
+            return load(reader)
+
+    def load_descriptors(name: str) -> np.ndarray:
+        if features is None:
+            raise ValueError(f"pairs={pairs} compares descriptors: give features=FILE")
+        return read(lambda reader: reader.features(name).descriptors, features)
+
+    return planner.select_pairs(
+        bind(planner.PAIRINGS[str(config.pairs.name)], config.pairs, "pairs"),
+        names,
+        load_descriptors=load_descriptors,
+        load_global_descriptors=lambda path, wanted: read(lambda reader: reader.global_descriptors(wanted), path),
+    )
+
+
+def run(images: Path | str, output: Path | str, *overrides: str) -> dict[str, Any]:
+    """All stages over the folder `images`; returns what `output/summary.json` holds.
+
+    `overrides` are written as on the command line: `run("photos", "out", "features=disk", "matches.filter_threshold=0.2")`.
+    """
+    quoted = [f"dataset.images={_quote(images)}", f"output={_quote(output)}"]
+    return run_all(Run(compose_config(["dataset=folder", *quoted, *overrides])))
+
+
+@functools.cache
+def _default_plugin(create: Callable[..., Any], device: str) -> Any:
+    return create(device=device)
+
+
+def _match_one(image0: Photo, image1: Photo, threshold: float | None, extractor: Extractor, matcher: Matcher) -> ImageMatches:
+    features0, features1 = extractor(load_image(image0, "image0")), extractor(load_image(image1, "image1"))
+    return join_matches(features0, features1, matcher(features0, features1), threshold)
+
+
+def join_matches(features0: Features, features1: Features, matches: Matches, threshold: float | None = None) -> ImageMatches:
+    """Matches with their keypoints; those with a score below `threshold` are dropped."""
+    keep = matches.scores >= (0 if threshold is None else threshold)
+    indices, scores = matches.indices[keep], matches.scores[keep]
+    return ImageMatches(
+        features0.keypoints[indices[:, 0]],
+        features1.keypoints[indices[:, 1]],
+        scores,
+        features0.keypoints,
+        features1.keypoints,
+        _scatter(len(features0), indices[:, 0], indices[:, 1], -1, np.int64),
+        _scatter(len(features1), indices[:, 1], indices[:, 0], -1, np.int64),
+        _scatter(len(features0), indices[:, 0], scores, 0, np.float32),
+        _scatter(len(features1), indices[:, 1], scores, 0, np.float32),
+    )
+
+
+def _scatter(size: int, index: np.ndarray, values: np.ndarray, empty: float, dtype: type) -> np.ndarray:
+    array: np.ndarray = np.full(size, empty, dtype)
+    array[index] = values
+    return array
+
+
+def _overrides(group: str, options: dict[str, Any]) -> list[str]:
+    return [f"{group}.{key}={_quote(value)}" for key, value in options.items()]
+
+
+def _quote(value: Any) -> str:
+    """The value in Hydra's grammar: within quotes, backslashes are doubled only where a quote follows."""
+    if value is None:
+        return "null"
+    if isinstance(value, (bool, int, float)):
+        return str(value).lower()
+    text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
+    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"

@@ -1,0 +1,182 @@
+"""The command line: `python -m sfm_lightglue COMMAND [overrides]`, also installed as `sfm-lightglue`.
+
+Help, lists and mistakes are answered without importing torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sfm_lightglue import __version__
+from sfm_lightglue.lookup import closest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+STAGE_COMMANDS = ("run", "extract", "pairs", "match", "verify", "reconstruct", "evaluate")
+HELP = """\
+sfm_lightglue {version}: photos in, a verified COLMAP reconstruction out
+
+python -m sfm_lightglue COMMAND [key=value ...]
+
+  run            all stages below, in this order
+    extract      photos -> features.h5
+    pairs        features.h5 -> pairs.txt
+    match        pairs.txt -> matches.h5
+    verify       matches.h5 -> database.db
+    reconstruct  database.db -> reconstruction/0 ... n
+  evaluate       reconstruction against ground truth -> evaluation.json
+  match-pair     two photos: keypoints, matches and scores, and a picture   (IMAGE0 IMAGE1 [--json])
+  weights        which weights there are, their licences, where they lie    (list | fetch NAME)
+  datasets       which datasets there are                                   (list | fetch NAME)
+  doctor         what is installed and found on this machine
+
+  run +dataset=demo                                  an embedded scene
+  run +dataset=folder dataset.images=DIR output=OUT  your photos
+  run +dataset=demo features=disk,aliked -m          one run for each choice
+  run +dataset=demo --cfg job                        print the configuration
+
+groups of choices (GROUP=CHOICE), options are GROUP.KEY=VALUE:
+{groups}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status. Mistakes of the user end in one line on stderr, not in a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("help", "--help", "-h"):
+        print(_help())
+        return 0
+    if arguments[0] in ("--version", "version"):
+        print(__version__)
+        return 0
+    command, *rest = arguments
+    commands: dict[str, Callable[[list[str]], int]] = {
+        **{name: functools.partial(_stage_command, name) for name in STAGE_COMMANDS},
+        "match-pair": _match_pair,
+        "weights": _weights,
+        "datasets": _datasets,
+        "doctor": _doctor,
+    }
+    if command not in commands:
+        print(f"error: there is no command {command!r}. {closest(command, commands)}", file=sys.stderr)
+        return 2
+    try:
+        return commands[command](rest)
+    except KeyboardInterrupt:
+        print("interrupted: what was computed is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, OSError) as error:
+        if os.environ.get("SFM_LIGHTGLUE_TRACEBACK"):
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+
+
+def _help() -> str:
+    from sfm_lightglue.config_files import GROUPS, choices
+
+    groups = "\n".join(f"  {group:15}{', '.join(choices(group))}" for group in GROUPS)
+    return HELP.format(version=__version__, groups=groups)
+
+
+def _stage_command(command: str, overrides: list[str]) -> int:
+    """`run`, a stage alone, or `evaluate`, inside Hydra: overrides, sweeps (-m), --cfg, a log folder for each call."""
+    if {"--help", "-h"} & set(overrides):
+        print(_help())
+        return 0
+    import hydra
+
+    from sfm_lightglue import config as configuration
+
+    failures: list[Exception] = []
+
+    def task(config: DictConfig) -> None:
+        try:
+            _run_command(command, config)
+        except Exception as error:  # Hydra would print a line of its own; the other jobs of a sweep are done all the same
+            failures.append(error)
+
+    configuration.register()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing, so that mistakes are explained here
+    sys.argv = [sys.argv[0], *configuration.add_dataset_plus(overrides)]
+    folder = str(configuration.config_dir())
+    with configuration.explained_errors():
+        hydra.main(version_base="1.3", config_path=folder, config_name=configuration.CONFIG_NAME)(task)()
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _run_command(command: str, config: DictConfig) -> None:
+    from sfm_lightglue import pipeline, summary
+    from sfm_lightglue.config import separate_sweep_outputs
+
+    run = pipeline.Run(separate_sweep_outputs(config, sys.argv))
+    with pipeline.locked(run.output):
+        if command == "run":
+            print(summary.describe(pipeline.run_all(run)))
+        elif command == "evaluate":
+            print(pipeline.evaluate(run))
+        else:
+            pipeline.STAGES[command](run)
+
+
+def _match_pair(arguments: list[str]) -> int:
+    """Matches two photos, prints a table or JSON, and draws them coloured by score."""
+    as_json = "--json" in arguments
+    paths = [argument for argument in arguments if "=" not in argument and argument != "--json"]
+    overrides = [argument for argument in arguments if "=" in argument and argument not in paths]
+    if len(paths) != 2 or any(path.startswith("-") for path in paths):
+        raise ValueError("usage: match-pair IMAGE0 IMAGE1 [--json] [output=DIR] [features=... matches=... key=value ...]")
+    from sfm_lightglue import match_pair
+
+    print(match_pair.match_pair(paths[0], paths[1], overrides, as_json=as_json))
+    return 0
+
+
+def _weights(arguments: list[str]) -> int:
+    from sfm_lightglue.networks import weights
+
+    if arguments[:1] == ["fetch"] and len(arguments) > 1:
+        for name in arguments[1:]:
+            print(f"{name}: {weights.find_weights(name)}")
+        return 0
+    _expect_list(arguments, "weights")
+    for entry, path in weights.available_weights():
+        size = f"{entry.size / 1e6:.1f} MB" if entry.size else "?"
+        note = " (research only)" if entry.research_only else ""
+        print(f"{entry.name:22} {size:>8}  {entry.licence}{note}\n{'':32}for {entry.for_}; {path or 'not here'}")
+    return 0
+
+
+def _datasets(arguments: list[str]) -> int:
+    from sfm_lightglue import fetch_datasets
+
+    if arguments[:1] == ["fetch"] and len(arguments) in (2, 3):
+        print(fetch_datasets.fetch_dataset(*arguments[1:]))
+        return 0
+    _expect_list(arguments, "datasets")
+    for entry in fetch_datasets.list_datasets():
+        size = f"{entry.size / 1e6:.1f} MB" if entry.size else "size unknown"
+        note = "" if entry.is_verified else ", downloads are not verified"
+        where = entry.folder if entry.is_present else "not here"
+        print(f"{entry.name:16}{entry.description}\n{'':16}{size}, licence: {entry.licence}{note}; {where}")
+    return 0
+
+
+def _expect_list(arguments: list[str], command: str) -> None:
+    if arguments not in ([], ["list"]):
+        raise ValueError(f"usage: {command} [list] or {command} fetch NAME; found {' '.join(arguments)!r}")
+
+
+def _doctor(arguments: list[str]) -> int:
+    from sfm_lightglue.doctor import examine
+
+    print(examine())
+    return 0

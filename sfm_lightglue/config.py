@@ -1,0 +1,148 @@
+"""From command-line overrides to typed options: composing the YAML files, binding them, explaining mistakes.
+
+With `pipeline.py` and `cli.py` the only users of hydra and omegaconf. Values stand once, in configs/*.yaml; the dataclasses
+beside each plug-in give them types and ranges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, config_dir
+from sfm_lightglue.fetch_datasets import dataset_folder
+from sfm_lightglue.lookup import closest
+
+Options = TypeVar("Options")
+
+ESTIMATED_INTRINSICS = ("exif", "single", "per_folder", "per_image")
+
+
+def register() -> None:
+    """What the YAML files need: resolvers, and the user's own folder of configurations."""
+    OmegaConf.register_new_resolver("dataset_folder", dataset_folder, replace=True)
+    OmegaConf.register_new_resolver(
+        "unless_given", lambda intrinsics: str(intrinsics) in ESTIMATED_INTRINSICS, replace=True, use_cache=False
+    )
+    Plugins.instance().register(_UserConfigs)
+
+
+class _UserConfigs(SearchPathPlugin):
+    """Adds the folder of SFM_LIGHTGLUE_CONFIGS to the places where YAML files are looked for."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if folder := os.environ.get(USER_CONFIGS):
+            search_path.append("user", f"file://{Path(folder).resolve()}")
+
+
+def add_dataset_plus(overrides: Sequence[str]) -> list[str]:
+    """Overrides with `dataset=X` written as `+dataset=X`, which Hydra wants for a group without default, and cameras quoted."""
+    prepared = [f"+{override}" if override.startswith("dataset=") else override for override in overrides]
+    camera = re.compile(r"^(database\.intrinsics=)([A-Z_]+,[-\d.,eE+]+)$")  # its commas would read as a sweep
+    return [camera.sub(r"\1'\2'", override) for override in prepared]
+
+
+def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration for these overrides. Raises: ValueError that explains a mistake."""
+    register()
+    GlobalHydra.instance().clear()
+    with explained_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose(CONFIG_NAME, overrides=add_dataset_plus(overrides))
+
+
+def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
+    """The group's values as its dataclass.
+
+    Raises: ValueError that names an unknown, missing or mistyped key as the user writes it, such as `features.max_keypoints`.
+    """
+    known = {field.name for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
+    for key in node:
+        if key not in known:
+            raise ValueError(f"unknown option '{where}.{key!s}'. {closest(str(key), known)}")
+    for key in sorted(known):
+        if key not in node or OmegaConf.is_missing(node, key):
+            raise ValueError(f"the option '{where}.{key}' must be given: {where}.{key}=...")
+    with explained_errors(where):
+        typed = OmegaConf.structured(options_class)
+        OmegaConf.set_readonly(typed, False)
+        return typing.cast(Options, OmegaConf.to_object(OmegaConf.merge(typed, OmegaConf.to_container(node, resolve=True))))
+
+
+def options_class(plugin: type) -> type:
+    """The dataclass of a plug-in's options: the annotation of `options` in its `create`."""
+    return typing.get_type_hints(plugin.create)["options"]
+
+
+def check_keys(config: DictConfig) -> None:
+    """Raises: ValueError for keys that `+key=value` slipped in at the top level or into the dataset."""
+    reference = compose_reference()
+    for where, node, known in (("", config, reference), ("dataset.", config.dataset, reference.dataset)):
+        for key in node:
+            if key not in known and key != "hydra":
+                raise ValueError(f"unknown option '{where}{key!s}'. {closest(str(key), map(str, known))}")
+
+
+def compose_reference() -> DictConfig:
+    """The primary file's own keys, without Hydra's."""
+    primary = OmegaConf.load(config_dir() / f"{CONFIG_NAME}.yaml")
+    return OmegaConf.create({**{group: {} for group in GROUPS}, "output": "", "dataset": primary.dataset})
+
+
+def separate_sweep_outputs(config: DictConfig, arguments: Sequence[str]) -> DictConfig:
+    """In a sweep (-m), the configuration with an output folder of its own for each job, named after what the sweep varies.
+
+    `arguments` are those of the command line: what stands there as it is in the job is not varied.
+    """
+    hydra = HydraConfig.get()
+    varied = [override.replace("/", "_") for override in hydra.overrides.task if override not in arguments]
+    if hydra.mode != RunMode.MULTIRUN or not varied:
+        return config
+    config = config.copy()
+    config.output = f"{config.output}/{','.join(varied)}"
+    return config
+
+
+@contextlib.contextmanager
+def explained_errors(where: str = "") -> Iterator[None]:
+    """Turns Hydra's and OmegaConf's errors into a ValueError that names the closest right spelling."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(error, where)) from error
+
+
+def _explain(error: Exception, where: str) -> str:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"there is no {group} named {name!r}. {closest(name, choices(group))}"
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
+        prefix = cause.parent_node._get_full_key(None)
+        key = f"{prefix}.{cause.key}" if prefix else str(cause.key)
+        return f"unknown option '{key}'. {closest(str(cause.key), map(str, cause.parent_node))}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: expected key=value, with quotes (key=\"'value'\") around one with special signs"
+    message = str(error).splitlines()[0]
+    if match := re.match(r"Could not override '([^'@]+)'", message):  # a group that does not exist
+        return f"unknown option '{match[1]}'. {closest(match[1], [*GROUPS, 'output'])}"
+    full_key = getattr(error, "full_key", None)
+    return f"option '{where + '.' if where else ''}{full_key}': {message}" if full_key else message

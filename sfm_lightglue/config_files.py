@@ -1,0 +1,26 @@
+"""Where the YAML files lie and which choices they offer. Imports nothing heavy: help must be quick."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+GROUPS = ("dataset", "features", "pairs", "matches", "database", "reconstruction", "execution")
+CONFIG_NAME = "pipeline"
+USER_CONFIGS = "SFM_LIGHTGLUE_CONFIGS"
+"""Environment variable: a folder of the user's own YAML files, by group."""
+
+
+def config_dir() -> Path:
+    """Folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / f"{CONFIG_NAME}.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"the configuration files are missing from {package}: install the package again")
+
+
+def choices(group: str) -> list[str]:
+    """Names of the choices of a group, with the user's own."""
+    folders = [config_dir(), *([Path(os.environ[USER_CONFIGS])] if os.environ.get(USER_CONFIGS) else [])]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})

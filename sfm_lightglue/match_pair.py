@@ -1,0 +1,101 @@
+"""The command `match-pair`: two photos, their matches as a table or JSON, and a picture of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sfm_lightglue.api import ImageMatches, join_matches, load_image
+from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.database.cameras import GUESSED_FOCAL_FACTOR, Camera
+from sfm_lightglue.database.verification import verify_matches
+from sfm_lightglue.pipeline import DatabaseOptions, Run
+from sfm_lightglue.products import Features, Matches
+from sfm_lightglue.report.matches import plot_matches
+
+NUM_ROWS = 10
+"""Matches printed in the table; JSON has all."""
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Matches of two photos, and which of them agree on one two-view geometry."""
+
+    matches: ImageMatches
+    verified: np.ndarray
+    """bool (k,)."""
+    picture: Path
+
+
+def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: bool) -> str:
+    """The text to print; the picture goes to `output` (default `outputs/match-pair`), named after the photos."""
+    config = compose_config(["dataset.name=match-pair", *overrides])
+    run = Run(config)
+    extractor, matcher = run.extractor(), run.matcher()
+    records = load_image(image0), load_image(image1)
+    features0, features1 = (extractor(record) for record in records)
+    matches = matcher(features0, features1)
+    result = join_matches(features0, features1, matches)
+    verified = _verify(features0, features1, matches, bind(DatabaseOptions, config.database, "database"))
+    picture = run.output / f"{Path(image0).stem}-{Path(image1).stem}.jpg"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    plot_matches(
+        records[0].pixels,
+        records[1].pixels,
+        result.matched_keypoints0,
+        result.matched_keypoints1,
+        result.scores,
+        picture,
+        inliers=verified,
+        title=f"{Path(image0).name} - {Path(image1).name}",
+    )
+    pair = PairResult(result, verified, picture)
+    return _json(image0, image1, pair) if as_json else _table(image0, image1, pair)
+
+
+def _verify(features0: Features, features1: Features, matches: Matches, options: DatabaseOptions) -> np.ndarray:
+    """bool (k,): which matches a two-view geometry with guessed focal lengths keeps."""
+    cameras = [
+        Camera("SIMPLE_PINHOLE", size, (GUESSED_FOCAL_FACTOR * max(size), size[0] / 2, size[1] / 2), False).to_colmap()
+        for size in (features0.image_size, features1.image_size)
+    ]
+    item = verify_matches(cameras[0], cameras[1], features0, features1, matches, options.verification)
+    return np.isin(matches.indices[:, 0], item.datasets["inlier_matches"][:, 0])
+
+
+def _table(image0: str, image1: str, pair: PairResult) -> str:
+    matches = pair.matches
+    order = np.argsort(-matches.scores, kind="stable")
+    lines = [
+        f"keypoints: {len(matches.keypoints0)} in {image0}, {len(matches.keypoints1)} in {image1}",
+        f"matches: {len(matches.scores)}, verified: {int(pair.verified.sum())}, "
+        f"mean score: {matches.scores.mean() if len(matches.scores) else 0:.3f}",
+        f"picture: {pair.picture}",
+        f"{'x0':>9}{'y0':>9}{'x1':>9}{'y1':>9}{'score':>8}  verified   (the {min(NUM_ROWS, len(order))} best)",
+    ]
+    for index in order[:NUM_ROWS]:
+        points = np.concatenate([matches.matched_keypoints0[index], matches.matched_keypoints1[index]])
+        mark = "yes" if pair.verified[index] else "no"
+        lines.append("".join(f"{value:9.1f}" for value in points) + f"{matches.scores[index]:8.3f}  {mark}")
+    return "\n".join(lines)
+
+
+def _json(image0: str, image1: str, pair: PairResult) -> str:
+    matches = pair.matches
+    content = {
+        "image0": image0,
+        "image1": image1,
+        "keypoints0": np.round(matches.keypoints0.astype(float), 3).tolist(),
+        "keypoints1": np.round(matches.keypoints1.astype(float), 3).tolist(),
+        "matches0": matches.matches0.tolist(),
+        "matching_scores0": np.round(matches.matching_scores0.astype(float), 5).tolist(),
+        "num_matches": len(matches.scores),
+        "num_verified": int(pair.verified.sum()),
+        "verified": pair.verified.tolist(),
+        "picture": str(pair.picture),
+    }
+    return json.dumps(content)

@@ -1,0 +1,368 @@
+"""The flow images -> features -> pairs -> matches -> database -> reconstruction, from one configuration.
+
+Each stage reads and writes files in the output folder, so any of them can be run alone, repeated, or fed by another tool.
+`summary.json` there says what every stage did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sfm_lightglue.colmap import colmap_log
+from sfm_lightglue.config import bind, check_keys, options_class
+from sfm_lightglue.database.cameras import Camera, choose_cameras
+from sfm_lightglue.database.stage import build_database
+from sfm_lightglue.database.verification import VerificationOptions
+from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
+from sfm_lightglue.evaluation.matches import table as scores_table
+from sfm_lightglue.evaluation.pairs import read_homographies
+from sfm_lightglue.evaluation.poses import read_poses
+from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
+from sfm_lightglue.features import EXTRACTORS
+from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.stage import extract_features
+from sfm_lightglue.fetch_datasets import ensure_dataset
+from sfm_lightglue.images import list_images
+from sfm_lightglue.lookup import closest, load_class
+from sfm_lightglue.matches import MATCHERS
+from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.matches.stage import match_pairs
+from sfm_lightglue.pairs.listed import read_pairs, write_pairs, write_reasons
+from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
+from sfm_lightglue.products import Pair
+from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
+from sfm_lightglue.report.gallery import draw_match_gallery
+from sfm_lightglue.storage import H5Reader
+from sfm_lightglue.summary import recorded, write_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The photos and what is known of them."""
+
+    name: str | None
+    images: str | None
+    poses: str | None
+    pairs: str | None
+    homographies: str | None
+    masks: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """Where and how the work is done."""
+
+    name: str
+    device: str
+    num_workers: int
+    if_settings_changed: str
+
+    def __post_init__(self) -> None:
+        if self.if_settings_changed not in ("refuse", "recompute"):
+            raise ValueError(
+                f"execution.if_settings_changed={self.if_settings_changed!r}. "
+                f"{closest(self.if_settings_changed, ('refuse', 'recompute'))}"
+            )
+        if self.num_workers < 0:
+            raise ValueError(f"execution.num_workers must be 0 (one per core) or more, found {self.num_workers}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatabaseOptions:
+    """The group `database`: cameras, and the options of the verification."""
+
+    name: str
+    intrinsics: str
+    camera_model: str
+    max_error_px: float
+    min_num_inliers: int
+    min_inlier_ratio: float
+    confidence: float
+    max_num_trials: int
+    seed: int
+
+    @property
+    def verification(self) -> VerificationOptions:
+        names = {field.name for field in dataclasses.fields(VerificationOptions)}
+        return VerificationOptions(**{key: value for key, value in dataclasses.asdict(self).items() if key in names})
+
+
+class Run:
+    """One configuration bound to types, and the paths of its output folder. Nothing is loaded or written yet."""
+
+    def __init__(self, config: DictConfig) -> None:
+        check_keys(config)
+        self.config = config
+        self.dataset = bind(Dataset, config.dataset, "dataset")
+        self.execution = bind(Execution, config.execution, "execution")
+        self.output = Path(config.output)
+        self.features = self.output / "features.h5"
+        self.pairs = self.output / "pairs.txt"
+        self.matches = self.output / "matches.h5"
+        self.database = self.output / "database.db"
+        self.reconstruction = self.output / "reconstruction"
+        self.summary = self.output / "summary.json"
+
+    @property
+    def images(self) -> Path:
+        """Folder of the photos, fetched first where the dataset is a known one.
+
+        Raises: ValueError where no dataset was chosen.
+        """
+        if not self.dataset.images:
+            raise ValueError("which photos? Give +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
+        if not Path(self.dataset.images).is_dir() and self.dataset.name not in (None, "folder"):
+            ensure_dataset(str(self.dataset.name))
+        return Path(self.dataset.images)
+
+    def extractor(self) -> Extractor:
+        return create_plugin(self.config.features, EXTRACTORS, "features", default_device(self.execution.device))
+
+    def matcher(self) -> Matcher:
+        return create_plugin(self.config.matches, MATCHERS, "matches", default_device(self.execution.device))
+
+    @contextlib.contextmanager
+    def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
+        """A stage's entry in summary.json; COLMAP's own log goes to the output folder meanwhile."""
+        configuration = OmegaConf.to_container(self.config, resolve=True)
+        about = {"dataset": dataclasses.asdict(self.dataset), "configuration": configuration}
+        with colmap_log(self.output / "logs"), recorded(self.summary, stage, about) as record:
+            yield record
+
+
+def default_device(device: str) -> str:
+    """`auto` is a GPU where torch sees one, else the CPU. Raises: ValueError where torch cannot use the device."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"execution.device={device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def create_plugin(node: DictConfig, table: dict[str, str], group: str, device: str) -> Any:
+    """The extractor or matcher that a configuration group describes."""
+    plugin = load_class(str(node.name), table, group)
+    return plugin.create(bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
+
+
+# --- the stages ----------------------------------------------------------------------------------------------------------
+
+
+def extract(run: Run) -> None:
+    """images -> features.h5"""
+    with run.recorded("extract") as record:
+        extractor = run.extractor()
+        record["weights"] = [dataclasses.asdict(weights) for weights in extractor.weights]
+        report = extract_features(
+            run.images,
+            run.features,
+            extractor,
+            masks=run.dataset.masks,
+            num_workers=run.execution.num_workers,
+            if_settings_changed=run.execution.if_settings_changed,
+        )
+        record |= dataclasses.asdict(report)
+
+
+def pairs(run: Run) -> None:
+    """features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair"""
+    with run.recorded("pairs") as record, H5Reader(run.features) as reader:
+        selected = select_pairs(
+            _pairing_options(run),
+            _current_names(run, reader),
+            load_descriptors=lambda image: reader.features(image).descriptors,
+            load_global_descriptors=_read_global_descriptors,
+            device=default_device(run.execution.device),
+        )
+        write_pairs(run.pairs, selected)
+        write_reasons(run.pairs.with_suffix(".tsv"), selected)
+        record["num_pairs"] = len(selected)
+        if not selected:
+            logger.warning("no pairs of images were selected")
+
+
+def match(run: Run) -> None:
+    """features.h5 and pairs.txt -> matches.h5"""
+    with run.recorded("match") as record:
+        matcher = run.matcher()
+        record["weights"] = [dataclasses.asdict(weights) for weights in matcher.weights]
+        report = match_pairs(
+            run.features,
+            _read_pairs(run),
+            run.matches,
+            matcher,
+            num_workers=run.execution.num_workers,
+            if_settings_changed=run.execution.if_settings_changed,
+        )
+        record |= dataclasses.asdict(report)
+
+
+def verify(run: Run) -> None:
+    """features.h5 and matches.h5 -> database.db with verified two-view geometries"""
+    with run.recorded("verify") as record, H5Reader(run.features) as reader:
+        options = bind(DatabaseOptions, run.config.database, "database")
+        report = build_database(
+            run.images,
+            run.features,
+            run.matches,
+            _read_pairs(run),
+            run.database,
+            options.verification,
+            intrinsics=options.intrinsics,
+            camera_model=options.camera_model,
+            known_cameras=_known_cameras(run),
+            names=_current_names(run, reader),
+            num_workers=run.execution.num_workers,
+        )
+        record |= {"intrinsics": options.intrinsics, "seed": options.seed, **dataclasses.asdict(report)}
+
+
+def reconstruct_models(run: Run) -> None:
+    """database.db -> reconstruction/0 ... n"""
+    with run.recorded("reconstruct") as record:
+        options = bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")
+        known_poses = {}
+        if options.name == "triangulation" and run.dataset.poses:
+            known_poses = {name: pose.cam_from_world for name, pose in read_poses(Path(run.dataset.poses)).items()}
+        report = reconstruct(
+            run.database,
+            run.images,
+            run.reconstruction,
+            options,
+            detection_scale=_detection_scale(run),
+            known_poses=known_poses,
+        )
+        record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
+        if report.largest is None:
+            logger.error("nothing could be reconstructed: see the pairs and matches in %s", run.summary)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "extract": extract,
+    "pairs": pairs,
+    "match": match,
+    "verify": verify,
+    "reconstruct": reconstruct_models,
+}
+
+
+def check_options(run: Run) -> None:
+    """Raises: ValueError or FileNotFoundError for a mistake that would otherwise show after hours, in a late stage."""
+    for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
+        node = run.config[group]
+        bind(options_class(load_class(str(node.name), table, group)), node, group)
+    _pairing_options(run)
+    options = bind(DatabaseOptions, run.config.database, "database")
+    bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")
+    list_images(run.images)
+    choose_cameras(run.images, {}, options.intrinsics, options.camera_model, _known_cameras(run))
+
+
+def run_all(run: Run) -> dict[str, Any]:
+    """Every stage, then a few pictures of matches; returns the summary."""
+    check_options(run)
+    for stage in STAGES.values():
+        stage(run)
+    with run.recorded("plots") as record:
+        record["files"] = draw_match_gallery(run.images, run.features, run.matches, run.pairs, run.output)
+    return json.loads(run.summary.read_text(encoding="utf-8"))
+
+
+def evaluate(run: Run) -> str:
+    """Scores against the dataset's ground truth, in `evaluation.json`; returns them as tables.
+
+    The largest model against dataset.poses, the matches of dataset.pairs against the same, and dataset.homographies.
+    """
+    dataset, scores, tables = run.dataset, {}, []
+    if not dataset.poses and not dataset.homographies:
+        raise ValueError(
+            "evaluate needs ground truth: dataset.poses=FILE (or dataset.homographies=FILE), or a dataset that has it"
+        )
+    truth = read_poses(Path(dataset.poses)) if dataset.poses else {}
+    if truth and (run.reconstruction.exists() or not dataset.pairs):
+        evaluation = evaluate_reconstruction(read_reconstruction_poses(run.reconstruction), truth)
+        scores |= evaluation.to_json()
+        tables.append(evaluation.table())
+    if truth and dataset.pairs:
+        pairs = [(pair.name0, pair.name1) for pair in read_pairs(dataset.pairs)]
+        scores["pairs"] = evaluate_matched_poses(run.features, run.matches, pairs, truth)
+        tables.append(scores_table("relative poses of pairs", scores["pairs"]))
+    if dataset.homographies:
+        homographies = read_homographies(dataset.homographies)
+        scores["homographies"] = evaluate_matched_homographies(run.features, run.matches, homographies)
+        tables.append(scores_table("homographies", scores["homographies"]))
+    write_json(run.output / "evaluation.json", scores)
+    return "\n".join(tables)
+
+
+# --- details -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keeps two runs out of one output folder. Raises: ValueError where another process is in it."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("a+") as lock:
+        with contextlib.suppress(ImportError):  # Windows has no fcntl
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"another run is working in {output}: wait for it or choose another output=DIR") from error
+        yield
+
+
+def _current_names(run: Run, reader: H5Reader) -> list[str]:
+    """Images with features whose photo is still in the folder, sorted."""
+    return [name for name in reader.names() if (run.images / name).is_file()]
+
+
+def _pairing_options(run: Run) -> Any:
+    name = str(run.config.pairs.name)
+    if name not in PAIRINGS:
+        raise ValueError(f"there is no pairs named {name!r}. {closest(name, PAIRINGS)}")
+    return bind(PAIRINGS[name], run.config.pairs, "pairs")
+
+
+def _detection_scale(run: Run) -> float:
+    """Size of a detection pixel in px of the photos, the median over all images."""
+    with H5Reader(run.features) as reader:
+        return float(np.median([reader.uncertainty(name) for name in reader.names()] or [1.0]))
+
+
+def _read_pairs(run: Run) -> list[Pair]:
+    if not run.pairs.is_file():
+        raise FileNotFoundError(f"{run.pairs} does not exist: run the stage pairs first")
+    return read_pairs(run.pairs)
+
+
+def _read_global_descriptors(path: str, names: list[str]) -> Any:
+    with H5Reader(path) as reader:
+        return reader.global_descriptors(names)
+
+
+def _known_cameras(run: Run) -> dict[str, Camera]:
+    """Cameras of the file of poses: pinhole, without distortion."""
+    if not run.dataset.poses or run.config.database.intrinsics != "poses":
+        return {}
+    cameras = {}
+    for name, pose in read_poses(Path(run.dataset.poses)).items():
+        matrix = pose.camera_matrix
+        params = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
+        cameras[name] = Camera("PINHOLE", pose.size, tuple(float(value) for value in params), True)
+    return cameras

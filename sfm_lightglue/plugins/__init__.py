@@ -1,0 +1,1 @@
+"""Use of this package inside other programs."""

@@ -1,0 +1,128 @@
+"""Our extractors and matchers inside hloc (github.com/cvg/Hierarchical-Localization), without a change to it.
+
+    from hloc import extract_features, match_features
+    from sfm_lightglue.plugins import hloc as ours
+
+    ours.register()
+    extract_features.main(ours.extractor_conf("aliked"), images, outputs)
+    match_features.main(ours.matcher_conf("aliked"), pairs, "feats-sfm-lightglue-aliked", outputs)
+
+hloc finds a plug-in by importing `hloc.matchers.NAME` and taking the one subclass of its BaseModel that was defined there.
+`register` puts modules with such classes into `sys.modules`; it also serves forks with the same contract (imcui).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfm_lightglue.api import create_extractor, create_matcher
+from sfm_lightglue.products import Features, Image
+
+MODULE = "sfm_lightglue"
+
+
+def register(package: str = "hloc") -> None:
+    """Makes `sfm_lightglue` known as an extractor and as a matcher of `package` (hloc, or a fork such as `imcui.hloc`).
+
+    Raises: ImportError where the package is not installed.
+    """
+    base = importlib.import_module(f"{package}.utils.base_model").BaseModel
+    for kind, methods in (("extractors", _EXTRACTOR), ("matchers", _MATCHER)):
+        parent = importlib.import_module(f"{package}.{kind}")
+        module = types.ModuleType(f"{parent.__name__}.{MODULE}")
+        # hloc accepts a class only where its __module__ is the module's name
+        plugin = type("SfmLightGlue", (base,), {**methods, "__module__": module.__name__})
+        module.SfmLightGlue = plugin  # type: ignore[attr-defined]
+        sys.modules[module.__name__] = module
+        setattr(parent, MODULE, module)
+
+
+def extractor_conf(name: str = "aliked", *, resize_max: int | None = 1600, **options: Any) -> dict[str, Any]:
+    """A configuration for hloc's `extract_features.main`; `options` as in configs/features. hloc does the resizing."""
+    return {
+        "output": f"feats-sfm-lightglue-{name}",
+        "model": {"name": MODULE, "extractor": name, "options": options},
+        "preprocessing": {"grayscale": False, "resize_max": resize_max},
+    }
+
+
+def matcher_conf(head: str = "aliked", **options: Any) -> dict[str, Any]:
+    """A configuration for hloc's `match_features.main`; `options` as in configs/matches/lightglue.yaml."""
+    return {"output": f"matches-sfm-lightglue-{head}", "model": {"name": MODULE, "head": head, "options": options}}
+
+
+def _init_extractor(self: Any, conf: dict[str, Any]) -> None:
+    self.extractor = create_extractor(conf["extractor"], **{**conf["options"], "resize_max": None})
+
+
+def _extract(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """keypoints (1, n, 2) px of the image given, scores (1, n), descriptors (1, d, n); scales and oris (1, n) where known."""
+    image = data["image"]  # 1 c h w, RGB or grey, 0..1
+    pixels = (image[0].permute(1, 2, 0).cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
+    features = self.extractor(Image("image", np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels))
+    arrays = {
+        "keypoints": features.keypoints,
+        "scores": features.scores,
+        "descriptors": np.ascontiguousarray(features.descriptors.T),
+        "scales": features.scales,
+        "oris": features.orientations,
+    }
+    return {key: torch.from_numpy(array)[None].to(image.device) for key, array in arrays.items() if array is not None}
+
+
+def _init_matcher(self: Any, conf: dict[str, Any]) -> None:
+    self.matcher = create_matcher("lightglue", head=conf["head"], **conf["options"])
+
+
+def _match(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """matches0 (1, n0) with -1 for none, matching_scores0 (1, n0)."""
+    features0, features1 = _features(data, 0), _features(data, 1)
+    matches = self.matcher(features0, features1)
+    count = len(features0)
+    return {
+        "matches0": torch.from_numpy(matches.matches0(count))[None],
+        "matching_scores0": torch.from_numpy(matches.matching_scores0(count))[None],
+    }
+
+
+def _features(data: dict[str, torch.Tensor], side: int) -> Features:
+    """One side of hloc's input: descriptors (1, d, n), keypoints px of the full image; the size is [width, height]."""
+
+    def array(key: str) -> np.ndarray | None:
+        value = data.get(f"{key}{side}")
+        return None if value is None else value[0].detach().cpu().numpy().astype(np.float32)
+
+    keypoints, descriptors, size = array("keypoints"), array("descriptors"), array("image_size")
+    if keypoints is None or descriptors is None:
+        raise ValueError(f"keypoints{side} and descriptors{side} are needed, found {sorted(data)}")
+    if size is None:  # an old feature file; hloc's `image` tensor has the right shape (its content is not defined)
+        size = np.array(data[f"image{side}"].shape[:-3:-1], np.float32)
+    scores = array("scores") if f"scores{side}" in data else array("keypoint_scores")
+    return Features(
+        keypoints,
+        np.ones(len(keypoints), np.float32) if scores is None else scores,
+        descriptors.T,
+        (int(size[0]), int(size[1])),
+        scales=array("scales"),
+        orientations=array("oris"),
+    )
+
+
+_EXTRACTOR = {
+    "default_conf": {"extractor": "aliked", "options": {}},
+    "required_inputs": ["image"],
+    "_init": _init_extractor,
+    "_forward": _extract,
+}
+_MATCHER = {
+    "default_conf": {"head": "aliked", "options": {}},
+    "required_inputs": ["keypoints0", "keypoints1", "descriptors0", "descriptors1"],
+    "_init": _init_matcher,
+    "_forward": _match,
+}

@@ -1,0 +1,486 @@
+"""Photos on disk: listing, decoding of every pixel format against independent arithmetic, EXIF, masks, resizing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import unicodedata
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags
+from PIL import Image as PILImage
+
+from sfm_lightglue.images import UnreadableImage, list_images, load_image, read_header, resize_longest, to_grey
+
+HEIGHT, WIDTH = 48, 64
+
+
+def smooth(low: float, high: float, channels: int = 0) -> np.ndarray:
+    """float64 (HEIGHT, WIDTH[, channels]): a ramp that takes both ends of the range."""
+    y, x = np.mgrid[0 : 1 : HEIGHT * 1j, 0 : 1 : WIDTH * 1j]
+    ramps = [(x + y) / 2, x * y, 1 - x, 1 - y * x][: max(1, channels)]
+    ramp = low + (high - low) * np.stack(ramps, axis=2)
+    return ramp if channels else ramp[..., 0]
+
+
+def rgb(channels: int = 3) -> np.ndarray:
+    return smooth(0, 255, channels).round().astype(np.uint8)
+
+
+def decode(path: Path) -> np.ndarray:
+    return load_image(path.parent, path.name).pixels
+
+
+def png(path: Path, rows: np.ndarray, bit_depth: int, colour_type: int) -> Path:
+    """A PNG written by hand, of big-endian rows (h, bytes)."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bit_depth, colour_type, 0, 0, 0)
+    filtered = b"".join(b"\0" + row.tobytes() for row in rows)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(filtered)) + chunk(b"IEND", b"")
+    )
+    return path
+
+
+def exif_photo(path: Path, main: dict[str, object], inner: dict[str, object], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+    """A JPEG with EXIF tags given by name, in the main and in the Exif directory."""
+    exif = PILImage.Exif()
+    for name, value in main.items():
+        exif[ExifTags.Base[name].value] = value
+    exif.get_ifd(ExifTags.IFD.Exif).update({ExifTags.Base[name].value: value for name, value in inner.items()})
+    PILImage.fromarray(rgb()).resize(size).save(path, exif=exif)
+    return path
+
+
+# --- listing -----------------------------------------------------------------------------------------------------------
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def test_photos_are_listed_sorted_with_forward_slashes_at_any_depth(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a.PNG", "sub/z.JpEg", "sub/deep/y.tiff", "folder.jpg/inside.jpg", "notes.txt", "noext", "a.jpg.txt")
+    assert list_images(tmp_path) == ["a.PNG", "b.jpg", "folder.jpg/inside.jpg", "sub/deep/y.tiff", "sub/z.JpEg"]
+
+
+def test_hidden_folders_and_companions_of_macos_are_left_out_but_not_hidden_photos(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "._a.jpg", "sub/._b.jpg", ".thumbnails/a.jpg", "sub/.cache/c.jpg", ".hidden.jpg")
+    assert list_images(tmp_path) == [".hidden.jpg", "a.jpg"]
+
+
+def test_composed_and_decomposed_letters_are_two_names(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD")]
+    touch(tmp_path, *names)
+    if len(list(tmp_path.iterdir())) == 1:
+        pytest.skip("the file system merges the two")
+    assert list_images(tmp_path) == sorted(names)
+
+
+def test_names_that_are_not_utf8_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.jpg")
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    except OSError:
+        pytest.skip("the file system refuses such names")
+    with caplog.at_level(logging.WARNING):
+        assert list_images(tmp_path) == ["a.jpg"]
+    assert "caf\\udce9.jpg" in caplog.text and "rename" in caplog.text
+
+
+def test_a_missing_folder_and_a_folder_without_photos_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list_images(tmp_path / "photos")
+    touch(tmp_path, "readme.txt")
+    with pytest.raises(FileNotFoundError, match=r"no photos in .*\.jpg"):
+        list_images(tmp_path)
+
+
+# --- decoding: every pixel format ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm", "webp"])
+def test_eight_bit_rgb_is_decoded_as_it_is(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    PILImage.fromarray(rgb()).save(path, **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(decode(path), rgb())
+
+
+@pytest.mark.parametrize("suffix", ["png", "pgm", "gif"])
+def test_grey_is_repeated_in_three_channels(tmp_path: Path, suffix: str) -> None:
+    PILImage.fromarray(rgb(0)).save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(decode(tmp_path / f"a.{suffix}"), np.repeat(rgb(0)[..., None], 3, axis=2))
+
+
+def expected_grey(values: np.ndarray, full: float) -> np.ndarray:
+    return np.repeat(np.clip(np.floor(values / full * 255 + 0.5), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def close(pixels: np.ndarray, expected: np.ndarray, tolerance: int = 1) -> None:
+    assert pixels.dtype == np.uint8 and pixels.shape == expected.shape
+    np.testing.assert_allclose(pixels.astype(int), expected.astype(int), atol=tolerance)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_is_scaled_by_the_bits_in_use(tmp_path: Path, suffix: str, bits: int) -> None:
+    values = smooth(0, 2**bits - 1).round().astype(np.uint16)
+    PILImage.fromarray(values).save(tmp_path / f"a.{suffix}")
+    close(decode(tmp_path / f"a.{suffix}"), expected_grey(values, 2**bits - 1))
+
+
+def test_sixteen_bit_pgm_is_scaled(tmp_path: Path) -> None:
+    values = smooth(0, 65535).round().astype(">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + values.tobytes())
+    close(decode(tmp_path / "a.pgm"), expected_grey(values, 65535))
+
+
+@pytest.mark.parametrize("colour_type, channels", [(2, 3), (6, 4)])
+def test_sixteen_bit_colour_keeps_its_upper_bytes(tmp_path: Path, colour_type: int, channels: int) -> None:
+    values = smooth(0, 65535, channels)
+    values[..., 3:] = 65535
+    rows = values.round().astype(">u2").reshape(HEIGHT, -1)
+    close(decode(png(tmp_path / "a.png", rows, 16, colour_type)), (values[..., :3] / 257).round())
+
+
+@pytest.mark.parametrize("top, full", [(1.0, 1.0), (1.05, 1.0), (0.4, 1.0), (255.0, 255.0), (4095.0, 4095.0)])
+def test_float_pictures_are_scaled_by_their_range(tmp_path: Path, top: float, full: float) -> None:
+    """0..1 also where resampling overshot a little."""
+    values = smooth(0, top).astype(np.float32)
+    PILImage.fromarray(values).save(tmp_path / "a.tif")
+    close(decode(tmp_path / "a.tif"), expected_grey(values, full))
+
+
+def test_pixels_that_are_no_numbers_are_black_and_leave_the_others_alone(tmp_path: Path) -> None:
+    values = smooth(0, 1).astype(np.float32)
+    values[5, :3] = np.nan, np.inf, -np.inf
+    PILImage.fromarray(values).save(tmp_path / "a.tif")
+    expected = values.copy()
+    expected[5, :3] = 0
+    close(decode(tmp_path / "a.tif"), expected_grey(expected, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_black_picture_of_many_bits_is_black(tmp_path: Path, dtype: type) -> None:
+    PILImage.fromarray(np.zeros((HEIGHT, WIDTH), dtype)).save(tmp_path / "a.tif")
+    assert not decode(tmp_path / "a.tif").any()
+
+
+def test_cmyk_is_ink_on_white_paper(tmp_path: Path) -> None:
+    inks = rgb(4)
+    PILImage.fromarray(inks, "CMYK").save(tmp_path / "a.tif")
+    light = 1 - inks.astype(float) / 255
+    close(decode(tmp_path / "a.tif"), (light[..., :3] * light[..., 3:] * 255).round())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_parts_are_white_paper(tmp_path: Path, mode: str) -> None:
+    channels = rgb(4) if mode == "RGBA" else rgb(4)[..., [0, 3]]
+    PILImage.fromarray(channels, mode).save(tmp_path / "a.png")
+    colour, opacity = channels[..., :-1].astype(float), channels[..., -1:] / 255
+    expected = np.broadcast_to(colour * opacity + 255 * (1 - opacity), (HEIGHT, WIDTH, 3))
+    close(decode(tmp_path / "a.png"), expected.round())
+
+
+def test_palettes_are_looked_up(tmp_path: Path) -> None:
+    palette = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+    picture = PILImage.fromarray(rgb(0), "P")
+    picture.putpalette(palette.tobytes())
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode(tmp_path / "a.png"), palette[rgb(0)])
+
+
+def test_a_transparent_palette_colour_is_white(tmp_path: Path) -> None:
+    palette = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+    picture = PILImage.fromarray(rgb(0), "P")
+    picture.putpalette(palette.tobytes())
+    picture.save(tmp_path / "a.png", transparency=7)
+    palette[7] = 255
+    np.testing.assert_array_equal(decode(tmp_path / "a.png"), palette[rgb(0)])
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    bits = rgb(0) > 100
+    PILImage.fromarray(bits).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode(tmp_path / "a.png"), np.repeat(bits[..., None], 3, axis=2) * np.uint8(255))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
+def test_the_first_frame_counts(tmp_path: Path, suffix: str) -> None:
+    frames = [PILImage.fromarray(np.full((HEIGHT, WIDTH), value, np.uint8)) for value in (10, 200)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    assert (decode(tmp_path / f"a.{suffix}") == 10).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16", "P"])
+def test_decoded_and_resized_pixels_are_arrays_that_torch_accepts(tmp_path: Path, mode: str) -> None:
+    """torch warns of arrays that cannot be written to."""
+    PILImage.fromarray(rgb()).convert("L" if mode == "I;16" else mode).convert(mode).save(tmp_path / "a.png")
+    pixels = decode(tmp_path / "a.png")
+    for array in (pixels, resize_longest(pixels, 32)):
+        assert array.dtype == np.uint8 and array.flags.c_contiguous and array.flags.writeable
+
+
+# --- EXIF ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation_is_never_applied(tmp_path: Path, orientation: int) -> None:
+    plain = exif_photo(tmp_path / "plain.jpg", {}, {})
+    turned = exif_photo(tmp_path / "turned.jpg", {"Orientation": orientation}, {})
+    np.testing.assert_array_equal(decode(turned), decode(plain))
+    assert read_header(turned).size == (WIDTH, HEIGHT) == load_image(tmp_path, "turned.jpg").size
+
+
+def test_the_35_mm_equivalent_relates_to_the_diagonal_of_small_picture_film(tmp_path: Path) -> None:
+    path = exif_photo(tmp_path / "a.jpg", {}, {"FocalLengthIn35mmFilm": 50})
+    expected = 50 / np.hypot(36, 24) * np.hypot(WIDTH, HEIGHT)
+    assert read_header(path).focal_length_px == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("unit, pixels_per_mm", [(2, 100 / 25.4), (3, 100 / 10), (4, 100 / 1)])
+def test_the_focal_plane_resolution_gives_pixels_per_length(tmp_path: Path, unit: int, pixels_per_mm: float) -> None:
+    tags = {"FocalLength": 10.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": unit, "ExifImageWidth": 640}
+    path = exif_photo(tmp_path / "a.jpg", {}, tags, (640, 480))
+    expected = 10 * pixels_per_mm if 10 * pixels_per_mm > 0.2 * 640 else None
+    assert read_header(path).focal_length_px == (expected if expected is None else pytest.approx(expected))
+
+
+def test_without_a_unit_the_resolution_is_per_inch(tmp_path: Path) -> None:
+    path = exif_photo(tmp_path / "a.jpg", {}, {"FocalLength": 25.4, "FocalPlaneXResolution": 60.0, "ExifImageWidth": WIDTH})
+    assert read_header(path).focal_length_px == pytest.approx(60)
+
+
+@pytest.mark.parametrize("stored_width, trusted", [(WIDTH, True), (HEIGHT, True), (4 * WIDTH, False), (0, False), (None, False)])
+def test_the_resolution_is_trusted_only_where_the_pixel_count_agrees(
+    tmp_path: Path, stored_width: int | None, trusted: bool
+) -> None:
+    """A resized photo keeps the resolution of the sensor; a turned one has width and height exchanged."""
+    tags = {"FocalLength": 10.0, "FocalPlaneXResolution": 60.0, "FocalPlaneResolutionUnit": 3}
+    path = exif_photo(tmp_path / "a.jpg", {}, tags | ({} if stored_width is None else {"ExifImageWidth": stored_width}))
+    assert read_header(path).focal_length_px == (pytest.approx(60) if trusted else None)
+
+
+def test_the_35_mm_equivalent_comes_before_the_resolution_unless_it_is_absurd(tmp_path: Path) -> None:
+    resolution = {"FocalLength": 10.0, "FocalPlaneXResolution": 60.0, "FocalPlaneResolutionUnit": 3, "ExifImageWidth": WIDTH}
+    both = exif_photo(tmp_path / "both.jpg", {}, {**resolution, "FocalLengthIn35mmFilm": 35})
+    assert read_header(both).focal_length_px == pytest.approx(35 / 43.2666 * 80, rel=1e-4)
+    absurd = exif_photo(tmp_path / "absurd.jpg", {}, {**resolution, "FocalLengthIn35mmFilm": 65000})
+    assert read_header(absurd).focal_length_px == pytest.approx(60)
+
+
+@pytest.mark.parametrize("equivalent", [0, 1, 1000, 65000])
+def test_a_focal_length_that_no_lens_has_is_ignored(tmp_path: Path, equivalent: int) -> None:
+    path = exif_photo(tmp_path / "a.jpg", {}, {"FocalLengthIn35mmFilm": equivalent, "FocalLength": 0.0})
+    assert read_header(path).focal_length_px is None
+
+
+def test_broken_exif_values_count_as_none(tmp_path: Path) -> None:
+    tags = {
+        "FocalLengthIn35mmFilm": "wide",
+        "FocalLength": (1, 0),
+        "FocalPlaneXResolution": float("nan"),
+        "ExifImageWidth": WIDTH,
+    }
+    path = exif_photo(tmp_path / "a.jpg", {}, tags)
+    assert read_header(path).focal_length_px is None
+    assert decode(path).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_photos_of_one_camera_lens_and_size_have_the_same_key(tmp_path: Path) -> None:
+    make = {"Make": "Maker", "Model": "One"}
+    first = exif_photo(tmp_path / "a.jpg", make, {"FocalLength": 8.0})
+    again = exif_photo(tmp_path / "b.jpg", {**make, "Orientation": 6}, {"FocalLength": 8.0})
+    others = [
+        exif_photo(tmp_path / "c.jpg", {**make, "Model": "Two"}, {"FocalLength": 8.0}),
+        exif_photo(tmp_path / "d.jpg", make, {"FocalLength": 24.0}),
+        exif_photo(tmp_path / "e.jpg", make, {"FocalLength": 8.0}, (HEIGHT, WIDTH)),
+    ]
+    keys = [read_header(path).camera_key for path in (first, again, *others)]
+    assert keys[0] == keys[1] != "" and len(set(keys)) == 4
+
+
+def test_without_exif_there_is_no_camera_key(tmp_path: Path) -> None:
+    PILImage.fromarray(rgb()).save(tmp_path / "a.png")
+    header = read_header(tmp_path / "a.png")
+    assert (header.size, header.focal_length_px, header.camera_key) == ((WIDTH, HEIGHT), None, "")
+
+
+# --- masks ---------------------------------------------------------------------------------------------------------------
+
+
+def photo_with_mask(folder: Path, mask: PILImage.Image, name: str = "sub/a.jpg") -> np.ndarray | None:
+    """The mask that is read for the photo `name`, written in COLMAP's naming."""
+    for path in (folder / "photos" / name, folder / "masks" / f"{name}.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    PILImage.fromarray(rgb()).save(folder / "photos" / name)
+    mask.save(folder / "masks" / f"{name}.png")
+    return load_image(folder / "photos", name, masks=folder / "masks").mask
+
+
+def left_half() -> np.ndarray:
+    return np.arange(WIDTH)[None].repeat(HEIGHT, 0) < WIDTH // 2
+
+
+def test_a_mask_is_named_like_its_photo_with_png_added_and_black_is_left_out(tmp_path: Path) -> None:
+    mask = photo_with_mask(tmp_path, PILImage.fromarray(left_half().astype(np.uint8) * 255))
+    assert mask is not None and mask.dtype == np.bool_
+    np.testing.assert_array_equal(mask, left_half())
+
+
+def test_photos_without_a_mask_are_used_whole(tmp_path: Path) -> None:
+    photo_with_mask(tmp_path, PILImage.new("L", (WIDTH, HEIGHT)))
+    PILImage.fromarray(rgb()).save(tmp_path / "photos" / "other.jpg")
+    assert load_image(tmp_path / "photos", "other.jpg", masks=tmp_path / "masks").mask is None
+    assert load_image(tmp_path / "photos", "sub/a.jpg").mask is None
+
+
+def test_a_mask_of_another_size_is_sampled_to_the_photo(tmp_path: Path) -> None:
+    for values in (left_half()[::2, ::2], np.kron(left_half(), np.ones((3, 3)))):
+        mask = photo_with_mask(tmp_path, PILImage.fromarray(values.astype(np.uint8) * 255))
+        np.testing.assert_array_equal(mask, left_half())
+
+
+@pytest.mark.parametrize("mode, value", [("1", 1), ("L", 1), ("L", 255), ("I;16", 1), ("I;16", 255), ("I;16", 65535)])
+def test_everything_that_is_not_black_is_kept(tmp_path: Path, mode: str, value: int) -> None:
+    """Label images too, whose values are small."""
+    dtype = {"1": np.bool_, "L": np.uint8, "I;16": np.uint16}[mode]
+    mask = photo_with_mask(tmp_path, PILImage.fromarray((left_half() * value).astype(dtype)))
+    np.testing.assert_array_equal(mask, left_half())
+
+
+def test_colour_and_palette_masks_are_black_where_their_colour_is(tmp_path: Path) -> None:
+    colour = left_half()[..., None] * np.array([0, 0, 255], np.uint8)
+    for mode in ("RGB", "RGBA", "P"):
+        np.testing.assert_array_equal(photo_with_mask(tmp_path, PILImage.fromarray(colour).convert(mode)), left_half())
+
+
+def test_a_broken_mask_is_named_in_the_reason(tmp_path: Path) -> None:
+    photo_with_mask(tmp_path, PILImage.new("L", (WIDTH, HEIGHT)))
+    (tmp_path / "masks" / "sub" / "a.jpg.png").write_bytes(b"no picture")
+    with pytest.raises(UnreadableImage, match=r"mask .*a\.jpg\.png"):
+        load_image(tmp_path / "photos", "sub/a.jpg", masks=tmp_path / "masks")
+
+
+# --- photos that cannot be used --------------------------------------------------------------------------------------------
+
+
+def unreadable(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage) as caught:
+        decode(path)
+    return str(caught.value)
+
+
+def encoded(folder: Path, suffix: str) -> bytes:
+    PILImage.fromarray(rgb()).save(folder / f"whole.{suffix}")
+    return (folder / f"whole.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp", "jp2"])
+def test_photos_cut_anywhere_are_unreadable_and_nothing_else(tmp_path: Path, suffix: str) -> None:
+    whole = encoded(tmp_path, suffix)
+    for length in np.linspace(1, len(whole) * 0.9, 12).astype(int):
+        assert "unreadable image" in unreadable(tmp_path / f"cut.{suffix}", whole[:length])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "gif"])
+def test_photos_with_random_wrong_bytes_are_decoded_or_unreadable_and_nothing_else(tmp_path: Path, suffix: str) -> None:
+    rng, whole, path = np.random.default_rng(0), encoded(tmp_path, suffix), tmp_path / f"wrong.{suffix}"
+    for _ in range(30):
+        content = np.frombuffer(whole, np.uint8).copy()
+        content[rng.integers(0, len(content), 10)] = rng.integers(0, 256, 10)
+        path.write_bytes(content.tobytes())
+        for read in (decode, read_header):
+            try:
+                read(path)
+            except UnreadableImage as error:
+                assert 10 < len(str(error)) <= 300
+
+
+def test_empty_text_and_missing_files_are_unreadable_with_a_reason(tmp_path: Path) -> None:
+    assert unreadable(tmp_path / "a.jpg", b"") == "the file is empty"
+    assert "cannot identify" in unreadable(tmp_path / "b.jpg", b"<html>404 not found</html>")
+    with pytest.raises(UnreadableImage, match="No such file"):
+        load_image(tmp_path, "c.jpg")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (15, 400), (400, 15)])
+def test_photos_too_small_for_a_keypoint_are_unreadable(tmp_path: Path, size: tuple[int, int]) -> None:
+    PILImage.new("RGB", size).save(tmp_path / "a.png")
+    with pytest.raises(UnreadableImage, match=f"{size[0]} x {size[1]} px: a side is shorter than 16 px"):
+        decode(tmp_path / "a.png")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """A header that promises 1.6 gigapixels: decoding would ask for 4.8 GB."""
+    path = png(tmp_path / "bomb.png", np.zeros((HEIGHT, WIDTH), np.uint8), 8, 0)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 40000, 40000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    assert "DecompressionBomb" in unreadable(path, bytes(content))
+
+
+def test_reading_photos_in_threads_leaves_the_warning_filters_as_they_were(tmp_path: Path) -> None:
+    for number in range(40):
+        PILImage.fromarray(rgb()).save(tmp_path / f"{number}.png")
+    load_image(tmp_path, "0.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: load_image(tmp_path, f"{number % 40}.png"), range(400)))
+    assert list(warnings.filters) == before
+
+
+# --- resizing and grey -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size, resize_max, expected",
+    [
+        ((1000, 500), 100, (100, 50)),
+        ((500, 1000), 100, (50, 100)),
+        ((800, 533), 400, (400, 266)),  # 266.5 goes to the even number
+        ((801, 534), 400, (400, 267)),  # 266.67
+        ((1000, 17), 50, (50, 1)),  # 0.85
+        ((3000, 20), 30, (30, 1)),  # 0.2: never nothing
+        ((100, 50), 100, (100, 50)),
+        ((100, 50), 1600, (100, 50)),
+        ((100, 50), None, (100, 50)),
+    ],
+)
+def test_the_longest_side_is_reduced_and_never_enlarged(
+    size: tuple[int, int], resize_max: int | None, expected: tuple[int, int]
+) -> None:
+    resized = resize_longest(np.zeros((size[1], size[0], 3), np.uint8), resize_max)
+    assert resized.shape == (expected[1], expected[0], 3) and resized.dtype == np.uint8
+
+
+def test_fine_stripes_are_averaged_and_not_aliased() -> None:
+    stripes = np.zeros((240, 240, 3), np.uint8)
+    stripes[:, ::2] = 200
+    inner = resize_longest(stripes, 60)[5:-5, 5:-5]
+    np.testing.assert_allclose(inner, 100, atol=2)
+
+
+def test_a_picture_that_fits_is_returned_untouched() -> None:
+    np.testing.assert_array_equal(resize_longest(rgb(), WIDTH), rgb())
+
+
+def test_grey_is_the_luma_of_bt601_in_0_to_1() -> None:
+    pixels = np.array([[[255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]]], np.uint8)
+    grey = to_grey(pixels)
+    np.testing.assert_allclose(grey, [[1, 0.299, 0.587, 0.114, 0]], atol=1e-6)
+    assert grey.dtype == np.float32
+    pil = np.asarray(PILImage.fromarray(rgb()).convert("L"))
+    np.testing.assert_allclose(to_grey(rgb()) * 255, pil, atol=1)
