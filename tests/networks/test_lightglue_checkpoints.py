@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import sys
 from dataclasses import replace
 
 import pytest
@@ -88,7 +87,6 @@ def test_kornia_weights_load(state: dict[str, Tensor]) -> None:
 @pytest.fixture
 def hugging_face() -> nn.Module:
     """LightGlue of transformers with random weights; as in the published ones, cross attention has equal q_proj and k_proj."""
-    sys.modules.setdefault("torchvision", None)  # transformers only looks if it is there; one for another torch breaks it
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LightGlueConfig(

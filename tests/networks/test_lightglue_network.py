@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,7 +73,6 @@ def random_points(num_points: int = 120, input_dim: int = 48) -> tuple[Points, P
 @pytest.fixture(scope="module")
 def hugging_face() -> torch.nn.Module:
     """LightGlue of transformers with the random weights of `random_network`, brought into its format by hand."""
-    sys.modules.setdefault("torchvision", None)  # transformers only looks if it is there; one for another torch breaks it
     transformers = pytest.importorskip("transformers")
     detector = transformers.SuperPointConfig(descriptor_decoder_dim=48)
     sizes = {"descriptor_dim": 64, "num_hidden_layers": 4, "num_attention_heads": 2}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -22,7 +20,6 @@ from sfm_lightglue.networks.superpoint import (
     windows,
 )
 
-sys.modules.setdefault("torchvision", None)  # transformers only looks whether it is there; one built for another torch breaks it
 transformers = pytest.importorskip("transformers")
 hugging_face = pytest.importorskip("transformers.models.superpoint.modeling_superpoint")
 
