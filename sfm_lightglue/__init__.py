@@ -31,8 +31,8 @@ _API = {
     "extract_features": "features.stage",
     "select_pairs": "api",
     "match_pairs": "matches.stage",
-    "build_database": "database.stage",
-    "reconstruct": "reconstruction",
+    "build_database": "api",
+    "reconstruct": "api",
 }
 __all__ = sorted(_API)
 

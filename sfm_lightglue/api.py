@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -16,14 +16,19 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sfm_lightglue import images as photos
+from sfm_lightglue import reconstruction
 from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.database import stage as database_stage
+from sfm_lightglue.database.cameras import Camera
+from sfm_lightglue.database.stage import DatabaseReport
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.pairs import planner
-from sfm_lightglue.pipeline import Run, create_plugin, default_device, run_all
+from sfm_lightglue.pipeline import DatabaseOptions, Run, create_plugin, default_device, run_all
 from sfm_lightglue.products import Features, Image, Matches, Pair
+from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.storage import H5Reader
 
 Photo = str | Path | np.ndarray | PILImage.Image
@@ -143,6 +148,55 @@ def select_pairs(
         load_descriptors=load_descriptors,
         load_global_descriptors=lambda path, wanted: read(lambda reader: reader.global_descriptors(wanted), path),
     )
+
+
+def build_database(
+    images: Path | str,
+    features: Path | str,
+    matches: Path | str,
+    pairs: Iterable[Pair],
+    output: Path | str,
+    *,
+    known_cameras: Mapping[str, Camera] | None = None,
+    **options: Any,
+) -> DatabaseReport:
+    """The COLMAP database `output` with verified pairs; `options` as in configs/database, such as `intrinsics="single"`.
+
+    `known_cameras` by image name are used with `intrinsics="poses"`.
+    """
+    config = compose_config(_overrides("database", options))
+    bound = bind(DatabaseOptions, config.database, "database")
+    return database_stage.build_database(
+        images,
+        features,
+        matches,
+        pairs,
+        output,
+        bound.verification,
+        intrinsics=bound.intrinsics,
+        camera_model=bound.camera_model,
+        known_cameras=known_cameras,
+    )
+
+
+def reconstruct(
+    database: Path | str,
+    images: Path | str,
+    output: Path | str,
+    mapper: str = "incremental",
+    *,
+    detection_scale: float = 1.0,
+    known_poses: Mapping[str, np.ndarray] | None = None,
+    **options: Any,
+) -> ReconstructionReport:
+    """COLMAP models in `output/0` ... `output/n`; `mapper` and `options` as in configs/reconstruction.
+
+    Intrinsics are refined unless `refine_intrinsics=False`. `detection_scale` and `known_poses` as in
+    `sfm_lightglue.reconstruction.reconstruct`.
+    """
+    config = compose_config([f"reconstruction={mapper}", *_overrides("reconstruction", options)])
+    bound = bind(ReconstructionOptions, config.reconstruction, "reconstruction")
+    return reconstruction.reconstruct(database, images, output, bound, detection_scale=detection_scale, known_poses=known_poses)
 
 
 def run(images: Path | str, output: Path | str, *overrides: str) -> dict[str, Any]:

@@ -90,6 +90,9 @@ def _stage_command(command: str, overrides: list[str]) -> int:
     if {"--help", "-h"} & set(overrides):
         print(_help())
         return 0
+    chosen = [override for override in overrides if override.lstrip("+").startswith(("dataset=", "dataset.images="))]
+    if command != "evaluate" and not chosen and "--cfg" not in overrides:  # before Hydra makes a folder for the run
+        raise ValueError("which photos? Give +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
     import hydra
 
     from sfm_lightglue import config as configuration

@@ -11,8 +11,12 @@ import pycolmap
 
 @contextlib.contextmanager
 def colmap_log(folder: Path | None) -> Iterator[None]:
-    """COLMAP logs into `folder/colmap_*` inside the block, or only errors to the terminal without a folder."""
+    """COLMAP logs into `folder/colmap_*` inside the block; without a folder errors go to the terminal and the rest nowhere,
+    unless the log was sent to a folder before."""
     log = pycolmap.logging
+    if folder is None and not (log.logtostderr or log.alsologtostderr):
+        yield
+        return
     if folder is None:
         log.logtostderr, log.minloglevel = True, 2
     else:

@@ -87,7 +87,7 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
 
 def options_class(plugin: type) -> type:
     """The dataclass of a plug-in's options: the annotation of `options` in its `create`."""
-    return typing.get_type_hints(plugin.create)["options"]
+    return typing.get_type_hints(plugin.create)["options"]  # type: ignore[attr-defined]
 
 
 def check_keys(config: DictConfig) -> None:

@@ -42,6 +42,7 @@ from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
 from sfm_lightglue.report.gallery import draw_match_gallery
+from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.storage import H5Reader
 from sfm_lightglue.summary import recorded, write_json
 
@@ -80,23 +81,17 @@ class Execution:
 
 
 @dataclasses.dataclass(frozen=True)
-class DatabaseOptions:
-    """The group `database`: cameras, and the options of the verification."""
+class DatabaseOptions(VerificationOptions):
+    """The group `database`: the options of the verification, and how cameras are chosen."""
 
     name: str
     intrinsics: str
     camera_model: str
-    max_error_px: float
-    min_num_inliers: int
-    min_inlier_ratio: float
-    confidence: float
-    max_num_trials: int
-    seed: int
 
     @property
     def verification(self) -> VerificationOptions:
-        names = {field.name for field in dataclasses.fields(VerificationOptions)}
-        return VerificationOptions(**{key: value for key, value in dataclasses.asdict(self).items() if key in names})
+        """Without what is about cameras."""
+        return VerificationOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(VerificationOptions)})
 
 
 class Run:
@@ -279,6 +274,9 @@ def run_all(run: Run) -> dict[str, Any]:
         stage(run)
     with run.recorded("plots") as record:
         record["files"] = draw_match_gallery(run.images, run.features, run.matches, run.pairs, run.output)
+        if (largest := run.reconstruction / "0").is_dir():
+            draw_reconstruction(largest, run.output / "plots" / "reconstruction.png")
+            record["files"].append("plots/reconstruction.png")
     return json.loads(run.summary.read_text(encoding="utf-8"))
 
 
@@ -287,7 +285,8 @@ def evaluate(run: Run) -> str:
 
     The largest model against dataset.poses, the matches of dataset.pairs against the same, and dataset.homographies.
     """
-    dataset, scores, tables = run.dataset, {}, []
+    dataset, tables = run.dataset, []
+    scores: dict[str, Any] = {}
     if not dataset.poses and not dataset.homographies:
         raise ValueError(
             "evaluate needs ground truth: dataset.poses=FILE (or dataset.homographies=FILE), or a dataset that has it"
@@ -340,7 +339,9 @@ def _pairing_options(run: Run) -> Any:
 
 
 def _detection_scale(run: Run) -> float:
-    """Size of a detection pixel in px of the photos, the median over all images."""
+    """Size of a detection pixel in px of the photos, the median over all images; 1 for a database of another tool."""
+    if not run.features.is_file():
+        return 1.0
     with H5Reader(run.features) as reader:
         return float(np.median([reader.uncertainty(name) for name in reader.names()] or [1.0]))
 

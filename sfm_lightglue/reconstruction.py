@@ -20,6 +20,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue import __version__
+from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.execution.local import progress_bar
 from sfm_lightglue.lookup import closest
 
@@ -43,7 +44,8 @@ class ReconstructionOptions:
     min_num_matches: int
     """Verified pairs with fewer inliers are not used."""
     max_error_px: float
-    """Largest reprojection error of an observation, in px at the resolution of detection."""
+    """Largest reprojection error of an observation, in px at the resolution of detection; the global mapper has limits of its
+    own, in angles."""
     extract_colors: bool
     num_threads: int
     """1 gives the same model in every run; -1 uses all cores."""
@@ -110,7 +112,8 @@ def reconstruct(
         partial = output.with_name(f"{output.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        interrupted = _run_mapper(database, images, partial, options, known_poses or {})
+        with colmap_log(None):
+            interrupted = _run_mapper(database, images, partial, options, known_poses or {})
         _write_models(partial)
         if not interrupted:
             (partial / state.name).write_text(json.dumps(settings))

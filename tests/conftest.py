@@ -1,4 +1,4 @@
-"""For all tests: one torch thread, and no torchvision."""
+"""For all tests: libz before pycolmap, one torch thread, and no torchvision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from typing import Any, cast
 
 import torch
+
+import sfm_lightglue  # noqa: F401  loads libz before any test imports pycolmap
 
 # transformers imports torchvision where it finds one; a build that does not fit torch would break the oracle tests.
 cast(dict[str, Any], sys.modules).setdefault("torchvision", None)

@@ -17,6 +17,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue import __version__
+from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database.cameras import Camera, choose_cameras, unique_cameras
 from sfm_lightglue.database.verification import (
     CONFIGURATIONS,
@@ -56,8 +57,8 @@ def build_database(
     output: Path | str,
     options: VerificationOptions,
     *,
-    intrinsics: str = "exif",
-    camera_model: str = "SIMPLE_RADIAL",
+    intrinsics: str,
+    camera_model: str,
     known_cameras: Mapping[str, Camera] | None = None,
     names: Iterable[str] | None = None,
     num_workers: int = 0,
@@ -77,7 +78,7 @@ def build_database(
         settings = {"options": asdict(options), "features": feature_reader.fingerprint, "version": __version__}
         settings["matches"] = match_reader.fingerprint
         store = ShardStore(output.with_name("verification.h5"), settings, if_settings_changed=if_settings_changed)
-        with store:
+        with store, colmap_log(None):
             _verify_all(store, feature_reader, match_reader, ordered, cameras, options, num_workers or num_cores())
         with H5Reader(store.path) as verified:
             temporary = output.with_name(f"{output.name}.tmp")

@@ -1,0 +1,91 @@
+"""A picture of a reconstruction: its points in their colours and its cameras, seen from behind and above the cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+SIZE = (1600, 1000)
+"""(width, height) px of the picture; drawn at twice that."""
+CAMERA_COLOR = (200, 30, 30)
+ELEVATION_DEG, FIELD_OF_VIEW_DEG = 28.0, 45.0
+
+
+@dataclass(frozen=True)
+class _View:
+    """The viewpoint: x_view = rotation @ x_world + translation (x right, y down, z forward), focal length in px."""
+
+    rotation: np.ndarray
+    translation: np.ndarray
+    focal: float
+    centre: np.ndarray
+
+    def project(self, points_in_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (n, 2) and depths (n,) of points (n, 3)."""
+        x, y, depth = (points_in_world @ self.rotation.T + self.translation).T
+        safe = np.maximum(depth, 1e-6)
+        return np.stack([x, y], axis=1) / safe[:, None] * self.focal + self.centre, depth
+
+
+def draw_reconstruction(model: Path, path: Path) -> None:
+    """Draws the COLMAP model in the folder `model` to the picture `path`; nothing where it has no points."""
+    reconstruction = pycolmap.Reconstruction(model)
+    points = np.array([point.xyz for point in reconstruction.points3D.values()])
+    if not len(points):
+        return
+    colors = np.array([point.color for point in reconstruction.points3D.values()])
+    poses = [reconstruction.image(image_id).cam_from_world().matrix() for image_id in sorted(reconstruction.reg_image_ids())]
+    view = _choose_view(points, np.array(poses))
+    picture = PILImage.new("RGB", (2 * SIZE[0], 2 * SIZE[1]), "white")
+    draw = ImageDraw.Draw(picture)
+    pixels, depths = view.project(points)
+    typical = float(np.median(depths))
+    for index in np.argsort(-depths, kind="stable"):  # far ones first
+        if depths[index] > 0.05 * typical:
+            x, y = pixels[index]
+            radius = float(np.clip(4 * typical / depths[index], 2, 8))
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(int(value) for value in colors[index]))
+    size = 0.15 * float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
+    for pose in poses:
+        _draw_camera(draw, view, pose, size)
+    picture.resize(SIZE, PILImage.Resampling.LANCZOS).save(path)
+
+
+def _choose_view(points: np.ndarray, poses: np.ndarray) -> _View:
+    """Looks where the cameras look, from above, so that all cameras and nine tenths of the points are in sight."""
+    down = _unit(poses[:, 1, :3].mean(axis=0))
+    forward = poses[:, 2, :3].mean(axis=0)
+    forward = _unit(forward - forward @ down * down)
+    angle = np.deg2rad(ELEVATION_DEG)
+    axis_z = np.cos(angle) * forward + np.sin(angle) * down
+    axis_y = np.cos(angle) * down - np.sin(angle) * forward
+    rotation = np.stack([np.cross(axis_y, axis_z), axis_y, axis_z])
+    centers = -np.einsum("nij,ni->nj", poses[:, :, :3], poses[:, :, 3])
+    distances = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    near = points[np.argsort(distances)[: max(1, 9 * len(points) // 10)]]
+    seen = np.concatenate([near, centers]) @ rotation.T
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    slopes = np.tan(np.deg2rad(FIELD_OF_VIEW_DEG / 2)) * np.array([1, SIZE[1] / SIZE[0]])
+    middle = (low + high)[:2] / 2
+    # the nearest eye from which everything lies within the frame, less a margin for the pyramids of the cameras
+    back = float(((np.abs(seen[:, :2] - middle) / (0.88 * slopes)).max(axis=1) - seen[:, 2]).max())
+    return _View(rotation, np.array([*-middle, back]), SIZE[0] / slopes[0], np.array(SIZE, np.float64))
+
+
+def _draw_camera(draw: ImageDraw.ImageDraw, view: _View, pose: np.ndarray, size: float) -> None:
+    """The pyramid of a camera with pose cam_from_world (3, 4)."""
+    corners = size * np.array([[0, 0, 0], [-0.6, -0.45, 1], [0.6, -0.45, 1], [0.6, 0.45, 1], [-0.6, 0.45, 1]])
+    pixels, depths = view.project((corners - pose[:, 3]) @ pose[:, :3])
+    if (depths <= 0).any():
+        return
+    for first, second in ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)):
+        draw.line([*pixels[first], *pixels[second]], fill=CAMERA_COLOR, width=3)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)

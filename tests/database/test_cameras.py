@@ -1,0 +1,252 @@
+"""Which photos share a camera, and what is known of its intrinsics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from PIL import ExifTags
+from PIL import Image as PILImage
+
+from sfm_lightglue.database.cameras import MODELS, Camera, choose_cameras, read_intrinsics, unique_cameras
+
+SIZE = (64, 48)
+
+
+def write_photo(
+    folder: Path, name: str, size: tuple[int, int] = SIZE, *, model: str | None = None, focal_35mm: int | None = None
+) -> None:
+    """A grey photo, with EXIF's camera model and 35 mm equivalent focal length where given."""
+    exif = PILImage.Exif()
+    if model is not None:
+        exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Maker", model
+    if focal_35mm is not None:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = focal_35mm
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    PILImage.new("RGB", size, "grey").save(folder / name, exif=exif)
+
+
+def choose(
+    folder: Path,
+    intrinsics: str,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+    *,
+    camera_model: str = "SIMPLE_RADIAL",
+    known: Mapping[str, Camera] | None = None,
+) -> tuple[dict[str, Camera], dict[str, int]]:
+    """Camera and number of the camera of each photo; sizes are those of the files."""
+    if sizes is None:
+        paths = sorted(path for path in folder.rglob("*.jpg"))
+        sizes = {path.relative_to(folder).as_posix(): PILImage.open(path).size for path in paths}
+    cameras, groups = choose_cameras(folder, sizes, intrinsics, camera_model, known or {})
+    return cameras, unique_cameras(cameras, groups, sorted(sizes))
+
+
+# --- estimated intrinsics --------------------------------------------------------------------------------------------------
+
+
+def test_photos_of_one_exif_camera_share_it(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
+    write_photo(tmp_path, "b.jpg", model="X", focal_35mm=30)
+    write_photo(tmp_path, "c.jpg", model="Y", focal_35mm=30)
+    _, numbers = choose(tmp_path, "exif")
+    assert numbers == {"a.jpg": 1, "b.jpg": 1, "c.jpg": 2}
+
+
+def test_a_zoomed_photo_has_a_camera_of_its_own(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
+    write_photo(tmp_path, "b.jpg", model="X", focal_35mm=60)
+    _, numbers = choose(tmp_path, "exif")
+    assert numbers["a.jpg"] != numbers["b.jpg"]
+
+
+def test_photos_of_another_size_have_another_camera_in_every_mode(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
+    write_photo(tmp_path, "b.jpg", (48, 64), model="X", focal_35mm=30)
+    for sharing in ("exif", "single", "per_folder", "per_image"):
+        cameras, numbers = choose(tmp_path, sharing)
+        assert numbers == {"a.jpg": 1, "b.jpg": 2}
+        assert cameras["b.jpg"].size == (48, 64)
+
+
+def test_photos_without_exif_have_a_camera_each(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg")
+    write_photo(tmp_path, "b.jpg")
+    _, numbers = choose(tmp_path, "exif")
+    assert numbers == {"a.jpg": 1, "b.jpg": 2}
+
+
+def test_single_is_one_camera_for_all(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
+    write_photo(tmp_path, "folder/b.jpg", model="Y", focal_35mm=60)
+    _, numbers = choose(tmp_path, "single")
+    assert numbers == {"a.jpg": 1, "folder/b.jpg": 1}
+
+
+def test_per_folder_is_one_camera_for_each_folder(tmp_path: Path) -> None:
+    for name in ("a.jpg", "left/a.jpg", "left/b.jpg", "left/deep/a.jpg", "right/a.jpg"):
+        write_photo(tmp_path, name)
+    _, numbers = choose(tmp_path, "per_folder")
+    assert numbers == {"a.jpg": 1, "left/a.jpg": 2, "left/b.jpg": 2, "left/deep/a.jpg": 3, "right/a.jpg": 4}
+
+
+def test_per_image_never_shares(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
+    write_photo(tmp_path, "b.jpg", model="X", focal_35mm=30)
+    _, numbers = choose(tmp_path, "per_image")
+    assert numbers == {"a.jpg": 1, "b.jpg": 2}
+
+
+def test_a_guessed_focal_length_is_1_2_of_the_longest_side_and_no_prior(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg", (48, 64))
+    cameras, _ = choose(tmp_path, "exif")
+    assert cameras["a.jpg"] == Camera("SIMPLE_RADIAL", (48, 64), (1.2 * 64, 24.0, 32.0, 0.0), False)
+
+
+def test_the_focal_length_of_exif_is_a_prior(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
+    cameras, _ = choose(tmp_path, "exif", camera_model="PINHOLE")
+    focal = 30 * math.hypot(*SIZE) / math.hypot(36, 24)  # the 35 mm film has a frame of 36 x 24 mm
+    assert cameras["a.jpg"].params == pytest.approx((focal, focal, 32, 24), rel=1e-4)
+    assert cameras["a.jpg"].has_prior_focal_length
+
+
+def test_one_photo_with_a_focal_length_speaks_for_its_group(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg")
+    write_photo(tmp_path, "b.jpg", focal_35mm=30)
+    cameras, _ = choose(tmp_path, "single")
+    assert cameras["a.jpg"] == cameras["b.jpg"]
+    assert cameras["a.jpg"].has_prior_focal_length
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_camera_model_can_be_estimated(tmp_path: Path, model: str) -> None:
+    write_photo(tmp_path, "a.jpg")
+    cameras, _ = choose(tmp_path, "exif", camera_model=model)
+    assert cameras["a.jpg"].to_colmap().verify_params()
+
+
+def test_an_unknown_camera_model_is_refused_with_the_closest(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg")
+    with pytest.raises(ValueError, match=r"camera_model='SIMPLE_RADAL'.*Did you mean 'SIMPLE_RADIAL'\?"):
+        choose(tmp_path, "exif", camera_model="SIMPLE_RADAL")
+
+
+# --- given intrinsics ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["PINHOLE:50:51:32:24", "PINHOLE,50,51,32,24", "PINHOLE 50 51 32 24", " PINHOLE: 50, 51, 32, 24 ", "PINHOLE:5e1,51.0,32,24"],
+)
+def test_a_camera_can_be_given_with_colons_commas_or_blanks(tmp_path: Path, text: str) -> None:
+    cameras, numbers = choose(tmp_path, text, {"a.jpg": SIZE, "b.jpg": SIZE})
+    assert cameras["a.jpg"] == cameras["b.jpg"] == Camera("PINHOLE", SIZE, (50.0, 51.0, 32.0, 24.0), True)
+    assert numbers == {"a.jpg": 1, "b.jpg": 1}
+
+
+def test_a_camera_with_many_long_parameters_is_not_taken_for_a_file(tmp_path: Path) -> None:
+    params = [f"{0.1 + index:.28f}" for index in range(12)]  # longer than a file name may be
+    cameras, _ = choose(tmp_path, f"FULL_OPENCV:{':'.join(params)}", {"a.jpg": SIZE})
+    assert len(cameras["a.jpg"].params) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("PINHOLE,1,2,3", r"PINHOLE takes the parameters fx, fy, cx, cy, but 3 were given"),
+        ("PINHOLE,1,2,3,4,5", r"but 5 were given"),
+        ("PINHOLE", r"PINHOLE takes the parameters fx, fy, cx, cy, but 0 were given"),
+        ("PINHOL,1,2,3,4", r"there is no camera model 'PINHOL'. Did you mean 'PINHOLE'\?"),
+        ("PINHOLE,1,2,x,4", r"must be numbers"),
+        ("PINHOLE,,2,3,4", r"must be numbers"),
+        ("PINHOLE,0,2,3,4", r"focal length"),
+        ("PINHOLE,nan,2,3,4", r"finite"),
+        ("exiff", r"'exiff' is not known. Did you mean 'exif'\?"),
+        ("no such file.txt", r"'no such file.txt' is not known"),
+        ("no/such/intrinsics.txt", r"'no/such/intrinsics.txt' is not known"),
+        ("", r"is not known"),
+    ],
+)
+def test_a_wrong_camera_is_refused_and_the_reason_named(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        choose(tmp_path, text, {"a.jpg": SIZE})
+
+
+def test_one_camera_for_photos_of_two_sizes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one camera is given for all photos, but they have 2 sizes"):
+        choose(tmp_path, "PINHOLE,50,51,32,24", {"a.jpg": SIZE, "b.jpg": (48, 64)})
+
+
+def test_equal_cameras_of_the_poses_are_shared(tmp_path: Path) -> None:
+    wide, long = (Camera("PINHOLE", SIZE, (focal, focal, 32.0, 24.0), True) for focal in (50.0, 90.0))
+    known = {"a.jpg": wide, "b.jpg": long, "c.jpg": wide, "not used.jpg": long}
+    cameras, numbers = choose(tmp_path, "poses", dict.fromkeys(("a.jpg", "b.jpg", "c.jpg"), SIZE), known=known)
+    assert cameras == {"a.jpg": wide, "b.jpg": long, "c.jpg": wide}
+    assert numbers == {"a.jpg": 1, "b.jpg": 2, "c.jpg": 1}
+
+
+def test_poses_without_a_file_of_poses_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dataset\.poses=FILE"):
+        choose(tmp_path, "poses", {"a.jpg": SIZE})
+
+
+def test_a_photo_without_intrinsics_is_named(tmp_path: Path) -> None:
+    known = {"a.jpg": Camera("PINHOLE", SIZE, (50.0, 50.0, 32.0, 24.0), True)}
+    with pytest.raises(ValueError, match=r"no intrinsics are given for 2 of 3 images, the first is 'b.jpg'"):
+        choose(tmp_path, "poses", dict.fromkeys(("a.jpg", "b.jpg", "c.jpg"), SIZE), known=known)
+
+
+def test_intrinsics_of_another_size_are_refused(tmp_path: Path) -> None:
+    known = {"a.jpg": Camera("PINHOLE", (48, 64), (50.0, 50.0, 32.0, 24.0), True)}
+    with pytest.raises(ValueError, match=r"intrinsics of 'a.jpg' are for \(48, 64\) px, but the photo has \(64, 48\) px"):
+        choose(tmp_path, "poses", {"a.jpg": SIZE}, known=known)
+
+
+def test_a_file_of_intrinsics_is_read_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "intrinsics.txt"
+    path.write_text(
+        "# name MODEL width height params\n\n"
+        "a.jpg PINHOLE 64 48 50 51 32 24\n"
+        "folder/with spaces/ü 1.jpg SIMPLE_RADIAL 64 48 6e1 32 24 -0.01\n"
+        "c.jpg  PINHOLE\t64 48 50.0 51 32 24 \n",
+        encoding="utf-8",
+    )
+    names = ("a.jpg", "c.jpg", "folder/with spaces/ü 1.jpg")
+    cameras, numbers = choose(tmp_path, str(path), dict.fromkeys(names, SIZE))
+    assert cameras["a.jpg"] == Camera("PINHOLE", SIZE, (50.0, 51.0, 32.0, 24.0), True)
+    assert cameras[names[2]] == Camera("SIMPLE_RADIAL", SIZE, (60.0, 32.0, 24.0, -0.01), True)
+    assert [numbers[name] for name in names] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a.jpg 50 51 32 24", r"intrinsics.txt:2: expected `name MODEL width height param"),
+        ("a.jpg PINHOLE 64 48 50 51 32 x", r"intrinsics.txt:2: expected"),
+        ("a.jpg PINHOLE 64 48", r"intrinsics.txt:2: expected"),
+        ("a.jpg PINHOL 64 48 50 51 32 24", r"no camera model 'PINHOL'. Did you mean 'PINHOLE'\?"),
+        ("a.jpg PINHOLE 64 48 50 51 32", r"takes the parameters fx, fy, cx, cy, but 3 were given"),
+    ],
+)
+def test_a_wrong_line_of_intrinsics_is_refused(tmp_path: Path, line: str, expected: str) -> None:
+    path = tmp_path / "intrinsics.txt"
+    path.write_text(f"# a comment\n{line}\n")
+    with pytest.raises(ValueError, match=expected):
+        choose(tmp_path, str(path), {"a.jpg": SIZE})
+
+
+def test_a_file_of_intrinsics_may_hold_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "intrinsics.txt"
+    path.write_text("")
+    assert read_intrinsics(path) == {}
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------------
+
+
+def test_cameras_are_numbered_in_the_order_of_the_names() -> None:
+    groups = {"b": "x", "a": "y", "c": "x"}
+    assert unique_cameras({}, groups, ["a", "b", "c"]) == {"a": 1, "b": 2, "c": 2}

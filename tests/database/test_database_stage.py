@@ -1,0 +1,397 @@
+"""The stage matches -> database: its rows, what it computes again, and what a killed run leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+import pytest
+from known_scene import FOCAL, SIZE, KnownScene
+from PIL import Image as PILImage
+
+from sfm_lightglue.database import stage
+from sfm_lightglue.database.stage import DatabaseReport, build_database
+from sfm_lightglue.database.verification import VerificationOptions
+from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.storage import ShardStore, features_to_item, match_key, matches_to_item
+
+OPTIONS = VerificationOptions(
+    max_error_px=2.0, min_num_inliers=20, min_inlier_ratio=0.0, confidence=0.9999, max_num_trials=200, seed=0
+)
+NAMES = ["a.jpg", "b c.jpg", "b/d.jpg", "z.jpg", "ü/東京 1.jpg"]
+"""Sorted, as the images are numbered."""
+NOT_VERIFIED = Pair("a.jpg", "z.jpg")
+"""The pair that has random matches in the fixture `flow`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """The input of the stage in a folder: photos, features.h5 and matches.h5 of the images `NAMES`."""
+
+    folder: Path
+    features: dict[str, Features]
+    matches: dict[Pair, Matches]
+    intrinsics: str
+    """The true camera."""
+
+    def write_features(self, settings: str = "") -> None:
+        with ShardStore(self.folder / "features.h5", {"settings": settings}, if_settings_changed="recompute") as store:
+            for name, features in self.features.items():
+                store.add(name, features_to_item(features), f"photo {name}")
+            store.merge()
+
+    def write_matches(self, matches: dict[Pair, Matches], stamp: str = "") -> None:
+        with ShardStore(self.folder / "matches.h5", {}) as store:
+            for pair, found in matches.items():
+                item = matches_to_item(found, len(self.features[pair.name0]))
+                store.add(match_key(pair.name0, pair.name1), item, f"{pair.name0} {pair.name1} {stamp}")
+            store.merge()
+
+    def build(self, pairs: list[Pair] | None = None, options: VerificationOptions = OPTIONS, **arguments: Any) -> DatabaseReport:
+        return build_database(
+            self.folder / "images",
+            self.folder / "features.h5",
+            self.folder / "matches.h5",
+            list(self.matches) if pairs is None else pairs,
+            self.database,
+            options,
+            **{"intrinsics": self.intrinsics, "camera_model": "SIMPLE_RADIAL", **arguments},
+        )
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "database.db"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Flow, DatabaseReport]:
+    """All pairs of five images of the synthetic scene, built once; those of `NOT_VERIFIED` have random matches."""
+    folder, scene = tmp_path_factory.mktemp("built"), KnownScene(len(NAMES))
+    features = {name: scene.features(index) for index, name in enumerate(NAMES)}
+    matches = {
+        Pair(NAMES[first], NAMES[second]): scene.matches(first, second) for first, second in itertools.combinations(range(5), 2)
+    }
+    wrong = np.random.default_rng(0).permutation(matches[NOT_VERIFIED].indices[:, 1])
+    indices = np.column_stack([matches[NOT_VERIFIED].indices[:, 0], wrong]).astype(np.int32)
+    matches[NOT_VERIFIED] = dataclasses.replace(matches[NOT_VERIFIED], indices=indices)
+    for name in NAMES:
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        PILImage.new("RGB", SIZE).save(folder / "images" / name)
+    flow = Flow(folder, features, matches, f"SIMPLE_PINHOLE:{FOCAL}:{SIZE[0] / 2}:{SIZE[1] / 2}")
+    flow.write_features()
+    flow.write_matches(matches)
+    return flow, flow.build()
+
+
+@pytest.fixture
+def flow(built: tuple[Flow, DatabaseReport], tmp_path: Path) -> Flow:
+    """The same, not yet built."""
+    original, _ = built
+    shutil.copytree(original.folder / "images", tmp_path / "images")
+    for name in ("features.h5", "matches.h5"):
+        shutil.copy(original.folder / name, tmp_path)
+    return Flow(tmp_path, dict(original.features), dict(original.matches), original.intrinsics)
+
+
+def rows(path: Path) -> dict[str, Any]:
+    """All rows of a database, comparable."""
+    with pycolmap.Database.open(path) as database:
+        pairs = database.read_two_view_geometries()
+        return {
+            "cameras": [str(camera.todict()) for camera in database.read_all_cameras()],
+            "rigs": [(rig.rig_id, str(rig.ref_sensor_id)) for rig in database.read_all_rigs()],
+            "frames": [
+                (frame.frame_id, frame.rig_id, str(sorted(map(str, frame.data_ids)))) for frame in database.read_all_frames()
+            ],
+            "images": [(image.image_id, image.name, image.camera_id) for image in database.read_all_images()],
+            "keypoints": [database.read_keypoints(image.image_id).tolist() for image in database.read_all_images()],
+            "matches": [(pair, matches.tolist()) for pair, matches in zip(*database.read_all_matches(), strict=True)],
+            "geometries": [(pair, str(geometry.todict())) for pair, geometry in zip(*pairs, strict=True)],
+        }
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by an entry, the number of matches, for each pair that the stage verifies."""
+    calls: list[int] = []
+    verify = stage.verify_matches
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(len(arguments[4]))
+        return verify(*arguments)
+
+    monkeypatch.setattr(stage, "verify_matches", counted)
+    return calls
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_numbered_in_the_order_of_their_names_and_keep_them(built: tuple[Flow, DatabaseReport]) -> None:
+    flow, _ = built
+    with pycolmap.Database.open(flow.database) as database:
+        images = {image.image_id: image.name for image in database.read_all_images()}
+    assert images == dict(enumerate(NAMES, 1))
+
+
+def test_keypoints_take_colmap_s_pixel_origin(built: tuple[Flow, DatabaseReport]) -> None:
+    flow, _ = built
+    with pycolmap.Database.open(flow.database) as database:
+        for number, name in enumerate(NAMES, 1):
+            keypoints = database.read_keypoints(number)
+            assert keypoints.dtype == np.float32
+            np.testing.assert_array_equal(keypoints, flow.features[name].keypoints + np.float32(0.5))
+
+
+def test_a_shared_camera_has_one_row_and_one_rig_with_a_frame_for_each_image(
+    built: tuple[Flow, DatabaseReport],
+) -> None:
+    flow, report = built
+    with pycolmap.Database.open(flow.database) as database:
+        (camera,), (rig,) = database.read_all_cameras(), database.read_all_rigs()
+        frames, images = database.read_all_frames(), database.read_all_images()
+    assert (camera.model_name, camera.width, camera.height) == ("SIMPLE_PINHOLE", *SIZE)
+    assert camera.params.tolist() == [FOCAL, SIZE[0] / 2, SIZE[1] / 2]
+    assert camera.has_prior_focal_length
+    assert rig.num_sensors() == 1
+    assert rig.ref_sensor_id == camera.sensor_id
+    assert [frame.rig_id for frame in frames] == [rig.rig_id] * len(NAMES)
+    assert [[data.id for data in frame.data_ids] for frame in frames] == [[image.image_id] for image in images]
+    assert report.num_cameras == 1
+
+
+def test_cameras_of_their_own_are_numbered_like_the_images_and_each_has_a_rig(flow: Flow) -> None:
+    report = flow.build(intrinsics="per_image")
+    with pycolmap.Database.open(flow.database) as database:
+        assert [image.camera_id for image in database.read_all_images()] == [1, 2, 3, 4, 5]
+        assert [camera.camera_id for camera in database.read_all_cameras()] == [1, 2, 3, 4, 5]
+        assert [rig.ref_sensor_id.id for rig in database.read_all_rigs()] == [1, 2, 3, 4, 5]
+        assert not any(camera.has_prior_focal_length for camera in database.read_all_cameras())
+    assert report.num_cameras == 5
+
+
+def test_the_matches_of_every_pair_are_there_and_the_geometries_of_verified_ones(
+    built: tuple[Flow, DatabaseReport],
+) -> None:
+    flow, report = built
+    with pycolmap.Database.open(flow.database) as database:
+        for pair, matches in flow.matches.items():
+            ids = NAMES.index(pair.name0) + 1, NAMES.index(pair.name1) + 1
+            np.testing.assert_array_equal(database.read_matches(*ids), matches.indices)
+            assert database.exists_two_view_geometry(*ids) == (pair != NOT_VERIFIED)
+            if pair != NOT_VERIFIED:
+                geometry = database.read_two_view_geometry(*ids)
+                assert geometry.config == int(pycolmap.TwoViewGeometryConfiguration.CALIBRATED)
+                np.testing.assert_array_equal(geometry.inlier_matches, matches.indices)
+                assert geometry.E is not None
+    assert (report.num_pairs, report.num_verified_pairs) == (10, 9)
+    assert report.configurations == {"CALIBRATED": 9, "DEGENERATE": 1}
+    assert report.num_inliers == sum(len(matches) for pair, matches in flow.matches.items() if pair != NOT_VERIFIED)
+    assert report.max_error_px == (2.0, 2.0)
+
+
+def test_names_limit_the_images(flow: Flow) -> None:
+    flow.build([Pair("a.jpg", "b/d.jpg")], names=["b/d.jpg", "a.jpg"])
+    with pycolmap.Database.open(flow.database) as database:
+        assert [image.name for image in database.read_all_images()] == ["a.jpg", "b/d.jpg"]
+
+
+def test_images_without_pairs_and_without_keypoints_are_still_there(flow: Flow) -> None:
+    flow.features["a.jpg"] = dataclasses.replace(
+        flow.features["a.jpg"],
+        keypoints=np.zeros((0, 2), np.float32),
+        scores=np.zeros(0, np.float32),
+        descriptors=np.zeros((0, 4)),
+    )
+    flow.write_features("other")
+    report = flow.build([])
+    with pycolmap.Database.open(flow.database) as database:
+        assert database.num_images() == 5
+        assert database.read_keypoints(1).shape[0] == 0
+    assert (report.num_pairs, report.num_verified_pairs, report.max_error_px) == (0, 0, (0.0, 0.0))
+
+
+def test_equal_input_gives_equal_rows_whatever_the_number_of_workers(flow: Flow, built: tuple[Flow, DatabaseReport]) -> None:
+    flow.build(list(reversed(flow.matches)), num_workers=3)
+    first, _ = built
+    assert rows(flow.database) == rows(first.database)
+    assert (
+        flow.database.read_bytes()[100:] == first.database.read_bytes()[100:]
+    )  # but for SQLite's header, which counts the times it was opened
+
+
+# --- what is computed again ------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_verifies_nothing(flow: Flow, verified: list[int]) -> None:
+    first = flow.build()
+    assert len(verified) == 10
+    assert flow.build() == first
+    assert len(verified) == 10
+    assert not leftovers(flow)
+
+
+def test_a_new_pair_is_the_only_one_verified(flow: Flow, verified: list[int]) -> None:
+    flow.build(list(flow.matches)[:-1])
+    assert len(verified) == 9
+    report = flow.build()
+    assert len(verified) == 10
+    assert report.num_pairs == 10
+
+
+def test_a_pair_that_is_no_longer_asked_for_leaves_the_database(flow: Flow, verified: list[int]) -> None:
+    flow.build()
+    report = flow.build(list(flow.matches)[:1])
+    assert len(verified) == 10
+    assert report.num_pairs == 1
+    with pycolmap.Database.open(flow.database) as database:
+        assert (database.num_matched_image_pairs(), database.num_verified_image_pairs()) == (1, 1)
+
+
+def test_pairs_of_a_camera_with_other_intrinsics_are_verified_again(flow: Flow, verified: list[int]) -> None:
+    cameras = {name: f"{name} SIMPLE_PINHOLE {SIZE[0]} {SIZE[1]} {FOCAL} 320 240\n" for name in NAMES}
+    path = flow.folder / "intrinsics.txt"
+    path.write_text("".join(cameras.values()), encoding="utf-8")
+    flow.build(intrinsics=str(path))
+    path.write_text("".join(cameras.values()).replace("a.jpg SIMPLE_PINHOLE", "a.jpg SIMPLE_FISHEYE"), encoding="utf-8")
+    flow.build(intrinsics=str(path))
+    assert len(verified) == 10 + 4
+
+
+def test_pairs_that_were_matched_again_are_verified_again(flow: Flow, verified: list[int]) -> None:
+    flow.build()
+    flow.write_matches(dict(list(flow.matches.items())[:2]), "again")
+    flow.build()
+    assert len(verified) == 10 + 2
+
+
+@pytest.mark.parametrize("change", ["options", "features"])
+def test_everything_is_verified_again_with_other_options_or_features(flow: Flow, verified: list[int], change: str) -> None:
+    flow.build()
+    if change == "features":
+        flow.write_features("other")
+    flow.build(options=dataclasses.replace(OPTIONS, max_error_px=3.0) if change == "options" else OPTIONS)
+    assert len(verified) == 20
+
+
+# --- files -----------------------------------------------------------------------------------------------------------------
+
+
+def leftovers(flow: Flow) -> set[str]:
+    return {path.name for path in flow.folder.iterdir()} - {
+        "images",
+        "features.h5",
+        "matches.h5",
+        "database.db",
+        "verification.h5",
+    }
+
+
+def test_the_journal_of_a_killed_process_does_not_reach_the_new_database(flow: Flow, built: tuple[Flow, DatabaseReport]) -> None:
+    for suffix in ("-wal", "-shm", ".tmp", ".tmp-wal"):
+        (flow.folder / f"database.db{suffix}").write_bytes(b"of a killed process" * 100)
+    flow.build()
+    assert not leftovers(flow)
+    assert rows(flow.database) == rows(built[0].database)
+
+
+def kill_in_a_child(work: Callable[[], object]) -> None:
+    """Does the work in a forked process, which must die by SIGKILL."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            work()
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("target", "attribute", "calls"),
+    [
+        (stage, "verify_matches", 5),
+        (ShardStore, "merge", 1),
+        (stage, "_write_database", 1),
+        (stage, "_write_image", 3),
+        (stage, "geometry_from_item", 4),
+        (Path, "replace", 5),  # of the shards and their merged file before, then of the database
+    ],
+)
+def test_a_run_killed_anywhere_resumes_to_the_same_rows(
+    flow: Flow,
+    built: tuple[Flow, DatabaseReport],
+    verified: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    target: Any,
+    attribute: str,
+    calls: int,
+) -> None:
+    monkeypatch.setattr(stage, "ShardStore", lambda *given, **named: ShardStore(*given, **named, shard_items=3))
+
+    def killed_run() -> None:
+        original, counter = getattr(target, attribute), itertools.count(1)
+
+        def wrapped(*given: Any, **named: Any) -> Any:
+            if next(counter) == calls:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*given, **named)
+
+        setattr(target, attribute, wrapped)
+        flow.build(num_workers=1)
+
+    kill_in_a_child(killed_run)
+    assert not flow.database.exists()
+    flow.build()
+    assert rows(flow.database) == rows(built[0].database)
+    assert not leftovers(flow)
+    assert len(verified) == (7 if attribute == "verify_matches" else 1 if attribute == "merge" else 0)  # shards of 3 of 10 pairs
+
+
+def test_a_run_that_fails_leaves_the_database_of_the_last_one(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow.build()
+    expected = rows(flow.database)
+
+    def fail(*arguments: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(stage, "_write_image", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        flow.build()
+    assert rows(flow.database) == expected
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_without_matches_is_named(flow: Flow) -> None:
+    (flow.folder / "matches.h5").unlink()
+    flow.write_matches({pair: matches for pair, matches in flow.matches.items() if pair != Pair("a.jpg", "b/d.jpg")})
+    with pytest.raises(KeyError, match=r"no matches of 'a.jpg' and 'b/d.jpg': run the stage match first"):
+        flow.build()
+
+
+def test_a_pair_of_an_image_that_is_not_there_is_named(flow: Flow) -> None:
+    with pytest.raises(ValueError, match=r"2 images of the pairs are missing, such as 'x.jpg': run the stage pairs again"):
+        flow.build([Pair("a.jpg", "x.jpg"), Pair("a.jpg", "y.jpg")])
+
+
+def test_an_image_without_features_is_named_with_the_closest(flow: Flow) -> None:
+    with pytest.raises(KeyError, match=r"no features of image 'zz.jpg', did you mean 'z.jpg'"):
+        flow.build([], names=["a.jpg", "zz.jpg"])
+
+
+def test_missing_files_name_the_stage_to_run(flow: Flow) -> None:
+    (flow.folder / "matches.h5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"matches.h5 does not exist: run the stage that writes it first"):
+        flow.build()

@@ -1,0 +1,258 @@
+"""Geometric verification of single pairs, on two views with known poses."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pycolmap
+import pytest
+from omegaconf import OmegaConf
+
+from sfm_lightglue.config_files import config_dir
+from sfm_lightglue.database.cameras import Camera
+from sfm_lightglue.database.verification import (
+    CONFIGURATIONS,
+    NOT_VERIFIED,
+    VerificationOptions,
+    geometry_from_item,
+    verify_matches,
+)
+from sfm_lightglue.geometry import essential_matrix, sampson_error
+from sfm_lightglue.products import Features, Matches
+from sfm_lightglue.storage import Item
+
+SIZE = (640, 480)
+FOCAL = 600.0
+CAMERA = Camera("SIMPLE_PINHOLE", SIZE, (FOCAL, 320.0, 240.0), True)
+FIELDS = {field.name for field in dataclasses.fields(VerificationOptions)}
+DEFAULTS = VerificationOptions(
+    **{key: value for key, value in OmegaConf.load(config_dir() / "database" / "colmap.yaml").items() if key in FIELDS}
+)
+
+
+@dataclass(frozen=True)
+class TwoViews:
+    """Two images of one camera; keypoint i of image 0 and keypoint i of image 1 show the same point."""
+
+    features0: Features
+    features1: Features
+    rotation: np.ndarray
+    """(3, 3) cam1_from_cam0."""
+    translation: np.ndarray
+    """(3,) cam1_from_cam0."""
+
+    @property
+    def essential(self) -> np.ndarray:
+        return essential_matrix(self.rotation, self.translation)
+
+    @property
+    def fundamental(self) -> np.ndarray:
+        """(3, 3), for keypoints with the centre of the first pixel at (0, 0)."""
+        inverse = np.linalg.inv([[FOCAL, 0, 319.5], [0, FOCAL, 239.5], [0, 0, 1]])
+        return inverse.T @ self.essential @ inverse
+
+
+def make_features(keypoints: np.ndarray, uncertainty: float = 1.0) -> Features:
+    count = len(keypoints)
+    return Features(keypoints.astype(np.float32), np.ones(count, np.float32), np.ones((count, 2), np.float32), SIZE, uncertainty)
+
+
+def make_matches(indices: np.ndarray) -> Matches:
+    return Matches(np.asarray(indices, np.int32).reshape(-1, 2), np.ones(len(indices), np.float32))
+
+
+def identity(count: int) -> Matches:
+    return make_matches(np.column_stack([np.arange(count)] * 2))
+
+
+def two_views(
+    count: int = 200, *, noise_px: float = 0.0, flat: bool = False, baseline: float = 1.0, uncertainty: float = 1.0
+) -> TwoViews:
+    """`count` random points (on one plane if `flat`) 4 to 8 baselines away; `noise_px` is the deviation of each coordinate."""
+    generator = np.random.default_rng(7)
+    depths = 5 + 0.5 * generator.random(count) if flat else 4 + 4 * generator.random(count)
+    rays = np.column_stack([generator.uniform(-0.45, 0.45, count), generator.uniform(-0.35, 0.35, count), np.ones(count)])
+    points0 = rays * depths[:, None]
+    if flat:
+        points0[:, 2] = 5 + 0.3 * points0[:, 0]
+    rotation = pycolmap.Rotation3d(np.array([0.02, 0.1, -0.01])).matrix()
+    translation = baseline * np.array([-0.9, 0.1, 0.2])
+    points1 = points0 @ rotation.T + translation
+    keypoints = [FOCAL * points[:, :2] / points[:, 2:] + (319.5, 239.5) for points in (points0, points1)]
+    noisy = [points + noise_px * generator.standard_normal(points.shape) for points in keypoints]
+    return TwoViews(make_features(noisy[0], uncertainty), make_features(noisy[1], uncertainty), rotation, translation)
+
+
+def verify(views: TwoViews, matches: Matches, options: VerificationOptions = DEFAULTS, *, camera: Camera = CAMERA) -> Item:
+    return verify_matches(camera.to_colmap(), camera.to_colmap(), views.features0, views.features1, matches, options)
+
+
+def configuration(item: Item) -> str:
+    return CONFIGURATIONS[item.attributes[""]["config"]]
+
+
+# --- what is accepted ------------------------------------------------------------------------------------------------------
+
+
+def test_all_matches_of_an_exact_scene_are_inliers() -> None:
+    item = verify(two_views(), identity(200))
+    assert configuration(item) == "CALIBRATED"
+    np.testing.assert_array_equal(item.datasets["inlier_matches"], identity(200).indices)
+
+
+def test_the_essential_matrix_is_that_of_the_true_pose() -> None:
+    views = two_views()
+    estimated, true = verify(views, identity(200)).datasets["E"], views.essential
+    estimated, true = estimated / np.linalg.norm(estimated), true / np.linalg.norm(true)
+    error = min(np.abs(estimated - true).max(), np.abs(estimated + true).max())  # its sign is free
+    assert error < 1e-4  # keypoints are float32: 1e-5 px
+
+
+def test_the_fundamental_matrix_of_unknown_cameras_is_that_of_the_true_pose() -> None:
+    views = two_views()
+    item = verify(views, identity(200), camera=dataclasses.replace(CAMERA, has_prior_focal_length=False))
+    assert configuration(item) == "UNCALIBRATED"
+    shift = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # ours from COLMAP's pixels
+    true = shift.T @ views.fundamental @ shift
+    estimated, true = item.datasets["F"] / np.linalg.norm(item.datasets["F"]), true / np.linalg.norm(true)
+    assert min(np.abs(estimated - true).max(), np.abs(estimated + true).max()) < 1e-4
+
+
+def test_outliers_are_removed_and_true_matches_kept() -> None:
+    views = two_views()
+    generator = np.random.default_rng(1)
+    indices = identity(200).indices.copy()
+    indices[120:, 1] = generator.permutation(indices[120:, 1])
+    kept = verify(views, make_matches(indices)).datasets["inlier_matches"]
+    errors = sampson_error(views.fundamental, views.features0.keypoints[indices[:, 0]], views.features1.keypoints[indices[:, 1]])
+    # A wrong match may lie on its epipolar line by chance; what is kept and dropped is a question of that distance.
+    assert {tuple(row) for row in kept} == {tuple(row) for row in indices[errors < DEFAULTS.max_error_px]}
+    assert len(kept) < 130
+
+
+def test_inliers_keep_the_order_of_the_matches() -> None:
+    views = two_views()
+    matches = make_matches(identity(200).indices[np.random.default_rng(0).permutation(200)])
+    np.testing.assert_array_equal(verify(views, matches).datasets["inlier_matches"], matches.indices)
+
+
+def test_a_plane_and_a_pure_rotation_are_told_from_a_general_scene() -> None:
+    assert configuration(verify(two_views(flat=True), identity(200))).startswith("PLANAR")
+    assert configuration(verify(two_views(baseline=0.0), identity(200))) in ("PANORAMIC", "PLANAR_OR_PANORAMIC")
+
+
+def test_colmap_s_record_holds_what_was_verified() -> None:
+    item = verify(two_views(), identity(200))
+    geometry = geometry_from_item(item)
+    assert geometry.config == item.attributes[""]["config"]
+    np.testing.assert_array_equal(geometry.inlier_matches, item.datasets["inlier_matches"])
+    for name in ("E", "F", "H"):
+        np.testing.assert_array_equal(getattr(geometry, name), item.datasets[name])
+
+
+# --- the threshold ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_threshold_grows_with_the_uncertainty_of_the_keypoints() -> None:
+    options = dataclasses.replace(DEFAULTS, max_error_px=2.0, min_inlier_ratio=0.9)
+    # 2 px of noise: 68 % of the errors are below 2 px, 99.7 % below 6 px.
+    coarse = verify(two_views(noise_px=2.0, uncertainty=3.0), identity(200), options)
+    fine = verify(two_views(noise_px=2.0, uncertainty=1.0), identity(200), options)
+    assert configuration(coarse) == "CALIBRATED"
+    assert configuration(fine) == "DEGENERATE"
+    assert coarse.attributes[""]["max_error_px"] == 6.0
+    assert fine.attributes[""]["max_error_px"] == 2.0
+
+
+def test_two_uncertainties_are_averaged() -> None:
+    views = two_views()
+    mixed = dataclasses.replace(views, features1=dataclasses.replace(views.features1, uncertainty=4.0))
+    assert verify(mixed, identity(200)).attributes[""]["max_error_px"] == 2.5 * DEFAULTS.max_error_px
+
+
+# --- what is rejected ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 19])
+def test_few_matches_are_rejected(count: int) -> None:
+    item = verify(two_views(), identity(count))
+    assert item.attributes[""]["config"] == NOT_VERIFIED
+    assert item.datasets["inlier_matches"].shape == (0, 2)
+    assert item.attributes[""]["num_matches"] == count
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 20])
+def test_no_limit_on_inliers_never_reaches_the_estimators_with_too_few_matches(count: int) -> None:
+    options = dataclasses.replace(DEFAULTS, min_num_inliers=0)
+    assert configuration(verify(two_views(), identity(count), options)) in ("DEGENERATE", "CALIBRATED")
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [(640, 480), (1024, 683)])
+@pytest.mark.parametrize("count", [50, 300, 2000])
+def test_random_matches_are_rejected(known: bool, size: tuple[int, int], count: int) -> None:
+    camera = Camera("SIMPLE_PINHOLE", size, (FOCAL, size[0] / 2, size[1] / 2), known)
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        features = [
+            dataclasses.replace(make_features(generator.uniform((0, 0), (size[0] - 1, size[1] - 1), (count, 2))), image_size=size)
+            for _ in range(2)
+        ]
+        views = TwoViews(features[0], features[1], np.eye(3), np.zeros(3))
+        assert configuration(verify(views, identity(count), camera=camera)) == "DEGENERATE"
+
+
+def test_exactly_as_many_inliers_as_asked_for_are_enough() -> None:
+    count = DEFAULTS.min_num_inliers
+    assert len(verify(two_views(), identity(count)).datasets["inlier_matches"]) == count
+
+
+def test_a_small_share_of_inliers_is_rejected_where_asked() -> None:
+    views = two_views()
+    indices = identity(200).indices.copy()
+    indices[60:, 1] = np.random.default_rng(1).permutation(indices[60:, 1])
+    assert configuration(verify(views, make_matches(indices))) == "CALIBRATED"
+    strict = dataclasses.replace(DEFAULTS, min_inlier_ratio=0.5)
+    assert configuration(verify(views, make_matches(indices), strict)) == "DEGENERATE"
+
+
+@pytest.mark.parametrize("wrong", [(200, 0), (0, 200), (-1, 0), (0, -1)])
+def test_indices_outside_the_keypoints_are_refused_before_native_code(wrong: tuple[int, int]) -> None:
+    indices = np.vstack([identity(200).indices, wrong])
+    with pytest.raises(ValueError, match="the matches belong to other features"):
+        verify(two_views(), make_matches(indices))
+
+
+def test_matches_of_an_image_without_keypoints_are_refused() -> None:
+    views = two_views()
+    empty = dataclasses.replace(views, features1=make_features(np.zeros((0, 2))))
+    with pytest.raises(ValueError, match="200 and 0 keypoints"):
+        verify(empty, identity(200))
+    assert configuration(verify(empty, identity(0))) == "DEGENERATE"
+
+
+# --- same in, same out -----------------------------------------------------------------------------------------------------
+
+
+def test_the_result_is_the_same_in_every_run_and_number_of_threads() -> None:
+    views = two_views(noise_px=1.0)
+    indices = identity(200).indices.copy()
+    indices[100:, 1] = np.random.default_rng(1).permutation(indices[100:, 1])
+    matches = make_matches(indices)
+    expected = verify(views, matches)
+    with ThreadPoolExecutor(4) as pool:
+        items = list(pool.map(lambda _: verify(views, matches), range(12)))
+    for item in items:
+        assert item.attributes == expected.attributes
+        assert set(item.datasets) == set(expected.datasets)
+        for name, array in expected.datasets.items():
+            np.testing.assert_array_equal(item.datasets[name], array)
+
+
+def test_the_seed_decides_the_samples() -> None:
+    views = two_views(noise_px=1.5)
+    items = [verify(views, identity(200), dataclasses.replace(DEFAULTS, seed=seed)) for seed in (0, 1)]
+    assert not np.array_equal(items[0].datasets["F"], items[1].datasets["F"])

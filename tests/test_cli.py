@@ -1,0 +1,280 @@
+"""The command line: help and lists without heavy imports, exit statuses, what goes to stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+import sfm_lightglue
+from sfm_lightglue import __version__, cli, pipeline
+from sfm_lightglue.config_files import GROUPS, choices
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty working folder; the arguments and the logging that Hydra changes are put back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr(sys, "argv", ["sfm-lightglue"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:], root.level = handlers, level
+
+
+def replace_stage(monkeypatch: pytest.MonkeyPatch, stage: Any, name: str = "extract") -> None:
+    monkeypatch.setitem(pipeline.STAGES, name, stage)
+
+
+# --- help and lists --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "also_heavy"),
+    [
+        (["--help"], ["hydra", "omegaconf", "numpy"]),
+        (["--version"], ["hydra", "omegaconf", "numpy"]),
+        ([], ["hydra", "omegaconf", "numpy"]),
+        (["run", "--help"], ["hydra", "omegaconf", "numpy"]),
+        (["runn"], ["hydra", "omegaconf", "numpy"]),
+        (["weights", "list"], ["hydra", "omegaconf"]),
+        (["datasets", "list"], ["hydra", "omegaconf"]),
+    ],
+)
+def test_help_and_lists_import_nothing_heavy(arguments: list[str], also_heavy: list[str]) -> None:
+    code = """if True:
+        import json, sys, time
+        begin = time.process_time()
+        from sfm_lightglue.cli import main
+        main(sys.argv[1:])
+        print(json.dumps([time.process_time() - begin, sorted(sys.modules)]))
+    """
+    output = subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    seconds, modules = json.loads(output.stdout.splitlines()[-1])
+    assert not {"torch", "pycolmap", "kornia", "h5py", *also_heavy} & set(modules)
+    assert seconds < 1.0  # of CPU; measured 0.05, and 0.3 for lists
+
+
+def test_every_name_of_the_python_api_is_there() -> None:
+    for name in sfm_lightglue.__all__:
+        assert getattr(sfm_lightglue, name).__name__ == name
+        assert name in dir(sfm_lightglue)
+    with pytest.raises(AttributeError, match="no attribute 'build_databas'"):
+        sfm_lightglue.build_databas  # noqa: B018
+
+
+def test_the_module_runs_as_a_program() -> None:
+    command = [sys.executable, "-m", "sfm_lightglue", "--version"]
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"], ["-h"], ["run", "--help"], ["extract", "-h"]])
+def test_help_names_every_command_and_choice(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    for command in (*cli.STAGE_COMMANDS, "match-pair", "weights", "datasets", "doctor"):
+        assert f"\n  {command} " in printed or f"\n    {command} " in printed
+    for group in GROUPS:
+        line = next(line for line in printed.splitlines() if line.startswith(f"  {group} ") and line.endswith(choices(group)[-1]))
+        assert line.split(maxsplit=1)[1] == ", ".join(choices(group))
+
+
+def test_every_stage_is_a_command() -> None:
+    assert set(pipeline.STAGES) <= set(cli.STAGE_COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["weights"], ["weights", "list"]])
+def test_weights_are_listed_with_their_licences(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "aliked-n16" in printed
+    assert "BSD-3-Clause" in printed
+    assert "(research only)" in printed
+
+
+@pytest.mark.parametrize("arguments", [["datasets"], ["datasets", "list"]])
+def test_datasets_are_listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    assert "fountain_p11" in capsys.readouterr().out
+
+
+def test_doctor_says_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for word in (__version__, "torch", "pycolmap", "cores", "weights:", "features that work now:"):
+        assert word in printed
+
+
+def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "dataset=folder", "features=sift", "--cfg", "job"]) == 0
+    assert "features:\n  name: sift\n" in capsys.readouterr().out
+    assert not list(folder.iterdir())
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        (["runn"], 2, "there is no command 'runn'. Did you mean 'run'? There are: "),
+        (["mtch-pair", "a", "b"], 2, "there is no command 'mtch-pair'. Did you mean 'match-pair'? There are: "),
+        (["match-pair", "a.jpg"], 1, "usage: match-pair IMAGE0 IMAGE1"),
+        (["match-pair", "a.jpg", "b.jpg", "c.jpg"], 1, "usage: match-pair IMAGE0 IMAGE1"),
+        (["match-pair", "a.jpg", "--jsn"], 1, "usage: match-pair IMAGE0 IMAGE1"),
+        (["match-pair", "a.jpg", "b.jpg", "features=alikd"], 1, "there is no features named 'alikd'. Did you mean 'aliked'?"),
+        (["weights", "lst"], 1, "usage: weights [list] or weights fetch NAME; found 'lst'"),
+        (["weights", "fetch"], 1, "usage: weights [list] or weights fetch NAME; found 'fetch'"),
+        (["datasets", "lst"], 1, "usage: datasets [list] or datasets fetch NAME; found 'lst'"),
+        (["datasets", "fetch", "fontain_p11"], 1, "no dataset is named 'fontain_p11'. Did you mean 'fountain_p11'?"),
+        (["pairs", "dataset=folder", "output=out"], 1, "out/features.h5 does not exist: run the stage that writes it first"),
+        (
+            ["match", "dataset=folder", "output=out", "features=sift", "matches=nearest_neighbor"],
+            1,
+            "out/pairs.txt does not exist",
+        ),
+        (["reconstruct", "dataset=folder", "dataset.images=.", "output=out"], 1, "out/database.db does not exist"),
+        (["evaluate", "dataset=folder", "output=out"], 1, "evaluate needs ground truth: dataset.poses=FILE"),
+    ],
+)
+def test_mistakes_go_to_stderr_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, expected: str
+) -> None:
+    assert cli.main(arguments) == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {expected}")
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), KeyError("wrong"), FileNotFoundError("wrong"), ConnectionError("wrong")])
+def test_errors_of_a_stage_are_printed_without_a_traceback(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(run: object) -> None:
+        raise error
+
+    replace_stage(monkeypatch, fail)
+    assert cli.main(["extract", "dataset=folder"]) == 1
+    assert capsys.readouterr().err == "error: wrong\n"
+
+
+def test_a_traceback_can_be_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(run: object) -> None:
+        raise ValueError("wrong")
+
+    replace_stage(monkeypatch, fail)
+    monkeypatch.setenv("SFM_LIGHTGLUE_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="wrong"):
+        cli.main(["extract", "dataset=folder"])
+
+
+def test_faults_of_the_package_keep_their_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(run: object) -> None:
+        raise AssertionError("a fault")
+
+    replace_stage(monkeypatch, fail)
+    with pytest.raises(AssertionError, match="a fault"):
+        cli.main(["extract", "dataset=folder"])
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(run: object) -> None:
+        raise KeyboardInterrupt
+
+    replace_stage(monkeypatch, interrupt)
+    assert cli.main(["extract", "dataset=folder"]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "interrupted: what was computed is kept, the same command goes on from there\n"
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_stage(monkeypatch, lambda run: None)
+    with pipeline.locked(folder / "out"):
+        assert cli.main(["extract", "dataset=folder", "output=out"]) == 1
+    assert capsys.readouterr().err.startswith("error: another run is working in out: ")
+    assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
+
+
+def test_a_stage_gets_the_run_and_logs_to_the_output_and_stderr(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stage(run: pipeline.Run) -> None:
+        logging.getLogger("sfm_lightglue.any").warning("a photo is broken: %s", run.dataset.images)
+
+    replace_stage(monkeypatch, stage)
+    assert cli.main(["extract", "dataset=folder", "dataset.images='my photos'", "output=out"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "a photo is broken: my photos" in printed.err
+    (log,) = (folder / "out" / "logs").rglob("sfm_lightglue.log")
+    assert "a photo is broken: my photos" in log.read_text()
+    assert {path.name for path in folder.iterdir()} == {"out"}
+
+
+# --- match-pair ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(folder: Path) -> tuple[str, str]:
+    """Two views of one blurred pattern, the second shifted by (24, 16) px."""
+    noise = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8))
+    pattern = noise.resize((512, 384), PILImage.Resampling.BICUBIC)
+    pattern.crop((0, 0, 400, 300)).save(folder / "photo 0.png")
+    pattern.crop((24, 16, 424, 316)).save(folder / "photo 1.png")
+    return "photo 0.png", "photo 1.png"
+
+
+SIFT = ("features=sift", "features.max_keypoints=300", "matches=nearest_neighbor", "matches.max_ratio=0.8")
+
+
+def test_match_pair_prints_json_that_holds_every_match(photos: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["match-pair", *photos, "--json", *SIFT, "output=out"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    matches0 = np.array(result["matches0"])
+    matched = np.flatnonzero(matches0 >= 0)
+    shift = np.array(result["keypoints0"])[matched] - np.array(result["keypoints1"])[matches0[matched]]
+    assert result["num_matches"] == len(matched) == len(result["verified"])
+    assert result["num_matches"] > 50
+    assert np.median(np.abs(shift - (24, 16))) < 0.5
+    right = np.abs(shift - (24, 16)).max(axis=1) < 2
+    assert np.array(result["verified"])[right].mean() > 0.95
+    assert result["num_verified"] == sum(result["verified"])
+    assert Path(result["picture"]) == Path("out/photo 0-photo 1.jpg")
+    assert Path(result["picture"]).is_file()
+
+
+def test_match_pair_prints_a_table_of_the_best_matches(photos: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["match-pair", *photos, *SIFT]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("keypoints: ")
+    assert lines[1].startswith("matches: ")
+    assert lines[2] == "picture: outputs/match-pair/photo 0-photo 1.jpg"
+    assert len(lines) == 4 + 10
+    scores = [float(line.split()[4]) for line in lines[4:]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_match_pair_of_photos_without_a_match_is_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("0.png", "1.png"):
+        PILImage.new("RGB", (64, 64), "grey").save(folder / name)
+    assert cli.main(["match-pair", "0.png", "1.png", *SIFT]) == 0
+    assert "matches: 0, verified: 0" in capsys.readouterr().out

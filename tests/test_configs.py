@@ -1,0 +1,289 @@
+"""The YAML files: each binds to its dataclass, and mistakes are explained with the closest right spelling."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from sfm_lightglue import api, cli, pipeline
+from sfm_lightglue.config import bind, compose_config, options_class
+from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
+from sfm_lightglue.features import EXTRACTORS
+from sfm_lightglue.lookup import load_class
+from sfm_lightglue.matches import MATCHERS
+from sfm_lightglue.pairs.planner import PAIRINGS
+from sfm_lightglue.reconstruction import ReconstructionOptions
+
+CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
+
+
+def dataclass_of(group: str, node: DictConfig) -> type:
+    """The dataclass that a group's values are bound to."""
+    if group in ("features", "matches"):
+        return options_class(load_class(str(node.name), {"features": EXTRACTORS, "matches": MATCHERS}[group], group))
+    return {
+        "dataset": pipeline.Dataset,
+        "pairs": PAIRINGS.get(str(node.name)),
+        "database": pipeline.DatabaseOptions,
+        "reconstruction": ReconstructionOptions,
+        "execution": pipeline.Execution,
+    }[group]
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty working folder, and the state that Hydra changes put back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr(sys, "argv", ["sfm-lightglue"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:], root.level = handlers, level
+
+
+# --- every file binds ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: str) -> None:
+    config = compose_config([f"{group}={name}"])
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, "given by the user")
+    bound_to = dataclass_of(group, config[group])
+    assert set(config[group]) == {field.name for field in dataclasses.fields(bound_to)}
+    options = bind(bound_to, config[group], group)
+    # The head of a matcher is named after the features; not all features have one.
+    assert dataclasses.asdict(options) == OmegaConf.to_container(config[group], resolve=True)
+
+
+def test_every_file_belongs_to_a_group() -> None:
+    folders = {path.relative_to(config_dir()).parts[0] for path in config_dir().rglob("*.yaml")}
+    assert folders - {"hydra"} == {*GROUPS, "pipeline.yaml"}
+
+
+@pytest.mark.parametrize(("group", "table"), [("features", EXTRACTORS), ("matches", MATCHERS), ("pairs", PAIRINGS)])
+def test_every_plug_in_has_a_file_of_its_name(group: str, table: dict[str, Any]) -> None:
+    assert set(choices(group)) == set(table)
+    for name in choices(group):
+        assert compose_config([f"{group}={name}"])[group].name == name
+
+
+@pytest.mark.parametrize("name", choices("dataset"))
+def test_every_dataset_has_the_name_of_its_file_and_knows_its_photos(name: str) -> None:
+    dataset = OmegaConf.to_container(compose_config([f"dataset={name}"]).dataset, resolve=True)
+    assert dataset["name"] == name
+    assert (dataset["images"] is None) == (name == "folder")
+    for key in ("images", "poses", "masks"):
+        assert dataset[key] is None or Path(dataset[key]).parent.name == name
+
+
+@pytest.mark.parametrize("name", choices("dataset"))
+def test_a_dataset_is_chosen_with_and_without_plus(name: str) -> None:
+    assert compose_config([f"dataset={name}"]) == compose_config([f"+dataset={name}"])
+
+
+def test_the_output_is_named_after_the_dataset() -> None:
+    assert compose_config(["dataset=fountain_p11"]).output == "outputs/fountain_p11"
+    assert compose_config(["dataset=fountain_p11", "output=elsewhere"]).output == "elsewhere"
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "camera",
+    ["PINHOLE,1,2,3,4", "PINHOLE,1.5,2e3,-3,+4", "SIMPLE_RADIAL,1,2,3,-0.1", "PINHOLE:1:2:3:4", "'PINHOLE 1 2 3 4'", "exif"],
+)
+def test_a_camera_is_given_without_quotes(camera: str) -> None:
+    assert compose_config([f"database.intrinsics={camera}"]).database.intrinsics == camera.strip("'")
+
+
+@pytest.mark.parametrize(
+    ("intrinsics", "refined"),
+    [
+        *((intrinsics, True) for intrinsics in ("exif", "single", "per_folder", "per_image")),
+        *((intrinsics, False) for intrinsics in ("poses", "PINHOLE:1:2:3:4", "PINHOLE,1,2,3,4", "folder/intrinsics.txt")),
+    ],
+)
+def test_intrinsics_are_refined_unless_given(intrinsics: str, refined: bool) -> None:
+    assert compose_config([f"database.intrinsics={intrinsics}"]).reconstruction.refine_intrinsics is refined
+
+
+def test_refining_can_be_chosen_against_the_default() -> None:
+    config = compose_config(["database.intrinsics=exif", "reconstruction.refine_intrinsics=false"])
+    assert config.reconstruction.refine_intrinsics is False
+
+
+def test_the_head_of_the_matcher_follows_the_features() -> None:
+    assert compose_config(["features=disk", "matches=lightglue"]).matches.head == "disk"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "plain",
+        "with blanks",
+        "o'brien's (1), 50% {off} [x] a=b",
+        "C:\\back\\slash\\",
+        "\\\\'\\x",
+        "东京/ü",
+        "#1",
+        "null",
+        "1.0",
+        "a:b",
+        '"quoted"',
+    ],
+)
+def test_paths_with_special_signs_reach_the_run_from_python(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "run_all", lambda run: {"images": run.dataset.images, "output": str(run.output)})
+    assert api.run(path, path) == {"images": path, "output": str(Path(path))}
+
+
+def test_values_of_any_kind_can_be_given_from_python() -> None:
+    overrides = api._overrides("features", {"a": None, "b": True, "c": 1e-3, "d": "text, text", "e": 7})
+    assert overrides == ["features.a=null", "features.b=true", "features.c=0.001", "features.d='text, text'", "features.e=7"]
+
+
+# --- the user's own files --------------------------------------------------------------------------------------------------
+
+
+def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "few.yaml").write_text("defaults: [sift]\nmax_keypoints: 7\n")
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("name: mine\nimages: /photos\n")
+    monkeypatch.setenv(USER_CONFIGS, str(tmp_path))
+    config = compose_config(["features=few", "dataset=mine"])
+    assert (config.features.name, config.features.max_keypoints) == ("sift", 7)
+    assert pipeline.Run(config).dataset.images == "/photos"
+    assert "few" in choices("features")
+    with pytest.raises(ValueError, match=r"there is no features named 'feew'. Did you mean 'few'\?"):
+        compose_config(["features=feew"])
+
+
+def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("name: mine\nimagez: /photos\n")
+    monkeypatch.setenv(USER_CONFIGS, str(tmp_path))
+    with pytest.raises(ValueError, match=r"unknown option 'dataset.imagez'. Did you mean 'images'\?"):
+        pipeline.Run(compose_config(["dataset=mine"]))
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["+dataset=fontain_p11"], "there is no dataset named 'fontain_p11'. Did you mean 'fountain_p11'? There are: "),
+        (["dataset=fontain_p11"], "there is no dataset named 'fontain_p11'. Did you mean 'fountain_p11'? There are: "),
+        (["features=alikd"], "there is no features named 'alikd'. Did you mean 'aliked'? There are: "),
+        (["pairs=sequental"], "there is no pairs named 'sequental'. Did you mean 'sequential'? There are: "),
+        (["matches=lightgleu"], "there is no matches named 'lightgleu'. Did you mean 'lightglue'? There are: "),
+        (["reconstruction=globl"], "there is no reconstruction named 'globl'. Did you mean 'global'? There are: "),
+        (["feature=disk"], "unknown option 'feature'. Did you mean 'features'? There are: "),
+        (["+feature=disk"], "unknown option 'feature'. Did you mean 'features'? There are: "),
+        (["++feature=disk"], "unknown option 'feature'. Did you mean 'features'? There are: "),
+        (["datasset.images=x"], "unknown option 'datasset'. Did you mean 'dataset'? There are: "),
+        (["outputs=x"], "unknown option 'outputs'. Did you mean 'output'? There are: "),
+        (["features.max_keypoint=9"], "unknown option 'features.max_keypoint'. Did you mean 'max_keypoints'? There are: "),
+        (["+features.max_keypoint=9"], "unknown option 'features.max_keypoint'. Did you mean 'max_keypoints'? There are: "),
+        (["++features.max_keypoint=9"], "unknown option 'features.max_keypoint'. Did you mean 'max_keypoints'? There are: "),
+        (
+            ["+matches.filter_treshold=1"],
+            "unknown option 'matches.filter_treshold'. Did you mean 'filter_threshold'? There are: ",
+        ),
+        (["+pairs.nam=1"], "unknown option 'pairs.nam'. Did you mean 'name'? There are: "),
+        (["+database.intrinsic=x"], "unknown option 'database.intrinsic'. Did you mean 'intrinsics'? There are: "),
+        (["+reconstruction.sed=1"], "unknown option 'reconstruction.sed'. Did you mean 'seed'? There are: "),
+        (["+execution.devise=cpu"], "unknown option 'execution.devise'. Did you mean 'device'? There are: "),
+        (["dataset.image=x"], "unknown option 'dataset.image'. Did you mean 'images'? There are: "),
+        (["+dataset.image=x"], "unknown option 'dataset.image'. Did you mean 'images'? There are: "),
+        (["features.max_keypoints=many"], "option 'features.max_keypoints': Value 'many' of type 'str' could not be converted"),
+        (["features.name=alikd"], "no features is named 'alikd'. Did you mean 'aliked'? There are: "),
+        (["reconstruction.name=globl"], "there is no mapper 'globl'. Did you mean 'global'? There are: "),
+        (
+            ["execution.if_settings_changed=recomput"],
+            "execution.if_settings_changed='recomput'. Did you mean 'recompute'? There are: ",
+        ),
+        (["execution.num_workers=-1"], "execution.num_workers must be 0 (one per core) or more, found -1"),
+        (["database.camera_model=PINHOL"], "database.camera_model='PINHOL' does not exist. Did you mean 'PINHOLE'? There are: "),
+        (["database.intrinsics=exiff"], "database.intrinsics='exiff' is not known. Did you mean 'exif'? There are: "),
+        (["features=imported"], "the option 'features.path' must be given: features.path=..."),
+        (["dataset.images=/no/such/folder"], "image folder /no/such/folder does not exist: give a folder of photos"),
+        (["dataset.images=null"], "which photos? Give +dataset=folder dataset.images=DIR, or +dataset=NAME"),
+        (["nonsense"], "cannot read 'nonsense': expected key=value"),
+        (["dataset.images=/photos(1)"], "cannot read 'dataset.images=/photos(1)': expected key=value, with quotes"),
+    ],
+)
+def test_a_mistake_is_explained_in_one_line_before_any_work(
+    command_line: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], expected: str
+) -> None:
+    (command_line / "photo.jpg").touch()
+    known = [] if any(override.lstrip("+").startswith("dataset=") for override in overrides) else ["+dataset=folder"]
+    assert cli.main(["run", *known, f"dataset.images={command_line}", "output=out", *overrides]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith(f"error: {expected}")
+
+
+def test_a_mistyped_key_far_from_all_others_names_no_closest(command_line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "+dataset=demo", "zzzz=1"]) == 1
+    assert capsys.readouterr().err.startswith("error: unknown option 'zzzz'. There are: ")
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_writes_each_job_to_a_folder_of_its_own(command_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[pipeline.Run] = []
+    monkeypatch.setitem(pipeline.STAGES, "extract", runs.append)
+    assert cli.main(["extract", "dataset=folder", "dataset.images=/a/b", "output=out", "features=sift,disk", "-m"]) == 0
+    assert [run.config.features.name for run in runs] == ["sift", "disk"]
+    assert [run.output for run in runs] == [Path("out/features=sift"), Path("out/features=disk")]
+
+
+def test_the_folder_of_a_job_is_named_after_all_that_the_sweep_varies(
+    command_line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[pipeline.Run] = []
+    monkeypatch.setitem(pipeline.STAGES, "extract", runs.append)
+    swept = ["database.intrinsics=PINHOLE,1,2,3,4", "dataset.images=a/x,b/y", "reconstruction.seed=1,2"]
+    assert cli.main(["extract", "dataset=folder", f"dataset.poses='{'very long ' * 50}'", *swept, "--multirun"]) == 0
+    names = [run.output.relative_to("outputs/folder").name for run in runs]
+    assert names == [f"dataset.images={images},reconstruction.seed={seed}" for images in ("a_x", "b_y") for seed in (1, 2)]
+    assert {run.config.database.intrinsics for run in runs} == {"PINHOLE,1,2,3,4"}
+
+
+def test_jobs_of_a_sweep_go_on_after_one_that_fails(
+    command_line: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: list[int] = []
+
+    def extract(run: pipeline.Run) -> None:
+        if run.config.reconstruction.seed == 1:
+            raise ValueError("the first job failed")
+        done.append(run.config.reconstruction.seed)
+
+    monkeypatch.setitem(pipeline.STAGES, "extract", extract)
+    assert cli.main(["extract", "dataset=folder", "reconstruction.seed=1,2", "-m"]) == 1
+    assert done == [2]
+    assert "error: the first job failed\n" in capsys.readouterr().err
+
+
+def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[pipeline.Run] = []
+    monkeypatch.setitem(pipeline.STAGES, "extract", runs.append)
+    assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
+    assert runs[0].output == Path("out")

@@ -1,0 +1,150 @@
+"""The whole flow on real pixels: the demo scene from photos to model, interrupted and not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import sfm_lightglue  # noqa: F401  loads libz before pycolmap
+from sfm_lightglue.pairs.listed import read_pairs
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FAST = (
+    *("features=sift", "features.max_keypoints=1024", "features.resize_max=640"),
+    *("matches=nearest_neighbor", "matches.max_ratio=0.85"),
+)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "sfm_lightglue", *map(str, arguments)]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=REPOSITORY, capture_output=True, text=True, check=True)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six neighbouring views of the demo scene, with their poses."""
+    folder = tmp_path_factory.mktemp("photos")
+    demo = REPOSITORY / "datasets" / "demo"
+    (folder / "images").mkdir()
+    for photo in sorted((demo / "images").glob("*.jpg"))[:6]:
+        shutil.copy2(photo, folder / "images")
+    shutil.copy2(demo / "poses.txt", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed")
+    run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={output}", *FAST)
+    return output
+
+
+def same_model(output0: Path, output1: Path) -> bool:
+    files = [path.relative_to(output0) for path in sorted((output0 / "reconstruction").rglob("*.bin"))]
+    return bool(files) and all((output0 / file).read_bytes() == (output1 / file).read_bytes() for file in files)
+
+
+def test_a_folder_of_photos_becomes_a_model_with_all_its_artefacts(undisturbed: Path) -> None:
+    for name in ("summary.json", "features.h5", "pairs.txt", "pairs.tsv", "matches.h5", "database.db"):
+        assert (undisturbed / name).is_file(), name
+    for name in ("cameras.bin", "images.bin", "points3D.bin", "images.txt", "points.ply"):
+        assert (undisturbed / "reconstruction" / "0" / name).is_file(), name
+    summary = json.loads((undisturbed / "summary.json").read_text())
+    assert summary["stages"]["reconstruct"]["models"][0]["num_images"] == 6
+    assert set(summary["stages"]) == {"extract", "pairs", "match", "verify", "reconstruct", "plots"}
+    assert all(stage["seconds"] >= 0 and stage["peak_memory_mb"] > 50 for stage in summary["stages"].values())
+    assert summary["stages"]["plots"]["files"]
+    assert not list(undisturbed.glob("*.tmp")) and not (undisturbed / "features").exists()
+
+
+def test_a_second_run_computes_nothing_and_changes_no_file(photos: Path, undisturbed: Path) -> None:
+    files = [undisturbed / name for name in ("features.h5", "matches.h5", "verification.h5", "reconstruction/0/points3D.bin")]
+    before = [path.stat().st_mtime_ns for path in files]
+    run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={undisturbed}", *FAST)
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert json.loads((undisturbed / "summary.json").read_text())["stages"]["match"]["num_computed"] == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(
+    photos: Path, undisturbed: Path, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    arguments = ("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={tmp_path}", *FAST)
+    for _ in range(2):
+        process = subprocess.Popen(command(*arguments), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(2.0, 9.0))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    run(*arguments)
+    for name in ("features.h5", "matches.h5", "pairs.txt"):
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert same_model(undisturbed, tmp_path)
+
+
+def test_new_photos_are_added_and_only_they_are_processed(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "images", tmp_path / "images")
+    last = sorted((tmp_path / "images").glob("*.jpg"))[-1]
+    held_back = last.rename(tmp_path / last.name)
+    arguments = ("run", "+dataset=folder", f"dataset.images={tmp_path / 'images'}", f"output={tmp_path / 'out'}", *FAST)
+    run(*arguments)
+    held_back.rename(last)
+    run(*arguments)
+    stages = json.loads((tmp_path / "out" / "summary.json").read_text())["stages"]
+    assert stages["extract"]["num_computed"] == 1
+    assert stages["match"]["num_computed"] == 5
+    assert (tmp_path / "out" / "matches.h5").read_bytes() == (undisturbed / "matches.h5").read_bytes()
+    assert same_model(undisturbed, tmp_path / "out")
+
+
+def test_changed_settings_are_refused_and_nothing_is_lost(photos: Path, undisturbed: Path) -> None:
+    before = (undisturbed / "features.h5").read_bytes()
+    arguments = command("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={undisturbed}", *FAST)
+    result = subprocess.run([*arguments, "features.max_keypoints=500"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "max_keypoints: 1024 -> 500" in result.stderr and "Traceback" not in result.stderr
+    assert (undisturbed / "features.h5").read_bytes() == before
+
+
+def test_each_stage_alone_gives_what_the_whole_run_gives(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    for stage in ("extract", "pairs", "match", "verify", "reconstruct"):
+        run(stage, "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={tmp_path}", *FAST)
+    assert (tmp_path / "matches.h5").read_bytes() == (undisturbed / "matches.h5").read_bytes()
+    assert same_model(undisturbed, tmp_path)
+
+
+def test_known_intrinsics_give_the_true_poses(photos: Path, tmp_path: Path) -> None:
+    poses = f"dataset.poses={photos / 'poses.txt'}"
+    known = ("database.intrinsics=poses", poses)
+    run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={tmp_path}", *known, *FAST)
+    names = {path.name for path in (photos / "images").iterdir()}
+    lines = [line for line in (photos / "poses.txt").read_text().splitlines() if line.split()[0] in names]
+    (tmp_path / "poses.txt").write_text("\n".join(lines))
+    table = run("evaluate", f"dataset.poses={tmp_path / 'poses.txt'}", f"output={tmp_path}").stdout
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert evaluation["registered"] == evaluation["images"] == 6
+    assert evaluation["auc"]["1"] > 80
+    assert "AUC" in table
+
+
+def test_pair_lists_and_reasons_stand_beside_the_matches(undisturbed: Path) -> None:
+    pairs = read_pairs(undisturbed / "pairs.txt")
+    assert len(pairs) == 15
+    assert (undisturbed / "pairs.tsv").read_text().splitlines()[1].split("\t")[2] == "exhaustive"
+    with h5py.File(undisturbed / "matches.h5") as file:
+        for pair in pairs:
+            assert np.issubdtype(file[pair.name0][pair.name1]["matches0"].dtype, np.int16)

@@ -1,0 +1,383 @@
+"""The stage database -> reconstruction, on the synthetic scene whose poses and points are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+import pytest
+from known_scene import COLOR, FOCAL, SIZE, KnownScene, make_database
+
+from sfm_lightglue import reconstruction
+from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
+
+OPTIONS = ReconstructionOptions(
+    name="incremental",
+    refine_intrinsics=False,
+    refine_principal_point=False,
+    min_model_size=2,
+    min_num_matches=15,
+    max_error_px=4.0,
+    extract_colors=False,
+    num_threads=1,
+    seed=0,
+)
+FREE_MAPPERS = ("incremental", "global", "hierarchical")
+
+
+def options(name: str = "incremental", **changes: Any) -> ReconstructionOptions:
+    return dataclasses.replace(OPTIONS, name=name, **changes)
+
+
+@pytest.fixture(scope="module")
+def scene() -> KnownScene:
+    return KnownScene()
+
+
+@pytest.fixture(scope="module")
+def database(scene: KnownScene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All images and pairs of the scene."""
+    return make_database(tmp_path_factory.mktemp("scene"), scene, range(len(scene.names)), all_pairs(scene))
+
+
+@pytest.fixture(scope="module")
+def noisy_database(scene: KnownScene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 1 px of noise and a focal length that is 3 % too short."""
+    folder = tmp_path_factory.mktemp("noisy")
+    return make_database(folder, scene, range(len(scene.names)), all_pairs(scene), focal=680.0, noise_px=1.0)
+
+
+def all_pairs(scene: KnownScene) -> list[tuple[int, int]]:
+    return list(itertools.combinations(range(len(scene.names)), 2))
+
+
+def run(database: Path, output: Path, chosen: ReconstructionOptions = OPTIONS, **arguments: Any) -> ReconstructionReport:
+    return reconstruct(database, database.parent / "images", output, chosen, **arguments)
+
+
+def true_poses(scene: KnownScene) -> dict[str, np.ndarray]:
+    """(3, 4) cam_from_world by image name."""
+    return dict(zip(scene.names, scene.poses, strict=True))
+
+
+def center(pose: np.ndarray) -> np.ndarray:
+    return -pose[:, :3].T @ pose[:, 3]
+
+
+def aligned_errors(model: pycolmap.Reconstruction, poses: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Largest distance of a camera from its true place, as a share of the scene, and largest angle in degrees.
+
+    The model is brought onto the truth by the similarity of Umeyama (1991).
+    """
+    estimated = [image.cam_from_world().matrix() for image in model.images.values()]
+    true = [poses[image.name] for image in model.images.values()]
+    points, target = (np.array([center(pose) for pose in both]) for both in (estimated, true))
+    a, b = points - points.mean(0), target - target.mean(0)
+    u, singular, vt = np.linalg.svd(b.T @ a)
+    flip = np.diag([1, 1, np.linalg.det(u @ vt)])
+    rotation = u @ flip @ vt
+    scale = np.trace(np.diag(singular) @ flip) / (a**2).sum()
+    distance = np.linalg.norm(scale * a @ rotation.T - b, axis=1).max() / np.linalg.norm(b, axis=1).max()
+    cosines = [(np.trace(pose[:, :3] @ rotation.T @ truth[:, :3].T) - 1) / 2 for pose, truth in zip(estimated, true, strict=True)]
+    return distance, float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
+
+
+# --- what comes out --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapper", FREE_MAPPERS)
+def test_every_mapper_finds_all_poses(database: Path, scene: KnownScene, tmp_path: Path, mapper: str) -> None:
+    report = run(database, tmp_path / "out", options(mapper))
+    assert report.largest == "0"
+    assert report.unregistered == []
+    assert report.models[0].registered == sorted(scene.names)
+    model = pycolmap.Reconstruction(tmp_path / "out" / "0")
+    distance, angle_deg = aligned_errors(model, true_poses(scene))
+    assert distance < 1e-4  # keypoints are float32: 3e-5 px of 600
+    assert angle_deg < 1e-2
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_given_intrinsics_stay_exactly_as_they_are(noisy_database: Path, scene: KnownScene, tmp_path: Path, mapper: str) -> None:
+    run(noisy_database, tmp_path / "out", options(mapper), known_poses=true_poses(scene))
+    (camera,) = pycolmap.Reconstruction(tmp_path / "out" / "0").cameras.values()
+    assert camera.params.tolist() == [680.0, SIZE[0] / 2, SIZE[1] / 2]
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_a_wrong_focal_length_is_corrected_where_intrinsics_are_refined(scene: KnownScene, tmp_path: Path, mapper: str) -> None:
+    database = make_database(tmp_path / "in", scene, range(len(scene.names)), all_pairs(scene), focal=680.0)
+    run(database, tmp_path / "out", options(mapper, refine_intrinsics=True), known_poses=true_poses(scene))
+    (camera,) = pycolmap.Reconstruction(tmp_path / "out" / "0").cameras.values()
+    assert camera.focal_length == pytest.approx(FOCAL, rel=1e-3)
+
+
+def test_known_poses_are_kept_exactly_by_triangulation(database: Path, scene: KnownScene, tmp_path: Path) -> None:
+    poses = true_poses(scene)
+    report = run(database, tmp_path / "out", options("triangulation"), known_poses=poses)
+    assert report.unregistered == []
+    model = pycolmap.Reconstruction(tmp_path / "out" / "0")
+    for image in model.images.values():
+        np.testing.assert_allclose(image.cam_from_world().matrix(), poses[image.name], rtol=0, atol=1e-14)
+    points = np.array([point.xyz for point in model.points3D.values()])
+    nearest = np.linalg.norm(points[:, None] - scene.points[None], axis=2).min(axis=1)
+    assert len(points) > 0.9 * len(scene.points)
+    assert nearest.max() < 1e-3
+
+
+def test_triangulation_leaves_out_images_without_a_pose(database: Path, scene: KnownScene, tmp_path: Path) -> None:
+    poses = true_poses(scene)
+    missing = scene.names[2]
+    del poses[missing]
+    report = run(
+        database, tmp_path / "out", options("triangulation"), known_poses={**poses, "no such image.jpg": poses[scene.names[0]]}
+    )
+    assert report.unregistered == [missing]
+    assert report.models[0].num_points > 0
+
+
+def test_two_images_are_enough(scene: KnownScene, tmp_path: Path) -> None:
+    database = make_database(tmp_path / "in", scene, (0, 3), [(0, 3)])
+    report = run(database, tmp_path / "out")
+    assert report.models[0].num_images == 2
+    assert report.models[0].num_points > 20
+
+
+@pytest.mark.parametrize("mapper", FREE_MAPPERS)
+def test_components_without_a_link_become_models_and_the_largest_is_named(scene: KnownScene, tmp_path: Path, mapper: str) -> None:
+    groups = (range(3), range(3, len(scene.names)))
+    pairs = [pair for group in groups for pair in itertools.combinations(group, 2)]
+    database = make_database(tmp_path / "in", scene, range(len(scene.names)), pairs)
+    report = run(database, tmp_path / "out", options(mapper))
+    assert sorted(model.num_images for model in report.models) == sorted(len(group) for group in groups)
+    largest = next(model for model in report.models if model.folder == report.largest)
+    assert largest.registered == sorted(scene.names[3:])
+    assert report.unregistered == sorted(scene.names[:3])
+    assert report.num_images == len(scene.names)
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+@pytest.mark.parametrize("num_images", [0, 3])
+def test_nothing_verified_gives_an_empty_report(scene: KnownScene, tmp_path: Path, mapper: str, num_images: int) -> None:
+    database = make_database(tmp_path / "in", scene, range(max(num_images, 1)), [])
+    if num_images == 0:
+        database.unlink()
+        pycolmap.Database.open(database).close()
+    report = run(database, tmp_path / "out", options(mapper), known_poses=true_poses(scene))
+    assert report == ReconstructionReport([], None, num_images, scene.names[:num_images])
+
+
+def test_the_largest_model_is_named_wherever_it_stands(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = MAPPERS["incremental"]
+
+    def with_a_small_model_first(task: Any) -> None:
+        real(task)
+        (task.output / "0").rename(task.output / "1")
+        (task.output / "0").mkdir()
+        small = pycolmap.Reconstruction(task.output / "1")
+        small.deregister_frame(small.reg_frame_ids()[0])
+        small.write(task.output / "0")
+
+    monkeypatch.setitem(MAPPERS, "incremental", with_a_small_model_first)
+    report = run(database, tmp_path / "out")
+    assert [model.num_images for model in report.models] == [report.num_images - 1, report.num_images]
+    assert report.largest == "1"
+    assert report.unregistered == []
+
+
+def test_models_with_few_points_are_discarded_and_the_rest_numbered_from_0(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = MAPPERS["incremental"]
+
+    def with_empty_models(task: Any) -> None:
+        real(task)
+        (task.output / "0").rename(task.output / "1")
+        for folder in ("0", "2"):
+            (task.output / folder).mkdir()
+            pycolmap.Reconstruction().write(task.output / folder)
+
+    monkeypatch.setitem(MAPPERS, "incremental", with_empty_models)
+    report = run(database, tmp_path / "out")
+    assert [(model.folder, model.num_images) for model in report.models] == [("0", report.num_images)]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0", "settings.json"]
+
+
+def test_the_report_says_what_the_files_hold(database: Path, tmp_path: Path) -> None:
+    report = run(database, tmp_path / "out").models[0]
+    folder = tmp_path / "out" / "0"
+    names = {f"{name}.{suffix}" for name in ("cameras", "images", "points3D", "rigs", "frames") for suffix in ("bin", "txt")}
+    assert {path.name for path in folder.iterdir()} == names | {"points.ply"}
+    lines = [line for line in (folder / "points3D.txt").read_text().splitlines() if not line.startswith("#")]
+    tracks = [(len(line.split()) - 8) // 2 for line in lines]  # POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX each
+    assert report.num_points == len(lines)
+    assert report.num_observations == sum(tracks)
+    assert report.mean_track_length == pytest.approx(sum(tracks) / len(lines))
+    assert report.mean_reprojection_error_px < 1e-3
+    assert f"element vertex {len(lines)}\n".encode() in (folder / "points.ply").read_bytes()
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+@pytest.mark.parametrize("wanted", [True, False])
+def test_colors_come_from_the_photos_where_wanted(
+    database: Path, scene: KnownScene, tmp_path: Path, mapper: str, wanted: bool
+) -> None:
+    run(database, tmp_path / "out", options(mapper, extract_colors=wanted), known_poses=true_poses(scene))
+    model = pycolmap.Reconstruction(tmp_path / "out" / "0")
+    colors = np.array([point.color for point in model.points3D.values()], float)
+    np.testing.assert_allclose(colors, np.broadcast_to(COLOR if wanted else 0, colors.shape), atol=3)  # JPEG
+
+
+# --- same in, same out; nothing twice --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_two_runs_give_the_same_bytes(noisy_database: Path, scene: KnownScene, tmp_path: Path, mapper: str) -> None:
+    poses = true_poses(scene) if mapper == "triangulation" else None
+    for output in ("out0", "out1"):
+        run(noisy_database, tmp_path / output, options(mapper), known_poses=poses)
+    for name in ("cameras.bin", "images.bin", "points3D.bin", "points.ply"):
+        assert (tmp_path / "out0" / "0" / name).read_bytes() == (tmp_path / "out1" / "0" / name).read_bytes()
+
+
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by the mapper's name each time one runs."""
+    names: list[str] = []
+    for name, mapper in MAPPERS.items():
+        monkeypatch.setitem(MAPPERS, name, lambda task, name=name, mapper=mapper: (names.append(name), mapper(task)))
+    return names
+
+
+def test_an_unchanged_database_is_not_mapped_again(database: Path, tmp_path: Path, mapped: list[str]) -> None:
+    first = run(database, tmp_path / "out")
+    pycolmap.Database.open(database).close()
+    assert run(database, tmp_path / "out") == first
+    assert mapped == ["incremental"]
+
+
+def test_another_option_or_mapper_or_database_is_mapped_again(
+    database: Path, scene: KnownScene, tmp_path: Path, mapped: list[str]
+) -> None:
+    run(database, tmp_path / "out")
+    run(database, tmp_path / "out", options(max_error_px=3.0))
+    run(database, tmp_path / "out", options("global"))
+    assert mapped == ["incremental", "incremental", "global"]
+    other = make_database(tmp_path / "other", scene, range(4), itertools.combinations(range(4), 2))
+    assert run(other, tmp_path / "out", options("global")).num_images == 4
+    assert len(mapped) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_the_threshold_is_given_in_detection_pixels(noisy_database: Path, tmp_path: Path, mapped: list[str]) -> None:
+    strict, mild = (
+        run(noisy_database, tmp_path / "out", options(max_error_px=1.0), detection_scale=scale).models[0] for scale in (1.0, 4.0)
+    )
+    same = run(noisy_database, tmp_path / "same", options(max_error_px=4.0)).models[0]
+    assert mapped == ["incremental"] * 3
+    assert strict.num_observations < 0.9 * mild.num_observations
+    assert mild == same
+
+
+def test_other_poses_are_triangulated_again(database: Path, scene: KnownScene, tmp_path: Path, mapped: list[str]) -> None:
+    poses = true_poses(scene)
+    run(database, tmp_path / "out", options("triangulation"), known_poses=poses)
+    run(database, tmp_path / "out", options("triangulation"), known_poses=poses)
+    assert len(mapped) == 1
+    del poses[scene.names[0]]
+    run(database, tmp_path / "out", options("triangulation"), known_poses=poses)
+    assert len(mapped) == 2
+
+
+# --- interrupted -----------------------------------------------------------------------------------------------------------
+
+
+def in_a_child(work: Callable[[], object], disturb: Callable[[int], object]) -> int:
+    """Does the work in a forked process, which `disturb` gets the id of; returns its wait status. 42 is KeyboardInterrupt."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            work()
+            code = 0
+        except KeyboardInterrupt:
+            code = 42
+        finally:
+            os._exit(code)
+    disturb(child)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("after_images", [0, 2, 4])
+def test_ctrl_c_keeps_a_readable_partial_model_and_the_next_run_completes(
+    database: Path, scene: KnownScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: list[str], after_images: int
+) -> None:
+    reading, writing = os.pipe()
+
+    def wait_for_ctrl_c(task: Any) -> None:
+        time.sleep(0.2)  # the main thread is waiting by then
+        os.write(writing, b".")
+        while not task.token.is_cancelled:
+            time.sleep(0.01)
+
+    def slow_mapper(task: Any) -> None:
+        registered = itertools.count(1)
+        if after_images == 0:
+            wait_for_ctrl_c(task)
+        real(dataclasses.replace(task, on_image=lambda: next(registered) == after_images and wait_for_ctrl_c(task)))
+
+    real = MAPPERS["incremental"]
+    with monkeypatch.context() as patch:
+        patch.setitem(MAPPERS, "incremental", slow_mapper)
+        status = in_a_child(
+            lambda: run(database, tmp_path / "out"), lambda child: (os.read(reading, 1), os.kill(child, signal.SIGINT))
+        )
+    assert os.waitstatus_to_exitcode(status) == 42
+    assert not (tmp_path / "out" / "settings.json").exists()
+    for folder in (path for path in (tmp_path / "out").iterdir() if path.is_dir()):
+        assert after_images <= pycolmap.Reconstruction(folder).num_reg_images() < len(scene.names)
+    assert run(database, tmp_path / "out").unregistered == []
+    assert mapped == ["incremental"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_leaves_the_previous_reconstruction(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(database, tmp_path / "out")
+    before = (tmp_path / "out" / "0" / "points3D.bin").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(reconstruction, "_write_models", lambda output: os.kill(os.getpid(), signal.SIGKILL))
+        status = in_a_child(lambda: run(database, tmp_path / "out", options(seed=1)), lambda child: None)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert (tmp_path / "out" / "0" / "points3D.bin").read_bytes() == before
+    run(database, tmp_path / "out", options(seed=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_database_names_the_stage_to_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"database.db does not exist: run the stage verify first"):
+        run(tmp_path / "database.db", tmp_path / "out")
+
+
+def test_triangulation_without_poses_is_refused_and_the_previous_model_stays(database: Path, tmp_path: Path) -> None:
+    run(database, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"needs the poses of the photos: dataset.poses=FILE"):
+        run(database, tmp_path / "out", options("triangulation"))
+    assert (tmp_path / "out" / "0" / "images.bin").is_file()
+
+
+def test_an_unknown_mapper_is_refused_with_the_closest() -> None:
+    with pytest.raises(ValueError, match=r"there is no mapper 'incremantal'. Did you mean 'incremental'\?"):
+        options("incremantal")
