@@ -166,7 +166,7 @@ def _datasets(arguments: list[str]) -> int:
         return 0
     _expect_list(arguments, "datasets")
     for entry in fetch_datasets.list_datasets():
-        size = f"{entry.size / 1e6:.1f} MB" if entry.size else "size unknown"
+        size = f"{entry.size / 1e6:.1f} MB" if entry.size else "embedded" if entry.is_present else "size unknown"
         note = "" if entry.is_verified else ", downloads are not verified"
         where = entry.folder if entry.is_present else "not here"
         print(f"{entry.name:16}{entry.description}\n{'':16}{size}, licence: {entry.licence}{note}; {where}")

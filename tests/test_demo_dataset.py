@@ -18,7 +18,7 @@ import pycolmap  # isort: skip
 
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo"
 IMAGES = sorted((DEMO / "images").glob("*.jpg"))
-COARSE = ("--width", "200", "--samples", "2", "--sun", "1024", "--sky", "8")
+COARSE = ("--width", "200", "--sun", "1024", "--sky", "9", "--quality", "95")
 """Options of the script that make it fast (5 s, most of them for building the scene and its shadow maps)."""
 
 
@@ -104,7 +104,7 @@ def test_matches_lie_on_the_epipolar_lines_of_the_poses(cameras: dict[str, Posed
     fundamental = fundamental_matrix(cameras[IMAGES[index0].name], cameras[IMAGES[index1].name])
     error = sampson_error(fundamental, keypoints0[matches[:, 0]], keypoints1[matches[:, 1]])
     assert len(matches) > 200
-    assert np.median(error) < 0.3  # measured 0.1; half a pixel of shift in both pictures would be 0.4 and more
+    assert np.median(error) < 0.3  # measured 0.11 and 0.12
     assert np.mean(error < 2) > 0.8
 
 
@@ -119,5 +119,5 @@ def test_the_script_draws_the_stored_photos(drawn: Path) -> None:
     stored = PIL.Image.open(IMAGES[0]).resize(coarse.size, PIL.Image.Resampling.BOX)
     difference = np.abs(np.asarray(coarse, np.float64) - np.asarray(stored, np.float64))
     another = PIL.Image.open(IMAGES[1]).resize(coarse.size, PIL.Image.Resampling.BOX)
-    assert difference.mean() < 10  # grey levels; measured 5: fewer samples, coarser shadows
-    assert np.abs(np.asarray(another, np.float64) - np.asarray(stored, np.float64)).mean() > 30
+    assert difference.mean() < 13  # grey levels; measured 9: coarser shadows, less detail
+    assert np.abs(np.asarray(another, np.float64) - np.asarray(stored, np.float64)).mean() > 30  # measured 51

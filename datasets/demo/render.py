@@ -316,6 +316,8 @@ def main() -> None:
     parser.add_argument("--sky", type=int, default=72, help="number of directions that sky light comes from")
     parser.add_argument("--quality", type=int, default=84, help="of the JPEG files")
     options = parser.parse_args()
+    if options.sky < options.samples**2:
+        parser.error(f"--sky must be at least {options.samples**2}: each of a pixel's samples needs a direction of its own")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     (options.out / "images").mkdir(parents=True, exist_ok=True)
     renderer = Renderer(build(), options.sun, options.sun // 4, options.sky)
