@@ -137,7 +137,7 @@ def test_known_intrinsics_give_the_true_poses(photos: Path, tmp_path: Path) -> N
     table = run("evaluate", f"dataset.poses={tmp_path / 'poses.txt'}", f"output={tmp_path}").stdout
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert evaluation["registered"] == evaluation["images"] == 6
-    assert evaluation["auc"]["1"] > 80
+    assert evaluation["auc"]["1"] > 70 and evaluation["auc"]["5"] > 93  # SIFT at 640 px: a fifth of a degree
     assert "AUC" in table
 
 
