@@ -26,7 +26,7 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.pairs import planner
-from sfm_lightglue.pipeline import DatabaseOptions, Run, create_plugin, default_device, run_all
+from sfm_lightglue.pipeline import DatabaseOptions, Run, create_plugin, default_device, locked, run_all
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.storage import H5Reader
@@ -205,7 +205,9 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> dict[str, An
     `overrides` are written as on the command line: `run("photos", "out", "features=disk", "matches.filter_threshold=0.2")`.
     """
     quoted = [f"dataset.images={_quote(images)}", f"output={_quote(output)}"]
-    return run_all(Run(compose_config(["dataset=folder", *quoted, *overrides])))
+    configured = Run(compose_config(["dataset=folder", *quoted, *overrides]))
+    with locked(configured.output):
+        return run_all(configured)
 
 
 @functools.cache

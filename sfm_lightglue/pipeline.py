@@ -28,6 +28,7 @@ from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.evaluation.poses import read_poses
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
+from sfm_lightglue.execution.local import num_cores
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
@@ -122,11 +123,20 @@ class Run:
             ensure_dataset(str(self.dataset.name))
         return Path(self.dataset.images)
 
+    @property
+    def device(self) -> str:
+        return default_device(self.execution.device)
+
+    @property
+    def num_network_workers(self) -> int:
+        """Photos or pairs in a network at a time: one per core, two on a GPU, so that one is read while one is computed."""
+        return self.execution.num_workers or (num_cores() if self.device == "cpu" else 2)
+
     def extractor(self) -> Extractor:
-        return create_plugin(self.config.features, EXTRACTORS, "features", default_device(self.execution.device))
+        return create_plugin(self.config.features, EXTRACTORS, "features", self.device)
 
     def matcher(self) -> Matcher:
-        return create_plugin(self.config.matches, MATCHERS, "matches", default_device(self.execution.device))
+        return create_plugin(self.config.matches, MATCHERS, "matches", self.device)
 
     @contextlib.contextmanager
     def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
@@ -167,7 +177,7 @@ def extract(run: Run) -> None:
             run.features,
             extractor,
             masks=run.dataset.masks,
-            num_workers=run.execution.num_workers,
+            num_workers=run.num_network_workers,
             if_settings_changed=run.execution.if_settings_changed,
         )
         record |= dataclasses.asdict(report)
@@ -181,7 +191,7 @@ def pairs(run: Run) -> None:
             _current_names(run, reader),
             load_descriptors=lambda image: reader.features(image).descriptors,
             load_global_descriptors=_read_global_descriptors,
-            device=default_device(run.execution.device),
+            device=run.device,
         )
         write_pairs(run.pairs, selected)
         write_reasons(run.pairs.with_suffix(".tsv"), selected)
@@ -200,7 +210,7 @@ def match(run: Run) -> None:
             _read_pairs(run),
             run.matches,
             matcher,
-            num_workers=run.execution.num_workers,
+            num_workers=run.num_network_workers,
             if_settings_changed=run.execution.if_settings_changed,
         )
         record |= dataclasses.asdict(report)
@@ -274,10 +284,10 @@ def run_all(run: Run) -> dict[str, Any]:
         stage(run)
     with run.recorded("plots") as record:
         record["files"] = draw_match_gallery(run.images, run.features, run.matches, run.pairs, run.output)
-        if (largest := run.reconstruction / "0").is_dir():
-            draw_reconstruction(largest, run.output / "plots" / "reconstruction.png")
+        if (largest := _read_summary(run)["stages"]["reconstruct"]["largest"]) is not None:
+            draw_reconstruction(run.reconstruction / largest, run.output / "plots" / "reconstruction.png")
             record["files"].append("plots/reconstruction.png")
-    return json.loads(run.summary.read_text(encoding="utf-8"))
+    return _read_summary(run)
 
 
 def evaluate(run: Run) -> str:
@@ -324,6 +334,10 @@ def locked(output: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 raise ValueError(f"another run is working in {output}: wait for it or choose another output=DIR") from error
         yield
+
+
+def _read_summary(run: Run) -> dict[str, Any]:
+    return json.loads(run.summary.read_text(encoding="utf-8"))
 
 
 def _current_names(run: Run, reader: H5Reader) -> list[str]:

@@ -44,9 +44,6 @@ class Item:
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-# --- products to items and back ----------------------------------------------------------------------------------------
-
-
 def features_to_item(features: Features) -> Item:
     """hloc's layout: keypoints float32, descriptors (d, n) and scores float16."""
     datasets: dict[str, np.ndarray] = {
@@ -116,9 +113,6 @@ def check_match_keys(names: Iterable[str]) -> None:
         other = seen.setdefault(name.replace("/", "-"), name)
         if other != name:
             raise ValueError(f"images {other!r} and {name!r} have the same key {match_key(other, name)!r}: rename one of them")
-
-
-# --- reading -----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -224,9 +218,6 @@ def _leaf_groups(group: h5py.Group, prefix: str = "") -> Iterator[str]:
             yield prefix.rstrip("/")
             return
         yield from _leaf_groups(child, f"{prefix}{name}/")
-
-
-# --- writing -----------------------------------------------------------------------------------------------------------
 
 
 class SettingsChanged(ValueError):
@@ -399,5 +390,4 @@ def _write_item(file: h5py.File, key: str, item: Item) -> None:
         options = {"compression": 1} if name in ("matches0", "matching_scores0") and array.size > 64 else {}
         group.create_dataset(name, data=array, **options)
     for target, values in item.attributes.items():
-        for attribute, value in values.items():
-            (group[target] if target else group).attrs[attribute] = value
+        (group[target] if target else group).attrs.update(values)
