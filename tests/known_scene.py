@@ -91,7 +91,13 @@ def make_database(
         [Pair(scene.names[first], scene.names[second]) for first, second in pairs],
         folder / "database.db",
         VerificationOptions(
-            max_error_px=2.0, min_num_inliers=15, min_inlier_ratio=0.0, confidence=0.9999, max_num_trials=200, seed=0
+            max_error_px=2.0,
+            min_num_inliers=15,
+            min_inlier_ratio=0.0,
+            min_mean_score=0.0,
+            confidence=0.9999,
+            max_num_trials=200,
+            seed=0,
         ),
         intrinsics=f"SIMPLE_PINHOLE:{focal}:{SIZE[0] / 2}:{SIZE[1] / 2}",
         camera_model="SIMPLE_RADIAL",

@@ -36,6 +36,9 @@ class VerificationOptions:
     """Pairs with fewer are rejected, not counting those that wrong matches would give by chance."""
     min_inlier_ratio: float
     """Pairs with a smaller share of inliers are rejected."""
+    min_mean_score: float
+    """Pairs whose inliers have a smaller mean matching score are rejected: symmetric sides of a building agree on a geometry,
+    but LightGlue is not sure of such matches."""
     confidence: float
     max_num_trials: int
     """RANSAC trials at most: bounds the time of pairs that do not overlap."""
@@ -75,6 +78,8 @@ def verify_matches(
     chance = CHANCE_FACTOR * max(_chance(features, max_error_px) for features in (features0, features1))
     by_chance = chance * (len(matches) - len(inliers))
     if len(inliers) < max(options.min_num_inliers + by_chance, options.min_inlier_ratio * len(matches)):
+        return rejected
+    if matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean() < options.min_mean_score:
         return rejected
     datasets = {"inlier_matches": inliers}
     datasets |= {name: matrix for name in "EFH" if (matrix := getattr(geometry, name)) is not None}

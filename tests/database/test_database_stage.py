@@ -25,7 +25,7 @@ from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import ShardStore, features_to_item, match_key, matches_to_item
 
 OPTIONS = VerificationOptions(
-    max_error_px=2.0, min_num_inliers=20, min_inlier_ratio=0.0, confidence=0.9999, max_num_trials=200, seed=0
+    max_error_px=2.0, min_num_inliers=20, min_inlier_ratio=0.0, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
 )
 NAMES = ["a.jpg", "b c.jpg", "b/d.jpg", "z.jpg", "ü/東京 1.jpg"]
 """Sorted, as the images are numbered."""

@@ -219,6 +219,21 @@ def test_a_small_share_of_inliers_is_rejected_where_asked() -> None:
     assert configuration(verify(views, make_matches(indices), strict)) == "DEGENERATE"
 
 
+def test_a_geometry_of_matches_that_the_network_was_not_sure_of_is_rejected() -> None:
+    views, sure = two_views(), identity(200)
+    assert configuration(verify(views, sure)) == "CALIBRATED"
+    unsure = dataclasses.replace(sure, scores=np.full(200, DEFAULTS.min_mean_score - 0.05, np.float32))
+    assert configuration(verify(views, unsure)) == "DEGENERATE"
+    assert configuration(verify(views, unsure, dataclasses.replace(DEFAULTS, min_mean_score=0.0))) == "CALIBRATED"
+
+
+def test_scores_of_outliers_do_not_count_against_a_geometry() -> None:
+    indices = identity(200).indices.copy()
+    indices[100:, 1] = np.random.default_rng(1).permutation(indices[100:, 1])
+    matches = dataclasses.replace(make_matches(indices), scores=np.repeat([0.9, 0.1], 100).astype(np.float32))
+    assert configuration(verify(two_views(), matches)) == "CALIBRATED"
+
+
 @pytest.mark.parametrize("wrong", [(200, 0), (0, 200), (-1, 0), (0, -1)])
 def test_indices_outside_the_keypoints_are_refused_before_native_code(wrong: tuple[int, int]) -> None:
     indices = np.vstack([identity(200).indices, wrong])
