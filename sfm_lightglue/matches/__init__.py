@@ -2,6 +2,7 @@
 
 MATCHERS = {
     "lightglue": "sfm_lightglue.matches.lightglue:LightGlueMatcher",
+    "superglue": "sfm_lightglue.matches.superglue:SuperGlueMatcher",
     "nearest_neighbor": "sfm_lightglue.matches.nearest_neighbor:NearestNeighborMatcher",
     "imported": "sfm_lightglue.matches.imported:ImportedMatcher",
 }

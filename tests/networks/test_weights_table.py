@@ -62,8 +62,9 @@ def test_no_two_entries_share_a_file() -> None:
     assert len({entry.file for entry in WEIGHTS.values()}) == len(WEIGHTS)
 
 
-def test_only_the_original_superpoint_is_research_only() -> None:
-    assert [entry.name for entry in WEIGHTS.values() if entry.research_only] == ["superpoint-official"]
+def test_only_the_originals_by_magic_leap_are_research_only() -> None:
+    research_only = {entry.name for entry in WEIGHTS.values() if entry.research_only}
+    assert research_only == {"superpoint-official", "superglue-outdoor-official", "superglue-indoor-official"}
 
 
 @pytest.mark.parametrize("entry", [entry for entry in WEIGHTS.values() if entry.package], ids=lambda entry: entry.name)
