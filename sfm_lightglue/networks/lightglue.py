@@ -254,8 +254,8 @@ class LightGlue(nn.Module):
         input_dim), (b, n, input_dim); sizes (b, 2), (width, height) px; scales px and orientations rad (b, m, 2), (b, n, 2) for
         a network that wants them, in the unit its weights were trained with.
         """
-        x0, encoding0 = self._embed(keypoints0, descriptors0, size0, scales_orientations0)
-        x1, encoding1 = self._embed(keypoints1, descriptors1, size1, scales_orientations1)
+        x0, encoding0 = self.embed(keypoints0, descriptors0, size0, scales_orientations0)
+        x1, encoding1 = self.embed(keypoints1, descriptors1, size1, scales_orientations1)
         states = []
         for layer in self.transformers:
             x0, x1 = layer(x0, x1, encoding0, encoding1)
@@ -300,7 +300,7 @@ class LightGlue(nn.Module):
         """From which confidence on a point counts as confident after layer i (from 0); it decays towards later layers."""
         return 0.8 + 0.1 * math.exp(-4 * i / self.settings.num_layers)
 
-    def _embed(self, keypoints: Tensor, descriptors: Tensor, size: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
+    def embed(self, keypoints: Tensor, descriptors: Tensor, size: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
         """Initial states (b, n, d) and the encoding of the positions."""
         settings, dtype = self.settings, self.posenc.Wr.weight.dtype
         if descriptors.shape[-1] != settings.input_dim:
@@ -318,7 +318,7 @@ class LightGlue(nn.Module):
 
     def _points(self, keypoints: Tensor, descriptors: Tensor, size: tuple[float, float], extra: Tensor | None) -> _Points:
         size_tensor = keypoints.new_tensor([size])
-        x, encoding = self._embed(keypoints[None], descriptors[None], size_tensor, None if extra is None else extra[None])
+        x, encoding = self.embed(keypoints[None], descriptors[None], size_tensor, None if extra is None else extra[None])
         indices = torch.arange(len(keypoints), device=keypoints.device)
         survived = torch.full_like(indices, 1 if self.settings.width_confidence > 0 else self.settings.num_layers)
         return _Points(x, encoding, indices, survived)

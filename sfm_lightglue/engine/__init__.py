@@ -1,0 +1,1 @@
+"""LightGlue for many pairs: the network of `networks.lightglue`, rewritten for speed."""

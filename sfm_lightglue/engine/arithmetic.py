@@ -1,0 +1,170 @@
+"""The steps of a LightGlue layer on concatenated tokens, in one precision and on one device.
+
+Every step gives each token (and each segment, in attention) the same result whatever else is in the batch: on a CPU bit for bit.
+Matrix products of MKL and oneDNN have this property from `MIN_ROWS` rows on (measured for 1 to 6000 rows); fewer rows go through
+other code, so they are padded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu
+from sfm_lightglue.engine.kernels import Kernels
+from sfm_lightglue.engine.packing import FeedForward, PackedLayer
+from sfm_lightglue.engine.workspace import Workspace
+
+MIN_ROWS = 8
+"""Of a matrix product."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """States of T keypoints, of one image or of many pairs one after the other."""
+
+    state: Tensor
+    """float32 (T, d); a view of `rows` where those are float32 too."""
+    rows: Tensor
+    """(T, 2d): the state | the context that attention gathered, in the precision of the matrix products."""
+    cos_sin: Tensor
+    """(T, d / h): cosines | sines of the rotary encoding."""
+
+    @classmethod
+    def of(cls, state: Tensor, cos_sin: Tensor, dtype: torch.dtype) -> Tokens:
+        """Tokens with these states, which must be the caller's own, and products in `dtype`."""
+        dim = state.shape[1]
+        rows = state.new_empty((len(state), 2 * dim), dtype=dtype)
+        rows[:, :dim] = state
+        return cls(rows[:, :dim] if dtype == torch.float32 else state, rows, cos_sin)
+
+    @property
+    def inputs(self) -> Tensor:
+        """(T, d): the states as matrix products take them."""
+        return self.rows[:, : self.state.shape[1]]
+
+    @property
+    def context(self) -> Tensor:
+        """(T, d), to be filled by attention."""
+        return self.rows[:, self.state.shape[1] :]
+
+
+class Arithmetic(Protocol):
+    """How the engine computes."""
+
+    dtype: torch.dtype
+    """Of the matrix products."""
+    vector_dtype: torch.dtype
+    """Of biases, norms and the rotary encoding."""
+    num_heads: int
+
+    def self_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
+        """Rotated queries | rotated keys | values (T, 3d); valid until the next step."""
+        ...
+
+    def cross_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
+        """Keys, which are queries too | values (T, 2d); valid until the next step."""
+        ...
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
+        """See `attention`."""
+        ...
+
+    def update(self, tokens: Tokens, block: FeedForward, heads: Tensor | None) -> Tensor | None:
+        """Adds the update by the feed-forward network to the states; logits (T, 2) of the new states for heads (2, d)."""
+        ...
+
+
+class TorchArithmetic:
+    """By torch alone."""
+
+    def __init__(self, num_heads: int, dtype: torch.dtype, device: str) -> None:
+        self.num_heads, self.dtype, self.vector_dtype = num_heads, dtype, dtype
+        self.device = torch.device(device)
+        self.space = Workspace()
+
+    def self_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
+        dim = tokens.state.shape[1]
+        projected = self._product("projections", tokens.inputs, layer.self_weight, layer.self_bias)
+        first, second = projected[:, : 2 * dim].unflatten(1, (2 * self.num_heads, 2, -1)).unbind(2)  # T 2h hd/2
+        cos, sin = tokens.cos_sin[:, None].chunk(2, dim=-1)
+        turned = torch.mul(first, cos, out=self._take("turned", first.shape)).addcmul_(second, sin, value=-1)
+        second.mul_(cos).addcmul_(first, sin)
+        first.copy_(turned)
+        return projected
+
+    def cross_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
+        return self._product("projections", tokens.inputs, layer.cross_weight, layer.cross_bias)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
+        if self.device.type == "cuda" and self.dtype != torch.float32:
+            attend_on_gpu(query, key, value, out, borders, self.num_heads)
+        elif self.dtype != torch.float32:
+            attend_in_chunks(query, key, value, out, borders, self.num_heads, self.space)
+        else:
+            attend(query, key, value, out, borders, self.num_heads)
+
+    def update(self, tokens: Tokens, block: FeedForward, heads: Tensor | None) -> Tensor | None:
+        hidden = self._product("hidden", tokens.rows, block.weight0, block.bias0)
+        hidden = F.layer_norm(hidden, hidden.shape[1:], block.norm_weight, block.norm_bias)
+        torch.ops.aten.gelu_(hidden)
+        change = self._product("change", hidden, block.weight1, block.bias1)
+        tokens.state.add_(change)
+        if tokens.state.dtype != tokens.rows.dtype:
+            tokens.inputs.copy_(tokens.state)
+        return None if heads is None else linear(tokens.state, heads)
+
+    def _product(self, name: str, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if len(rows) < MIN_ROWS:
+            return linear(rows, weight, bias)
+        return torch.addmm(bias, rows, weight.T, out=self._take(name, (len(rows), len(weight))))
+
+    def _take(self, name: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
+        return self.space.take(name, shape, self.dtype, self.device)
+
+
+class KernelArithmetic:
+    """bfloat16 on a CPU by torch's matrix products, and by compiled kernels for everything between them."""
+
+    def __init__(self, num_heads: int, kernels: Kernels) -> None:
+        self.num_heads, self.dtype, self.vector_dtype = num_heads, torch.bfloat16, torch.float32
+        self.kernels, self.space = kernels, Workspace()
+
+    def self_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
+        projected = self._product("projections", tokens.inputs, layer.self_weight)
+        dim = tokens.state.shape[1]  # values have no bias
+        self.kernels.rotate(projected[:, : 2 * dim], tokens.cos_sin, self.num_heads, layer.self_bias[: 2 * dim])
+        return projected
+
+    def cross_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
+        projected = self._product("projections", tokens.inputs, layer.cross_weight)
+        dim = tokens.state.shape[1]
+        self.kernels.add_bias(projected[:, :dim], layer.cross_bias[:dim])
+        return projected
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
+        for start0, end0, start1, end1 in zip(borders[0], borders[0][1:], borders[1], borders[1][1:], strict=False):
+            rows, columns = slice(start0, end0), slice(start1, end1)
+            self.kernels.attention(query[rows], key[columns], value[columns], out[rows], self.num_heads, 1.0)
+
+    def update(self, tokens: Tokens, block: FeedForward, heads: Tensor | None) -> Tensor | None:
+        hidden = self._product("hidden", tokens.rows, block.weight0)
+        self.kernels.bias_norm_gelu(hidden, block.bias0, block.norm_weight, block.norm_bias)
+        change = self._product("change", hidden, block.weight1)
+        return self.kernels.add_update(tokens.state, change, block.bias1, tokens.inputs, heads)
+
+    def _product(self, name: str, rows: Tensor, weight: Tensor) -> Tensor:
+        if len(rows) < MIN_ROWS:
+            return linear(rows, weight)
+        return torch.mm(rows, weight.T, out=self.space.take(name, (len(rows), len(weight)), self.dtype))
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(T, o) of (T, i), (o, i) and (o,), padded to `MIN_ROWS` rows where there are fewer."""
+    if len(rows) < MIN_ROWS:
+        return F.linear(F.pad(rows, (0, 0, 0, MIN_ROWS - len(rows))), weight, bias)[: len(rows)]
+    return F.linear(rows, weight, bias)

@@ -1,0 +1,72 @@
+"""Matches from the last states of a pair, without ever holding a matrix of all scores.
+
+A score is exp(2 s_ij - lse_i - lse_j + log m_i + log m_j) (paper, eq. 7 and 8): s the similarity, lse the log-sum-exp of its row
+or column, m the matchability. All factors are at most 1, so a score above a threshold t > 0 needs a softmax over the row above t,
+which at most 1 / t entries of a row have. The similarities are computed a few rows at a time; of each block these candidates are
+kept, and the log-sum-exp of its rows and columns. Scores are then exact, and a candidate that is the best of its row and of its
+column among the candidates is so among all.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfm_lightglue.networks.lightglue import mutual_best
+
+BLOCK_ENTRIES = 1 << 18
+"""Similarities in work at a time: 1 MB, which stays in a core's cache."""
+
+
+def assign(vectors0: Tensor, vectors1: Tensor, logits0: Tensor, logits1: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Indices int64 (k, 2), ordered by the first, and scores float32 (k,) of the matches with a score above `threshold`.
+
+    From projected states (m, d), (n, d), m and n > 0, and logits of matchability (m,), (n,).
+    """
+    log_match0, log_match1 = F.logsigmoid(logits0), F.logsigmoid(logits1)
+    if threshold <= 0:
+        return _assign_densely(vectors0, vectors1, log_match0, log_match1)
+    size0, size1 = len(vectors0), len(vectors1)
+    log_threshold = math.log(threshold)
+    lse0 = vectors0.new_empty(size0)
+    max1, sum1 = vectors0.new_full((size1,), -math.inf), vectors0.new_zeros(size1)
+    rows, columns, values = [], [], []
+    step = max(1, BLOCK_ENTRIES // size1)
+    for start in range(0, size0, step):
+        similarity = vectors0[start : start + step] @ vectors1.T  # r n
+        largest = similarity.amax(dim=1, keepdim=True)
+        lse = largest[:, 0] + (similarity - largest).exp_().sum(dim=1).log_()
+        lse0[start : start + step] = lse
+        candidates = (similarity > (lse + log_threshold)[:, None]).nonzero()
+        rows.append(candidates[:, 0] + start)
+        columns.append(candidates[:, 1])
+        values.append(similarity[candidates[:, 0], candidates[:, 1]])
+        new_max1 = torch.maximum(max1, similarity.amax(dim=0))
+        sum1.mul_((max1 - new_max1).exp_()).add_(similarity.sub_(new_max1).exp_().sum(dim=0))
+        max1 = new_max1
+    row, column, value = torch.cat(rows), torch.cat(columns), torch.cat(values)
+    score = 2 * value - lse0[row] - (max1 + sum1.log())[column] + log_match0[row] + log_match1[column]
+    accepted = score > log_threshold
+    row, column, score = row[accepted], column[accepted], score[accepted]
+    kept = _is_best(row, score, size0) & _is_best(column, score, size1)
+    return torch.stack([row[kept], column[kept]], dim=1), score[kept].exp()
+
+
+def _is_best(group: Tensor, score: Tensor, num_groups: int) -> Tensor:
+    """Which entries have the highest score of their group; of equal ones (duplicate keypoints) the first, as a maximum takes."""
+    highest = score.new_full((num_groups,), -math.inf).scatter_reduce_(0, group, score, "amax")
+    order = torch.arange(len(score), device=score.device)
+    candidates = torch.where(score == highest[group], order, len(score))
+    first = order.new_full((num_groups,), len(score)).scatter_reduce_(0, group, candidates, "amin")
+    return order == first[group]
+
+
+def _assign_densely(vectors0: Tensor, vectors1: Tensor, log_match0: Tensor, log_match1: Tensor) -> tuple[Tensor, Tensor]:
+    """All mutually best pairs, whatever their score."""
+    similarity = vectors0 @ vectors1.T
+    scores = F.log_softmax(similarity, dim=1) + F.log_softmax(similarity, dim=0) + log_match0[:, None] + log_match1
+    rows, columns, values = mutual_best(scores)
+    return torch.stack([rows, columns], dim=1), values

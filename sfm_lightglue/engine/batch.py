@@ -1,0 +1,192 @@
+"""The pairs that a call of the engine works on: which tokens are whose, which are still in play, what has been found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfm_lightglue.engine.arithmetic import Tokens, linear
+from sfm_lightglue.engine.assignment import assign
+from sfm_lightglue.engine.packing import PackedLayer
+from sfm_lightglue.networks.lightglue import LightGlueSettings
+
+
+RANK = 32
+"""The point, by matchability, at which an image is judged to have a partner."""
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """Everything of an image that does not depend on its partner; n keypoints, d channels."""
+
+    state: Tensor
+    """float32 (n, d), after the self block of the first layer."""
+    projections: Tensor
+    """(n, 2d), of the cross block of the first layer."""
+    cos_sin: Tensor
+    """(n, d / h), rotary encoding."""
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory it takes."""
+        return sum(part.nbytes for part in (self.state, self.projections, self.cos_sin))
+
+
+@dataclass(frozen=True)
+class PairMatches:
+    """Matches of one pair, on the CPU."""
+
+    indices: Tensor
+    """int64 (k, 2), into the keypoints of image 0 and image 1, ordered by the first."""
+    scores: Tensor
+    """float32 (k,), above the filter threshold."""
+    stop_layer: int
+    """As in `networks.lightglue.LightGlueMatches`."""
+    prune0: Tensor
+    prune1: Tensor
+
+
+class Batch:
+    """The tokens of the pairs that are still being matched: first image 0 of each pair, then image 1 of each."""
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[ImageState, ImageState]],
+        settings: LightGlueSettings,
+        dtype: torch.dtype,
+        hopeless_below: Sequence[float] = (),
+    ) -> None:
+        """`hopeless_below`: see `LightGlueEngine`."""
+        self.settings, self.hopeless_below = settings, hopeless_below
+        all_lengths = np.array([[len(pair[side]) for pair in pairs] for side in (0, 1)], dtype=np.int64)  # 2 pairs
+        self.places = np.concatenate([[0], np.cumsum(all_lengths)])
+        """Borders of the images in `survived`."""
+        self.pairs = np.flatnonzero(all_lengths.all(axis=0))
+        """Which of the pairs given are in play; at first those with keypoints in both images."""
+        self.lengths = all_lengths[:, self.pairs]
+        """(2, pairs in play): number of points in play."""
+        self.num_points = self.lengths.sum(axis=0)
+        """Of both images of a pair, at first."""
+        self.images = [pairs[i][side] for side in (0, 1) for i in self.pairs]
+        device = pairs[0][0].state.device if pairs else torch.device("cpu")
+        survived = 1 if settings.width_confidence > 0 else settings.num_layers
+        self.survived = torch.full((int(self.places[-1]),), survived, device=device)
+        """int64, of all points of all pairs: see `networks.lightglue.LightGlueMatches.prune0`."""
+        self.stop_layers = np.zeros(len(pairs), dtype=np.int64)
+        self.found: dict[int, tuple[Tensor, Tensor]] = {}
+        """Indices (k, 2) and scores (k,) by pair."""
+        if self.images:
+            state, cos_sin = (torch.cat([getattr(image, key) for image in self.images]) for key in ("state", "cos_sin"))
+            self.tokens = Tokens.of(state, cos_sin, dtype)
+            starts = [self.places[side * len(pairs) + i] for side in (0, 1) for i in self.pairs]
+            ranges = zip(starts, self.lengths.flat, strict=True)
+            self.origin = torch.from_numpy(np.concatenate([np.arange(start, start + length) for start, length in ranges]))
+            self.origin = self.origin.to(device)
+            """int64 (T,): place of each token in `survived`."""
+
+    @property
+    def borders(self) -> list[int]:
+        """Of all images among the tokens."""
+        return [0, *np.cumsum(self.lengths).tolist()]
+
+    @property
+    def borders_of_sides(self) -> tuple[list[int], list[int]]:
+        """Of the images 0 among all images 0, and the same for images 1."""
+        return [0, *np.cumsum(self.lengths[0]).tolist()], [0, *np.cumsum(self.lengths[1]).tolist()]
+
+    @property
+    def half(self) -> int:
+        """Number of tokens of images 0."""
+        return int(self.lengths[0].sum())
+
+    def narrow(self, logits: Tensor, i: int, layer: PackedLayer, threshold: float) -> None:
+        """Ends the pairs that are done after layer i, and drops points from the others (section 3.3).
+
+        From logits (T, 2) of confidence and matchability; points with a confidence from `threshold` on are confident. All
+        decisions of a layer need one transfer from the device.
+        """
+        self.stop_layers[self.pairs] = i + 1
+        if i + 1 == self.settings.num_layers:
+            self._finish(np.ones(len(self.pairs), dtype=bool), logits, layer)
+            self.pairs = self.pairs[:0]
+            return
+        depth, width = self.settings.depth_confidence, self.settings.width_confidence
+        confidence, matchability = logits.sigmoid().unbind(dim=1)
+        unconfident = confidence < threshold
+        keep = matchability > 1 - width if width > 0 else torch.ones_like(unconfident)
+        if depth > 0:
+            keep |= confidence <= threshold
+        num_unconfident, num_kept = self._count(torch.stack([unconfident, keep]))
+        is_done = np.zeros(len(self.pairs), dtype=bool)
+        if depth > 0:  # in float32, as in the network: at the limit a rounding decides
+            is_done = 1 - num_unconfident.sum(axis=0).astype(np.float32) / self.num_points.astype(np.float32) > np.float32(depth)
+        is_hopeless = self._is_hopeless(matchability, i)
+        self._finish(is_done & ~is_hopeless, logits, layer)
+        self._drop(keep, num_kept, is_done | is_hopeless)
+
+    def results(self) -> list[PairMatches]:
+        """Of all pairs given, in their order."""
+        survived = self.survived.cpu().split(np.diff(self.places).tolist())
+        count, results = len(self.stop_layers), []
+        for pair, stop_layer in enumerate(self.stop_layers.tolist()):
+            indices, scores = self.found.get(pair, (torch.zeros((0, 2), dtype=torch.int64), torch.zeros(0)))
+            results.append(PairMatches(indices.cpu(), scores.cpu(), stop_layer, survived[pair], survived[count + pair]))
+        return results
+
+    def _count(self, flags: Tensor) -> np.ndarray:
+        """(f, 2, pairs): how many tokens of each image have each of the flags (f, T)."""
+        totals = np.pad(flags.cumsum(dim=1, dtype=torch.int32).cpu().numpy(), ((0, 0), (1, 0)))
+        return np.diff(totals[:, self.borders], axis=1).reshape(len(flags), 2, -1)
+
+    def _is_hopeless(self, matchability: Tensor, i: int) -> np.ndarray:
+        """Which pairs end after layer i without matches: those with too few matchable points in one image.
+
+        A pair with fewer than `RANK` points in an image is not judged.
+        """
+        if i >= len(self.hopeless_below):
+            return np.zeros(len(self.pairs), dtype=bool)
+        images = matchability.split(self.lengths.ravel().tolist())
+        ranked = torch.stack([image.topk(min(RANK, len(image))).values[-1] for image in images]).reshape(2, -1)
+        is_below = (ranked.amin(dim=0) < self.hopeless_below[i]).cpu().numpy()
+        return is_below & (self.lengths >= RANK).all(axis=0)
+
+    def _finish(self, is_done: np.ndarray, logits: Tensor, layer: PackedLayer) -> None:
+        """Finds the matches of the pairs that are done."""
+        borders, count = self.borders, len(self.pairs)
+        for j in np.flatnonzero(is_done):
+            rows = [slice(borders[image], borders[image + 1]) for image in (j, count + j)]
+            vectors = [linear(self.tokens.state[side], layer.projection_weight, layer.projection_bias) for side in rows]
+            indices, scores = assign(*vectors, *(logits[side, 1] for side in rows), self.settings.filter_threshold)
+            pair = int(self.pairs[j])
+            starts = self.places[[pair, len(self.stop_layers) + pair]]
+            indices = torch.stack([self.origin[side][indices[:, i]] - int(starts[i]) for i, side in enumerate(rows)], dim=1)
+            self.found[pair] = indices, scores
+
+    def _drop(self, keep: Tensor, num_kept: np.ndarray, is_done: np.ndarray) -> None:
+        """Leaves the tokens (T,) with `keep` of the pairs that are not done."""
+        if not is_done.any() and (num_kept == self.lengths).all():
+            self._survive(keep)
+            return
+        keep = keep & self._of_tokens(~is_done)
+        self._survive(keep)
+        goes_on = ~is_done & (num_kept > 0).all(axis=0)
+        keep &= self._of_tokens(goes_on)
+        self.pairs, self.num_points, self.lengths = self.pairs[goes_on], self.num_points[goes_on], num_kept[:, goes_on]
+        kept = torch.nonzero_static(keep, size=int(self.lengths.sum()))[:, 0]
+        self.origin = self.origin[kept]
+        self.tokens = Tokens.of(self.tokens.state[kept], self.tokens.cos_sin[kept], self.tokens.rows.dtype)
+
+    def _survive(self, keep: Tensor) -> None:
+        if self.settings.width_confidence > 0:
+            self.survived.index_add_(0, self.origin, keep.to(self.survived))
+
+    def _of_tokens(self, of_pairs: np.ndarray) -> Tensor:
+        """A flag of each token, from a flag of each pair."""
+        return torch.from_numpy(np.repeat(np.tile(of_pairs, 2), self.lengths.flat)).to(self.origin.device)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sfm_lightglue.engine.kernels import COMPILERS, Kernels, compile_kernels, load_kernels
+
+
+@pytest.fixture(scope="session")
+def kernels_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Cache folder with the compiled kernels and nothing else."""
+    if not any(map(shutil.which, COMPILERS)):
+        pytest.skip("no compiler")
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFM_LIGHTGLUE_CACHE", str(folder))
+        patch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
+        compile_kernels()
+    yield folder
+
+
+@pytest.fixture(scope="session")
+def kernels(kernels_cache: Path) -> Kernels:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
+        patch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
+        loaded = load_kernels()
+    if loaded is None:
+        pytest.skip("this CPU has no AVX512-BF16")
+    return loaded

