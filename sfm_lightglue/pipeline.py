@@ -69,6 +69,7 @@ class Execution:
     name: str
     device: str
     num_workers: int
+    cache_mb: float
     if_settings_changed: str
 
     def __post_init__(self) -> None:
@@ -211,6 +212,7 @@ def match(run: Run) -> None:
             run.matches,
             matcher,
             num_workers=run.num_network_workers,
+            cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
         )
         record |= dataclasses.asdict(report)

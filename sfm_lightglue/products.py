@@ -53,6 +53,12 @@ class Features:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the arrays."""
+        arrays = self.keypoints, self.scores, self.descriptors, self.scales, self.orientations
+        return sum(array.nbytes for array in arrays if array is not None)
+
 
 @dataclass(frozen=True, order=True)
 class Pair:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sfm_lightglue.engine.batch import ImageState
+from sfm_lightglue.engine.kernels import load_kernels
+from sfm_lightglue.engine.lightglue import PRECISIONS, LightGlueEngine
 from sfm_lightglue.lookup import closest
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
@@ -16,6 +20,12 @@ from sfm_lightglue.products import Features, Matches
 
 HEAD_WEIGHTS = {head: f"{head}-lightglue" for head in HEADS} | {"xfeat": "xfeat-lighterglue"}
 """Published weights of each head."""
+
+HOPELESS_BELOW = {"aliked": (0.6, 0.955, 0.96)}
+"""Thresholds of `LightGlueEngine`, by head: calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
+
+GPU_BATCH_SIZE = 32
+"""Pairs; on a CPU one at a time is as fast (2 to 4 % less at 512 keypoints), and needs the least memory."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,10 @@ class LightGlueOptions:
     width_confidence: float | None
     """How sure it must be that a point has no match to drop it, -1 = keep all; None as published with the head."""
     filter_threshold: float
+    skip_hopeless: bool
+    """End pairs without matches whose first layers say that the photos do not overlap; for the heads of `HOPELESS_BELOW`."""
+    precision: str
+    """float32, or low: 16 bit matrix products where the hardware is faster with them."""
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -39,15 +53,26 @@ class LightGlueOptions:
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
+        if self.skip_hopeless and self.head not in HOPELESS_BELOW:
+            raise ValueError(
+                f"matches.skip_hopeless has been calibrated for the heads {', '.join(HOPELESS_BELOW)}, not for {self.head!r}: "
+                "set it to false"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"matches.precision={self.precision!r} is none. {closest(self.precision, PRECISIONS)}")
         if not 0 <= self.filter_threshold < 1:
             raise ValueError(f"matches.filter_threshold must lie in 0..1, found {self.filter_threshold}")
 
 
 class LightGlueMatcher:
-    """Runs the network on one pair at a time; safe to call from several threads."""
+    """Runs the engine; safe to call from several threads."""
 
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
-        self.options, self.network, self.device, self.weights = options, network.to(device), device, (weights,)
+        kernels = load_kernels() if options.precision == "low" and device == "cpu" else None
+        self.options, self.device, self.weights = options, device, (weights,)
+        hopeless_below = HOPELESS_BELOW[options.head] if options.skip_hopeless else ()
+        self.engine = LightGlueEngine(network, options.precision, device, kernels, hopeless_below)
+        self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
 
     @classmethod
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
@@ -57,26 +82,31 @@ class LightGlueMatcher:
         settings = replace(HEADS[options.head], **{key: value for key, value in thresholds.items() if value is not None})
         return cls(options, load_lightglue(state, settings), device, record)
 
-    @torch.inference_mode()
     def __call__(self, features0: Features, features1: Features) -> Matches:
         """Raises: ValueError where the descriptors are not those of the head."""
-        result = self.network.match(
-            self._tensor(features0.keypoints),
-            self._tensor(features1.keypoints),
-            self._descriptors(features0),
-            self._descriptors(features1),
-            features0.image_size,
-            features1.image_size,
-            self._scales_orientations(features0),
-            self._scales_orientations(features1),
+        return self.match_many([(self.prepare(features0), self.prepare(features1))])[0]
+
+    def prepare(self, features: Features) -> ImageState:
+        """Raises: ValueError where the descriptors are not those of the head."""
+        return self.engine.prepare(
+            self._tensor(features.keypoints),
+            self._descriptors(features),
+            features.image_size,
+            self._scales_orientations(features),
         )
-        return Matches.from_dense(result.matches0.cpu().numpy(), result.scores0.cpu().numpy(), int(result.stop_layer))
+
+    def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[Matches]:
+        """Matches of each pair, whatever the others."""
+        return [
+            Matches(found.indices.to(torch.int32).numpy(), found.scores.numpy(), found.stop_layer)
+            for found in self.engine.match_many(pairs)
+        ]
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array.astype(np.float32), device=self.device)
 
     def _descriptors(self, features: Features) -> Tensor:
-        expected = self.network.settings.input_dim
+        expected = self.engine.settings.input_dim
         if features.descriptors.shape[1] != expected:
             raise ValueError(
                 f"the features of {features.name!r} have {features.descriptors.shape[1]}-d descriptors, "
@@ -86,7 +116,7 @@ class LightGlueMatcher:
 
     def _scales_orientations(self, features: Features) -> Tensor | None:
         """float32 (n, 2) where the head wants them."""
-        if not self.network.settings.add_scale_orientation:
+        if not self.engine.settings.add_scale_orientation:
             return None
         if features.scales is None or features.orientations is None:
             raise ValueError(f"LightGlue's head {self.options.head!r} needs scales and orientations, {features.name!r} has none")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
 from sfm_lightglue.lookup import plugin_settings
-from sfm_lightglue.matches.matcher import Matcher
-from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher, PreparedImage
+from sfm_lightglue.products import Matches, Pair
 from sfm_lightglue.storage import H5Reader, Item, ShardStore, check_match_keys, match_key, matches_to_item
 
 logger = logging.getLogger(__name__)
+
+GROUP = 32
+"""Images; two groups at 2048 keypoints are 64 x 6.7 MB in the cache (LightGlue, float32)."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,14 @@ def match_pairs(
     matcher: Matcher,
     *,
     num_workers: int = 0,
+    cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
 ) -> MatchingReport:
     """Matches of all pairs in the file `output`; pairs that are already there are kept.
 
-    A pair is matched again where the features of one of its images changed. `num_workers` is the number of pairs in work at a
-    time, 0 for one per core; `if_settings_changed` is `refuse` or `recompute`.
+    A pair is matched again where the features of one of its images changed. `num_workers` is the number of threads that match,
+    0 for one per core; `cache_mb` the memory for images that are kept for their next pair; `if_settings_changed` is `refuse` or
+    `recompute`.
 
     Raises: SettingsChanged where `output` was made with other settings, KeyError where an image of a pair has no features,
     ValueError for the first matches that do not fit the features.
@@ -55,31 +61,64 @@ def match_pairs(
     num_matches, num_layers = [], []
 
     with H5Reader(features) as reader:
-        reading = threading.Lock()  # h5py serialises anyway; the lock keeps a pair's two reads together
-
-        def match(key: str) -> tuple[Item, Matches]:
-            with reading:
-                features0, features1 = (reader.features(name) for name in (by_key[key].name0, by_key[key].name1))
-            found = matcher(features0, features1)
-            _check(found, features0, features1)
-            return matches_to_item(found, len(features0)), found
-
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
         with ShardStore(output, settings, if_settings_changed=if_settings_changed) as store:
             image_stamps = _image_stamps(reader, ordered)
             stamps = {key: f"{image_stamps[pair.name0]} {image_stamps[pair.name1]}" for key, pair in by_key.items()}
             todo = store.missing(stamps)
+            work = _Work(matcher, reader, int(cache_mb * 1e6))
+            batches = work.batches([by_key[key] for key in todo])
             with torch_threads(num_workers), progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo)) as bar:
-                for key, result in run_jobs(match, todo, num_workers):
-                    if isinstance(result, Exception):
-                        raise result
-                    store.add(key, result[0], stamps[key])
-                    num_matches.append(len(result[1]))
-                    num_layers.append(result[1].stop_layer)
-                    bar.update()
+                for batch, results in run_jobs(work, batches, num_workers):
+                    if isinstance(results, Exception):
+                        raise results
+                    for pair, (item, matches) in zip(batch, results, strict=True):
+                        key = match_key(pair.name0, pair.name1)
+                        store.add(key, item, stamps[key])
+                        num_matches.append(len(matches))
+                        num_layers.append(matches.stop_layer)
+                    bar.update(len(batch))
             store.merge()
     count = max(1, len(num_matches))
     return MatchingReport(len(stamps), len(num_matches), sum(num_matches) / count, sum(num_layers) / count)
+
+
+class _Work:
+    """Matches batches of pairs, with each image read and prepared once while the cache has room. Called from several threads."""
+
+    def __init__(self, matcher: Matcher, reader: H5Reader, max_bytes: int) -> None:
+        self.matcher, self.reader = matcher, reader
+        self.reading = threading.Lock()  # h5py serialises anyway, but not the several reads of an image
+        self.images = BoundedCache(self._load, lambda loaded: loaded[1].num_bytes, max_bytes)
+
+    def __call__(self, batch: tuple[Pair, ...]) -> list[tuple[Item, Matches]]:
+        images = [(self.images(pair.name0), self.images(pair.name1)) for pair in batch]
+        prepared = [(image0[1], image1[1]) for image0, image1 in images]
+        if isinstance(self.matcher, BatchedMatcher):
+            found = self.matcher.match_many(prepared)
+        else:
+            found = [self.matcher(features0, features1) for features0, features1 in prepared]
+        for pair, matches, ((size0, _), (size1, _)) in zip(batch, found, images, strict=True):
+            _check(matches, pair, (size0, size1))
+        return [(matches_to_item(matches, image0[0]), matches) for matches, (image0, _) in zip(found, images, strict=True)]
+
+    def batches(self, pairs: Sequence[Pair]) -> list[tuple[Pair, ...]]:
+        """The pairs in an order in which an image's partners come soon after each other, cut into batches.
+
+        Pairs of two groups of `GROUP` images are neighbours: sorted by name alone, a collection larger than the cache would have
+        each image prepared for nearly every pair anew.
+        """
+        names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
+        group = {name: i // GROUP for i, name in enumerate(names)}
+        in_groups = sorted(pairs, key=lambda pair: (group[pair.name0], group[pair.name1], pair))
+        size = self.matcher.batch_size if isinstance(self.matcher, BatchedMatcher) else 1
+        return [tuple(in_groups[start : start + size]) for start in range(0, len(in_groups), size)]
+
+    def _load(self, name: str) -> tuple[int, PreparedImage]:
+        """Number of keypoints of an image, and what the matcher wants of it."""
+        with self.reading:
+            features = self.reader.features(name)
+        return len(features), self.matcher.prepare(features) if isinstance(self.matcher, BatchedMatcher) else features
 
 
 def _image_stamps(reader: H5Reader, pairs: Iterable[Pair]) -> dict[str, str]:
@@ -88,13 +127,13 @@ def _image_stamps(reader: H5Reader, pairs: Iterable[Pair]) -> dict[str, str]:
     return {name: reader.stamp(name) or reader.features(name).name for name in names}
 
 
-def _check(matches: Matches, features0: Features, features1: Features) -> None:
+def _check(matches: Matches, pair: Pair, sizes: tuple[int, int]) -> None:
     """Raises: ValueError where a matcher breaks its contract, or matches were imported that belong to other features."""
-    count, sizes = len(matches), (len(features0), len(features1))
+    count = len(matches)
     if matches.indices.shape != (count, 2) or matches.scores.shape != (count,):
         problem = f"indices, scores have shapes {matches.indices.shape}, {matches.scores.shape}, expected (k, 2), (k,)"
     elif count and (matches.indices.min() < 0 or (matches.indices.max(axis=0) >= sizes).any()):
         problem = f"largest indices {matches.indices.max(axis=0).tolist()}, but the images have {sizes} keypoints"
     else:
         return
-    raise ValueError(f"the matches of {features0.name} and {features1.name} are not valid: {problem}")
+    raise ValueError(f"the matches of {pair.name0} and {pair.name1} are not valid: {problem}")
