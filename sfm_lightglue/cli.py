@@ -33,10 +33,12 @@ python -m sfm_lightglue COMMAND [key=value ...]
   match-pair     two photos: keypoints, matches and scores, and a picture   (IMAGE0 IMAGE1 [--json])
   weights        which weights there are, their licences, where they lie    (list | fetch NAME)
   datasets       which datasets there are                                   (list | fetch NAME)
+  kernels        compile the kernels that speed LightGlue up on CPUs with AVX512; they are optional
   doctor         what is installed and found on this machine
 
   run +dataset=demo                                  an embedded scene
   run +dataset=folder dataset.images=DIR output=OUT  your photos
+  run +dataset=demo experiment=fast                  a preset: fast, default or quality
   run +dataset=demo features=disk,aliked -m          one run for each choice
   run +dataset=demo --cfg job                        print the configuration
 
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "match-pair": _match_pair,
         "weights": _weights,
         "datasets": _datasets,
+        "kernels": _kernels,
         "doctor": _doctor,
     }
     if command not in commands:
@@ -107,7 +110,7 @@ def _stage_command(command: str, overrides: list[str]) -> int:
 
     configuration.register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing, so that mistakes are explained here
-    sys.argv = [sys.argv[0], *configuration.add_dataset_plus(overrides)]
+    sys.argv = [sys.argv[0], *configuration.add_plus(overrides)]
     folder = str(configuration.config_dir())
     with configuration.explained_errors():
         hydra.main(version_base="1.3", config_path=folder, config_name=configuration.CONFIG_NAME)(task)()
@@ -176,6 +179,19 @@ def _datasets(arguments: list[str]) -> int:
 def _expect_list(arguments: list[str], command: str) -> None:
     if arguments not in ([], ["list"]):
         raise ValueError(f"usage: {command} [list] or {command} fetch NAME; found {' '.join(arguments)!r}")
+
+
+def _kernels(arguments: list[str]) -> int:
+    if arguments:
+        raise ValueError(f"usage: kernels, without arguments (CXX names the compiler); found {' '.join(arguments)!r}")
+    from sfm_lightglue.engine.kernels import compile_kernels, load_kernels
+
+    try:
+        path = compile_kernels()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    print(f"{path}\n{'used from now on' if load_kernels() else 'not used: this CPU has not the instructions'}")
+    return 0
 
 
 def _doctor(arguments: list[str]) -> int:

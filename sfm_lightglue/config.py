@@ -52,9 +52,9 @@ class _UserConfigs(SearchPathPlugin):
             search_path.append("user", f"file://{Path(folder).resolve()}")
 
 
-def add_dataset_plus(overrides: Sequence[str]) -> list[str]:
-    """Overrides with `dataset=X` written as `+dataset=X`, which Hydra wants for a group without default, and cameras quoted."""
-    prepared = [f"+{override}" if override.startswith("dataset=") else override for override in overrides]
+def add_plus(overrides: Sequence[str]) -> list[str]:
+    """Overrides with `dataset=X` written as `+dataset=X`, which Hydra wants for groups without default, and cameras quoted."""
+    prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in overrides]
     camera = re.compile(r"^(database\.intrinsics=)([A-Z_]+,[-\d.,eE+]+)$")  # its commas would read as a sweep
     return [camera.sub(r"\1'\2'", override) for override in prepared]
 
@@ -64,7 +64,7 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     register()
     GlobalHydra.instance().clear()
     with explained_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose(CONFIG_NAME, overrides=add_dataset_plus(overrides))
+        return compose(CONFIG_NAME, overrides=add_plus(overrides))
 
 
 def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:

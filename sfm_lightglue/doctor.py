@@ -8,6 +8,7 @@ import platform
 import torch
 
 from sfm_lightglue import __version__
+from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.execution.local import num_cores
 from sfm_lightglue.fetch import cache_dir, is_offline
 from sfm_lightglue.networks.weights import available_weights
@@ -20,6 +21,7 @@ def examine() -> str:
     lines = [f"sfm_lightglue {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"  {package:14} {_version(package)}" for package in PACKAGES]
     lines.append(f"hardware: {num_cores()} cores, {_accelerators()}")
+    lines.append(f"compiled kernels: {'in use' if load_kernels() else 'none (the command kernels makes them, if the CPU has AVX512)'}")
     lines.append(f"downloads: {'forbidden (SFM_LIGHTGLUE_OFFLINE)' if is_offline() else 'allowed'}, cache {cache_dir()}")
     lines.append("weights:")
     for entry, path in available_weights():

@@ -85,7 +85,7 @@ def test_the_module_runs_as_a_program() -> None:
 def test_help_names_every_command_and_choice(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in (*cli.STAGE_COMMANDS, "match-pair", "weights", "datasets", "doctor"):
+    for command in (*cli.STAGE_COMMANDS, "match-pair", "weights", "datasets", "kernels", "doctor"):
         assert f"\n  {command} " in printed or f"\n    {command} " in printed
     for group in GROUPS:
         line = next(line for line in printed.splitlines() if line.startswith(f"  {group} ") and line.endswith(choices(group)[-1]))
@@ -114,8 +114,17 @@ def test_datasets_are_listed(arguments: list[str], capsys: pytest.CaptureFixture
 def test_doctor_says_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    for word in (__version__, "torch", "pycolmap", "cores", "weights:", "features that work now:"):
+    for word in (__version__, "torch", "pycolmap", "cores", "compiled kernels:", "weights:", "features that work now:"):
         assert word in printed
+
+
+def test_kernels_says_what_a_missing_compiler_means(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert cli.main(["kernels"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and "no-such-compiler" in printed
+    assert cli.main(["kernels", "now"]) == 1
+    assert "usage: kernels" in capsys.readouterr().err
 
 
 def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from sfm_lightglue import api, cli, pipeline
-from sfm_lightglue.config import bind, compose_config, options_class
+from sfm_lightglue.config import bind, check_keys, compose_config, options_class
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.lookup import load_class
@@ -68,7 +68,7 @@ def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: s
 
 def test_every_file_belongs_to_a_group() -> None:
     folders = {path.relative_to(config_dir()).parts[0] for path in config_dir().rglob("*.yaml")}
-    assert folders - {"hydra"} == {*GROUPS, "pipeline.yaml"}
+    assert folders - {"hydra", "experiment"} == {*GROUPS, "pipeline.yaml"}
 
 
 @pytest.mark.parametrize(("group", "table"), [("features", EXTRACTORS), ("matches", MATCHERS), ("pairs", PAIRINGS)])
@@ -90,6 +90,21 @@ def test_every_dataset_has_the_name_of_its_file_and_knows_its_photos(name: str) 
 @pytest.mark.parametrize("name", choices("dataset"))
 def test_a_dataset_is_chosen_with_and_without_plus(name: str) -> None:
     assert compose_config([f"dataset={name}"]) == compose_config([f"+dataset={name}"])
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: str) -> None:
+    config = compose_config([f"experiment={name}", "features.max_keypoints=77"])
+    assert config == compose_config([f"+experiment={name}", "features.max_keypoints=77"])
+    assert config.features.max_keypoints == 77
+    check_keys(config)
+    for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
+        bind(options_class(load_class(config[group].name, table, group)), config[group], group)
+
+
+def test_the_default_preset_is_what_runs_without_one() -> None:
+    assert compose_config(["experiment=default"]) == compose_config([])
+    assert compose_config(["experiment=fast"]) != compose_config(["experiment=quality"]) != compose_config([])
 
 
 def test_the_output_is_named_after_the_dataset() -> None:
