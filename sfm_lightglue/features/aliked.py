@@ -1,30 +1,33 @@
-"""ALIKED keypoints and descriptors (arXiv:2304.03608), with the network of kornia."""
+"""ALIKED keypoints and descriptors (arXiv:2304.03608)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from kornia.feature import ALIKED
 from torch import Tensor
 
 from sfm_lightglue.features.extractor import (
+    batch_size_on,
     check_at_least,
-    is_featureless,
+    check_precision,
+    extract_in_batches,
     local_maxima,
     make_features,
-    no_features,
+    network_dtype,
     rgb_tensor,
     strongest,
 )
-from sfm_lightglue.images import MIN_SIDE, resize_longest
+from sfm_lightglue.images import MIN_SIDE
 from sfm_lightglue.lookup import closest
-from sfm_lightglue.networks.superpoint import expected_offsets, load_strictly, windows
+from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
+from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
 
-DESCRIPTOR_SIZES = {"n16": 128, "n16rot": 128, "n32": 128, "t16": 64}
 TEMPERATURE = 0.1
 """Of the softmax over scores that gives the sub-pixel position (paper, section III-C): the published networks were trained so."""
 
@@ -45,12 +48,13 @@ class AlikedOptions:
     """Smallest score of a keypoint, 0..1."""
     nms_radius: int
     """A keypoint's score is the highest within this many px of the detection size, along x and y."""
+    precision: str
+    """`float32`, or `low`: 16 bit convolutions at full and half size where the device is faster so."""
 
     def __post_init__(self) -> None:
-        if self.variant not in DESCRIPTOR_SIZES:
-            raise ValueError(
-                f"features.variant={self.variant} is no variant of ALIKED. {closest(self.variant, DESCRIPTOR_SIZES)}"
-            )
+        if self.variant not in VARIANTS:
+            raise ValueError(f"features.variant={self.variant} is no variant of ALIKED. {closest(self.variant, VARIANTS)}")
+        check_precision(self.precision)
         check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, detection_threshold=0, nms_radius=1)
 
 
@@ -59,28 +63,37 @@ class AlikedExtractor:
 
     def __init__(self, options: AlikedOptions, network: ALIKED, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
+        self.batch_size = batch_size_on(device)
 
     @classmethod
     def create(cls, options: AlikedOptions, device: str) -> AlikedExtractor:
         """Raises: FileNotFoundError where the weights cannot be had, ValueError where they are not of this variant."""
         state, record = load_weights(options.weights)
-        network = ALIKED(f"aliked-{options.variant}")
-        load_strictly(network, {"dkd.hw_grid": network.dkd.hw_grid, **state})  # a constant, in kornia's module only
-        network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = load_aliked(options.variant, state)
+        network.lower(network_dtype(options.precision, device))
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(options, network, device, record)
 
-    @torch.inference_mode()
     def __call__(self, image: Image) -> Features:
-        pixels = resize_longest(image.pixels, self.options.resize_max)
-        if is_featureless(pixels):
-            return no_features(image, DESCRIPTOR_SIZES[self.options.variant])
-        features, score_map = self.network.extract_dense_map(rgb_tensor(pixels, self.device))
-        keypoints, scores = _detect(score_map[0, 0], self.options.detection_threshold, self.options.nms_radius)
-        size = pixels.shape[1], pixels.shape[0]
-        kept = strongest(image, size, keypoints, scores, self.options.max_keypoints)
-        keypoints, scores = keypoints[kept], scores[kept]
-        (descriptors,), _ = self.network.desc_head(features, [_to_unit(keypoints, size)])
-        return make_features(image, size, keypoints, scores, descriptors)
+        return self.extract_many([image])[0]
+
+    def extract_many(self, images: Sequence[Image]) -> list[Features]:
+        """Features of each image, `batch_size` of equal size at a time."""
+        size = self.network.variant.descriptor_size
+        return extract_in_batches(images, self.options.resize_max, self.batch_size, self._extract, size)
+
+    @torch.inference_mode()
+    def _extract(self, images: list[Image], pixels: np.ndarray) -> list[Features]:
+        """Features of images whose pixels, resized, are (b, h, w, 3)."""
+        output = self.network(rgb_tensor(pixels, self.device))
+        size = pixels.shape[2], pixels.shape[1]
+        features = []
+        for i, image in enumerate(images):
+            keypoints, scores = _detect(output.scores[i], self.options.detection_threshold, self.options.nms_radius)
+            kept = strongest(image, size, keypoints, scores, self.options.max_keypoints)
+            descriptors = self.network.describe(output, i, keypoints[kept])
+            features.append(make_features(image, size, keypoints[kept], scores[kept], descriptors))
+        return features
 
 
 def _detect(score_map: Tensor, threshold: float, radius: int) -> tuple[Tensor, Tensor]:
@@ -92,10 +105,6 @@ def _detect(score_map: Tensor, threshold: float, radius: int) -> tuple[Tensor, T
     nearby = windows(score_map, pixels, radius)  # n k k
     weights = ((nearby - nearby.amax(dim=(1, 2), keepdim=True)) / TEMPERATURE).exp()
     keypoints = pixels + expected_offsets(weights)
-    grid = _to_unit(keypoints, (score_map.shape[1], score_map.shape[0]))
+    last = keypoints.new_tensor(score_map.shape[::-1]) - 1
+    grid = 2 * keypoints / last - 1  # the centres of the first and the last pixel lie at -1 and 1
     return keypoints, F.grid_sample(score_map[None, None], grid[None, None], align_corners=True)[0, 0, 0]
-
-
-def _to_unit(keypoints: Tensor, size: tuple[int, int]) -> Tensor:
-    """Keypoints (n, 2) scaled so that the centres of the first and last pixels lie at -1 and 1."""
-    return 2 * keypoints / (keypoints.new_tensor(size) - 1) - 1

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from kornia.geometry.subpix import nms2d
 from torch import Tensor
 
 from sfm_lightglue.geometry import keypoints_to_full_image
-from sfm_lightglue.images import MIN_SIDE
+from sfm_lightglue.images import MIN_SIDE, resize_longest
+from sfm_lightglue.lookup import closest
+from sfm_lightglue.networks.superpoint import sliding_maximum, windows
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
+
+PRECISIONS = ("float32", "low")
+GPU_BATCH = 8
+"""Photos of equal size that go through a network together on a GPU; a CPU is as fast with one."""
 
 
 class Extractor(Protocol):
@@ -27,6 +33,18 @@ class Extractor(Protocol):
     def __call__(self, image: Image) -> Features: ...
 
 
+@runtime_checkable
+class BatchExtractor(Extractor, Protocol):
+    """One that may be faster with several photos at a time."""
+
+    batch_size: int
+    """How many; 1 where nothing is gained."""
+
+    def extract_many(self, images: Sequence[Image]) -> list[Features]:
+        """The features of each image, different from those of single calls by rounding at most."""
+        ...
+
+
 def is_featureless(pixels: np.ndarray) -> bool:
     """True for uint8 pixels (h, w, 3) in which there is nothing to find: a side below MIN_SIDE px, or one colour.
 
@@ -36,8 +54,9 @@ def is_featureless(pixels: np.ndarray) -> bool:
 
 
 def rgb_tensor(pixels: np.ndarray, device: str) -> Tensor:
-    """float32 (1, 3, h, w) in 0..1 from uint8 pixels (h, w, 3)."""
-    return torch.tensor(pixels, device=device).permute(2, 0, 1)[None].float() / 255
+    """float32 (1, 3, h, w) in 0..1 from uint8 pixels (h, w, 3); (b, 3, h, w) from (b, h, w, 3)."""
+    images = torch.tensor(pixels, device=device).movedim(-1, -3).float() / 255
+    return images.reshape(-1, *images.shape[-3:])
 
 
 def local_maxima(heatmap: Tensor, radius: int, threshold: float) -> Tensor:
@@ -45,11 +64,14 @@ def local_maxima(heatmap: Tensor, radius: int, threshold: float) -> Tensor:
 
     The square reaches `radius` px to each side and lies within the heatmap.
     """
-    inside = torch.zeros_like(heatmap, dtype=torch.bool)
-    inside[radius : heatmap.shape[0] - radius, radius : heatmap.shape[1] - radius] = True
-    window = (2 * radius + 1, 2 * radius + 1)
-    is_maximum = nms2d(heatmap[None, None], window, mask_only=True)[0, 0] & inside & (heatmap > threshold)
-    return is_maximum.nonzero().flip(1)
+    side = 2 * radius + 1
+    if min(heatmap.shape) < side:
+        return torch.zeros(0, 2, dtype=torch.int64, device=heatmap.device)
+    height, width = heatmap.shape
+    inside = heatmap[radius : height - radius, radius : width - radius]
+    pixels = ((inside == sliding_maximum(heatmap, side)) & (inside > threshold)).nonzero().flip(1) + radius
+    nearby = windows(heatmap, pixels, radius)  # n k k
+    return pixels[(nearby == nearby.amax(dim=(1, 2), keepdim=True)).sum(dim=(1, 2)) == 1]
 
 
 def strongest(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Tensor, max_keypoints: int) -> Tensor:
@@ -80,6 +102,49 @@ def make_features(image: Image, size: tuple[int, int], keypoints: Tensor, scores
 def no_features(image: Image, descriptor_size: int) -> Features:
     """The record of an image in which nothing was found."""
     return make_features(image, image.size, torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, descriptor_size))
+
+
+def extract_in_batches(
+    images: Sequence[Image],
+    resize_max: int | None,
+    batch_size: int,
+    extract: Callable[[list[Image], np.ndarray], list[Features]],
+    descriptor_size: int,
+) -> list[Features]:
+    """Features of each image: `extract` gets up to `batch_size` images of equal size, with their resized pixels (b, h, w, 3)."""
+    features = [no_features(image, descriptor_size) for image in images]
+    groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    for i, image in enumerate(images):
+        pixels = resize_longest(image.pixels, resize_max)
+        if not is_featureless(pixels):
+            groups.setdefault(pixels.shape, []).append((i, pixels))
+    for group in groups.values():
+        for start in range(0, len(group), batch_size):
+            indices, pixels_of_each = zip(*group[start : start + batch_size], strict=True)
+            found = extract([images[i] for i in indices], np.stack(pixels_of_each))
+            for i, result in zip(indices, found, strict=True):
+                features[i] = result
+    return features
+
+
+def batch_size_on(device: str) -> int:
+    """Photos at a time."""
+    return GPU_BATCH if torch.device(device).type == "cuda" else 1
+
+
+def network_dtype(precision: str, device: str) -> torch.dtype:
+    """In which a network's convolutions compute: `low` is 16 bit where the device has instructions for it, else float32."""
+    if precision == "float32":
+        return torch.float32
+    if torch.device(device).type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def check_precision(precision: str) -> None:
+    """Raises: ValueError for one that does not exist."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"features.precision={precision} does not exist. {closest(precision, PRECISIONS)}")
 
 
 def check_at_least(options: object, **minima: float) -> None:

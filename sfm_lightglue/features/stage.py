@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
-from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.extractor import BatchExtractor, Extractor
 from sfm_lightglue.images import UnreadableImage, list_images, load_image
 from sfm_lightglue.lookup import plugin_settings
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.storage import Item, ShardStore, features_to_item
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +55,8 @@ def extract_features(
 
     A photo is computed again where its content or its mask changed. A photo that cannot be used is reported and skipped;
     features of its former content are dropped. `names` limits the work to some photos; `masks` is a folder of masks (COLMAP's
-    naming, black = ignore); `num_workers` is the number of photos in work at a time, 0 for one per core;
-    `if_settings_changed` is `refuse` or `recompute`.
+    naming, black = ignore); `num_workers` is the number of photos in work at a time (of batches, where the extractor takes
+    several photos together), 0 for one per core; `if_settings_changed` is `refuse` or `recompute`.
 
     Raises: SettingsChanged where `output` was made with other settings; FileNotFoundError where a folder does not exist; the
     first error where no photo succeeds.
@@ -63,17 +68,11 @@ def extract_features(
     counts: dict[str, int] = {}
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
-    def extract(name: str) -> tuple[Item, int]:
-        image = load_image(images, name, masks=masks)
-        features = extractor(image)
-        _check(features, image)
-        return features_to_item(features), len(features)
-
     with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
         stamps, skipped = _photo_stamps(Path(images), names, masks)
         todo = store.missing(stamps)
         with torch_threads(num_workers), progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo)) as bar:
-            for name, result in run_jobs(extract, todo, num_workers):
+            for name, result in _extract_each(todo, partial(load_image, images, masks=masks), extractor, num_workers):
                 bar.update()
                 if isinstance(result, Exception):
                     first_error = first_error or result
@@ -94,6 +93,51 @@ def extract_features(
     return ExtractionReport(num_images, len(counts), mean_keypoints, empty, dict(sorted(skipped.items())))
 
 
+def _extract_each(
+    names: Sequence[str], read: Callable[[str], Image], extractor: Extractor, num_workers: int
+) -> Iterator[tuple[str, tuple[Item, int] | Exception]]:
+    """Each photo with what is to be stored and its number of keypoints, or why it failed; several together where the extractor
+    gains from that. Which ones does not depend on the order in which they finish."""
+    batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
+    batches = [tuple(names[start : start + batch_size]) for start in range(0, len(names), batch_size)]
+    with ThreadPoolExecutor(num_cores()) as readers:
+        read_all = readers.map if batch_size > 1 else map
+
+        def extract(batch: tuple[str, ...]) -> list[tuple[Item, int] | Exception]:
+            images = list(read_all(partial(_attempt, read), batch))
+            found = iter(_extract_batch(extractor, [image for image in images if isinstance(image, Image)]))
+            results: list[tuple[Item, int] | Exception] = []
+            for image in images:
+                features = next(found) if isinstance(image, Image) else image
+                results.append(features if isinstance(features, Exception) else _attempt(_checked_item, image, features))
+            return results
+
+        for batch, results in run_jobs(extract, batches, num_workers):
+            if isinstance(results, Exception):
+                raise results
+            yield from zip(batch, results, strict=True)
+
+
+def _extract_batch(extractor: Extractor, images: list[Image]) -> list[Features | Exception]:
+    """The features of each image or why it failed: one that fails takes no other down."""
+    if isinstance(extractor, BatchExtractor) and len(images) > 1:
+        try:
+            features = extractor.extract_many(images)
+            if len(features) != len(images):
+                raise ValueError(f"extract_many gave {len(features)} results for {len(images)} images")
+            return [*features]
+        except Exception as error:
+            logger.warning("%d photos together failed and are tried one by one: %s", len(images), error)
+    return [_attempt(extractor, image) for image in images]
+
+
+def _attempt(function: Callable[..., Result], *arguments: object) -> Result | Exception:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error
+
+
 def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None) -> tuple[dict[str, str], dict[str, str]]:
     """Content hash of each photo with its mask, and the reasons of files that cannot be opened."""
     stamps, skipped = {}, {}
@@ -111,6 +155,12 @@ def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None) 
 
 def _content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _checked_item(image: Image, features: Features) -> tuple[Item, int]:
+    """What is stored, and the number of keypoints."""
+    _check(features, image)
+    return features_to_item(features), len(features)
 
 
 def _check(features: Features, image: Image) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from sfm_lightglue.features.extractor import check_at_least, is_featureless, make_features, no_features, strongest
-from sfm_lightglue.images import MIN_SIDE, resize_longest, to_grey
+from sfm_lightglue.features.extractor import (
+    batch_size_on,
+    check_at_least,
+    check_precision,
+    extract_in_batches,
+    make_features,
+    network_dtype,
+    strongest,
+)
+from sfm_lightglue.images import MIN_SIDE, to_grey
 from sfm_lightglue.networks.superpoint import (
     DESCRIPTOR_SIZE,
     SuperPoint,
@@ -36,8 +46,11 @@ class SuperPointOptions:
     border: int
     """Width, px of the detection size, of the frame without keypoints."""
     subpixel: bool
+    precision: str
+    """`float32`, or `low`: 16 bit convolutions where the device is faster so."""
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, detection_threshold=0, nms_radius=0, border=0)
 
 
@@ -46,6 +59,7 @@ class SuperPointExtractor:
 
     def __init__(self, options: SuperPointOptions, network: SuperPoint, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
+        self.batch_size = batch_size_on(device)
 
     @classmethod
     def create(cls, options: SuperPointOptions, device: str) -> SuperPointExtractor:
@@ -56,25 +70,36 @@ class SuperPointExtractor:
                 "features.weights=superpoint-official, or a file of your own; features=aliked works without"
             )
         state, record = load_weights(options.weights)
-        network = load_superpoint(state).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = load_superpoint(state)
+        network.lower(network_dtype(options.precision, device))
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(options, network, device, record)
 
-    @torch.inference_mode()
     def __call__(self, image: Image) -> Features:
+        return self.extract_many([image])[0]
+
+    def extract_many(self, images: Sequence[Image]) -> list[Features]:
+        """Features of each image, `batch_size` of equal size at a time."""
+        return extract_in_batches(images, self.options.resize_max, self.batch_size, self._extract, DESCRIPTOR_SIZE)
+
+    @torch.inference_mode()
+    def _extract(self, images: list[Image], pixels: np.ndarray) -> list[Features]:
+        """Features of images whose pixels, resized, are (b, h, w, 3)."""
         options = self.options
-        pixels = resize_longest(image.pixels, options.resize_max)
-        if is_featureless(pixels):
-            return no_features(image, DESCRIPTOR_SIZE)
-        output = self.network(torch.tensor(to_grey(pixels), device=self.device)[None, None])
-        keypoints, scores = detect_keypoints(
-            output.scores[0],
-            threshold=options.detection_threshold,
-            nms_radius=options.nms_radius,
-            max_keypoints=None,  # the mask comes first
-            border=options.border,
-            subpixel=options.subpixel,
-        )
-        size = pixels.shape[1], pixels.shape[0]
-        kept = strongest(image, size, keypoints, scores, options.max_keypoints)
-        descriptors = sample_descriptors(keypoints[kept][None], output.descriptors)[0]
-        return make_features(image, size, keypoints[kept], scores[kept], descriptors)
+        grey = np.stack([to_grey(each) for each in pixels])
+        output = self.network(torch.tensor(grey, device=self.device)[:, None])
+        size = pixels.shape[2], pixels.shape[1]
+        features = []
+        for i, image in enumerate(images):
+            keypoints, scores = detect_keypoints(
+                output.scores[i],
+                threshold=options.detection_threshold,
+                nms_radius=options.nms_radius,
+                max_keypoints=None,  # the mask comes first
+                border=options.border,
+                subpixel=options.subpixel,
+            )
+            kept = strongest(image, size, keypoints, scores, options.max_keypoints)
+            descriptors = sample_descriptors(keypoints[kept][None], output.descriptors[i : i + 1])[0]
+            features.append(make_features(image, size, keypoints[kept], scores[kept], descriptors))
+        return features

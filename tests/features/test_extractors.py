@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +12,14 @@ import kornia.feature as kornia_feature
 import numpy as np
 import pytest
 import torch
+from kornia.geometry.subpix import nms2d
 from omegaconf import OmegaConf
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter
 
 from sfm_lightglue.features import EXTRACTORS
-from sfm_lightglue.features.aliked import AlikedExtractor, AlikedOptions
 from sfm_lightglue.features.disk import parabola_offsets
-from sfm_lightglue.features.extractor import Extractor, local_maxima
+from sfm_lightglue.features.extractor import Extractor, local_maxima, network_dtype
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import resize_longest
 from sfm_lightglue.lookup import load_class
@@ -272,24 +273,6 @@ def test_sub_pixel_positions_stay_at_their_pixel(create, name: str) -> None:
     assert 0 < moved <= (0.5 if name == "disk" else 2.0)
 
 
-@pytest.mark.parametrize("variant", ["n16", "n16rot", "n32", "t16"])
-def test_aliked_equals_kornias(create, variant: str) -> None:
-    extractor = create("aliked", variant=variant, max_keypoints=100_000, detection_threshold=0.02)
-    pixels = scene(147, 211)
-    features = extractor(Image("a", pixels))
-    oracle = kornia_feature.ALIKED(f"aliked-{variant}", max_num_keypoints=20_000, detection_threshold=0.02, nms_radius=2)
-    oracle.load_state_dict(load_weights(f"aliked-{variant}")[0], strict=False)
-    with torch.inference_mode():
-        expected = oracle.eval()(torch.tensor(pixels).permute(2, 0, 1)[None] / 255)[0]
-    order = torch.argsort(expected.keypoint_scores, descending=True, stable=True)
-    assert len(order) > 30
-    np.testing.assert_allclose(features.scores, expected.keypoint_scores[order], atol=1e-4)
-    offsets = nearest_offsets(features.keypoints, expected.keypoints.numpy(), 0.01)
-    assert len(offsets) == len(features) == len(order)
-    nearest = np.linalg.norm(features.keypoints[:, None] - expected.keypoints.numpy()[None], axis=2).argmin(axis=1)
-    np.testing.assert_allclose(features.descriptors, expected.descriptors[nearest], atol=2e-3)
-
-
 def test_disk_without_sub_pixel_equals_kornias(create) -> None:
     pixels = scene(144, 208)
     features = create("disk", subpixel=False, max_keypoints=100_000)(Image("a", pixels))
@@ -340,12 +323,57 @@ def test_sift_orientation_turns_from_x_towards_y(create) -> None:
     assert same.any(axis=1).mean() > 0.8
 
 
+@pytest.mark.parametrize("name", ["superpoint", "aliked"])
+def test_images_in_a_batch_have_the_results_of_single_calls(create, name: str) -> None:
+    mask = np.zeros((90, 120), bool)
+    mask[20:70, 30:100] = True
+    images = [Image(str(seed), scene(90, 120, seed)) for seed in range(4)]
+    images[1] = dataclasses.replace(images[1], mask=mask)
+    images.insert(2, Image("upright", scene(120, 90)))
+    images.insert(4, Image("black", np.zeros((90, 120, 3), np.uint8)))
+    extractor = copy.copy(create(name, resize_max=100))
+    expected = [extractor(image) for image in images]
+    extractor.batch_size = 3
+    for features, alone in zip(extractor.extract_many(images), expected, strict=True):
+        assert features.name == alone.name and len(features) == len(alone)
+        for field in ("keypoints", "scores", "descriptors"):
+            np.testing.assert_allclose(getattr(features, field), getattr(alone, field), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["superpoint", "aliked"])
+def test_low_precision_finds_nearly_the_same(create, name: str) -> None:
+    if network_dtype("low", "cpu") == torch.float32:
+        pytest.skip("this processor has no 16 bit instructions: low is float32")
+    image = Image("a", scene(160, 224))
+    exact, low = (create(name, detection_threshold=0.01, precision=precision)(image) for precision in ("float32", "low"))
+    common = nearest_offsets(low.keypoints, exact.keypoints, 0.2)
+    assert len(common) > 0.95 * max(len(exact), len(low))
+    assert len(np.unique(low.scores)) > 0.9 * len(low), "scores are not rounded to 16 bits"
+    np.testing.assert_allclose(np.linalg.norm(low.descriptors, axis=1), 1, atol=1e-5)
+
+
+def test_low_precision_is_what_the_device_is_fast_in() -> None:
+    assert network_dtype("float32", "cuda:1") == network_dtype("float32", "cpu") == torch.float32
+    assert network_dtype("low", "cuda:1") == torch.float16
+    assert network_dtype("low", "cpu") in (torch.bfloat16, torch.float32)
+
+
 def test_local_maxima_are_strict_and_inside() -> None:
     heatmap = torch.zeros(9, 11)
     heatmap[4, 5], heatmap[0, 5], heatmap[7, 2], heatmap[4, 9], heatmap[4, 8] = 0.9, 1.0, 0.5, 0.7, 0.7
     assert local_maxima(heatmap, 1, 0.1).tolist() == [[5, 4], [2, 7]]
     assert local_maxima(heatmap, 1, 0.6).tolist() == [[5, 4]]
     assert local_maxima(heatmap, 3, 0.1).tolist() == [[5, 4]]
+    assert local_maxima(heatmap, 5, 0.1).shape == (0, 2), "no square lies within the heatmap"
+
+
+@pytest.mark.parametrize("radius", [1, 2, 5])
+def test_local_maxima_equal_kornias_also_for_ties(radius: int) -> None:
+    heatmap = torch.rand(60, 70, generator=torch.Generator().manual_seed(0)).mul(300).round() / 300
+    side = 2 * radius + 1
+    expected = nms2d(heatmap[None, None], (side, side), mask_only=True)[0, 0] & (heatmap > 0.5)
+    expected[:radius], expected[-radius:], expected[:, :radius], expected[:, -radius:] = False, False, False, False
+    assert torch.equal(local_maxima(heatmap, radius, 0.5), expected.nonzero().flip(1))
 
 
 def test_the_parabola_finds_the_vertex_of_a_paraboloid() -> None:
@@ -354,31 +382,6 @@ def test_the_parabola_finds_the_vertex_of_a_paraboloid() -> None:
     saddle = x**2 - y**2
     offsets = parabola_offsets(torch.stack([*rows, saddle]))
     torch.testing.assert_close(offsets, torch.tensor([[0.3, -0.2], [0.0, 0.4], [0.0, 0.0]]))
-
-
-def options(**changes: object) -> AlikedOptions:
-    values = OmegaConf.to_container(OmegaConf.load(CONFIGS / "aliked.yaml"), resolve=True)
-    return AlikedOptions(**{**values, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"variant": "n16rott"}, "Did you mean 'n16rot'"),
-        ({"max_keypoints": 0}, r"features\.max_keypoints must be at least 1, found 0"),
-        ({"resize_max": 8}, r"features\.resize_max must be at least 16, found 8"),
-        ({"detection_threshold": float("nan")}, r"features\.detection_threshold must be at least 0"),
-    ],
-)
-def test_options_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        options(**changes)
-
-
-def test_weights_of_another_variant_are_refused(create) -> None:
-    create("aliked")  # skips without weights
-    with pytest.raises(ValueError, match="these weights are not those of ALIKED"):
-        AlikedExtractor.create(options(variant="t16", weights="aliked-n16"), "cpu")
 
 
 def test_yaml_files_and_options_have_the_same_keys_in_the_same_order() -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfm_lightglue.networks import superpoint
 from sfm_lightglue.networks.superpoint import (
     SuperPoint,
     convert_state_dict,
@@ -17,6 +18,7 @@ from sfm_lightglue.networks.superpoint import (
     load_superpoint,
     non_maximum_suppression,
     sample_descriptors,
+    sliding_maximum,
     windows,
 )
 
@@ -168,6 +170,43 @@ def test_a_black_image_has_no_keypoints_where_cells_are_empty() -> None:
     network.convPb.bias[-1] = 20.0  # what training does: no keypoint in a cell without structure
     keypoints, _ = detect_keypoints(network(torch.zeros(1, 1, 64, 96)).scores[0], **{**ALL, "threshold": 0.0005})
     assert len(keypoints) == 0
+
+
+@pytest.mark.parametrize("size", [(130, 70), (101, 83)])
+@torch.inference_mode()
+def test_bands_of_rows_give_what_whole_maps_give(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = SuperPoint().eval()
+    whole = network(picture(*size))
+    monkeypatch.setattr(superpoint, "BAND_PIXELS", 16 * size[1])
+    bands = network(picture(*size))
+    for name in ("scores", "descriptors", "logits"):
+        torch.testing.assert_close(getattr(bands, name), getattr(whole, name), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_batch_normalisation_in_training_sees_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = SuperPoint(batch_norm=True).train()
+    whole = network(picture(64, 48)).logits
+    monkeypatch.setattr(superpoint, "BAND_PIXELS", 16 * 48)
+    torch.testing.assert_close(network(picture(64, 48)).logits, whole)
+
+
+@torch.inference_mode()
+def test_sixteen_bits_change_little(oracle: torch.nn.Module) -> None:
+    exact, lowered = (load_superpoint(oracle.state_dict()) for _ in range(2))
+    lowered.lower(torch.bfloat16)
+    expected, found = exact(picture(120, 160)), lowered(picture(120, 160))
+    assert found.scores.dtype == found.descriptors.dtype == torch.float32
+    assert (found.descriptors * expected.descriptors).sum(dim=1).min() > 0.999
+    assert 0 < (found.scores - expected.scores).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 9])
+def test_the_sliding_maximum_is_that_of_pooling(side: int) -> None:
+    values = torch.randn(2, 20, 31, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sliding_maximum(values, side), F.max_pool2d(values, side, stride=1))
 
 
 @pytest.mark.parametrize("radius", [0, 1, 4])

@@ -1,0 +1,269 @@
+"""ALIKED: keypoints and descriptors by deformable convolutions and deformable descriptors (Zhao et al., arXiv:2304.03608).
+
+Owns the network and its loading. The published architecture joins four feature levels to a map of 128 channels for every pixel
+of the image, from which it takes the scores and, after normalisation, what the descriptors read. That map is never built here:
+
+- the score head begins with a linear layer, which commutes with the linear upsampling of the levels: 8 channels are upsampled;
+- descriptors read some 70 pixels around each keypoint, and only there the levels are interpolated, joined and normalised.
+
+Keypoints are (x, y) px of the network's input, centre of the top-left pixel at (0, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from sfm_lightglue.networks.superpoint import ONE_DNN, in_bands, load_strictly
+
+MULTIPLE = 32
+"""Sides of the network's input are multiples of it, px: the last level's pixel."""
+CHUNK_KEYPOINTS = 256
+"""Keypoints described at a time: their samples stay in the caches, and memory does not grow with the number of keypoints."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the published networks differ in."""
+
+    channels: tuple[int, int, int, int]
+    """Of the four blocks, at 1, 1/2, 1/8 and 1/32 of the image's size."""
+    descriptor_size: int
+    num_samples: int
+    """Positions that a descriptor is made from."""
+
+
+VARIANTS = {
+    "t16": Variant((8, 16, 32, 64), 64, 16),
+    "n16": Variant((16, 32, 64, 128), 128, 16),
+    "n16rot": Variant((16, 32, 64, 128), 128, 16),
+    "n32": Variant((16, 32, 64, 128), 128, 32),
+}
+
+
+@dataclass(frozen=True)
+class AlikedOutput:
+    """Maps for b images, as far as they do not depend on keypoints."""
+
+    scores: Tensor
+    """float32 (b, h, w) in 0..1."""
+    levels: tuple[Tensor, ...]
+    """(b, hl, wl, c) for each of the four levels, of the padded images; the first before its 1x1 convolution."""
+    origin: tuple[int, int]
+    """(x, y) of the image's first pixel in the padded image."""
+
+
+class DeformableConv(nn.Module):
+    """A 3x3 convolution whose nine taps are moved, at each pixel, by offsets that another convolution predicts."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.offset_conv = nn.Conv2d(channels_in, 18, 3, padding=1)  # (y, x) of each tap
+        self.regular_conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        reach = max(height, width) / 4
+        offsets = self.offset_conv(x).clamp(-reach, reach)
+        offsets = offsets.permute(0, 2, 3, 1).reshape(batch, height, width, 9, 2).flip(-1)  # b h w k xy
+        step = torch.arange(-1, 2, device=x.device)
+        taps = torch.cartesian_prod(step, step).flip(1)
+        pixels = torch.cartesian_prod(torch.arange(height, device=x.device), torch.arange(width, device=x.device)).flip(1)
+        positions = offsets + (pixels[:, None] + taps).reshape(height, width, 9, 2)
+        rows, weights = _corners(positions, (width, height))  # b h w k 4
+        rows += height * width * torch.arange(batch, dtype=torch.int32, device=x.device).reshape(-1, 1, 1, 1, 1)
+        sampled = _weighted_rows(x.permute(0, 2, 3, 1).reshape(-1, channels), rows, weights)  # b*h*w*k c
+        kernel = self.regular_conv.weight.permute(0, 2, 3, 1).flatten(1)
+        result = F.linear(sampled.reshape(-1, 9 * channels), kernel, self.regular_conv.bias)
+        return result.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch normalisation and SELU, residual in all levels but the first."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, deformable: bool = False, residual: bool = True) -> None:
+        super().__init__()
+        convolution = DeformableConv if deformable else partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
+        self.conv1: nn.Module = convolution(channels_in, channels_out)
+        self.bn1: nn.Module = nn.BatchNorm2d(channels_out)
+        self.conv2: nn.Module = convolution(channels_out, channels_out)
+        self.bn2: nn.Module = nn.BatchNorm2d(channels_out)
+        self.downsample = nn.Conv2d(channels_in, channels_out, 1, dilation=ONE_DNN) if residual else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = _selu(self.bn1(self.conv1(x)))
+        inner = self.bn2(self.conv2(inner))
+        if self.downsample is not None:
+            inner += self.downsample(x)
+        return _selu(inner)
+
+
+class DescriptorHead(nn.Module):
+    """Descriptors from features at deformable positions around the keypoints (section III-D)."""
+
+    def __init__(self, size: int, num_samples: int) -> None:
+        super().__init__()
+        outputs = 2 * num_samples  # x of all samples, then y
+        self.offset_conv = nn.Sequential(nn.Conv2d(size, outputs, 3), nn.SELU(inplace=True), nn.Conv2d(outputs, outputs, 1))
+        self.sf_conv = nn.Conv2d(size, size, 1, bias=False)
+        self.agg_weights = nn.Parameter(torch.rand(num_samples, size, size))
+
+    def offsets(self, patches: Tensor) -> Tensor:
+        """(n, m, 2): (x, y) of the samples relative to the keypoints, px, from the features around (n, 9, d), row by row."""
+        first, _, last = (cast(nn.Conv2d, layer) for layer in self.offset_conv)
+        inner = _selu(F.linear(patches.flatten(1), first.weight.permute(0, 2, 3, 1).flatten(1), first.bias))
+        return F.linear(inner, last.weight.flatten(1), last.bias).unflatten(1, (2, -1)).transpose(1, 2)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Unit-length descriptors (n, d) from the features at the sampled positions (n, m, d)."""
+        samples = _selu(F.linear(samples, self.sf_conv.weight.flatten(1)))
+        return F.normalize(samples.flatten(1) @ self.agg_weights.flatten(0, 1), dim=1)
+
+
+class ALIKED(nn.Module):
+    """The network of section III; its layers are named as in the published weights."""
+
+    def __init__(self, variant: str) -> None:
+        super().__init__()
+        self.variant = VARIANTS[variant]
+        (c1, c2, c3, c4), size = self.variant.channels, self.variant.descriptor_size
+        self.block1 = Block(3, c1, residual=False)
+        self.block2 = Block(c1, c2)
+        self.block3 = Block(c2, c3, deformable=True)
+        self.block4 = Block(c3, c4, deformable=True)
+        self.conv1, self.conv2, self.conv3, self.conv4 = (
+            nn.Conv2d(channels, size // 4, 1, bias=False, dilation=ONE_DNN) for channels in self.variant.channels
+        )
+        self.score_head = nn.Sequential(
+            *(nn.Conv2d(size, 8, 1, bias=False), nn.SELU(inplace=True)),
+            *(nn.Conv2d(8, 4, 3, padding=1, bias=False), nn.SELU(inplace=True)),
+            *(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.SELU(inplace=True)),
+            nn.Conv2d(4, 1, 3, padding=1, bias=False),
+        )
+        self.desc_head = DescriptorHead(size, self.variant.num_samples)
+
+    def lower(self, dtype: torch.dtype) -> None:
+        """Makes the layers of full and half size compute in `dtype`. Where taps and samples lie stays exact, and so do scores."""
+        for module in (self.block1, self.block2, self.conv1, self.conv2):
+            module.to(dtype)
+
+    def forward(self, images: Tensor) -> AlikedOutput:
+        """Scores and levels of RGB images (b, 3, h, w) with values in 0..1."""
+        height, width = images.shape[2:]
+        across, down = -width % MULTIPLE, -height % MULTIPLE
+        left, top = across // 2, down // 2
+        padded = F.pad(images, (left, across - left, top, down - top), mode="replicate")
+        dtype = self.conv1.weight.dtype
+        padded = padded.to(dtype, memory_format=torch.channels_last)
+
+        x1 = in_bands(self.block1, padded, halo=2, whole=self.training)
+        x2 = in_bands(self.block2, F.avg_pool2d(x1, 2), halo=2, whole=self.training)
+        x3 = self.block3(F.avg_pool2d(x2, 4).float())
+        x4 = self.block4(F.avg_pool2d(x3, 4))
+        y2, y3, y4 = (_selu(conv(x)).float() for conv, x in ((self.conv2, x2), (self.conv3, x3), (self.conv4, x4)))
+
+        first, *others = cast(nn.Conv2d, self.score_head[0]).weight.chunk(4, dim=1)
+        mixed = in_bands(lambda x: F.conv2d(_selu(self.conv1(x)), first.to(dtype), dilation=ONE_DNN).float(), x1)
+        for y, weight in zip((y2, y3, y4), others, strict=True):
+            mixed += F.interpolate(F.conv2d(y, weight, dilation=ONE_DNN), mixed.shape[2:], mode="bilinear", align_corners=True)
+        scores = self.score_head[1:](mixed).sigmoid()[:, 0, top : top + height, left : left + width]
+        return AlikedOutput(scores, tuple(x.permute(0, 2, 3, 1) for x in (x1, y2, y3, y4)), (left, top))
+
+    def describe(self, output: AlikedOutput, index: int, keypoints: Tensor) -> Tensor:
+        """Unit-length descriptors (n, d) of the keypoints (n, 2) in image `index` of the batch."""
+        levels = [level[index] for level in output.levels]
+        height, width = output.scores.shape[1:]
+        reach = max(height, width) / 4
+        descriptors = [keypoints.new_empty(0, self.variant.descriptor_size)]
+        chunk = CHUNK_KEYPOINTS * (16 if keypoints.is_cuda else 1)
+        for some in keypoints.split(chunk) if len(keypoints) else ():
+            patches = self._features(levels, output.origin, _patch_pixels(some, (width, height)))
+            offsets = self.desc_head.offsets(F.normalize(patches, dim=2)).clamp(-reach, reach)
+            samples = self._samples(levels, output.origin, some[:, None] + offsets, (width, height))
+            descriptors.append(self.desc_head(samples))
+        return torch.cat(descriptors)
+
+    def _samples(self, levels: list[Tensor], origin: tuple[int, int], positions: Tensor, size: tuple[int, int]) -> Tensor:
+        """(n, m, d): normalised features, interpolated between pixels, at positions (n, m, 2) in an image of `size`."""
+        numbers, weights = _corners(positions, size)  # n m 4
+        pixels = torch.stack([numbers % size[0], numbers // size[0]], dim=-1)
+        features = self._features(levels, origin, pixels).flatten(0, -2)
+        norms = torch.linalg.vector_norm(features, dim=1).reshape(weights.shape)
+        rows = torch.arange(len(features), device=features.device).reshape(weights.shape)
+        samples = _weighted_rows(features, rows, weights / norms.clamp(min=1e-12))  # normalised without a copy
+        return samples.unflatten(0, positions.shape[:2])
+
+    def _features(self, levels: list[Tensor], origin: tuple[int, int], pixels: Tensor) -> Tensor:
+        """(..., d): the four levels, joined, at pixels (..., 2) of the image; not yet normalised."""
+        height, width = levels[0].shape[:2]
+        x, y = (pixel + first for pixel, first in zip(pixels.unbind(-1), origin, strict=True))
+        own = levels[0].flatten(0, 1).index_select(0, (y * width + x).flatten())
+        features = [_selu(F.linear(own, self.conv1.weight.flatten(1))).float()]
+        for level in levels[1:]:
+            rows, columns = level.shape[:2]
+            positions = torch.stack([x * ((columns - 1) / (width - 1)), y * ((rows - 1) / (height - 1))], dim=-1)
+            features.append(_weighted_rows(level.flatten(0, 1), *_corners(positions, (columns, rows))))
+        return torch.cat(features, dim=1).unflatten(0, pixels.shape[:-1])
+
+
+def load_aliked(variant: str, state: Mapping[str, Tensor]) -> ALIKED:
+    """The network with published weights, in evaluation mode, its batch normalisation folded into the convolutions.
+
+    Raises: ValueError that names missing and unexpected keys.
+    """
+    network = ALIKED(variant)
+    load_strictly(network, state)
+    network.eval()
+    for name in ("block1", "block2", "block3", "block4"):
+        block = network.get_submodule(name)
+        for i in "12":
+            conv, norm = block.get_submodule(f"conv{i}"), cast(nn.BatchNorm2d, block.get_submodule(f"bn{i}"))
+            holder, key = (conv, "regular_conv") if isinstance(conv, DeformableConv) else (block, f"conv{i}")
+            setattr(holder, key, fuse_conv_bn_eval(cast(nn.Conv2d, getattr(holder, key)), norm))
+            setattr(block, f"bn{i}", nn.Identity())
+    return network
+
+
+def _selu(x: Tensor) -> Tensor:
+    """In place: the layer before has no use for its result."""
+    return F.selu(x, inplace=True)
+
+
+def _patch_pixels(keypoints: Tensor, size: tuple[int, int]) -> Tensor:
+    """int64 (n, 9, 2): (x, y) of the 3x3 pixels around the keypoints (n, 2), row by row, within an image of `size`.
+
+    The published code leaves out the last column and row of the image; the weights have learnt with it.
+    """
+    corner = torch.stack([(k.long() - 1).clamp(0, max(0, side - 4)) for k, side in zip(keypoints.T, size, strict=True)], dim=1)
+    step = torch.arange(3, device=keypoints.device)
+    return corner[:, None] + torch.cartesian_prod(step, step).flip(1)
+
+
+def _corners(positions: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The four pixels around positions (..., 2) in a map of `size` (width, height), int32 (..., 4), numbered row by row through
+    the map, and their weights (..., 4) in bilinear interpolation: 0 for a pixel outside, which has the number of another."""
+    pixels, weights = [], []
+    for position, length in zip(positions.unbind(-1), size, strict=True):
+        first = position.floor()
+        pixel = torch.stack([first, first + 1])  # 2 ...: operations on long rows are fast
+        weights.append(torch.stack([first + 1 - position, position - first]) * ((pixel >= 0) & (pixel < length)))
+        pixels.append(pixel.clamp_(0, length - 1).int())
+    (x, y), (weight_x, weight_y) = pixels, weights
+    numbers = y[:, None] * size[0] + x  # 2 2 ...
+    return numbers.flatten(0, 1).movedim(0, -1), (weight_y[:, None] * weight_x).flatten(0, 1).movedim(0, -1)
+
+
+def _weighted_rows(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """(n, c): sums of rows of the table (r, c), k each, chosen by indices (..., k) and multiplied by weights (..., k).
+
+    On channels-last maps several times as fast as grid_sample, which gathers channel by channel.
+    """
+    count = indices.shape[-1]
+    return F.embedding_bag(indices.reshape(-1, count), table, per_sample_weights=weights.reshape(-1, count), mode="sum")
