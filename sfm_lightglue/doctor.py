@@ -21,7 +21,8 @@ def examine() -> str:
     lines = [f"sfm_lightglue {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"  {package:14} {_version(package)}" for package in PACKAGES]
     lines.append(f"hardware: {num_cores()} cores, {_accelerators()}")
-    lines.append(f"compiled kernels: {'in use' if load_kernels() else 'none (the command kernels makes them, if the CPU has AVX512)'}")
+    kernels = "in use" if load_kernels() else "none (the command `kernels` makes them for CPUs with AVX512)"
+    lines.append(f"compiled kernels: {kernels}")
     lines.append(f"downloads: {'forbidden (SFM_LIGHTGLUE_OFFLINE)' if is_offline() else 'allowed'}, cache {cache_dir()}")
     lines.append("weights:")
     for entry, path in available_weights():

@@ -101,7 +101,7 @@ class TorchArithmetic:
         return self._product("projections", tokens.inputs, layer.cross_weight, layer.cross_bias)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
-        if self.device.type == "cuda" and self.dtype != torch.float32:
+        if self.device.type == "cuda":
             attend_on_gpu(query, key, value, out, borders, self.num_heads)
         elif self.dtype != torch.float32:
             attend_in_chunks(query, key, value, out, borders, self.num_heads, self.space)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from sfm_lightglue.networks.lightglue import mutual_best
 
+NO_SIMILARITY = -1e9
+"""Below all similarities by far, yet finite: sums with it do not end in NaN."""
 BLOCK_ENTRIES = 1 << 18
 """Similarities in work at a time: 1 MB, which stays in a core's cache."""
 
@@ -53,6 +55,26 @@ def assign(vectors0: Tensor, vectors1: Tensor, logits0: Tensor, logits1: Tensor,
     row, column, score = row[accepted], column[accepted], score[accepted]
     kept = _is_best(row, score, size0) & _is_best(column, score, size1)
     return torch.stack([row[kept], column[kept]], dim=1), score[kept].exp()
+
+
+def assign_many(
+    vectors0: Tensor, vectors1: Tensor, logits0: Tensor, logits1: Tensor, is_point0: Tensor, is_point1: Tensor, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """The matches of many pairs in few and large steps, as a GPU wants them; nothing waits for the GPU.
+
+    From projected states (b, m, d), (b, n, d), filled up where `is_point0` (b, m), `is_point1` (b, n) is false, and logits of
+    matchability (b, m), (b, n). Returns the partner int64 (b, m) of each point of image 0, and scores float32 (b, m), -1 for no
+    match.
+    """
+    similarity = vectors0 @ vectors1.mT  # b m n
+    similarity.masked_fill_(~(is_point0[:, :, None] & is_point1[:, None]), NO_SIMILARITY)
+    of_row = F.logsigmoid(logits0) - similarity.logsumexp(dim=2)
+    of_column = F.logsigmoid(logits1) - similarity.logsumexp(dim=1)
+    scores = similarity.mul_(2).add_(of_row[:, :, None]).add_(of_column[:, None])
+    values, partners = scores.max(dim=2)
+    is_mutual = scores.argmax(dim=1).gather(1, partners) == torch.arange(scores.shape[1], device=scores.device)
+    is_above = values > (math.log(threshold) if threshold > 0 else -math.inf)
+    return partners, torch.where(is_mutual & is_above & is_point0, values.exp(), -1.0)
 
 
 def _is_best(group: Tensor, score: Tensor, num_groups: int) -> Tensor:

@@ -8,8 +8,11 @@ between its rows.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +30,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tupl
     """By torch's fused attention, segment by segment."""
     for rows, columns in _segments(*borders):
         parts = (_heads_first(part, num_heads)[None] for part in (query[rows], key[columns], value[columns]))
-        context = F.scaled_dot_product_attention(*parts, scale=1.0)  # type: ignore[misc]
+        context = F.scaled_dot_product_attention(*parts, scale=1.0)  # type: ignore[misc, arg-type]
         _heads_first(out[rows], num_heads).copy_(context[0])
 
 
@@ -50,15 +53,68 @@ def attend_in_chunks(
 def attend_on_gpu(
     query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders], num_heads: int
 ) -> None:
-    """By flash attention over all segments at once; float16 or bfloat16 on CUDA."""
-    from torch.nn.attention.varlen import varlen_attn  # torch 2.10 and later
-
+    """All segments at once: by flash attention where torch offers it for this GPU and precision, else padded."""
+    varlen_attn = flash_attention(query.device, query.dtype, query.shape[1] // num_heads)
+    if varlen_attn is None:
+        attend_padded(query, key, value, out, borders, num_heads)
+        return
     of_heads = (part.unflatten(1, (num_heads, -1)) for part in (query, key, value))
-    cumulative = (torch.tensor(list(side), dtype=torch.int32).to(query.device, non_blocking=True) for side in borders)
-    longest = (max(end - start for start, end in itertools.pairwise(side)) for side in borders)
+    longest = (_longest(side) for side in borders)
     # One split of the keys: the result for a pair must not depend on the others in the batch.
-    context = varlen_attn(*of_heads, *cumulative, *longest, scale=1.0, num_splits=1)
+    context = varlen_attn(*of_heads, *_on_device(borders, query.device), *longest, scale=1.0, num_splits=1)
     out.unflatten(1, (num_heads, -1)).copy_(context)
+
+
+def attend_padded(
+    query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders], num_heads: int
+) -> None:
+    """By torch's fused attention on segments filled up to the longest, for any GPU and precision; float32 has no other."""
+    starts = _on_device(borders, query.device)
+    (rows, _), (columns, is_column) = (_padded(start, _longest(side)) for start, side in zip(starts, borders, strict=True))
+    parts = (
+        part[places].unflatten(2, (num_heads, -1)).transpose(1, 2)  # b h n hd
+        for part, places in ((query, rows), (key, columns), (value, columns))
+    )
+    context = F.scaled_dot_product_attention(*parts, attn_mask=is_column[:, None, None], scale=1.0)  # type: ignore[misc]
+    out[rows] = context.transpose(1, 2).flatten(2)
+
+
+@functools.cache
+def flash_attention(device: torch.device, dtype: torch.dtype, head_dim: int) -> Callable[..., Any] | None:
+    """Torch's `varlen_attn`, None where it does not run or cannot be told `num_splits`.
+
+    It needs a GPU of Nvidia's generation Ampere or later, 16 bits, and heads of a multiple of 8 channels, at most 256.
+    """
+    if device.type != "cuda" or dtype == torch.float32 or head_dim % 8 or head_dim > 256:
+        return None
+    if torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
+        return None
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # here, since older torch lacks it and CPUs need not load it
+    except ImportError:
+        return None
+    return varlen_attn if "num_splits" in inspect.signature(varlen_attn).parameters else None
+
+
+def _on_device(borders: tuple[Borders, Borders], device: torch.device) -> Tensor:
+    """int32 (2, segments + 1), sent without waiting for the GPU."""
+    return torch.tensor([list(side) for side in borders], dtype=torch.int32).to(device, non_blocking=True)
+
+
+def _longest(borders: Borders) -> int:
+    return max(end - start for start, end in itertools.pairwise(borders))
+
+
+def _padded(borders: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Places int64 (b, longest) of the tokens of b segments, shorter ones filled with their last token; which are no filling.
+
+    Results for the filling are thus copies of the last token's own: to write them there again changes nothing.
+    """
+    lengths = borders.diff()[:, None]
+    steps = torch.arange(longest, device=borders.device)
+    return (borders[:-1, None] + steps.minimum(lengths - 1)).long(), steps < lengths
 
 
 def _segments(borders0: Borders, borders1: Borders) -> list[tuple[slice, slice]]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfm_lightglue.engine.arithmetic import Arithmetic, KernelArithmetic, Tokens, TorchArithmetic
 from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
+from sfm_lightglue.engine.hopeless import HopelessRule
 from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
+from sfm_lightglue.execution.local import has_fast_bfloat16
 from sfm_lightglue.networks.lightglue import LightGlue
 
 PRECISIONS = ("float32", "low")
@@ -30,17 +33,16 @@ class LightGlueEngine:
         precision: str = "float32",
         device: str = "cpu",
         kernels: Kernels | None = None,
-        hopeless_below: Sequence[float] = (),
+        hopeless: HopelessRule | None = None,
     ) -> None:
         """`precision` is `float32`, or `low`: 16 bit matrix products, with states, softmax and scores in float32. `kernels`
-        speed it up on CPUs. `hopeless_below` ends pairs that seem not to overlap, without matches: one threshold for each of the
-        first layers, on the matchability of the 32nd most matchable point of the image with fewer such points.
+        speed it up on CPUs. By the rule `hopeless`, pairs that do not overlap are ended after the first layers, without matches.
 
         Raises: ValueError for another precision.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
-        self.settings, self.device, self.hopeless_below = network.settings, device, tuple(hopeless_below)
+        self.settings, self.device, self.hopeless = network.settings, device, hopeless
         self.arithmetic = _arithmetic(network.settings.num_heads, precision, device, kernels)
         self.layers = pack_layers(network, self.arithmetic.dtype, self.arithmetic.vector_dtype, device)
         self.network = network.float().to(device)
@@ -68,12 +70,13 @@ class LightGlueEngine:
         if len(state):
             self._self_block(tokens, self.layers[0], [0, len(state)])
             projections = self.arithmetic.cross_projections(tokens, self.layers[0]).clone()
-        return ImageState(tokens.state.clone(), projections, cos_sin)
+        unit = None if self.hopeless is None else F.normalize(descriptors.float(), dim=1)
+        return ImageState(tokens.state.clone(), projections, cos_sin, unit)
 
     @torch.inference_mode()
     def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[PairMatches]:
         """Matches of each pair, the same as if it were alone (on a CPU bit for bit)."""
-        batch = Batch(pairs, self.settings, self.arithmetic.dtype, self.hopeless_below)
+        batch = Batch(pairs, self.settings, self.arithmetic.dtype, self.hopeless)
         for i, layer in enumerate(self.layers):
             if not len(batch.pairs):
                 break
@@ -109,6 +112,6 @@ def _arithmetic(num_heads: int, precision: str, device: str, kernels: Kernels | 
         return TorchArithmetic(num_heads, torch.float32, device)
     if torch.device(device).type == "cuda":
         return TorchArithmetic(num_heads, torch.float16, device)  # three bits more than bfloat16 for logits that reach 500
-    if not torch.cpu._is_avx512_bf16_supported():
+    if not has_fast_bfloat16():
         return TorchArithmetic(num_heads, torch.float32, device)  # without the instructions bfloat16 is slower
     return TorchArithmetic(num_heads, torch.bfloat16, device) if kernels is None else KernelArithmetic(num_heads, kernels)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sfm_lightglue.execution.local import has_fast_bfloat16
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import MIN_SIDE, resize_longest
 from sfm_lightglue.lookup import closest
@@ -138,7 +139,7 @@ def network_dtype(precision: str, device: str) -> torch.dtype:
         return torch.float32
     if torch.device(device).type == "cuda":
         return torch.float16
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.bfloat16 if has_fast_bfloat16() else torch.float32
 
 
 def check_precision(precision: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sfm_lightglue.engine.batch import ImageState
+from sfm_lightglue.engine.hopeless import HopelessRule
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.lightglue import PRECISIONS, LightGlueEngine
 from sfm_lightglue.lookup import closest
@@ -21,8 +22,8 @@ from sfm_lightglue.products import Features, Matches
 HEAD_WEIGHTS = {head: f"{head}-lightglue" for head in HEADS} | {"xfeat": "xfeat-lighterglue"}
 """Published weights of each head."""
 
-HOPELESS_BELOW = {"aliked": (0.6, 0.955, 0.96)}
-"""Thresholds of `LightGlueEngine`, by head: calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
+HOPELESS = {"aliked": HopelessRule(min_distinct=9, min_matchability=(0.85, 0.95))}
+"""By head: calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 
 GPU_BATCH_SIZE = 32
 """Pairs; on a CPU one at a time is as fast (2 to 4 % less at 512 keypoints), and needs the least memory."""
@@ -43,7 +44,7 @@ class LightGlueOptions:
     """How sure it must be that a point has no match to drop it, -1 = keep all; None as published with the head."""
     filter_threshold: float
     skip_hopeless: bool
-    """End pairs without matches whose first layers say that the photos do not overlap; for the heads of `HOPELESS_BELOW`."""
+    """End pairs without matches whose first layers say that the photos do not overlap; for the heads of `HOPELESS`."""
     precision: str
     """float32, or low: 16 bit matrix products where the hardware is faster with them."""
 
@@ -53,9 +54,9 @@ class LightGlueOptions:
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
-        if self.skip_hopeless and self.head not in HOPELESS_BELOW:
+        if self.skip_hopeless and self.head not in HOPELESS:
             raise ValueError(
-                f"matches.skip_hopeless has been calibrated for the heads {', '.join(HOPELESS_BELOW)}, not for {self.head!r}: "
+                f"matches.skip_hopeless has been calibrated for the heads {', '.join(HOPELESS)}, not for {self.head!r}: "
                 "set it to false"
             )
         if self.precision not in PRECISIONS:
@@ -70,8 +71,8 @@ class LightGlueMatcher:
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels() if options.precision == "low" and device == "cpu" else None
         self.options, self.device, self.weights = options, device, (weights,)
-        hopeless_below = HOPELESS_BELOW[options.head] if options.skip_hopeless else ()
-        self.engine = LightGlueEngine(network, options.precision, device, kernels, hopeless_below)
+        hopeless = HOPELESS[options.head] if options.skip_hopeless else None
+        self.engine = LightGlueEngine(network, options.precision, device, kernels, hopeless)
         self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
 
     @classmethod

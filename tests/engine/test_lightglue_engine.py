@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from lightglue_inputs import Points, match, random_network, random_points
 
 from sfm_lightglue.api import create_extractor, load_image
+from sfm_lightglue.engine import hopeless
 from sfm_lightglue.engine.arithmetic import TorchArithmetic
 from sfm_lightglue.engine.attention import attend
 from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
+from sfm_lightglue.engine.hopeless import RANK, HopelessRule
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
@@ -92,17 +95,21 @@ def test_pairs_of_a_batch_stop_at_different_layers() -> None:
     assert {0, 1, 4} <= stops
 
 
+def match_with(network: LightGlue, rule: HopelessRule | None, pairs: list[tuple[Points, Points]]) -> list[PairMatches]:
+    engine = LightGlueEngine(network, hopeless=rule)
+    return engine.match_many([(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in pairs])
+
+
 def test_hopeless_pairs_end_early_without_matches_and_leave_the_others_alone() -> None:
     network = random_network(**ALL_LAYERS)
     pairs = [*random_pairs(20), random_points()]
-    engine = LightGlueEngine(network)
-    states = [(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in pairs]
-    expected = engine.match_many(states)
-    for found, right in zip(LightGlueEngine(network, hopeless_below=(0.0, 0.0)).match_many(states), expected, strict=True):
-        assert_same(found, right)
-    never, ended = LightGlueEngine(network, hopeless_below=(0.0, 1.1)).match_many(states), 0
-    for found, right, (points0, points1) in zip(never, expected, pairs, strict=True):
-        if min(len(points0.keypoints), len(points1.keypoints)) >= 32:  # fewer say too little to be judged
+    expected = match_with(network, None, pairs)
+    for rule in (HopelessRule(0, (1.1,)), HopelessRule(10**6, (0.0, 0.0))):  # none is doubtful; none lacks matchable points
+        for found, right in zip(match_with(network, rule, pairs), expected, strict=True):
+            assert_same(found, right)
+    ended, all_doubtful = 0, match_with(network, HopelessRule(10**6, (0.0, 1.1)), pairs)
+    for found, right, (points0, points1) in zip(all_doubtful, expected, pairs, strict=True):
+        if min(len(points0.keypoints), len(points1.keypoints)) >= RANK:  # fewer say too little to be judged
             assert found.stop_layer == 2 and len(found.indices) == 0
             ended += 1
         else:
@@ -110,21 +117,39 @@ def test_hopeless_pairs_end_early_without_matches_and_leave_the_others_alone() -
     assert 2 <= ended < 15
 
 
-def test_a_pair_is_judged_by_the_image_with_fewer_matchable_points() -> None:
-    """One image shows the other's points and 200 more: its many unmatchable points must not end the pair."""
+def test_a_pair_with_distinct_descriptors_is_never_hopeless() -> None:
+    points0, points1 = random_points()  # 90 of the points are the same
+    found = match_with(random_network(), HopelessRule(60, (1.1,)), [(points0, points1), (points0, random_points(50)[0])])
+    assert len(found[0].indices) > 20
+
+
+def test_an_image_with_few_matchable_points_makes_a_doubtful_pair_hopeless() -> None:
+    """The other image may have many."""
     network = random_network(**ALL_LAYERS)
-    engine = LightGlueEngine(network)
     points0, points1 = random_points()
-    state0, state1 = prepare(engine, points0), prepare(engine, points1)
-    batch = Batch([(state0, state1)], network.settings, torch.float32, hopeless_below=(0.5,))
+    engine = LightGlueEngine(network, hopeless=HopelessRule(10**6, (0.5,)))
+    batch = Batch([(prepare(engine, points0), prepare(engine, points1))], network.settings, torch.float32, engine.hopeless)
     size0 = len(points0.keypoints)
     matchability = torch.zeros(size0 + len(points1.keypoints))
     matchability[:40] = 0.9
-    matchability[size0 : size0 + 31] = 0.9
+    matchability[size0 : size0 + RANK - 1] = 0.9
     assert batch._is_hopeless(matchability, 0).tolist() == [True]
-    matchability[size0 + 31] = 0.9
+    matchability[size0 + RANK - 1] = 0.9
     assert batch._is_hopeless(matchability, 0).tolist() == [False]
-    assert batch._is_hopeless(matchability, 1).tolist() == [False]  # no threshold for this layer
+    assert batch._is_hopeless(matchability, 1).tolist() == [False]  # no limit for this layer
+
+
+@pytest.mark.parametrize("block", [100, 1 << 18])
+def test_distinct_neighbours_are_those_of_a_search_by_loops(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hopeless, "BLOCK_ENTRIES", block)
+    points0, points1 = random_points()
+    vectors0, vectors1 = (F.normalize(points.descriptors, dim=1) for points in (points0, points1))
+    distances, expected = torch.cdist(vectors0.double(), vectors1.double()), 0
+    for i, row in enumerate(distances):
+        nearest, second = row.sort().values[:2]
+        j = int(row.argmin())
+        expected += int(distances[:, j].argmin()) == i and float(nearest) < 0.85 * float(second)
+    assert int(hopeless.count_distinct(vectors0, vectors1)) == expected > 50
 
 
 def test_no_pairs_and_pairs_without_keypoints_give_no_matches() -> None:

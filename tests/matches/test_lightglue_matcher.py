@@ -11,7 +11,8 @@ from lightglue_inputs import Points, random_network, random_points
 
 from sfm_lightglue.api import create_matcher
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.matches.lightglue import HOPELESS_BELOW, LightGlueMatcher, LightGlueOptions
+from sfm_lightglue.engine.hopeless import HopelessRule
+from sfm_lightglue.matches.lightglue import HOPELESS, LightGlueMatcher, LightGlueOptions
 from sfm_lightglue.matches.matcher import BatchedMatcher
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features
@@ -69,7 +70,7 @@ def test_a_network_that_wants_scales_says_so() -> None:
     ("changes", "explanation"),
     [
         ({"precision": "lo"}, "matches.precision='lo' is none. Did you mean 'low'"),
-        ({"head": "disk", "skip_hopeless": True}, f"calibrated for the heads {', '.join(HOPELESS_BELOW)}, not for 'disk'"),
+        ({"head": "disk", "skip_hopeless": True}, f"calibrated for the heads {', '.join(HOPELESS)}, not for 'disk'"),
         ({"head": "alikd"}, "Did you mean 'aliked'"),
         ({"depth_confidence": 1.5}, "must lie in 0..1"),
         ({"filter_threshold": 1.0}, "must lie in 0..1"),
@@ -82,7 +83,7 @@ def test_mistakes_in_the_options_are_explained(changes: dict[str, Any], explanat
 
 
 def test_hopeless_pairs_are_ended_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(HOPELESS_BELOW, "aliked", (1.1,))
+    monkeypatch.setitem(HOPELESS, "aliked", HopelessRule(10**6, (1.1,)))
     pair = [features(points) for points in random_points()]
     assert len(matcher()(*pair)) > 20
     ended = matcher(skip_hopeless=True)(*pair)

@@ -1,0 +1,45 @@
+"""Which pairs do not overlap: most candidate pairs of a photo collection, and not worth all layers of the network.
+
+A pair is ended only where two things agree. Its descriptors, compared without the network, have hardly any mutual nearest
+neighbours that are clearly nearer than the second nearest; and after the first layers the network holds few points of one of the
+images for matchable. The first alone would also end pairs under strong changes of light or viewpoint that the network matches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfm_lightglue.engine.assignment import BLOCK_ENTRIES
+
+MAX_RATIO = 0.85
+"""Of the distances to the nearest and to the second nearest descriptor."""
+RANK = 32
+"""The point, by matchability, at which an image is judged; pairs with fewer points in an image are never ended."""
+
+
+@dataclass(frozen=True)
+class HopelessRule:
+    """When to end a pair; calibrated for each kind of feature."""
+
+    min_distinct: int
+    """Pairs with as many distinct mutual nearest neighbours are never ended."""
+    min_matchability: tuple[float, ...]
+    """For each of the first layers: end a pair where the 32nd highest matchability of one image is below this."""
+
+
+def count_distinct(descriptors0: Tensor, descriptors1: Tensor) -> Tensor:
+    """How many of (m, c) have a mutual nearest neighbour among (n, c) that passes the ratio test; all of unit length, n > 1."""
+    step = max(1, len(descriptors0) if descriptors0.is_cuda else BLOCK_ENTRIES // len(descriptors1))
+    similarities, nearest, best1 = [], [], descriptors1.new_full((len(descriptors1),), -1.0)
+    for start in range(0, len(descriptors0), step):
+        similarity = descriptors0[start : start + step] @ descriptors1.T
+        two = similarity.topk(2, dim=1)
+        similarities.append(two.values)
+        nearest.append(two.indices[:, 0])
+        best1 = torch.maximum(best1, similarity.amax(dim=0))
+    best0, second0 = torch.cat(similarities).unbind(dim=1)
+    is_mutual = best0 == best1[torch.cat(nearest)]
+    return (is_mutual & (1 - best0 < MAX_RATIO**2 * (1 - second0))).sum()  # distances squared are 2 - 2 similarity
