@@ -53,10 +53,12 @@ class _UserConfigs(SearchPathPlugin):
 
 
 def add_plus(overrides: Sequence[str]) -> list[str]:
-    """Overrides with `dataset=X` written as `+dataset=X`, which Hydra wants for groups without default, and cameras quoted."""
+    """Overrides with `dataset=X` as `+dataset=X`, which Hydra wants for groups without default; lists with commas quoted."""
     prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in overrides]
-    camera = re.compile(r"^(database\.intrinsics=)([A-Z_]+,[-\d.,eE+]+)$")  # its commas would read as a sweep
-    return [camera.sub(r"\1'\2'", override) for override in prepared]
+    # Their commas would read as a sweep.
+    for pattern in (r"^(database\.intrinsics=)([A-Z_]+,[-\d.,eE+]+)$", r"^(execution\.device=)([a-z\d:]+,[a-z\d:,]+)$"):
+        prepared = [re.sub(pattern, r"\1'\2'", override) for override in prepared]
+    return prepared
 
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -125,8 +127,14 @@ class Run:
         return Path(self.dataset.images)
 
     @property
+    def devices(self) -> list[str]:
+        """Where pairs are matched. Raises: ValueError where torch cannot use one of them."""
+        return chosen_devices(self.execution.device)
+
+    @property
     def device(self) -> str:
-        return default_device(self.execution.device)
+        """Where all else is computed."""
+        return self.devices[0]
 
     @property
     def num_network_workers(self) -> int:
@@ -138,6 +146,12 @@ class Run:
 
     def matcher(self) -> Matcher:
         return create_plugin(self.config.matches, MATCHERS, "matches", self.device)
+
+    def matchers_in_processes(self) -> list[Callable[[], Matcher]]:
+        """What creates the matcher on each of several devices, in a process each; none for one device."""
+        devices = self.devices
+        recipes = [plugin_recipe(self.config.matches, MATCHERS, "matches", device) for device in devices]
+        return recipes if len(devices) > 1 else []
 
     @contextlib.contextmanager
     def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
@@ -159,10 +173,29 @@ def default_device(device: str) -> str:
     return device
 
 
+def chosen_devices(devices: str) -> list[str]:
+    """`all` is every GPU that torch sees; several have commas between them. Raises: ValueError where torch cannot use one."""
+    num_gpus = torch.cuda.device_count()
+    if devices == "all":
+        if not num_gpus:
+            raise ValueError("execution.device=all means all GPUs, and torch sees none: choose cpu")
+        return [f"cuda:{i}" for i in range(num_gpus)]
+    first, *others = (device.strip() for device in devices.split(","))
+    for device in others:  # told without using them, which would take memory there in this process
+        if not re.fullmatch(r"cpu|cuda:\d+", device) or (device != "cpu" and int(device[5:]) >= num_gpus):
+            raise ValueError(f"execution.device={devices!r}: expected cpu or cuda:0, cuda:1 ...; torch sees {num_gpus} GPUs")
+    return [default_device(first), *others]
+
+
 def create_plugin(node: DictConfig, table: dict[str, str], group: str, device: str) -> Any:
     """The extractor or matcher that a configuration group describes."""
+    return plugin_recipe(node, table, group, device)()
+
+
+def plugin_recipe(node: DictConfig, table: dict[str, str], group: str, device: str) -> Callable[[], Any]:
+    """What creates the extractor or matcher that a configuration group describes; picklable."""
     plugin = load_class(str(node.name), table, group)
-    return plugin.create(bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
+    return functools.partial(plugin.create, bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
 
 
 # --- the stages ----------------------------------------------------------------------------------------------------------
@@ -211,6 +244,7 @@ def match(run: Run) -> None:
             _read_pairs(run),
             run.matches,
             matcher,
+            in_processes=run.matchers_in_processes(),
             num_workers=run.num_network_workers,
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,

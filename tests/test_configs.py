@@ -107,6 +107,11 @@ def test_the_default_preset_is_what_runs_without_one() -> None:
     assert compose_config(["experiment=fast"]) != compose_config(["experiment=quality"]) != compose_config([])
 
 
+def test_a_list_of_devices_is_one_value_and_no_sweep() -> None:
+    assert compose_config(["execution.device=cuda:0,cuda:1"]).execution.device == "cuda:0,cuda:1"
+    assert compose_config(["execution.device=cpu,cpu"]).execution.device == "cpu,cpu"
+
+
 def test_the_output_is_named_after_the_dataset() -> None:
     assert compose_config(["dataset=fountain_p11"]).output == "outputs/fountain_p11"
     assert compose_config(["dataset=fountain_p11", "output=elsewhere"]).output == "elsewhere"

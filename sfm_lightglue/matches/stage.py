@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
+from sfm_lightglue.execution.processes import run_jobs_in_processes
 from sfm_lightglue.lookup import plugin_settings
-from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher, PreparedImage
+from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.products import Matches, Pair
 from sfm_lightglue.storage import H5Reader, Item, ShardStore, check_match_keys, match_key, matches_to_item
 
@@ -41,18 +45,20 @@ def match_pairs(
     output: Path | str,
     matcher: Matcher,
     *,
+    in_processes: Sequence[Callable[[], Matcher]] = (),
     num_workers: int = 0,
     cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
 ) -> MatchingReport:
     """Matches of all pairs in the file `output`; pairs that are already there are kept.
 
-    A pair is matched again where the features of one of its images changed. `num_workers` is the number of threads that match,
-    0 for one per core; `cache_mb` the memory for images that are kept for their next pair; `if_settings_changed` is `refuse` or
-    `recompute`.
+    A pair is matched again where the features of one of its images changed. Where `in_processes` is given, each of its functions,
+    which must be picklable, creates the same matcher in a process of its own, such as for another GPU, and `matcher` itself only
+    tells settings and batch size. `num_workers` is the number of threads that match, in each process, 0 for one per core;
+    `cache_mb` the memory there for images that are kept for their next pair; `if_settings_changed` is `refuse` or `recompute`.
 
     Raises: SettingsChanged where `output` was made with other settings, KeyError where an image of a pair has no features,
-    ValueError for the first matches that do not fit the features.
+    ValueError for the first matches that do not fit the features, ChildProcessError where a process dies.
     """
     num_workers = num_workers or num_cores()
     ordered = sorted({Pair(min(pair.name0, pair.name1), max(pair.name0, pair.name1)) for pair in pairs})
@@ -66,32 +72,41 @@ def match_pairs(
             image_stamps = _image_stamps(reader, ordered)
             stamps = {key: f"{image_stamps[pair.name0]} {image_stamps[pair.name1]}" for key, pair in by_key.items()}
             todo = store.missing(stamps)
-            work = _Work(matcher, reader, int(cache_mb * 1e6))
-            batches = work.batches([by_key[key] for key in todo])
-            with torch_threads(num_workers), progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo)) as bar:
-                for batch, results in run_jobs(work, batches, num_workers):
+            batches = _batches([by_key[key] for key in todo], matcher)
+            jobs = _run(batches, _Work(matcher, reader, int(cache_mb * 1e6)), in_processes, num_workers)
+            bar = progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo))
+            with torch_threads(num_workers), bar, contextlib.closing(jobs):  # at an error workers end before it goes on
+                for batch, results in jobs:
                     if isinstance(results, Exception):
                         raise results
-                    for pair, (item, matches) in zip(batch, results, strict=True):
+                    for pair, result in zip(batch, results, strict=True):
                         key = match_key(pair.name0, pair.name1)
-                        store.add(key, item, stamps[key])
-                        num_matches.append(len(matches))
-                        num_layers.append(matches.stop_layer)
+                        store.add(key, result.item, stamps[key])
+                        num_matches.append(result.num_matches)
+                        num_layers.append(result.num_layers)
                     bar.update(len(batch))
             store.merge()
     count = max(1, len(num_matches))
     return MatchingReport(len(stamps), len(num_matches), sum(num_matches) / count, sum(num_layers) / count)
 
 
+class _Result(NamedTuple):
+    """What is kept of a pair."""
+
+    item: Item
+    num_matches: int
+    num_layers: int
+
+
 class _Work:
     """Matches batches of pairs, with each image read and prepared once while the cache has room. Called from several threads."""
 
     def __init__(self, matcher: Matcher, reader: H5Reader, max_bytes: int) -> None:
-        self.matcher, self.reader = matcher, reader
+        self.matcher, self.reader, self.max_bytes = matcher, reader, max_bytes
         self.reading = threading.Lock()  # h5py serialises anyway, but not the several reads of an image
         self.images = BoundedCache(self._load, lambda loaded: loaded[1].num_bytes, max_bytes)
 
-    def __call__(self, batch: tuple[Pair, ...]) -> list[tuple[Item, Matches]]:
+    def __call__(self, batch: tuple[Pair, ...]) -> list[_Result]:
         images = [(self.images(pair.name0), self.images(pair.name1)) for pair in batch]
         prepared = [(image0[1], image1[1]) for image0, image1 in images]
         if isinstance(self.matcher, BatchedMatcher):
@@ -100,25 +115,44 @@ class _Work:
             found = [self.matcher(features0, features1) for features0, features1 in prepared]
         for pair, matches, ((size0, _), (size1, _)) in zip(batch, found, images, strict=True):
             _check(matches, pair, (size0, size1))
-        return [(matches_to_item(matches, image0[0]), matches) for matches, (image0, _) in zip(found, images, strict=True)]
+        return [
+            _Result(matches_to_item(matches, size0), len(matches), matches.stop_layer)
+            for matches, ((size0, _), _) in zip(found, images, strict=True)
+        ]
 
-    def batches(self, pairs: Sequence[Pair]) -> list[tuple[Pair, ...]]:
-        """The pairs in an order in which an image's partners come soon after each other, cut into batches.
-
-        Pairs of two groups of `GROUP` images are neighbours: sorted by name alone, a collection larger than the cache would have
-        each image prepared for nearly every pair anew.
-        """
-        names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
-        group = {name: i // GROUP for i, name in enumerate(names)}
-        in_groups = sorted(pairs, key=lambda pair: (group[pair.name0], group[pair.name1], pair))
-        size = self.matcher.batch_size if isinstance(self.matcher, BatchedMatcher) else 1
-        return [tuple(in_groups[start : start + size]) for start in range(0, len(in_groups), size)]
-
-    def _load(self, name: str) -> tuple[int, PreparedImage]:
-        """Number of keypoints of an image, and what the matcher wants of it."""
+    def _load(self, name: str) -> tuple[int, Any]:
+        """Number of keypoints of an image, and what the matcher wants of it: its features or a `PreparedImage`."""
         with self.reading:
             features = self.reader.features(name)
         return len(features), self.matcher.prepare(features) if isinstance(self.matcher, BatchedMatcher) else features
+
+
+def _run(
+    batches: Sequence[tuple[Pair, ...]], work: _Work, in_processes: Sequence[Callable[[], Matcher]], num_workers: int
+) -> Generator[tuple[tuple[Pair, ...], list[_Result] | Exception], None, None]:
+    """Each batch with its results, or the exception it raised, in order of completion."""
+    recipes = [functools.partial(_open_work, create, work.reader.path, work.max_bytes) for create in in_processes]
+    yield from run_jobs_in_processes(recipes, batches, num_workers) if recipes else run_jobs(work, batches, num_workers)
+
+
+@contextlib.contextmanager
+def _open_work(create: Callable[[], Matcher], features: Path, max_bytes: int) -> Iterator[_Work]:
+    """In a process of its own."""
+    with H5Reader(features) as reader:
+        yield _Work(create(), reader, max_bytes)
+
+
+def _batches(pairs: Sequence[Pair], matcher: Matcher) -> list[tuple[Pair, ...]]:
+    """The pairs in an order in which an image's partners come soon after each other, cut into batches as the matcher wants them.
+
+    Pairs of two groups of `GROUP` images are neighbours: sorted by name alone, a collection larger than the cache would have
+    each image prepared for nearly every pair anew.
+    """
+    names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
+    group = {name: i // GROUP for i, name in enumerate(names)}
+    in_groups = sorted(pairs, key=lambda pair: (group[pair.name0], group[pair.name1], pair))
+    size = matcher.batch_size if isinstance(matcher, BatchedMatcher) else 1
+    return [tuple(in_groups[start : start + size]) for start in range(0, len(in_groups), size)]
 
 
 def _image_stamps(reader: H5Reader, pairs: Iterable[Pair]) -> dict[str, str]:

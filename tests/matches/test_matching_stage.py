@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
 import itertools
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from sfm_lightglue.matches import stage
 from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions
 from sfm_lightglue.matches.stage import MatchingReport, match_pairs
 from sfm_lightglue.networks.weights import WeightsRecord
@@ -283,3 +287,100 @@ def test_features_of_hloc_are_matched_and_matched_again_only_where_they_changed(
     assert run(path, PAIRS)[1] == []
     write_hloc_features(path, {"b.jpg": 1})
     assert run(path, PAIRS)[1] == [pair for pair in names_of(PAIRS) if "b.jpg" in pair]
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    features: Features
+    num_bytes: int = 1000
+
+
+class InBatches:
+    """The matches of `Counting`, in batches of at most four; counts what it is asked for."""
+
+    batch_size = 4
+
+    def __init__(self) -> None:
+        self.matcher = Counting()
+        self.options, self.weights = self.matcher.options, self.matcher.weights
+        self.prepared: collections.Counter[str] = collections.Counter()
+        self.batch_sizes: list[int] = []
+
+    def prepare(self, features: Features) -> Prepared:
+        self.prepared[features.name] += 1
+        return Prepared(features)
+
+    def match_many(self, pairs: Sequence[tuple[Prepared, Prepared]]) -> list[Matches]:
+        self.batch_sizes.append(len(pairs))
+        return [self.matcher(image0.features, image1.features) for image0, image1 in pairs]
+
+
+InBatches.__module__, InBatches.__qualname__ = Counting.__module__, Counting.__qualname__  # the same settings in the file
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_matcher_of_batches_prepares_each_image_once_and_writes_the_bytes_of_single_pairs(
+    features: Path, num_workers: int
+) -> None:
+    matcher = InBatches()
+    report = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, num_workers=num_workers)
+    assert matcher.prepared == dict.fromkeys(NAMES, 1)
+    assert sorted(matcher.batch_sizes) == [2, 4]
+    assert report == match_pairs(features, PAIRS, features.parent / "reference.h5", Counting())
+    assert (features.parent / "matches.h5").read_bytes() == (features.parent / "reference.h5").read_bytes()
+
+
+def test_images_beyond_the_memory_given_are_prepared_again(features: Path) -> None:
+    matcher = InBatches()
+    match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, num_workers=1, cache_mb=0.002)
+    assert matcher.prepared.total() > len(NAMES) and set(matcher.prepared) == set(NAMES)
+    assert stored_indices(features.parent / "matches.h5", *NAMES[2:]) == right_matches(*NAMES[2:])
+
+
+def test_batches_hold_each_pair_once_in_an_order_that_rarely_asks_for_an_image_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With memory for two groups, an image is read at most once for each group that it meets."""
+    monkeypatch.setattr(stage, "GROUP", 5)
+    pairs = [Pair(*names) for names in itertools.combinations([f"{i:02d}" for i in range(40)], 2)]
+    batches = stage._batches(pairs, InBatches())
+    assert [len(batch) for batch in batches] == [4] * (len(pairs) // 4)
+    in_order = list(itertools.chain(*batches))
+    assert sorted(in_order) == pairs
+    kept: list[str] = []  # the latest last
+    num_reads = 0
+    for name in itertools.chain(*names_of(in_order)):
+        num_reads += name not in kept
+        kept = [*(other for other in kept if other != name), name][-10:]
+    assert num_reads <= 40 * 8
+
+
+# --- processes -------------------------------------------------------------------------------------------------------------
+
+
+class Careless(Counting):
+    """Fails at the pairs of the last image."""
+
+    def __call__(self, features0: Features, features1: Features) -> Matches:
+        if features1.name == NAMES[3]:
+            raise RuntimeError(f"no memory for {features0.name}")
+        return super().__call__(features0, features1)
+
+
+def test_two_processes_write_the_bytes_of_one(features: Path) -> None:
+    matcher = Counting()
+    report = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, in_processes=[Counting] * 2, num_workers=1)
+    assert matcher.seen == []
+    assert report == match_pairs(features, PAIRS, features.parent / "reference.h5", matcher)
+    assert (features.parent / "matches.h5").read_bytes() == (features.parent / "reference.h5").read_bytes()
+    recipes = [functools.partial(NearestNeighborMatcher.create, matcher.options, "cpu")]
+    again = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, in_processes=recipes)
+    assert again == MatchingReport(6, 0, 0, 0)
+
+
+def test_an_error_in_a_process_ends_the_run_and_keeps_what_was_stored(features: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"no memory for a\.jpg"):
+        match_pairs(features, PAIRS, features.parent / "matches.h5", Counting(), in_processes=[Careless], num_workers=1)
+    _, seen = run(features, PAIRS)
+    assert set(names_of(PAIRS[2:])) <= set(seen) and len(seen) <= 5, "at most one was finished and not yet taken over"
