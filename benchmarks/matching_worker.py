@@ -1,0 +1,158 @@
+"""What `matching.py` measures in processes of their own: peak memory, and throughput. Prints one line of JSON.
+
+python benchmarks/matching_worker.py memory|throughput ENGINE FEATURES --keypoints N --pairs 0-1 2-4 [...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from matchers import MATCHERS, PairMatcher
+from measure import PeakMemory, last_json, script
+
+from sfm_lightglue.products import Features
+from sfm_lightglue.storage import H5Reader
+
+IndexPair = tuple[int, int]
+"""Two photos by their place in the sorted folder."""
+NUM_PHOTOS = 11
+USES = NUM_PHOTOS - 1
+"""Pairs a photo is in when all 11 are matched with each other: what is computed once for a photo is shared by so many."""
+WARM_UP_KEYPOINTS = 64
+
+
+def main() -> None:
+    options = _parse()
+    torch.set_num_threads(options.threads)
+    features = load_features(options.features, options.keypoints)
+    matcher = MATCHERS[options.engine](options.device)
+    warm_up(matcher, features)
+    if options.what == "memory":
+        print(json.dumps({"extra_mb": memory_of(matcher, features, options.pairs, options.device)}))
+        return
+    print("ready", flush=True)
+    sys.stdin.readline()  # the processes that run side by side begin together
+    with ThreadPoolExecutor(options.workers) as pool:
+        rates = pool.map(lambda first: rate_of(matcher, features, first, options), range(options.workers))
+        print(json.dumps({"pairs_per_second": sum(rates)}))
+
+
+def index_pair(text: str) -> IndexPair:
+    """From `0-10`."""
+    first, second = text.split("-")
+    return int(first), int(second)
+
+
+def load_features(file: Path, num_keypoints: int) -> list[Features]:
+    """The strongest keypoints of each photo, in the order of names, moved into the photo: kornia refuses others."""
+    with H5Reader(file) as reader:
+        return [strongest(reader.features(name), num_keypoints) for name in reader.names()]
+
+
+def strongest(features: Features, num_keypoints: int) -> Features:
+    width, height = features.image_size
+    keypoints = features.keypoints[:num_keypoints].clip((0, 0), (width - 1, height - 1)).astype("float32")
+    descriptors = features.descriptors[:num_keypoints].copy()
+    return dataclasses.replace(features, keypoints=keypoints, scores=features.scores[:num_keypoints], descriptors=descriptors)
+
+
+@torch.inference_mode()
+def warm_up(matcher: PairMatcher, features: Sequence[Features]) -> None:
+    """One pair of few keypoints: what is made at first use is made, and little memory touched."""
+    image0, image1 = (matcher.prepare(strongest(image, WARM_UP_KEYPOINTS)) for image in features[:2])
+    matcher.match([(image0, image1)])
+
+
+@torch.inference_mode()
+def memory_of(matcher: PairMatcher, features: Sequence[Features], pairs: Sequence[IndexPair], device: str) -> float:
+    """MB at the most, on top of those with network and features loaded, while the pairs are matched one by one."""
+    peak = PeakMemory(device)
+    for i, j in pairs:
+        matcher.match([(matcher.prepare(features[i]), matcher.prepare(features[j]))])
+    return peak.extra_mb()
+
+
+@torch.inference_mode()
+def rate_of(matcher: PairMatcher, features: Sequence[Features], first: int, options: argparse.Namespace) -> float:
+    """Pairs a second of one thread, over whole rounds of the pairs; the threads begin at different pairs."""
+    torch.set_num_threads(options.threads)
+    offset = first * len(options.pairs) // options.workers
+    order = [*options.pairs[offset:], *options.pairs[:offset]]
+    uses = dict.fromkeys(range(len(features)), 0)
+    prepared: dict[int, Any] = {}
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < options.seconds:
+        for pair in order:
+            for image in pair:
+                if uses[image] % USES == 0:
+                    prepared[image] = matcher.prepare(features[image])
+                uses[image] += 1
+            matcher.match([(prepared[pair[0]], prepared[pair[1]])])
+        count += len(order)
+    return count / (time.perf_counter() - start)
+
+
+def measure_throughput(
+    engine: str,
+    file: Path,
+    num_keypoints: int,
+    pairs: Sequence[IndexPair],
+    seconds: float,
+    device: str,
+    way: tuple[int, int, int],
+) -> float:
+    """Pairs a second of all workers together; `way` is (processes, Python threads each, torch threads each).
+
+    Raises: RuntimeError with the end of the standard error of a process that fails.
+    """
+    processes, workers, threads = way
+    options = "--keypoints", num_keypoints, "--pairs", *(f"{i}-{j}" for i, j in pairs), "--seconds", seconds
+    sharing = "--device", device, "--workers", workers, "--threads", threads
+    command = script("matching_worker.py", "throughput", engine, file, *options, *sharing)
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(processes)]
+    for process in running:
+        _stream(process.stdout).readline()  # ready, or at its end
+    for process in running:
+        with contextlib.suppress(BrokenPipeError):
+            _stream(process.stdin).write("go\n")
+            _stream(process.stdin).flush()
+    ended = [(*process.communicate(), process.returncode) for process in running]
+    for _, errors, status in ended:
+        if status:
+            raise RuntimeError(f"{' '.join(command)} ended with {status}:\n{errors[-2000:]}")
+    return sum(last_json(output)["pairs_per_second"] for output, _, _ in ended)
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("memory", "throughput"))
+    parser.add_argument("engine", choices=sorted(MATCHERS))
+    parser.add_argument("features", type=Path)
+    parser.add_argument("--keypoints", type=int, required=True)
+    parser.add_argument("--pairs", type=index_pair, nargs="+", required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--workers", type=int, default=1, help="Python threads")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch, for each of them")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

