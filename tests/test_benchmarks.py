@@ -233,3 +233,23 @@ def test_peak_memory_counts_from_its_beginning(benchmark: Callable[[str], Module
         pytest.skip("this system does not tell")
     np.ones(64 << 20, np.uint8).sum()
     assert 60 < peak.extra_mb() < 200
+
+
+def test_hopeless_pairs_of_two_places_are_counted_and_timed(
+    benchmark: Callable[[str], ModuleType],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    needs_weights()
+    names = [f"fountain_p11/images/{path.name}" for path in sorted((data / "fountain_p11" / "images").iterdir())]
+    groups = [f"{name} {'left' if i < 2 else 'right'}" for i, name in enumerate(names)]
+    (data / "retrieval_groups.txt").write_text("\n".join(["# photo place", *groups]), encoding="utf-8")
+    results = tmp_path / "results.md"
+    options = ["--pairs", "3", "--keypoints", "128", "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", ["hopeless.py", str(data), str(tmp_path / "out"), *options])
+    benchmark("hopeless").main()
+    printed = capsys.readouterr().out
+    assert "| may overlap, 2 |" in printed and "| no overlap, 3 of 4 |" in printed
+    assert "## Hopeless pairs" in results.read_text(encoding="utf-8")

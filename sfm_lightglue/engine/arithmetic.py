@@ -128,10 +128,10 @@ class TorchArithmetic:
 
 
 class KernelArithmetic:
-    """bfloat16 on a CPU by torch's matrix products, and by compiled kernels for everything between them."""
+    """On a CPU by torch's matrix products, and by compiled kernels for everything between them."""
 
-    def __init__(self, num_heads: int, kernels: Kernels) -> None:
-        self.num_heads, self.dtype, self.vector_dtype = num_heads, torch.bfloat16, torch.float32
+    def __init__(self, num_heads: int, dtype: torch.dtype, kernels: Kernels) -> None:
+        self.num_heads, self.dtype, self.vector_dtype = num_heads, dtype, torch.float32
         self.kernels, self.space = kernels, Workspace()
 
     def self_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:

@@ -1,4 +1,4 @@
-"""Optional compiled kernels for LightGlue in bfloat16 on x86-64 CPUs with AVX512-BF16: `kernels.cpp`, called by ctypes.
+"""Optional compiled kernels for LightGlue on x86-64 CPUs with AVX512: `kernels.cpp`, called by ctypes.
 
 `compile_kernels` writes `kernels/NAME.so` into the cache folder. NAME holds hashes of the source with the flags, of the compiler
 and of the content, so that a library of another version or a damaged one is never loaded. `SFM_LIGHTGLUE_KERNELS=0` in the
@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,21 +30,23 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # Not -march=native: one file for all CPUs that have these instructions.
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "bf16")))
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")))
 COMPILERS = ("c++", "g++", "clang++")
+HEAD_SIZES = (32, 64, 96, 128)
+"""That `attention` has code for."""
 MAX_WIDTH = 4096
 """Of the rows of `bias_norm_gelu`: MAX_WIDTH in the source."""
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _ROWS = (_POINTER, _LONG, _LONG, _LONG)  # address, stride, rows, width
 _ARGUMENTS = {
-    "is_supported": (),
     "attention": (_POINTER, _LONG, _LONG, *(_POINTER, _LONG) * 2, _LONG, _POINTER, _LONG, _LONG, _LONG, _FLOAT),
     "add_bias": (*_ROWS, _POINTER),
     "rotate": (*_ROWS, _POINTER, _LONG, _LONG, _POINTER),
     "bias_norm_gelu": (*_ROWS, _POINTER, _POINTER, _POINTER),
     "add_update": (*(_POINTER, _LONG) * 3, _LONG, _LONG, _POINTER, _POINTER, _POINTER),
 }
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def compile_kernels(compiler: str | None = None) -> Path:
@@ -80,39 +83,45 @@ def load_kernels() -> Kernels | None:
         return None
     try:
         library = _open(paths[-1])
-    except (OSError, AttributeError) as error:
+        return Kernels(library) if library.supported() else None
+    except (OSError, AttributeError, ValueError) as error:
         logger.warning("kernels %s cannot be loaded (%s): matching runs without them; compile them again", paths[-1], error)
         return None
-    return Kernels(library) if library.is_supported() else None
 
 
 class Kernels:
     """The kernels on torch tensors in CPU memory.
 
-    Tensors have two dimensions (biases and weights one), the last contiguous, the first with any stride; n, m and T may be any
-    number, n and T also 0. Each row of a result has the same bits whatever other rows are there.
+    "Elements" are float32, or bfloat16 where `supports_bfloat16`; one dtype in a call. Sums and functions are computed in
+    float32, to its last bits for elements of float32, and to more bits than those keep for elements of bfloat16. Tensors have
+    two dimensions (biases and weights one), the last contiguous, the first with any stride; n, m and T may be any number, n and
+    T also 0. Each row of a result has the same bits whatever other rows are there.
 
     Raises (all methods): ValueError for other tensors.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+        """Raises: ValueError where the library lacks a function."""
+        self.supports_bfloat16: bool = library.supported() > 1
+        dtypes = (torch.float32, torch.bfloat16) if self.supports_bfloat16 else (torch.float32,)
+        self._functions = {(name, dtype): _function(library, name, dtype) for name in _ARGUMENTS for dtype in dtypes}
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, num_heads: int, scale: float) -> None:
-        """out = softmax(scale query key^T) value for each head; query and out (n, d), key and value (m, d), all bfloat16.
+        """out = softmax(scale query key^T) value for each head; query and out elements (n, d), key and value elements (m, d).
 
-        A head's d / num_heads channels (32, 64, 96 or 128) lie together. Logits, softmax and sums are float32; the weights are
-        rounded to bfloat16 for the product with the values. m and the scale are above 0.
+        A head's d / num_heads channels (32, 64, 96 or 128) lie together. The weights are rounded to elements for the product
+        with the values. m and the scale are above 0.
         """
+        function = self._of("attention", query.dtype)
         (num_queries, dim), num_keys = query.shape, len(key)
         for tensor, rows in ((query, num_queries), (key, num_keys), (value, num_keys), (out, num_queries)):
-            _check(tensor, (rows, dim), torch.bfloat16)
+            _check(tensor, (rows, dim), query.dtype)
         head_size = dim // num_heads
-        if head_size not in (32, 64, 96, 128) or head_size * num_heads != dim:
+        if head_size not in HEAD_SIZES or head_size * num_heads != dim:
             raise ValueError(f"{dim} channels in {num_heads} heads: expected heads of 32, 64, 96 or 128 channels")
         if num_keys == 0 or scale <= 0:
             raise ValueError(f"{num_keys} keys and scale {scale}: expected both above 0")
-        if not self._library.attention(
+        if not function(
             query.data_ptr(), query.stride(0), num_queries,
             key.data_ptr(), key.stride(0), value.data_ptr(), value.stride(0), num_keys,
             out.data_ptr(), out.stride(0), num_heads, head_size, scale,
@@ -120,18 +129,20 @@ class Kernels:
             raise MemoryError(f"no memory for {num_keys} packed keys and values")
 
     def add_bias(self, rows: Tensor, bias: Tensor) -> None:
-        """rows += bias; rows bfloat16 (T, w) in place, bias float32 (w,), w a multiple of 16."""
+        """rows += bias; rows elements (T, w) in place, bias float32 (w,), w a multiple of 16."""
+        function = self._of("add_bias", rows.dtype)
         _check_width(rows, 16)
         _check_vectors(rows.shape[1], bias)
-        self._library.add_bias(*_rows(rows), bias.data_ptr())
+        function(*_rows(rows), bias.data_ptr())
 
     def rotate(self, rows: Tensor, cos_sin: Tensor, num_heads: int, bias: Tensor | None = None) -> None:
-        """Turns all heads of rows + bias by the angles of each row; rows bfloat16 (T, w) in place, bias float32 (w,).
+        """Turns all heads of rows + bias by the angles of each row; rows elements (T, w) in place, bias float32 (w,).
 
         Rows hold one or more vectors of d channels, such as queries | keys; w is a multiple of d = D num_heads, D of 32. A head
         has its D / 2 even channels before its odd ones: (even, odd) becomes (even cos - odd sin, odd cos + even sin).
         `cos_sin` is float32 (T, D), D / 2 cosines | D / 2 sines.
         """
+        function = self._of("rotate", rows.dtype)
         head_size = cos_sin.shape[-1]
         if head_size % 32 or head_size == 0:
             raise ValueError(f"cosines | sines {tuple(cos_sin.shape)}: expected the last to be a multiple of 32")
@@ -140,38 +151,49 @@ class Kernels:
         if bias is not None:
             _check_vectors(rows.shape[1], bias)
         pointer = None if bias is None else bias.data_ptr()
-        self._library.rotate(*_rows(rows), cos_sin.data_ptr(), cos_sin.stride(0), head_size, pointer)
+        function(*_rows(rows), cos_sin.data_ptr(), cos_sin.stride(0), head_size, pointer)
 
     def bias_norm_gelu(self, hidden: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor) -> None:
-        """hidden = gelu(layer_norm(hidden + bias) weight + norm_bias), eps 1e-5; hidden bfloat16 (T, w) in place.
+        """hidden = gelu(layer_norm(hidden + bias) weight + norm_bias), eps 1e-5; hidden elements (T, w) in place.
 
         The others are float32 (w,); w is a multiple of 16 up to 4096. GELU is that of the error function, not of tanh.
         """
+        function = self._of("bias_norm_gelu", hidden.dtype)
         _check_width(hidden, 16)
         if hidden.shape[1] > MAX_WIDTH:
             raise ValueError(f"rows of {hidden.shape[1]} channels: expected at most {MAX_WIDTH}")
         _check_vectors(hidden.shape[1], bias, weight, norm_bias)
-        self._library.bias_norm_gelu(*_rows(hidden), bias.data_ptr(), weight.data_ptr(), norm_bias.data_ptr())
+        function(*_rows(hidden), bias.data_ptr(), weight.data_ptr(), norm_bias.data_ptr())
 
     def add_update(self, x: Tensor, update: Tensor, bias: Tensor, tokens: Tensor, heads: Tensor | None = None) -> Tensor | None:
         """x += update + bias and tokens = x; the logits float32 (T, 2) = x heads^T where heads float32 (2, d) are given.
 
-        x float32 (T, d) in place, update bfloat16 (T, d), bias float32 (d,), tokens bfloat16 (T, d); d a multiple of 16.
+        x float32 (T, d) in place, update and tokens elements (T, d), bias float32 (d,); d a multiple of 16. Elements of float32
+        allow tokens in the memory of x.
         """
+        function = self._of("add_update", update.dtype)
         _check_width(update, 16)
         num_rows, dim = shape = update.shape
         _check(x, shape, torch.float32)
-        _check(tokens, shape, torch.bfloat16)
+        _check(tokens, shape, update.dtype)
         _check_vectors(dim, bias)
         logits = None
         if heads is not None:
             _check(heads, (2, dim), torch.float32)
             heads, logits = heads.contiguous(), x.new_empty((num_rows, 2))
-        self._library.add_update(
+        function(
             x.data_ptr(), x.stride(0), update.data_ptr(), update.stride(0), tokens.data_ptr(), tokens.stride(0), num_rows, dim,
             bias.data_ptr(), None if heads is None else heads.data_ptr(), None if logits is None else logits.data_ptr(),
         )  # fmt: skip
         return logits
+
+    def _of(self, name: str, dtype: torch.dtype) -> Callable[..., int | None]:
+        if (name, dtype) not in self._functions:
+            needs = " (bfloat16 needs a CPU with AVX512-BF16)" if not self.supports_bfloat16 else ""
+            raise ValueError(
+                f"found elements of {dtype}, expected one of {[str(t) for n, t in self._functions if n == name]}{needs}"
+            )
+        return self._functions[name, dtype]
 
 
 def _check(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -186,7 +208,7 @@ def _check(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def _check_width(rows: Tensor, step: int) -> None:
     if rows.dim() != 2 or rows.shape[1] % step or rows.shape[1] == 0:
         raise ValueError(f"found rows {tuple(rows.shape)}, expected two dimensions and a width that is a multiple of {step}")
-    _check(rows, rows.shape, torch.bfloat16)
+    _check(rows, rows.shape, rows.dtype)
 
 
 def _check_vectors(width: int, *vectors: Tensor) -> None:
@@ -221,11 +243,15 @@ def _compile(compiler: list[str]) -> Path:
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    """Raises: OSError for a damaged file or no library, AttributeError for one without our functions."""
+    """Raises: OSError for a damaged file or no library, AttributeError for a library of something else."""
     if not path.stem.endswith(sha256_of(path)[:16]):  # checked here: a library cut short would end the process with SIGBUS
         raise OSError("its content has changed")
     library = ctypes.CDLL(str(path))
-    for name, arguments in _ARGUMENTS.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, ctypes.c_int if name in ("is_supported", "attention") else None
+    library.supported.argtypes = ()
     return library
+
+
+def _function(library: ctypes.CDLL, name: str, dtype: torch.dtype) -> Callable[..., int | None]:
+    """Raises: ValueError where the library has not this function."""
+    address = _POINTER.in_dll(library, f"{name}_{_DTYPES[dtype]}").value
+    return ctypes.CFUNCTYPE(ctypes.c_int if name == "attention" else None, *_ARGUMENTS[name])(address or 0)

@@ -16,10 +16,10 @@ from torch import Tensor
 from sfm_lightglue.engine.arithmetic import Arithmetic, KernelArithmetic, Tokens, TorchArithmetic
 from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
 from sfm_lightglue.engine.hopeless import HopelessRule
-from sfm_lightglue.engine.kernels import Kernels
+from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
 from sfm_lightglue.execution.local import has_fast_bfloat16
-from sfm_lightglue.networks.lightglue import LightGlue
+from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
 
 PRECISIONS = ("float32", "low")
 
@@ -43,7 +43,7 @@ class LightGlueEngine:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
         self.settings, self.device, self.hopeless = network.settings, device, hopeless
-        self.arithmetic = _arithmetic(network.settings.num_heads, precision, device, kernels)
+        self.arithmetic = _arithmetic(network.settings, precision, device, kernels)
         self.layers = pack_layers(network, self.arithmetic.dtype, self.arithmetic.vector_dtype, device)
         self.network = network.float().to(device)
         self.thresholds = [network.confidence_threshold(i) for i in range(len(self.layers))]
@@ -106,12 +106,15 @@ class LightGlueEngine:
         self.arithmetic.update(tokens, layer.self_update, None)
 
 
-def _arithmetic(num_heads: int, precision: str, device: str, kernels: Kernels | None) -> Arithmetic:
+def _arithmetic(settings: LightGlueSettings, precision: str, device: str, kernels: Kernels | None) -> Arithmetic:
     """What computes best on the device."""
-    if precision == "float32":
-        return TorchArithmetic(num_heads, torch.float32, device)
-    if torch.device(device).type == "cuda":
-        return TorchArithmetic(num_heads, torch.float16, device)  # three bits more than bfloat16 for logits that reach 500
-    if not has_fast_bfloat16():
-        return TorchArithmetic(num_heads, torch.float32, device)  # without the instructions bfloat16 is slower
-    return TorchArithmetic(num_heads, torch.bfloat16, device) if kernels is None else KernelArithmetic(num_heads, kernels)
+    num_heads = settings.num_heads
+    if torch.device(device).type == "cuda":  # float16 has three bits more than bfloat16, for logits that reach 500
+        return TorchArithmetic(num_heads, torch.float32 if precision == "float32" else torch.float16, device)
+    if torch.device(device).type != "cpu" or settings.descriptor_dim // num_heads not in HEAD_SIZES:
+        kernels = None
+    # Without the instructions bfloat16 is slower.
+    dtype = torch.bfloat16 if precision == "low" and device == "cpu" and has_fast_bfloat16() else torch.float32
+    if kernels is None or (dtype == torch.bfloat16 and not kernels.supports_bfloat16):
+        return TorchArithmetic(num_heads, dtype, device)
+    return KernelArithmetic(num_heads, dtype, kernels)

@@ -69,7 +69,7 @@ class LightGlueMatcher:
     """Runs the engine; safe to call from several threads."""
 
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
-        kernels = load_kernels() if options.precision == "low" and device == "cpu" else None
+        kernels = load_kernels() if device == "cpu" else None
         self.options, self.device, self.weights = options, device, (weights,)
         hopeless = HOPELESS[options.head] if options.skip_hopeless else None
         self.engine = LightGlueEngine(network, options.precision, device, kernels, hopeless)

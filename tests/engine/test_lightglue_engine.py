@@ -17,6 +17,7 @@ from sfm_lightglue.engine.arithmetic import TorchArithmetic
 from sfm_lightglue.engine.attention import attend
 from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
 from sfm_lightglue.engine.hopeless import RANK, HopelessRule
+from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
@@ -28,6 +29,12 @@ ADAPTIVE = {"depth_confidence": 0.99, "width_confidence": 0.7}
 PRUNING_ONLY = {"depth_confidence": -1, "width_confidence": 0.7}
 STOPPING_ONLY = {"depth_confidence": 0.9, "width_confidence": -1}
 THRESHOLDS = pytest.mark.parametrize("thresholds", [ALL_LAYERS, ADAPTIVE, PRUNING_ONLY, STOPPING_ONLY])
+
+
+@pytest.fixture(params=["torch", "kernels"])
+def optional_kernels(request: pytest.FixtureRequest) -> Kernels | None:
+    """The engine is tested with torch alone and with the compiled kernels."""
+    return None if request.param == "torch" else request.getfixturevalue("kernels")
 
 
 def prepare(engine: LightGlueEngine, points: Points) -> ImageState:
@@ -65,9 +72,11 @@ def assert_batches_equal_single_pairs(engine: LightGlueEngine, pairs: list, num_
 
 @THRESHOLDS
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_matches_stop_layers_and_dropped_points_are_those_of_the_network(thresholds: dict[str, float], seed: int) -> None:
+def test_matches_stop_layers_and_dropped_points_are_those_of_the_network(
+    thresholds: dict[str, float], seed: int, optional_kernels: Kernels | None
+) -> None:
     network = random_network(seed, **thresholds)
-    engine = LightGlueEngine(network)
+    engine = LightGlueEngine(network, kernels=optional_kernels)
     found_some = False
     for points0, points1 in [random_points(), *random_pairs(12)]:
         expected = match(network, points0, points1)
@@ -83,8 +92,10 @@ def test_matches_stop_layers_and_dropped_points_are_those_of_the_network(thresho
 
 @THRESHOLDS
 @pytest.mark.parametrize("precision", ["float32", "low"])
-def test_a_batch_gives_each_pair_bit_for_bit_what_it_gives_alone(thresholds: dict[str, float], precision: str) -> None:
-    engine = LightGlueEngine(random_network(**thresholds), precision)
+def test_a_batch_gives_each_pair_bit_for_bit_what_it_gives_alone(
+    thresholds: dict[str, float], precision: str, optional_kernels: Kernels | None
+) -> None:
+    engine = LightGlueEngine(random_network(**thresholds), precision, kernels=optional_kernels)
     assert_batches_equal_single_pairs(engine, random_pairs(40), num_groups=12)
 
 
@@ -185,8 +196,8 @@ def test_scales_and_orientations_reach_the_network() -> None:
     assert found.indices[:, 0].tolist() == (expected.matches0 >= 0).nonzero()[:, 0].tolist()
 
 
-def test_threads_do_not_disturb_each_other() -> None:
-    engine = LightGlueEngine(random_network(**ADAPTIVE))
+def test_threads_do_not_disturb_each_other(optional_kernels: Kernels | None) -> None:
+    engine = LightGlueEngine(random_network(**ADAPTIVE), kernels=optional_kernels)
     pairs = [(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in random_pairs(20)]
     expected, wrong = engine.match_many(pairs), []
 
@@ -204,15 +215,22 @@ def test_threads_do_not_disturb_each_other() -> None:
     assert not wrong
 
 
-def test_low_precision_finds_nearly_the_same_matches() -> None:
+def test_low_precision_finds_nearly_the_same_matches(optional_kernels: Kernels | None) -> None:
     network = random_network(**ADAPTIVE)
     found = []
     for precision in ("float32", "low"):
-        engine = LightGlueEngine(network, precision)
+        engine = LightGlueEngine(network, precision, kernels=optional_kernels)
         points0, points1 = random_points()
         (matches,) = engine.match_many([(prepare(engine, points0), prepare(engine, points1))])
         found.append({tuple(pair) for pair in matches.indices.tolist()})
     assert len(found[0] & found[1]) >= 0.9 * len(found[0] | found[1]) > 20
+
+
+def test_heads_of_a_size_without_kernels_are_computed_by_torch(kernels: Kernels) -> None:
+    network = random_network(descriptor_dim=48)
+    engine = LightGlueEngine(network, kernels=kernels)
+    points0, points1 = random_points()
+    assert len(engine.match_many([(prepare(engine, points0), prepare(engine, points1))])[0].indices) > 20
 
 
 def test_an_unknown_precision_is_refused() -> None:
@@ -275,12 +293,17 @@ def photo_pairs(published_network: LightGlue) -> list[tuple[Points, Points]]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "low"])
-def test_batches_of_photos_equal_single_pairs(published_network: LightGlue, photo_pairs: list, precision: str) -> None:
-    assert_batches_equal_single_pairs(LightGlueEngine(published_network, precision), photo_pairs, num_groups=4)
+def test_batches_of_photos_equal_single_pairs(
+    published_network: LightGlue, photo_pairs: list, precision: str, optional_kernels: Kernels | None
+) -> None:
+    engine = LightGlueEngine(published_network, precision, kernels=optional_kernels)
+    assert_batches_equal_single_pairs(engine, photo_pairs, num_groups=2)
 
 
-def test_photos_are_matched_as_by_the_network(published_network: LightGlue, photo_pairs: list) -> None:
-    engine, stops = LightGlueEngine(published_network), set()
+def test_photos_are_matched_as_by_the_network(
+    published_network: LightGlue, photo_pairs: list, optional_kernels: Kernels | None
+) -> None:
+    engine, stops = LightGlueEngine(published_network, kernels=optional_kernels), set()
     for points0, points1 in photo_pairs:
         expected = match(published_network, points0, points1)
         (found,) = engine.match_many([(prepare(engine, points0), prepare(engine, points1))])

@@ -1,0 +1,141 @@
+"""Compiling, finding and refusing the library of kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sfm_lightglue.engine import kernels as kernels_module
+from sfm_lightglue.engine.kernels import Kernels, compile_kernels, load_kernels
+
+
+def test_without_a_compiled_library_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    assert load_kernels() is None
+
+
+def test_the_environment_turns_kernels_off(kernels_cache: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
+    monkeypatch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
+    assert load_kernels() is not None
+    monkeypatch.setenv("SFM_LIGHTGLUE_KERNELS", "0")
+    assert load_kernels() is None
+
+
+def test_a_cpu_without_the_instructions_gets_no_kernels(kernels_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
+    monkeypatch.setattr(kernels_module, "_open", lambda path: SimpleNamespace(supported=lambda: 0))
+    assert load_kernels() is None
+
+
+def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
+    kernels_cache: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OldCpu:
+        """The library, on a CPU with AVX512 alone."""
+
+        def __init__(self, path: Path) -> None:
+            self._handle = ctypes.CDLL(str(path))._handle
+
+        def supported(self) -> int:
+            return 1
+
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
+    monkeypatch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
+    monkeypatch.setattr(kernels_module, "_open", OldCpu)
+    loaded = load_kernels()
+    assert loaded is not None and not loaded.supports_bfloat16
+    rows = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
+    found, expected = torch.empty_like(rows), torch.empty_like(rows)
+    loaded.attention(rows, rows, rows, found, 4, 1.0)
+    kernels.attention(rows, rows, rows, expected, 4, 1.0)
+    assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="bfloat16 needs a CPU with AVX512-BF16"):
+        loaded.add_bias(rows.bfloat16(), torch.zeros(256))
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no disassembler")
+def test_functions_for_float32_hold_no_instructions_of_bfloat16(kernels_cache: Path) -> None:
+    (compiled,) = (kernels_cache / "kernels").iterdir()
+    lines = subprocess.run(["objdump", "-d", str(compiled)], check=True, capture_output=True, text=True).stdout.splitlines()
+    function, found = "", set()
+    for line in lines:
+        function = line if line.endswith(">:") else function
+        if "bf16" in line:
+            found.add(function)
+    # Itanium mangling of template arguments: f is float, t is the unsigned short that holds a bfloat16.
+    assert found and all(re.search(r"I(t|Li\dEt|tLi\d)", name) for name in found)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
+def test_a_damaged_library_is_reported_and_not_used(
+    kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: float
+) -> None:
+    (compiled,) = (kernels_cache / "kernels").iterdir()
+    content = compiled.read_bytes()
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / compiled.name).write_bytes(content[: int(part * len(content))])
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert load_kernels() is None
+    assert "its content has changed" in caplog.text
+
+
+def test_a_library_of_something_else_is_reported_and_not_used(
+    kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (compiled,) = (kernels_cache / "kernels").iterdir()
+    content = b"not a library"
+    name = compiled.name.replace(compiled.stem[-16:], hashlib.sha256(content).hexdigest()[:16])
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / name).write_bytes(content)
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert load_kernels() is None
+    assert "compile them again" in caplog.text
+
+
+def test_a_library_of_another_source_is_not_loaded(kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "kernels.cpp"
+    other.write_text(kernels_module.SOURCE.read_text("utf-8") + "// changed\n", "utf-8")
+    monkeypatch.setattr(kernels_module, "SOURCE", other)
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
+    assert load_kernels() is None
+
+
+def broken_compiler(folder: Path) -> str:
+    """A compiler that knows its version and compiles nothing."""
+    path = folder / "broken c++"
+    path.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "error: no header immintrin.h" >&2\nexit 3\n')
+    path.chmod(0o755)
+    return f"'{path}'"
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", broken_compiler(tmp_path))
+    with pytest.raises(RuntimeError, match=r"(?s)failed with 3:\nerror: no header immintrin\.h.*Install g\+\+"):
+        compile_kernels()
+    assert not list((tmp_path / "kernels").iterdir())
+
+
+def test_a_machine_without_compiler_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RuntimeError, match=r"(?s)c\+\+: not found.*clang\+\+: not found.*Install g\+\+"):
+        compile_kernels()
+
+
+def test_other_processors_are_refused_before_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    with pytest.raises(RuntimeError, match="for x86-64 CPUs, this one is arm64"):
+        compile_kernels()
