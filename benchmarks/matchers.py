@@ -223,8 +223,9 @@ MATCHERS: dict[str, Callable[[str], PairMatcher]] = {
     "transformers": TransformersMatcher,
     "ours-module": ReadableMatcher,
     "ours-float32": partial(EngineMatcher, precision="float32"),
+    "ours-float32-kernels": partial(EngineMatcher, precision="float32", with_kernels=True),
     "ours-low": partial(EngineMatcher, precision="low"),
-    "ours-kernels": partial(EngineMatcher, precision="low", with_kernels=True),
+    "ours-low-kernels": partial(EngineMatcher, precision="low", with_kernels=True),
     "official-mp": partial(official_matcher, mp=True),
     "kornia-mp": partial(kornia_matcher, mp=True),
 }
@@ -234,12 +235,13 @@ DESCRIPTIONS = {
     "transformers": "transformers",
     "ours-module": "ours, nn.Module",
     "ours-float32": "ours, float32",
+    "ours-float32-kernels": "ours, float32 and CPU kernels",
     "ours-low": "ours, 16 bit",
-    "ours-kernels": "ours, 16 bit and CPU kernels",
+    "ours-low-kernels": "ours, 16 bit and CPU kernels",
     "official-mp": "official code, mixed precision",
     "kornia-mp": "kornia, mixed precision",
 }
-NEEDS = {"cpu": ("ours-kernels",), "cuda": ("official-mp", "kornia-mp")}
+NEEDS = {"cpu": ("ours-float32-kernels", "ours-low-kernels"), "cuda": ("official-mp", "kornia-mp")}
 """What runs on one kind of device only."""
 
 
