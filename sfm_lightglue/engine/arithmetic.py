@@ -21,6 +21,9 @@ from sfm_lightglue.engine.workspace import Workspace
 
 MIN_ROWS = 8
 """Of a matrix product."""
+ROW_STEP = 64
+"""bfloat16 products have a multiple of this many rows: oneDNN compiles code for each new number of rows, which takes 0.7 ms and
+0.6 MB, and nearly every layer of every pair has another number."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,18 @@ class Tokens:
     state: Tensor
     """float32 (T, d); a view of `rows` where those are float32 too."""
     rows: Tensor
-    """(T, 2d): the state | the context that attention gathered, in the precision of the matrix products."""
+    """(T, 2d): the state | the context that attention gathered, in the precision of the matrix products. Zeros lie behind the
+    last row up to a multiple of `ROW_STEP`."""
     cos_sin: Tensor
     """(T, d / h): cosines | sines of the rotary encoding."""
 
     @classmethod
     def of(cls, state: Tensor, cos_sin: Tensor, dtype: torch.dtype) -> Tokens:
         """Tokens with these states, which must be the caller's own, and products in `dtype`."""
-        dim = state.shape[1]
-        rows = state.new_empty((len(state), 2 * dim), dtype=dtype)
+        count, dim = state.shape
+        rows = state.new_empty((_whole_steps(count), 2 * dim), dtype=dtype)
+        rows[count:] = 0
+        rows = rows[:count]
         rows[:, :dim] = state
         return cls(rows[:, :dim] if dtype == torch.float32 else state, rows, cos_sin)
 
@@ -110,18 +116,19 @@ class TorchArithmetic:
 
     def update(self, tokens: Tokens, block: FeedForward, heads: Tensor | None) -> Tensor | None:
         hidden = self._product("hidden", tokens.rows, block.weight0, block.bias0)
-        hidden = F.layer_norm(hidden, hidden.shape[1:], block.norm_weight, block.norm_bias)
+        hidden = F.layer_norm(_in_steps(hidden), hidden.shape[1:], block.norm_weight, block.norm_bias)
         torch.ops.aten.gelu_(hidden)
         change = self._product("change", hidden, block.weight1, block.bias1)
-        tokens.state.add_(change)
+        tokens.state.add_(change[: len(tokens.state)])
         if tokens.state.dtype != tokens.rows.dtype:
             tokens.inputs.copy_(tokens.state)
         return None if heads is None else linear(tokens.state, heads)
 
     def _product(self, name: str, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if len(rows) < MIN_ROWS:
+        if self.dtype != torch.bfloat16 and len(rows) < MIN_ROWS:
             return linear(rows, weight, bias)
-        return torch.addmm(bias, rows, weight.T, out=self._take(name, (len(rows), len(weight))))
+        inputs = _in_steps(rows)
+        return torch.addmm(bias, inputs, weight.T, out=self._take(name, (len(inputs), len(weight))))[: len(rows)]
 
     def _take(self, name: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
         return self.space.take(name, shape, self.dtype, self.device)
@@ -158,9 +165,21 @@ class KernelArithmetic:
         return self.kernels.add_update(tokens.state, change, block.bias1, tokens.inputs, heads)
 
     def _product(self, name: str, rows: Tensor, weight: Tensor) -> Tensor:
-        if len(rows) < MIN_ROWS:
+        if self.dtype != torch.bfloat16 and len(rows) < MIN_ROWS:
             return linear(rows, weight)
-        return torch.mm(rows, weight.T, out=self.space.take(name, (len(rows), len(weight)), self.dtype))
+        inputs = _in_steps(rows)
+        return torch.mm(inputs, weight.T, out=self.space.take(name, (len(inputs), len(weight)), self.dtype))[: len(rows)]
+
+
+def _whole_steps(count: int) -> int:
+    return -(-count // ROW_STEP) * ROW_STEP
+
+
+def _in_steps(rows: Tensor) -> Tensor:
+    """Rows of `Tokens` or of an earlier product; in bfloat16 with what lies behind them up to a whole number of steps."""
+    if rows.dtype != torch.bfloat16:
+        return rows
+    return rows.as_strided((_whole_steps(len(rows)), rows.shape[1]), rows.stride())
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
