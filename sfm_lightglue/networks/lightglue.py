@@ -80,7 +80,7 @@ class LightGlueMatches:
     """Number of layers that ran; 0 where an image has no keypoints."""
     prune0: Tensor
     """int64 (m,): 1 + number of times the point survived pruning, which is the layer (from 1) at which it was dropped or the
-    network stopped; num_layers for all points where pruning is off or no layer ran."""
+    network stopped; num_layers for all points where pruning is off."""
     prune1: Tensor
 
 
