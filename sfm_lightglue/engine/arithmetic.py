@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu
+from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu, segments
 from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.packing import FeedForward, PackedLayer
 from sfm_lightglue.engine.workspace import Workspace
 
 MIN_ROWS = 8
-"""Of a matrix product."""
-ROW_STEP = 64
-"""bfloat16 products have a multiple of this many rows: oneDNN compiles code for each new number of rows, which takes 0.7 ms and
-0.6 MB, and nearly every layer of every pair has another number."""
+"""Of a matrix product. Those of `Arithmetic` have a multiple of this many rows."""
+BFLOAT16_ROWS = 64
+"""The same for bfloat16: oneDNN compiles code for each new number of rows, which takes 0.7 ms and 0.6 MB, and nearly every layer
+of every pair has another number."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Tokens:
     """float32 (T, d); a view of `rows` where those are float32 too."""
     rows: Tensor
     """(T, 2d): the state | the context that attention gathered, in the precision of the matrix products. Zeros lie behind the
-    last row up to a multiple of `ROW_STEP`."""
+    last row, up to the number of rows that products want."""
     cos_sin: Tensor
     """(T, d / h): cosines | sines of the rotary encoding."""
 
@@ -42,7 +42,7 @@ class Tokens:
     def of(cls, state: Tensor, cos_sin: Tensor, dtype: torch.dtype) -> Tokens:
         """Tokens with these states, which must be the caller's own, and products in `dtype`."""
         count, dim = state.shape
-        rows = state.new_empty((_whole_steps(count), 2 * dim), dtype=dtype)
+        rows = state.new_empty((_whole_steps(count, dtype), 2 * dim), dtype=dtype)
         rows[count:] = 0
         rows = rows[:count]
         rows[:, :dim] = state
@@ -125,8 +125,6 @@ class TorchArithmetic:
         return None if heads is None else linear(tokens.state, heads)
 
     def _product(self, name: str, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if self.dtype != torch.bfloat16 and len(rows) < MIN_ROWS:
-            return linear(rows, weight, bias)
         inputs = _in_steps(rows)
         return torch.addmm(bias, inputs, weight.T, out=self._take(name, (len(inputs), len(weight))))[: len(rows)]
 
@@ -154,8 +152,7 @@ class KernelArithmetic:
         return projected
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
-        for start0, end0, start1, end1 in zip(borders[0], borders[0][1:], borders[1], borders[1][1:], strict=False):
-            rows, columns = slice(start0, end0), slice(start1, end1)
+        for rows, columns in segments(*borders):
             self.kernels.attention(query[rows], key[columns], value[columns], out[rows], self.num_heads, 1.0)
 
     def update(self, tokens: Tokens, block: FeedForward, heads: Tensor | None) -> Tensor | None:
@@ -165,21 +162,18 @@ class KernelArithmetic:
         return self.kernels.add_update(tokens.state, change, block.bias1, tokens.inputs, heads)
 
     def _product(self, name: str, rows: Tensor, weight: Tensor) -> Tensor:
-        if self.dtype != torch.bfloat16 and len(rows) < MIN_ROWS:
-            return linear(rows, weight)
         inputs = _in_steps(rows)
         return torch.mm(inputs, weight.T, out=self.space.take(name, (len(inputs), len(weight)), self.dtype))[: len(rows)]
 
 
-def _whole_steps(count: int) -> int:
-    return -(-count // ROW_STEP) * ROW_STEP
+def _whole_steps(count: int, dtype: torch.dtype) -> int:
+    step = BFLOAT16_ROWS if dtype == torch.bfloat16 else MIN_ROWS
+    return -(-count // step) * step
 
 
 def _in_steps(rows: Tensor) -> Tensor:
-    """Rows of `Tokens` or of an earlier product; in bfloat16 with what lies behind them up to a whole number of steps."""
-    if rows.dtype != torch.bfloat16:
-        return rows
-    return rows.as_strided((_whole_steps(len(rows)), rows.shape[1]), rows.stride())
+    """Rows of `Tokens` or of an earlier product, with what lies behind them up to a whole number of steps."""
+    return rows.as_strided((_whole_steps(len(rows), rows.dtype), rows.shape[1]), rows.stride())
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -18,10 +18,8 @@ from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
 from sfm_lightglue.engine.hopeless import HopelessRule
 from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
-from sfm_lightglue.execution.local import has_fast_bfloat16
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
-
-PRECISIONS = ("float32", "low")
+from sfm_lightglue.networks.precision import PRECISIONS, network_dtype
 
 
 class LightGlueEngine:
@@ -108,13 +106,12 @@ class LightGlueEngine:
 
 def _arithmetic(settings: LightGlueSettings, precision: str, device: str, kernels: Kernels | None) -> Arithmetic:
     """What computes best on the device."""
-    num_heads = settings.num_heads
-    if torch.device(device).type == "cuda":  # float16 has three bits more than bfloat16, for logits that reach 500
-        return TorchArithmetic(num_heads, torch.float32 if precision == "float32" else torch.float16, device)
-    if torch.device(device).type != "cpu" or settings.descriptor_dim // num_heads not in HEAD_SIZES:
-        kernels = None
-    # Without the instructions bfloat16 is slower.
-    dtype = torch.bfloat16 if precision == "low" and device == "cpu" and has_fast_bfloat16() else torch.float32
-    if kernels is None or (dtype == torch.bfloat16 and not kernels.supports_bfloat16):
+    num_heads, dtype = settings.num_heads, network_dtype(precision, device)
+    if (
+        kernels is None
+        or torch.device(device).type != "cpu"
+        or settings.descriptor_dim // num_heads not in HEAD_SIZES
+        or (dtype == torch.bfloat16 and not kernels.supports_bfloat16)
+    ):
         return TorchArithmetic(num_heads, dtype, device)
     return KernelArithmetic(num_heads, dtype, kernels)

@@ -23,11 +23,6 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether this CPU computes with bfloat16 faster than with float32 (AVX512-BF16); False where torch cannot tell."""
-    return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-
-
 def run_jobs(
     function: Callable[[Key], Result], keys: Iterable[Key], num_workers: int
 ) -> Iterator[tuple[Key, Result | Exception]]:

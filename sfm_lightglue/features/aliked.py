@@ -13,17 +13,16 @@ from torch import Tensor
 from sfm_lightglue.features.extractor import (
     batch_size_on,
     check_at_least,
-    check_precision,
     extract_in_batches,
     local_maxima,
     make_features,
-    network_dtype,
     rgb_tensor,
     strongest,
 )
 from sfm_lightglue.images import MIN_SIDE
 from sfm_lightglue.lookup import closest
 from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
+from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
@@ -54,7 +53,7 @@ class AlikedOptions:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"features.variant={self.variant} is no variant of ALIKED. {closest(self.variant, VARIANTS)}")
-        check_precision(self.precision)
+        check_precision(self.precision, "features.precision")
         check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, detection_threshold=0, nms_radius=1)
 
 

@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfm_lightglue.execution.local import has_fast_bfloat16
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import MIN_SIDE, resize_longest
-from sfm_lightglue.lookup import closest
 from sfm_lightglue.networks.superpoint import sliding_maximum, windows
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 
-PRECISIONS = ("float32", "low")
 GPU_BATCH = 8
 """Photos of equal size that go through a network together on a GPU; a CPU is as fast with one."""
 
@@ -131,21 +128,6 @@ def extract_in_batches(
 def batch_size_on(device: str) -> int:
     """Photos at a time."""
     return GPU_BATCH if torch.device(device).type == "cuda" else 1
-
-
-def network_dtype(precision: str, device: str) -> torch.dtype:
-    """In which a network's convolutions compute: `low` is 16 bit where the device has instructions for it, else float32."""
-    if precision == "float32":
-        return torch.float32
-    if torch.device(device).type == "cuda":
-        return torch.float16
-    return torch.bfloat16 if has_fast_bfloat16() else torch.float32
-
-
-def check_precision(precision: str) -> None:
-    """Raises: ValueError for one that does not exist."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"features.precision={precision} does not exist. {closest(precision, PRECISIONS)}")
 
 
 def check_at_least(options: object, **minima: float) -> None:

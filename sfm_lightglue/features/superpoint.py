@@ -11,13 +11,12 @@ import torch
 from sfm_lightglue.features.extractor import (
     batch_size_on,
     check_at_least,
-    check_precision,
     extract_in_batches,
     make_features,
-    network_dtype,
     strongest,
 )
 from sfm_lightglue.images import MIN_SIDE, to_grey
+from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import (
     DESCRIPTOR_SIZE,
     SuperPoint,
@@ -50,7 +49,7 @@ class SuperPointOptions:
     """`float32`, or `low`: 16 bit convolutions where the device is faster so."""
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
+        check_precision(self.precision, "features.precision")
         check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, detection_threshold=0, nms_radius=0, border=0)
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from sfm_lightglue.engine.batch import ImageState
 from sfm_lightglue.engine.hopeless import HopelessRule
 from sfm_lightglue.engine.kernels import load_kernels
-from sfm_lightglue.engine.lightglue import PRECISIONS, LightGlueEngine
+from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.lookup import closest
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.precision import check_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Matches
 
@@ -59,8 +60,7 @@ class LightGlueOptions:
                 f"matches.skip_hopeless has been calibrated for the heads {', '.join(HOPELESS)}, not for {self.head!r}: "
                 "set it to false"
             )
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"matches.precision={self.precision!r} is none. {closest(self.precision, PRECISIONS)}")
+        check_precision(self.precision, "matches.precision")
         if not 0 <= self.filter_threshold < 1:
             raise ValueError(f"matches.filter_threshold must lie in 0..1, found {self.filter_threshold}")
 

@@ -19,10 +19,11 @@ from PIL import ImageDraw, ImageFilter
 
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.disk import parabola_offsets
-from sfm_lightglue.features.extractor import Extractor, local_maxima, network_dtype
+from sfm_lightglue.features.extractor import Extractor, local_maxima
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import resize_longest
 from sfm_lightglue.lookup import load_class
+from sfm_lightglue.networks.precision import network_dtype
 from sfm_lightglue.networks.superpoint import SuperPoint
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.products import Features, Image
