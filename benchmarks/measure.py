@@ -86,7 +86,11 @@ class ProcessCost:
 
 
 def run_process(command: Sequence[str]) -> ProcessCost:
-    """Raises: RuntimeError with the end of its standard error where the process fails."""
+    """The peak is the highest of what is seen every SAMPLING_SECONDS: memory held for less may be missed.
+
+    Raises:
+        RuntimeError: with the end of its standard error where the process fails.
+    """
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=output, stderr=errors)
