@@ -30,6 +30,7 @@ python -m sfm_lightglue COMMAND [key=value ...]
     verify       matches.h5 -> database.db
     reconstruct  database.db -> reconstruction/0 ... n
   evaluate       reconstruction against ground truth -> evaluation.json
+  train          photos -> weights of a network                             (training=superpoint data.images=DIR)
   match-pair     two photos: keypoints, matches and scores, and a picture   (IMAGE0 IMAGE1 [--json])
   weights        which weights there are, their licences, where they lie    (list | fetch NAME)
   datasets       which datasets there are                                   (list | fetch NAME)
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, *rest = arguments
     commands: dict[str, Callable[[list[str]], int]] = {
         **{name: functools.partial(_stage_command, name) for name in STAGE_COMMANDS},
+        "train": _train,
         "match-pair": _match_pair,
         "weights": _weights,
         "datasets": _datasets,
@@ -89,13 +91,19 @@ def _help() -> str:
 
 
 def _stage_command(command: str, overrides: list[str]) -> int:
-    """`run`, a stage alone, or `evaluate`, inside Hydra: overrides, sweeps (-m), --cfg, a log folder for each call."""
+    """`run`, a stage alone, or `evaluate`."""
     if {"--help", "-h"} & set(overrides):
         print(_help())
         return 0
     chosen = [override for override in overrides if override.lstrip("+").startswith(("dataset=", "dataset.images="))]
     if command != "evaluate" and not chosen and "--cfg" not in overrides:  # before Hydra makes a folder for the run
         raise ValueError("which photos? Give +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
+    _inside_hydra(functools.partial(_run_command, command), overrides)
+    return 0
+
+
+def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], config_name: str | None = None) -> None:
+    """Calls `command` with the configuration; overrides, sweeps (-m), --cfg, a log folder for each call are Hydra's."""
     import hydra
 
     from sfm_lightglue import config as configuration
@@ -104,7 +112,7 @@ def _stage_command(command: str, overrides: list[str]) -> int:
 
     def task(config: DictConfig) -> None:
         try:
-            _run_command(command, config)
+            command(config)
         except Exception as error:  # Hydra would print a line of its own; the other jobs of a sweep are done all the same
             failures.append(error)
 
@@ -113,9 +121,22 @@ def _stage_command(command: str, overrides: list[str]) -> int:
     sys.argv = [sys.argv[0], *configuration.add_plus(overrides)]
     folder = str(configuration.config_dir())
     with configuration.explained_errors():
-        hydra.main(version_base="1.3", config_path=folder, config_name=configuration.CONFIG_NAME)(task)()
+        hydra.main(version_base="1.3", config_path=folder, config_name=config_name or configuration.CONFIG_NAME)(task)()
     if failures:
         raise failures[0]
+
+
+def _train(overrides: list[str]) -> int:
+    """Trains weights from a folder of photos, inside Hydra."""
+    if not any(override.startswith("data.images=") for override in overrides) and "--cfg" not in overrides:
+        raise ValueError("train on which photos? Give data.images=DIR: any folder of photos will do")
+
+    def command(config: DictConfig) -> None:
+        from sfm_lightglue.train import train_from
+
+        print(train_from(config))
+
+    _inside_hydra(command, overrides, "train")
     return 0
 
 

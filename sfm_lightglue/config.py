@@ -61,16 +61,16 @@ def add_plus(overrides: Sequence[str]) -> list[str]:
     return prepared
 
 
-def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration for these overrides. Raises: ValueError that explains a mistake."""
+def compose_config(overrides: Sequence[str] = (), name: str = CONFIG_NAME) -> DictConfig:
+    """The configuration for these overrides, from the primary file `name`. Raises: ValueError that explains a mistake."""
     register()
     GlobalHydra.instance().clear()
     with explained_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose(CONFIG_NAME, overrides=add_plus(overrides))
+        return compose(name, overrides=add_plus(overrides))
 
 
 def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
-    """The group's values as its dataclass.
+    """The group's values as its dataclass, whose fields may be dataclasses too.
 
     Raises: ValueError that names an unknown, missing or mistyped key as the user writes it, such as `features.max_keypoints`.
     """
@@ -81,10 +81,13 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
     for key in sorted(known):
         if key not in node or OmegaConf.is_missing(node, key):
             raise ValueError(f"the option '{where}.{key}' must be given: {where}.{key}=...")
+    types = typing.get_type_hints(options_class)
+    groups = {key: bind(types[key], node[key], f"{where}.{key}") for key in sorted(known) if dataclasses.is_dataclass(types[key])}
+    plain = dataclasses.make_dataclass("plain", [(key, types[key]) for key in sorted(known - groups.keys())])
     with explained_errors(where):
-        typed = OmegaConf.structured(options_class)
-        OmegaConf.set_readonly(typed, False)
-        return typing.cast(Options, OmegaConf.to_object(OmegaConf.merge(typed, OmegaConf.to_container(node, resolve=True))))
+        given = typing.cast(dict[str, typing.Any], OmegaConf.to_container(node, resolve=True))
+        values = OmegaConf.merge(OmegaConf.structured(plain), {key: given[key] for key in sorted(known - groups.keys())})
+        return options_class(**groups, **vars(OmegaConf.to_object(values)))
 
 
 def options_class(plugin: type) -> type:

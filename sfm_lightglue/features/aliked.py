@@ -88,14 +88,14 @@ class AlikedExtractor:
         size = pixels.shape[2], pixels.shape[1]
         features = []
         for i, image in enumerate(images):
-            keypoints, scores = _detect(output.scores[i], self.options.detection_threshold, self.options.nms_radius)
+            keypoints, scores = detect(output.scores[i], self.options.detection_threshold, self.options.nms_radius)
             kept = strongest(image, size, keypoints, scores, self.options.max_keypoints)
             descriptors = self.network.describe(output, i, keypoints[kept])
             features.append(make_features(image, size, keypoints[kept], scores[kept], descriptors))
         return features
 
 
-def _detect(score_map: Tensor, threshold: float, radius: int) -> tuple[Tensor, Tensor]:
+def detect(score_map: Tensor, threshold: float, radius: int) -> tuple[Tensor, Tensor]:
     """Sub-pixel keypoints float32 (n, 2) and the scores there (n,), from the score map (h, w).
 
     kornia's own detection gives the maxima above the mean where none is above the threshold, and knows no masks.

@@ -58,6 +58,7 @@ class SuperPointExtractor:
 
     def __init__(self, options: SuperPointOptions, network: SuperPoint, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
+        self.centred = weights.metadata.get("descriptor_sampling") == "centred"
         self.batch_size = batch_size_on(device)
 
     @classmethod
@@ -99,6 +100,6 @@ class SuperPointExtractor:
                 subpixel=options.subpixel,
             )
             kept = strongest(image, size, keypoints, scores, options.max_keypoints)
-            descriptors = sample_descriptors(keypoints[kept][None], output.descriptors[i : i + 1])[0]
+            descriptors = sample_descriptors(keypoints[kept][None], output.descriptors[i : i + 1], centred=self.centred)[0]
             features.append(make_features(image, size, keypoints[kept], scores[kept], descriptors))
         return features

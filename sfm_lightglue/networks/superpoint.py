@@ -94,7 +94,9 @@ class SuperPoint(nn.Module):
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         convolution = cast(nn.Conv2d, self.get_submodule(f"conv{name}"))
-        x = convolution(x.to(convolution.weight.dtype))
+        if not self.training:  # there autocast chooses
+            x = x.to(convolution.weight.dtype)
+        x = convolution(x)
         if self.batch_norm:
             x = self.get_submodule(f"bn{name}")(x)
         return F.relu(x, inplace=True)
@@ -169,17 +171,18 @@ def expected_offsets(weights: Tensor) -> Tensor:
     return torch.stack([weights.sum(dim=1) @ step, weights.sum(dim=2) @ step], dim=1)
 
 
-def sample_descriptors(keypoints: Tensor, dense: Tensor, cell: int = CELL) -> Tensor:
+def sample_descriptors(keypoints: Tensor, dense: Tensor, cell: int = CELL, *, centred: bool = False) -> Tensor:
     """Unit-length descriptors (b, n, d), interpolated bilinearly in `dense` (b, d, hc, wc) at keypoints (b, n, 2).
 
-    The first cell's centre lies at pixel 3.5. The published code then stretches the grid so that pixel 8 wc - 1 hits the centre
-    of the last cell (8 wc - 4.5 were right): up to 3.5 px off at the right and lower edge. LightGlue's repository, where its
-    published weights come from, and transformers read it this way, so it is part of the definition.
+    The centre of the first cell lies at pixel 3.5. With `centred`, which weights trained here want, that of the last one lies at
+    8 wc - 4.5. The published code stretches the grid so that pixel 8 wc - 1 hits it: up to 3.5 px off at the right and lower
+    edge. LightGlue's repository, where its published weights come from, and transformers read it that way, so it is part of the
+    definition for the published weights.
     """
     height, width = dense.shape[-2:]
-    last = keypoints.new_tensor([width, height]) * cell - cell / 2 - 0.5
-    grid = 2 * (keypoints - cell / 2 + 0.5) / last - 1  # b n 2
-    sampled = F.grid_sample(dense, grid[:, None].to(dense.dtype), mode="bilinear", align_corners=True)[:, :, 0]  # b d n
+    size = keypoints.new_tensor([width, height]) * cell
+    grid = (2 * keypoints + 1) / size - 1 if centred else 2 * (keypoints - cell / 2 + 0.5) / (size - cell / 2 - 0.5) - 1  # b n 2
+    sampled = F.grid_sample(dense, grid[:, None].to(dense.dtype), mode="bilinear", align_corners=not centred)[:, :, 0]  # b d n
     return F.normalize(sampled, dim=1).transpose(1, 2)
 
 

@@ -14,8 +14,8 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class WeightsRecord:
     sha256: str
     licence: str
     research_only: bool
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What a safetensors file says of itself: how it was trained, and how it is to be used."""
 
 
 def _aliked(variant: str, sha256: str, size: int) -> WeightsEntry:
@@ -213,9 +215,9 @@ def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
     path = find_weights(name_or_path)
     digest = _cached_sha256(path, path.stat().st_mtime_ns)
     entry = next((entry for entry in WEIGHTS.values() if entry.sha256 == digest), None)
-    licence = entry.licence if entry else "unknown (given by path)"
-    record = WeightsRecord(name_or_path, str(path), digest, licence, entry is not None and entry.research_only)
-    return _read(path), record
+    state, metadata = _read(path)
+    licence = entry.licence if entry else metadata.get("licence", "unknown (given by path)")
+    return state, WeightsRecord(name_or_path, str(path), digest, licence, entry is not None and entry.research_only, metadata)
 
 
 def available_weights() -> list[tuple[WeightsEntry, Path | None]]:
@@ -282,13 +284,15 @@ def _missing(entry: WeightsEntry, path: Path, searched: list[str], tried: Iterab
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tensors, and the metadata of a safetensors file."""
     import torch  # here, not at the top: see the head of this file
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -302,4 +306,4 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable file of weights (.pth, .pt or .safetensors): {reason}") from error
     if not isinstance(stored, dict):
         raise ValueError(f"{path} holds a {type(stored).__name__}, expected a dict of tensors (a state_dict)")
-    return stored
+    return stored, {}

@@ -1,0 +1,50 @@
+"""The command `train`: from its configuration to a file of weights."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from sfm_lightglue.config import bind
+from sfm_lightglue.execution.local import num_cores
+from sfm_lightglue.features.superpoint import SuperPointOptions
+from sfm_lightglue.images import list_images
+from sfm_lightglue.lookup import load_class
+from sfm_lightglue.matches import MATCHERS
+from sfm_lightglue.pipeline import chosen_devices, create_plugin, locked
+from sfm_lightglue.training import TRAININGS
+from sfm_lightglue.training.loop import train
+from sfm_lightglue.training.superpoint import SuperPointTask, SuperPointTraining
+
+
+def train_from(config: DictConfig) -> str:
+    """Trains as the configuration says; the text to print."""
+    output = Path(config.output)
+    load_class(str(config.training.name), TRAININGS, "training")
+    options = bind(SuperPointTraining, config.training, "training")
+    device, *_ = chosen_devices(str(config.execution.device))
+    with locked(output):
+        task = SuperPointTask(
+            replace(options, commit=options.commit or _commit()),
+            Path(config.data.images),
+            list_images(config.data.images),
+            output,
+            device=device,
+            features=bind(SuperPointOptions, config.features, "features"),
+            matcher=create_plugin(config.matches, MATCHERS, "matches", device),
+            processes=int(config.execution.num_workers) or num_cores(),
+        )
+        path = train(task, options.loop, output, device)
+    return f"{path}\nuse it: features=superpoint features.weights={path}"
+
+
+def _commit() -> str | None:
+    """Of the checkout that this package runs from, None elsewhere."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,4 @@
+"""Training of the networks that are shipped: data, losses, the loop, validation, export."""
+
+TRAININGS = {"superpoint": "sfm_lightglue.training.superpoint:SuperPointTask"}
+"""Name in the configuration -> class, imported when it is chosen."""

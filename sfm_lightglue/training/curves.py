@@ -1,0 +1,57 @@
+"""The figures of a training, step by step: as a table and as pictures."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("step", "kind", "figure", "value")
+
+
+class History:
+    """Rows (step, kind, figure, value); kind is `training` or `validation`."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Any, ...]] = []
+
+    def add(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
+        self.rows += [(step, kind, key, float(value)) for key, value in figures.items()]
+
+    def last(self, kind: str) -> dict[str, float]:
+        """The newest figures of a kind."""
+        step = max((row[0] for row in self.rows if row[1] == kind), default=None)
+        return {figure: value for row_step, row_kind, figure, value in self.rows if (row_step, row_kind) == (step, kind)}
+
+    def describe_last(self, kind: str) -> str:
+        return ", ".join(f"{figure} {value:.4g}" for figure, value in self.last(kind).items())
+
+
+def write_curves(history: History, folder: Path) -> None:
+    """`curves.csv`, and `curves.png` where matplotlib is installed."""
+    with (folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(history.rows)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.info('no picture of the curves: pip install "sfm-lightglue[train]"')
+        return
+    panels = list(dict.fromkeys((kind, figure) for _, kind, figure, _ in history.rows))
+    columns = 4
+    rows = -(-len(panels) // columns)
+    drawing = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
+    FigureCanvasAgg(drawing)
+    for place, (kind, figure) in enumerate(panels):
+        points = [(row[0], row[3]) for row in history.rows if row[1:3] == (kind, figure)]
+        axes = drawing.add_subplot(rows, columns, place + 1)
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None, color="C0" if kind == "training" else "C1")
+        axes.set_title(f"{figure} ({kind})", fontsize=9)
+        axes.grid(alpha=0.3)
+    drawing.savefig(folder / "curves.png", dpi=100)

@@ -1,0 +1,162 @@
+"""The training loop, the same for every network: steps, average, validation, curves, one file to go on from.
+
+What is trained, on what, and what is exported is a `Task`. A run that is killed goes on from its last save and ends bit for bit as if
+it had not been: batches are functions of the step, and the file holds everything else.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from sfm_lightglue.execution.local import progress_bar
+from sfm_lightglue.lookup import describe_changes
+from sfm_lightglue.training.curves import History, write_curves
+
+logger = logging.getLogger(__name__)
+
+RESUME_FILE = "resume.pt"
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Options; the values stand in configs/training."""
+
+    steps: int
+    learning_rate: float
+    """Of AdamW (Loshchilov & Hutter, arXiv:1711.05101), after `warmup_steps` and until the last part, `cooldown`."""
+    weight_decay: float
+    warmup_steps: int
+    cooldown: float
+    """Share of the steps, at the end, in which the learning rate falls linearly to 0. A run can be made longer until then."""
+    max_gradient_norm: float
+    average_decay: float
+    """Of the exponential moving average of the weights, which is what is validated and exported."""
+    log_every: int
+    """Steps whose figures make one point of the curves."""
+    save_every: int
+    validate_every: int
+    data_workers: int
+    """Processes that make batches; 0: the training process does. Results do not depend on it."""
+
+
+class Task(Protocol):
+    """A network, its examples and losses."""
+
+    module: nn.Module
+    """What is trained."""
+    data: Dataset[dict[str, Tensor]]
+    """Item `step` is the batch of that step."""
+    settings: Mapping[str, Any]
+    """Everything that decides the result, besides the number of steps."""
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise and the figures of the curves."""
+        ...
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Figures of a state of `module` on examples that are not trained on."""
+        ...
+
+    def export(self, module: nn.Module, path: Path, steps: int, history: History) -> None:
+        """Writes a state of `module` as weights for use."""
+        ...
+
+
+def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
+    """Trains until `options.steps`, from where `output` was left; returns the exported file.
+
+    Raises: ValueError where `output` holds a training with other settings, or the loss is no longer finite.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    module = task.module.to(device).train()
+    average = copy.deepcopy(module).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(module.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    history = History()
+    state = {"module": module, "average": average, "optimizer": optimizer}
+    step = _resume(output / RESUME_FILE, state, history, task.settings)
+    loader = DataLoader(
+        task.data, batch_size=None, sampler=range(step, options.steps), num_workers=options.data_workers, pin_memory=device != "cpu"
+    )
+    recent: list[dict[str, Tensor]] = []
+    waited, last = 0.0, time.perf_counter()
+    with progress_bar(options.steps, "train", "step", initial=step) as bar:
+        for batch in loader:
+            waited += time.perf_counter() - last
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, options)
+            loss, figures = task.losses({key: value.to(device, non_blocking=True) for key, value in batch.items()})
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), options.max_gradient_norm)
+            optimizer.step()
+            update_average(average, module, min(options.average_decay, (1 + step) / (10 + step)))
+            step += 1
+            bar.update()
+
+            recent.append({key: value.detach() for key, value in figures.items()})
+            if step % options.log_every == 0 or step == options.steps:
+                means = {key: torch.stack([each[key] for each in recent]).float().mean().item() for key in recent[0]}
+                if not math.isfinite(means["loss"]):
+                    raise ValueError(f"the loss is {means['loss']} at step {step}: try a lower learning rate in a new output folder")
+                history.add(step, "training", {**means, "learning_rate": learning_rate(step - 1, options)})
+                bar.set_postfix_str(f"loss {means['loss']:.3f}, {waited / len(recent):.2f} s a step spent waiting for data")
+                recent, waited = [], 0.0
+            if step % options.validate_every == 0 or step == options.steps:
+                history.add(step, "validation", task.validate(average))
+                logger.info("step %d: %s", step, history.describe_last("validation"))
+            if step % options.save_every == 0 or step == options.steps:
+                _save(output / RESUME_FILE, state, history, task.settings, step)
+                write_curves(history, output)
+            last = time.perf_counter()
+    path = output / "weights.safetensors"
+    task.export(average, path, step, history)
+    return path
+
+
+def learning_rate(step: int, options: LoopOptions) -> float:
+    """Rises linearly, stays, falls linearly to 0 in the last part."""
+    rising = (step + 1) / max(1, options.warmup_steps)
+    falling = (options.steps - step) / max(1.0, options.cooldown * options.steps)
+    return options.learning_rate * min(1.0, rising, falling)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * module, for parameters and the statistics of batch normalisation."""
+    for mean, value in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def _save(path: Path, state: Mapping[str, Any], history: History, settings: Mapping[str, Any], step: int) -> None:
+    part = path.with_suffix(".part")
+    stored = {key: value.state_dict() for key, value in state.items()}
+    torch.save({**stored, "history": history.rows, "settings": dict(settings), "step": step}, part)
+    part.replace(path)
+
+
+def _resume(path: Path, state: Mapping[str, Any], history: History, settings: Mapping[str, Any]) -> int:
+    """Loads everything from the file, where there is one; returns the number of steps that are done."""
+    if not path.is_file():
+        return 0
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    if changes := describe_changes(stored["settings"], settings):
+        raise ValueError(f"{path.parent} holds a training with other settings ({changes}): give another output folder")
+    for key, value in state.items():
+        value.load_state_dict(stored[key])
+    history.rows.extend(stored["history"])
+    logger.info("goes on from step %d of %s", stored["step"], path)
+    return stored["step"]

@@ -1,0 +1,155 @@
+"""`training=superpoint`: an open SuperPoint from a folder of photos.
+
+photos -> lessons (the teacher's keypoints and descriptors) -> pairs of views -> student -> weights without batch normalisation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sfm_lightglue import __version__
+from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
+from sfm_lightglue.fetch import sha256_of
+from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.networks.precision import check_precision, network_dtype
+from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm
+from sfm_lightglue.networks.weights import WeightsRecord
+from sfm_lightglue.training.curves import History
+from sfm_lightglue.training.loop import LoopOptions
+from sfm_lightglue.training.student import LossOptions, Student
+from sfm_lightglue.training.teacher import TeacherOptions, prepare_lessons, read_lesson
+from sfm_lightglue.training.validation import ValidationOptions, make_view_pairs, validate
+from sfm_lightglue.training.views import PairsOfViews, ViewOptions
+
+logger = logging.getLogger(__name__)
+
+METADATA = {"network": "SuperPoint", "descriptor_sampling": "centred"}
+"""Of all weights trained here: see `sample_descriptors`."""
+
+
+@dataclass(frozen=True)
+class SuperPointTraining:
+    """Options; the values stand in configs/training."""
+
+    name: str
+    seed: int
+    precision: str
+    """Of the network's convolutions while training: `float32`, or `low`, 16 bit where the device is faster so."""
+    licence: str
+    """Under which the trained weights are to be used."""
+    commit: str | None
+    """Of the code, for the record in the exported file."""
+    teacher: TeacherOptions
+    views: ViewOptions
+    losses: LossOptions
+    loop: LoopOptions
+    validation: ValidationOptions
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision, "training.precision")
+
+
+class SuperPointTask:
+    """What the loop trains."""
+
+    def __init__(
+        self,
+        options: SuperPointTraining,
+        images: Path,
+        names: Sequence[str],
+        output: Path,
+        *,
+        device: str,
+        features: SuperPointOptions,
+        matcher: Matcher,
+        processes: int,
+    ) -> None:
+        self.options, self.device, self.features, self.matcher = options, device, features, matcher
+        lessons = prepare_lessons(images, names, output / "teacher", options.teacher, seed=options.seed, processes=processes)
+        readable = sorted(lessons)
+        held_out, train = split(readable, options.validation.photos, options.seed)
+        self.data_sha256 = hash_of_photos(images, train)
+        self.num_photos = len(train)
+        self.data = PairsOfViews(images, train, lessons, options.teacher.photo_size, options.views, options.seed)
+        self.validation_pairs = make_view_pairs(images, held_out, options.teacher.photo_size, options.validation, options.seed)
+        torch.manual_seed(options.seed)
+        teacher_size = read_lesson(lessons[readable[0]]).descriptors.shape[1]
+        self.module: nn.Module = Student(teacher_size, options.losses.temperature)
+        self.settings = {**_recipe(options), "data": self.data_sha256}
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return cast(Student, self.module).losses(batch, self.options.losses, network_dtype(self.options.precision, self.device))
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        network = fold_batch_norm(cast(Student, module).network)
+        network.lower(network_dtype(self.features.precision, self.device))
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        record = WeightsRecord("trained", "", "", self.options.licence, False, METADATA)
+        return validate(SuperPointExtractor(self.features, network, self.device, record), self.matcher, self.validation_pairs)
+
+    def export(self, module: nn.Module, path: Path, steps: int, history: History) -> None:
+        """Half precision: SuperPoint's published keys, and in the file's metadata where the weights come from."""
+        student = cast(Student, module)
+        metadata = {
+            **METADATA,
+            "licence": self.options.licence,
+            "recipe": json.dumps(_recipe(self.options), sort_keys=True),
+            "training_photos": f"{self.num_photos}, sha256 {self.data_sha256}",
+            "steps": str(steps),
+            "version": __version__,
+            "commit": self.options.commit or "unknown",
+            "validation": json.dumps(history.last("validation"), sort_keys=True),
+        }
+        save_weights(fold_batch_norm(student.network), path, metadata)
+        save_weights(student.to_teacher, path.with_name("to_teacher.safetensors"), {**metadata, "network": "linear map of descriptors to the teacher's"})
+
+
+def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """A safetensors file of the module's state in float16."""
+    part = path.with_suffix(".part")
+    save_file({key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}, part, metadata)
+    part.replace(path)
+
+
+def split(names: Sequence[str], num_held_out: int, seed: int) -> tuple[list[str], list[str]]:
+    """The photos for validation, chosen at random, and the others.
+
+    Raises: ValueError where none would be left to train on.
+    """
+    if len(names) <= num_held_out:
+        raise ValueError(
+            f"{len(names)} readable photos, of which training.validation.photos={num_held_out} are held out: give more photos"
+        )
+    order = np.random.default_rng([seed, 3]).permutation(len(names))
+    chosen = {names[i] for i in order[:num_held_out]}
+    return sorted(chosen), [name for name in names if name not in chosen]
+
+
+def hash_of_photos(images: Path, names: Sequence[str]) -> str:
+    """SHA-256 over the names and contents of the photos."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        digest.update(f"{name} {sha256_of(images / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _recipe(options: SuperPointTraining) -> dict[str, Any]:
+    """The options that decide the weights; the run may be made longer, and look at itself more or less often."""
+    recipe = dataclasses.asdict(options)
+    for key in ("steps", "cooldown", "log_every", "save_every", "validate_every", "data_workers"):
+        del recipe["loop"][key]
+    for key in ("commit", "licence"):
+        del recipe[key]
+    return recipe

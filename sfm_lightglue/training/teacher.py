@@ -1,0 +1,168 @@
+"""What the student learns from: ALIKED's keypoints of each photo, gathered over many views of it, and their descriptors.
+
+Homographic adaptation (DeTone et al., arXiv:1712.07629, section 5): a keypoint counts as often as it is found again when the
+photo is seen through random homographies. Here the detector whose results are gathered is ALIKED (arXiv:2304.03608).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sfm_lightglue.features.aliked import detect
+from sfm_lightglue.features.extractor import local_maxima
+from sfm_lightglue.geometry import warp_points
+from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
+from sfm_lightglue.networks.aliked import ALIKED, load_aliked
+from sfm_lightglue.networks.superpoint import expected_offsets, windows
+from sfm_lightglue.networks.weights import load_weights
+from sfm_lightglue.training.homographies import HomographyRange, random_homography, warp_photo
+
+SPREAD = 1.5
+"""Standard deviation, px, of where the views find one keypoint."""
+REACH = 4
+"""Radius, px, within which findings are counted together."""
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Options; the values stand in configs/training."""
+
+    variant: str
+    """Of ALIKED."""
+    weights: str
+    photo_size: int
+    """Longest side of the photos, px: the student sees them at this size too."""
+    max_keypoints: int
+    detection_threshold: float
+    nms_radius: int
+    views: int
+    """Through how many homographies each photo is seen, besides as it is."""
+    homographies: HomographyRange
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher says of one photo."""
+
+    keypoints: np.ndarray
+    """float32 (n, 2), px of the photo at `photo_size`."""
+    repeatability: np.ndarray
+    """float32 (n,), in 0..1: the share of the views in which the keypoint was found; highest first."""
+    descriptors: np.ndarray
+    """float16 (n, d), unit length, of the photo as it is."""
+
+
+def prepare_lessons(
+    images: Path, names: Sequence[str], folder: Path, options: TeacherOptions, *, seed: int, processes: int
+) -> dict[str, Path]:
+    """The files with the lessons of all photos that can be read; those that lie in `folder` already are not made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps([asdict(options), load_weights(options.weights)[1].sha256, seed], sort_keys=True)
+    paths = {name: folder / f"{hashlib.sha256(f'{settings}{name}'.encode()).hexdigest()[:24]}.npz" for name in names}
+    missing = [name for name in names if not paths[name].is_file()]
+    if missing:
+        jobs = [(str(images), name, str(paths[name]), options, seed) for name in missing]
+        if processes <= 1:
+            results = map(_prepare_one, jobs)
+            _finish(results, len(jobs))
+        else:
+            with ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                _finish(pool.map(_prepare_one, jobs, chunksize=4), len(jobs))
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def read_lesson(path: Path) -> Lesson:
+    with np.load(path, allow_pickle=False) as stored:
+        return Lesson(stored["keypoints"], stored["repeatability"].astype(np.float32), stored["descriptors"])
+
+
+def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.random.Generator) -> Lesson:
+    """The lesson of one photo, RGB uint8 (h, w, 3)."""
+    photo = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    height, width = pixels.shape[:2]
+    output = network(photo[None])
+    found = torch.zeros(height, width)
+    seen = torch.ones(height, width)
+    _splat(found, detect(output.scores[0], options.detection_threshold, options.nms_radius)[0])
+    everywhere = torch.ones(1, height, width)
+    for _ in range(options.views):
+        homography = random_homography(rng, (width, height), (width, height), options.homographies)
+        view, visible = warp_photo(photo, homography, (width, height))
+        keypoints, _ = detect(network(view[None]).scores[0], options.detection_threshold, options.nms_radius)
+        # The edge of the photo inside the view is no keypoint.
+        column, row = keypoints.round().long().unbind(1)
+        margin = torch.nn.functional.max_pool2d(1 - visible[None].float(), 2 * REACH + 1, 1, REACH)[0]
+        keypoints = keypoints[margin[row, column] == 0]
+        inverse = np.linalg.inv(homography)
+        _splat(found, torch.from_numpy(warp_points(inverse, keypoints.double().numpy())).float())
+        seen += warp_photo(everywhere, inverse, (width, height))[0][0]
+    counts = _gather(found) / seen
+    pixels_found = local_maxima(counts, options.nms_radius, 0.5 / (options.views + 1))
+    keypoints = pixels_found + expected_offsets(windows(found, pixels_found, 2) + 1e-6)
+    column, row = pixels_found.unbind(1)
+    repeatability = counts[row, column].clamp(max=1)
+    order = repeatability.argsort(descending=True, stable=True)[: options.max_keypoints]
+    keypoints = keypoints[order]
+    descriptors = network.describe(output, 0, keypoints)
+    return Lesson(keypoints.numpy(), repeatability[order].numpy(), descriptors.half().numpy())
+
+
+_networks: dict[tuple[str, str], ALIKED] = {}
+
+
+@torch.inference_mode()
+def _prepare_one(job: tuple[str, str, str, TeacherOptions, int]) -> str | None:
+    """Writes one lesson; returns why there is none, if so."""
+    images, name, path, options, seed = job
+    key = options.variant, options.weights
+    if key not in _networks:
+        _networks[key] = load_aliked(options.variant, load_weights(options.weights)[0])
+    try:
+        pixels = resize_longest(load_image(images, name).pixels, options.photo_size)
+    except UnreadableImage as error:
+        return f"{name} is left out: {error}"
+    lesson = teach(_networks[key], pixels, options, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+    part = Path(f"{path}.part.npz")
+    np.savez(
+        part, keypoints=lesson.keypoints, repeatability=lesson.repeatability.astype(np.float16), descriptors=lesson.descriptors
+    )
+    part.replace(path)
+    return None
+
+
+def _finish(results, total: int) -> None:
+    for reason in tqdm(results, total=total, desc="teacher", unit="photo"):
+        if reason:
+            tqdm.write(reason)
+
+
+def _splat(found: Tensor, points: Tensor) -> None:
+    """Adds 1 at each point (n, 2), shared among the four pixels around it."""
+    height, width = found.shape
+    first = points.floor()
+    for step in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        pixel = first + torch.tensor(step)
+        weight = (1 - (points - pixel).abs()).prod(dim=1)
+        x, y = pixel.long().unbind(1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        found.index_put_((y[inside], x[inside]), weight[inside], accumulate=True)
+
+
+def _gather(found: Tensor) -> Tensor:
+    """At each pixel, the findings around it, weighted by a Gaussian of height 1."""
+    step = torch.arange(-REACH, REACH + 1.0)
+    weights = (-0.5 * (step / SPREAD) ** 2).exp()
+    x = torch.nn.functional.conv2d(found[None, None], weights.view(1, 1, 1, -1), padding=(0, REACH))
+    return torch.nn.functional.conv2d(x, weights.view(1, 1, -1, 1), padding=(REACH, 0))[0, 0]
