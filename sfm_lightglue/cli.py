@@ -128,13 +128,18 @@ def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], c
 
 def _train(overrides: list[str]) -> int:
     """Trains weights from a folder of photos, inside Hydra."""
-    if not any(override.startswith("data.images=") for override in overrides) and "--cfg" not in overrides:
+    if {"--help", "-h"} & set(overrides):
+        print(_help())
+        return 0
+    given = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    if given.get("data.images") in (None, "", "null") and "--cfg" not in overrides:  # before Hydra makes a folder for the run
         raise ValueError("train on which photos? Give data.images=DIR: any folder of photos will do")
 
     def command(config: DictConfig) -> None:
+        from sfm_lightglue.config import separate_sweep_outputs
         from sfm_lightglue.train import train_from
 
-        print(train_from(config))
+        print(train_from(separate_sweep_outputs(config, sys.argv)))
 
     _inside_hydra(command, overrides, "train")
     return 0

@@ -1,7 +1,7 @@
 """From command-line overrides to typed options: composing the YAML files, binding them, explaining mistakes.
 
-With `pipeline.py` and `cli.py` the only users of hydra and omegaconf. Values stand once, in configs/*.yaml; the dataclasses
-beside each plug-in give them types and ranges.
+With `pipeline.py`, `train.py` and `cli.py` the only users of hydra and omegaconf. Values stand once, in configs/*.yaml; the
+dataclasses beside each plug-in give them types and ranges.
 """
 
 from __future__ import annotations

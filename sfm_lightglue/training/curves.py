@@ -51,7 +51,8 @@ def write_curves(history: History, folder: Path) -> None:
     for place, (kind, figure) in enumerate(panels):
         points = [(row[0], row[3]) for row in history.rows if row[1:3] == (kind, figure)]
         axes = drawing.add_subplot(rows, columns, place + 1)
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None, color="C0" if kind == "training" else "C1")
+        marker, colour = "." if len(points) < 50 else None, "C0" if kind == "training" else "C1"
+        axes.plot(*zip(*points, strict=True), marker=marker, color=colour)
         axes.set_title(f"{figure} ({kind})", fontsize=9)
         axes.grid(alpha=0.3)
     drawing.savefig(folder / "curves.png", dpi=100)

@@ -55,7 +55,10 @@ def random_homography(
 
 
 def warp_photo(photo: Tensor, homography: np.ndarray, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The view (c, h, w) of a photo (c, h', w'), 0 where it shows none of the photo, and where it shows it, bool (h, w)."""
+    """The view (c, h, w) of a photo (c, h', w'), and where it shows the photo, bool (h, w).
+
+    Elsewhere it shows the photo mirrored at its edges: black would shift the statistics of batch normalisation.
+    """
     height, width = photo.shape[1:]
     inverse = np.linalg.inv(homography)
     centre = (np.array(view_size) - 1) / 2
@@ -71,8 +74,8 @@ def warp_photo(photo: Tensor, homography: np.ndarray, view_size: tuple[int, int]
     # Nothing folds over: behind the horizon of a strong homography the signs of the depths differ.
     depth = torch.from_numpy(columns * inverse[2, 0] + rows * inverse[2, 1] + inverse[2, 2])
     inside &= depth * float(inverse[2, :2] @ centre + inverse[2, 2]) > 0
-    view = F.grid_sample(photo[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
-    return view * inside, inside
+    view = F.grid_sample(photo[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]
+    return view, inside
 
 
 def _through_corners(corners: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The training loop, the same for every network: steps, average, validation, curves, one file to go on from.
 
-What is trained, on what, and what is exported is a `Task`. A run that is killed goes on from its last save and ends bit for bit as if
-it had not been: batches are functions of the step, and the file holds everything else.
+What is trained, on what, and what is exported is a `Task`. A run that is killed goes on from its last save and ends bit for bit
+as if it had not been: batches are functions of the step, and the file holds everything else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from sfm_lightglue.execution.local import progress_bar
 from sfm_lightglue.lookup import describe_changes
 from sfm_lightglue.training.curves import History, write_curves
+from sfm_lightglue.training.optimizer import Muon
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ class LoopOptions:
     learning_rate: float
     """Of AdamW (Loshchilov & Hutter, arXiv:1711.05101), after `warmup_steps` and until the last part, `cooldown`."""
     weight_decay: float
+    muon_learning_rate: float
+    """Of Muon, which trains the weights that the task names `hidden`; AdamW trains the others."""
+    muon_momentum: float
+    muon_weight_decay: float
     warmup_steps: int
     cooldown: float
     """Share of the steps, at the end, in which the learning rate falls linearly to 0. A run can be made longer until then."""
@@ -49,12 +54,23 @@ class LoopOptions:
     data_workers: int
     """Processes that make batches; 0: the training process does. Results do not depend on it."""
 
+    def __post_init__(self) -> None:
+        for key in ("steps", "log_every", "save_every", "validate_every"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"training.loop.{key} must be 1 or more, found {getattr(self, key)}")
+        if self.save_every % self.log_every:  # a run that goes on would not know the figures of the steps before
+            raise ValueError(
+                f"training.loop.save_every must be a multiple of log_every, found {self.save_every} and {self.log_every}"
+            )
+
 
 class Task(Protocol):
     """A network, its examples and losses."""
 
     module: nn.Module
     """What is trained."""
+    hidden: Sequence[str]
+    """Names of its kernels between other layers, which Muon trains."""
     data: Dataset[dict[str, Tensor]]
     """Item `step` is the batch of that step."""
     settings: Mapping[str, Any]
@@ -81,25 +97,33 @@ def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     module = task.module.to(device).train()
     average = copy.deepcopy(module).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(module.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    optimizers = make_optimizers(module, task.hidden, options)
     history = History()
-    state = {"module": module, "average": average, "optimizer": optimizer}
+    state = {"module": module, "average": average, **optimizers}
     step = _resume(output / RESUME_FILE, state, history, task.settings)
     loader = DataLoader(
-        task.data, batch_size=None, sampler=range(step, options.steps), num_workers=options.data_workers, pin_memory=device != "cpu"
+        task.data,
+        batch_size=None,
+        sampler=range(step, options.steps),
+        num_workers=options.data_workers,
+        # Forked processes would hold the lock of the output folder for seconds after a kill.
+        multiprocessing_context="spawn" if options.data_workers else None,
+        pin_memory=device != "cpu",
     )
     recent: list[dict[str, Tensor]] = []
     waited, last = 0.0, time.perf_counter()
     with progress_bar(options.steps, "train", "step", initial=step) as bar:
         for batch in loader:
             waited += time.perf_counter() - last
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, options)
+            for optimizer in optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = optimizer.defaults["lr"] * learning_rate_share(step, options)
             loss, figures = task.losses({key: value.to(device, non_blocking=True) for key, value in batch.items()})
-            optimizer.zero_grad()
+            module.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(module.parameters(), options.max_gradient_norm)
-            optimizer.step()
+            for optimizer in optimizers.values():
+                optimizer.step()
             update_average(average, module, min(options.average_decay, (1 + step) / (10 + step)))
             step += 1
             bar.update()
@@ -108,27 +132,40 @@ def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
             if step % options.log_every == 0 or step == options.steps:
                 means = {key: torch.stack([each[key] for each in recent]).float().mean().item() for key in recent[0]}
                 if not math.isfinite(means["loss"]):
-                    raise ValueError(f"the loss is {means['loss']} at step {step}: try a lower learning rate in a new output folder")
-                history.add(step, "training", {**means, "learning_rate": learning_rate(step - 1, options)})
+                    raise ValueError(f"the loss is {means['loss']} at step {step}: lower the learning rate, in a new folder")
+                history.add(step, "training", {**means, "learning_rate": learning_rate_share(step - 1, options)})
                 bar.set_postfix_str(f"loss {means['loss']:.3f}, {waited / len(recent):.2f} s a step spent waiting for data")
                 recent, waited = [], 0.0
             if step % options.validate_every == 0 or step == options.steps:
                 history.add(step, "validation", task.validate(average))
                 logger.info("step %d: %s", step, history.describe_last("validation"))
             if step % options.save_every == 0 or step == options.steps:
+                write_curves(history, output)  # first: a kill between the two then leaves nothing out of date
                 _save(output / RESUME_FILE, state, history, task.settings, step)
-                write_curves(history, output)
             last = time.perf_counter()
     path = output / "weights.safetensors"
     task.export(average, path, step, history)
     return path
 
 
-def learning_rate(step: int, options: LoopOptions) -> float:
-    """Rises linearly, stays, falls linearly to 0 in the last part."""
+def make_optimizers(module: nn.Module, hidden: Sequence[str], options: LoopOptions) -> dict[str, torch.optim.Optimizer]:
+    """One for the hidden kernels, one for all other parameters."""
+    parameters = dict(module.named_parameters())
+    muon = Muon(
+        [parameters.pop(name) for name in hidden],
+        options.muon_learning_rate,
+        momentum=options.muon_momentum,
+        weight_decay=options.muon_weight_decay,
+    )
+    adamw = torch.optim.AdamW(parameters.values(), options.learning_rate, weight_decay=options.weight_decay)
+    return {"muon": muon, "adamw": adamw}
+
+
+def learning_rate_share(step: int, options: LoopOptions) -> float:
+    """What the learning rates are multiplied by: rises linearly, stays 1, falls linearly to 0 in the last part."""
     rising = (step + 1) / max(1, options.warmup_steps)
     falling = (options.steps - step) / max(1.0, options.cooldown * options.steps)
-    return options.learning_rate * min(1.0, rising, falling)
+    return min(1.0, rising, falling)
 
 
 @torch.no_grad()

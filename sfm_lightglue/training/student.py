@@ -48,15 +48,21 @@ class Student(nn.Module):
         with torch.autocast(views.device.type, dtype, enabled=dtype != torch.float32):
             output = self.network(views)
         keypoints = keypoint_loss(output.logits.float(), batch["targets"], batch["cell_weights"])
-        sampled = sample_descriptors(batch["points"], output.descriptors.float(), centred=True)
+        contrast, accuracy, cosine = self._compare_descriptors(output.descriptors.float(), batch, options.same_point)
+        loss = options.keypoints * keypoints + options.contrast * contrast + options.distillation * (1 - cosine)
+        figures = {"loss": loss, "keypoint_loss": keypoints, "contrast_loss": contrast, "top1": accuracy}
+        return loss, {**figures, "teacher_cosine": cosine, "scale": self.log_scale.exp()}
+
+    def _compare_descriptors(self, dense: Tensor, batch: dict[str, Tensor], same_point: float) -> tuple[Tensor, Tensor, Tensor]:
+        """InfoNCE, the share of points that it finds, and the mean cosine with the teacher; without points nothing is wrong."""
+        if not batch["is_point"].any():
+            return dense.new_zeros(()), dense.new_ones(()), dense.new_ones(())
+        sampled = sample_descriptors(batch["points"], dense, centred=True)
         first, second = (half[batch["is_point"]] for half in sampled.chunk(2))  # n d
-        contrast, accuracy = contrastive_loss(first, second, self.log_scale.exp(), _near(batch, options.same_point))
+        contrast, accuracy = contrastive_loss(first, second, self.log_scale.exp(), _near(batch, same_point))
         teacher = batch["teacher"][batch["is_point"]]
         predicted = F.normalize(self.to_teacher(torch.cat([first, second])), dim=1)
-        cosine = (predicted * torch.cat([teacher, teacher])).sum(dim=1).mean()
-        loss = options.keypoints * keypoints + options.contrast * contrast + options.distillation * (1 - cosine)
-        figures = {"loss": loss, "keypoint_loss": keypoints, "contrast_loss": contrast, "top1": accuracy, "teacher_cosine": cosine}
-        return loss, {**figures, "scale": self.log_scale.exp()}
+        return contrast, accuracy, (predicted * torch.cat([teacher, teacher])).sum(dim=1).mean()
 
 
 def keypoint_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tensor:

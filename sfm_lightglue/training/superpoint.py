@@ -9,22 +9,24 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from sfm_lightglue import __version__
+from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
 from sfm_lightglue.fetch import sha256_of
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.precision import check_precision, network_dtype
-from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm
+from sfm_lightglue.networks.superpoint import fold_batch_norm
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.loop import LoopOptions
@@ -37,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 METADATA = {"network": "SuperPoint", "descriptor_sampling": "centred"}
 """Of all weights trained here: see `sample_descriptors`."""
+
+HIDDEN_LAYERS = ("1b", "2a", "2b", "3a", "3b", "4a", "4b", "Pa", "Da")
+"""All convolutions but the first and the last ones."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,13 @@ class SuperPointTask:
         held_out, train = split(readable, options.validation.photos, options.seed)
         self.data_sha256 = hash_of_photos(images, train)
         self.num_photos = len(train)
-        self.data = PairsOfViews(images, train, lessons, options.teacher.photo_size, options.views, options.seed)
-        self.validation_pairs = make_view_pairs(images, held_out, options.teacher.photo_size, options.validation, options.seed)
+        photo_size = options.teacher.photo_size
+        self.data: Dataset[dict[str, Tensor]] = PairsOfViews(images, train, lessons, photo_size, options.views, options.seed)
+        self.validation_pairs = make_view_pairs(images, held_out, photo_size, options.validation, options.seed)
         torch.manual_seed(options.seed)
         teacher_size = read_lesson(lessons[readable[0]]).descriptors.shape[1]
         self.module: nn.Module = Student(teacher_size, options.losses.temperature)
-        self.settings = {**_recipe(options), "data": self.data_sha256}
+        self.settings: Mapping[str, Any] = {**_recipe(options), "data": self.data_sha256}
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return cast(Student, self.module).losses(batch, self.options.losses, network_dtype(self.options.precision, self.device))
@@ -97,7 +103,8 @@ class SuperPointTask:
         network.lower(network_dtype(self.features.precision, self.device))
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         record = WeightsRecord("trained", "", "", self.options.licence, False, METADATA)
-        return validate(SuperPointExtractor(self.features, network, self.device, record), self.matcher, self.validation_pairs)
+        extractor = cast(Extractor, SuperPointExtractor(self.features, network, self.device, record))
+        return validate(extractor, self.matcher, self.validation_pairs)
 
     def export(self, module: nn.Module, path: Path, steps: int, history: History) -> None:
         """Half precision: SuperPoint's published keys, and in the file's metadata where the weights come from."""
@@ -113,13 +120,19 @@ class SuperPointTask:
             "validation": json.dumps(history.last("validation"), sort_keys=True),
         }
         save_weights(fold_batch_norm(student.network), path, metadata)
-        save_weights(student.to_teacher, path.with_name("to_teacher.safetensors"), {**metadata, "network": "linear map of descriptors to the teacher's"})
+        metadata["network"] = "linear map of descriptors to the teacher's"
+        save_weights(student.to_teacher, path.with_name("to_teacher.safetensors"), metadata)
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """A safetensors file of the module's state in float16."""
+    """A safetensors file of the module's state in float16: the same bytes for the same state and metadata."""
+    stored = save({key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}, metadata)
+    # A header of JSON, after its length. safetensors (0.8) puts the metadata there in an order that changes from run to run.
+    end = 8 + int.from_bytes(stored[:8], "little")
+    header = json.dumps(json.loads(stored[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
     part = path.with_suffix(".part")
-    save_file({key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}, part, metadata)
+    part.write_bytes(len(header).to_bytes(8, "little") + header + stored[end:])
     part.replace(path)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -18,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from sfm_lightglue.execution.local import progress_bar
 from sfm_lightglue.features.aliked import detect
 from sfm_lightglue.features.extractor import local_maxima
 from sfm_lightglue.geometry import warp_points
@@ -28,6 +30,8 @@ from sfm_lightglue.networks.aliked import ALIKED, load_aliked
 from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.training.homographies import HomographyRange, random_homography, warp_photo
+
+logger = logging.getLogger(__name__)
 
 SPREAD = 1.5
 """Standard deviation, px, of where the views find one keypoint."""
@@ -78,6 +82,7 @@ def prepare_lessons(
             results = map(_prepare_one, jobs)
             _finish(results, len(jobs))
         else:
+            processes = min(processes, len(jobs))
             with ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 _finish(pool.map(_prepare_one, jobs, chunksize=4), len(jobs))
     return {name: path for name, path in paths.items() if path.is_file()}
@@ -96,18 +101,17 @@ def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.
     found = torch.zeros(height, width)
     seen = torch.ones(height, width)
     _splat(found, detect(output.scores[0], options.detection_threshold, options.nms_radius)[0])
-    everywhere = torch.ones(1, height, width)
     for _ in range(options.views):
         homography = random_homography(rng, (width, height), (width, height), options.homographies)
         view, visible = warp_photo(photo, homography, (width, height))
-        keypoints, _ = detect(network(view[None]).scores[0], options.detection_threshold, options.nms_radius)
+        keypoints, _ = detect(network((view * visible)[None]).scores[0], options.detection_threshold, options.nms_radius)
         # The edge of the photo inside the view is no keypoint.
         column, row = keypoints.round().long().unbind(1)
         margin = torch.nn.functional.max_pool2d(1 - visible[None].float(), 2 * REACH + 1, 1, REACH)[0]
         keypoints = keypoints[margin[row, column] == 0]
         inverse = np.linalg.inv(homography)
         _splat(found, torch.from_numpy(warp_points(inverse, keypoints.double().numpy())).float())
-        seen += warp_photo(everywhere, inverse, (width, height))[0][0]
+        seen += warp_photo(view, inverse, (width, height))[1]
     counts = _gather(found) / seen
     pixels_found = local_maxima(counts, options.nms_radius, 0.5 / (options.views + 1))
     keypoints = pixels_found + expected_offsets(windows(found, pixels_found, 2) + 1e-6)
@@ -134,7 +138,7 @@ def _prepare_one(job: tuple[str, str, str, TeacherOptions, int]) -> str | None:
     except UnreadableImage as error:
         return f"{name} is left out: {error}"
     lesson = teach(_networks[key], pixels, options, np.random.default_rng([seed, zlib.crc32(name.encode())]))
-    part = Path(f"{path}.part.npz")
+    part = Path(f"{path}.{os.getpid()}.part.npz")  # processes of a run that was killed may be at work still
     np.savez(
         part, keypoints=lesson.keypoints, repeatability=lesson.repeatability.astype(np.float16), descriptors=lesson.descriptors
     )
@@ -142,10 +146,12 @@ def _prepare_one(job: tuple[str, str, str, TeacherOptions, int]) -> str | None:
     return None
 
 
-def _finish(results, total: int) -> None:
-    for reason in tqdm(results, total=total, desc="teacher", unit="photo"):
-        if reason:
-            tqdm.write(reason)
+def _finish(results: Iterable[str | None], total: int) -> None:
+    with progress_bar(total, "teach", "photo") as bar:
+        for reason in results:
+            bar.update()
+            if reason:
+                logger.warning(reason)
 
 
 def _splat(found: Tensor, points: Tensor) -> None:

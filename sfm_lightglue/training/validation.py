@@ -47,12 +47,13 @@ def make_view_pairs(images: Path, names: Sequence[str], photo_size: int, options
     for i, name in enumerate(names):
         rng = np.random.default_rng([seed, 2, i])
         grey = to_grey(resize_longest(load_image(images, name).pixels, photo_size))
-        homographies, views = [], []
+        homographies: list[np.ndarray] = []
+        views: list[Image] = []
         for _ in range(2):
             homographies.append(random_homography(rng, (grey.shape[1], grey.shape[0]), size, options.homographies))
             view, visible = warp_photo(torch.from_numpy(grey)[None], homographies[-1], size)
-            changed = (change_photo(view[0], rng, options.photometric) * visible * 255).round().byte().numpy()
-            views.append(Image(f"{i}-{len(views)}", np.repeat(changed[..., None], 3, axis=2)))
+            changed = (change_photo(view[0], rng, options.photometric) * 255).round().byte().numpy()
+            views.append(Image(f"{i}-{len(views)}", np.repeat(changed[..., None], 3, axis=2), visible.numpy()))
         half_pixel = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
         between = homographies[1] @ np.linalg.inv(homographies[0])
         pairs.append(ViewPair((views[0], views[1]), half_pixel @ between @ np.linalg.inv(half_pixel)))

@@ -41,6 +41,8 @@ class ViewOptions:
     def __post_init__(self) -> None:
         if self.width % CELL or self.height % CELL:
             raise ValueError(f"training.views must be multiples of {CELL} px wide and high, found {self.width} x {self.height}")
+        if self.border < 1:  # the pixel of a point nearer to the edge may lie outside
+            raise ValueError(f"training.views.border must be 1 px or more, found {self.border}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,7 +89,7 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
         for _ in range(2):
             homography = random_homography(rng, size, options.size, options.homographies)
             view, visible = warp_photo(photo, homography, options.size)
-            views.append(change_photo(view[0], rng, options.photometric)[None] * visible)
+            views.append(change_photo(view[0], rng, options.photometric)[None])
             points.append(warp_points(homography, lesson.keypoints))
             inside.append(_is_inside(points[-1], visible.numpy(), options.border))
             targets.append(cell_targets(points[-1][inside[-1]], lesson.repeatability[inside[-1]], options.size))
