@@ -1,6 +1,6 @@
 """Accuracy on photo sets with ground truth: each set reconstructed by the command line, one row of a table each.
 
-    python benchmarks/photo_sets.py DATA OUTPUT [key=value ...]
+    python benchmarks/photo_sets.py DATA OUTPUT [sets=NAME+NAME] [key=value ...]
 
 DATA holds one folder a set, with `images/` and, where there is ground truth, `poses.txt` in the format that
 `sfm_lightglue.evaluation.poses` reads. Overrides go to every run, such as `features=disk database.intrinsics=single`.
@@ -10,11 +10,35 @@ Sets named in SEQUENCES are matched along the sequence; sets without poses have 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from measure import run_process
 
 SEQUENCES = ("kitti00_20",)
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """What became of one set."""
+
+    name: str
+    registered: str
+    """Images of each model, largest first: `9` or `7+3`."""
+    num_images: int
+    num_points: int
+    """Of the largest model, 0 without one."""
+    reprojection_error_px: float | None
+    """Mean of the largest model."""
+    auc: Mapping[str, float] | None
+    """By threshold in degrees, percent; None without ground truth."""
+    position_error: float | None
+    """Mean of the camera positions, in the unit of the truth; None without truth or model."""
+    seconds: float
+    """Of all stages."""
 
 
 def main() -> None:
@@ -24,10 +48,10 @@ def main() -> None:
     names = chosen[0] if chosen else sorted(path.parent.name for path in Path(data).glob("*/images"))
     print(f"{'set':18}{'images':>10}{'points':>8}{'px':>6}{'AUC@1':>8}{'@3':>7}{'@5':>7}{'@10':>7}{'mean pos':>11}{'seconds':>9}")
     for name in names:
-        print(row(name, Path(data) / name, Path(output) / name, overrides), flush=True)
+        print(row(reconstruct_set(Path(data) / name, Path(output) / name, overrides)), flush=True)
 
 
-def row(name: str, folder: Path, output: Path, overrides: list[str]) -> str:
+def reconstruct_set(folder: Path, output: Path, overrides: Sequence[str]) -> SetResult:
     """Reconstructs and evaluates one set."""
     poses = folder / "poses.txt"
     settings = [f"dataset.images={folder / 'images'}", f"output={output}"]
@@ -35,23 +59,38 @@ def row(name: str, folder: Path, output: Path, overrides: list[str]) -> str:
         settings += [f"dataset.poses={poses}"]
         if not any(override.startswith("database.intrinsics=") for override in overrides):
             settings += ["database.intrinsics=poses"]
-    if name in SEQUENCES:
+    if folder.name in SEQUENCES:
         settings += ["pairs=sequential"]
     command = [sys.executable, "-m", "sfm_lightglue"]
-    subprocess.run([*command, "run", "+dataset=folder", *settings, *overrides], check=True, capture_output=True)
-    summary = json.loads((output / "summary.json").read_text())["stages"]
-    models = summary["reconstruct"]["models"]
-    largest = next((model for model in models if model["folder"] == summary["reconstruct"]["largest"]), None)
-    seconds = sum(stage["seconds"] for stage in summary.values())
-    text = f"{name:18}{sum_images(models):>6}/{summary['reconstruct']['num_images']:<3}"
-    text += f"{largest['num_points']:>8}{largest['mean_reprojection_error_px']:6.2f}" if largest else f"{0:>8}{'-':>6}"
-    if not poses.exists():
-        return f"{text}{'':40}{seconds:9.1f}"
-    subprocess.run([*command, "evaluate", *settings], check=True, capture_output=True)
-    evaluation = json.loads((output / "evaluation.json").read_text())
-    auc, position = evaluation["auc"], evaluation["position_error_mean"]
-    scores = "".join(f"{auc[threshold]:7.1f}" for threshold in ("1", "3", "5", "10"))
-    return f"{text} {scores}{position if position is not None else float('nan'):11.4f}{seconds:9.1f}"
+    run_process([*command, "run", "+dataset=folder", *settings, *overrides])
+    evaluation: dict[str, Any] = {"auc": None, "position_error_mean": None}
+    if poses.exists():
+        run_process([*command, "evaluate", *settings])
+        evaluation = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))["stages"]
+    result = summary["reconstruct"]
+    largest = next((model for model in result["models"] if model["folder"] == result["largest"]), None)
+    return SetResult(
+        name=folder.name,
+        registered=sum_images(result["models"]),
+        num_images=result["num_images"],
+        num_points=largest["num_points"] if largest else 0,
+        reprojection_error_px=largest["mean_reprojection_error_px"] if largest else None,
+        auc=evaluation["auc"],
+        position_error=evaluation["position_error_mean"],
+        seconds=sum(stage["seconds"] for stage in summary.values()),
+    )
+
+
+def row(result: SetResult) -> str:
+    """The result as a line under the head of `main`."""
+    text = f"{result.name:18}{result.registered:>6}/{result.num_images:<3}{result.num_points:>8}"
+    text += "     -" if result.reprojection_error_px is None else f"{result.reprojection_error_px:6.2f}"
+    if result.auc is None:
+        return f"{text}{'':40}{result.seconds:9.1f}"
+    scores = "".join(f"{result.auc[threshold]:7.1f}" for threshold in ("1", "3", "5", "10"))
+    position = float("nan") if result.position_error is None else result.position_error
+    return f"{text} {scores}{position:11.4f}{result.seconds:9.1f}"
 
 
 def sum_images(models: list[dict[str, object]]) -> str:

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from sfm_lightglue import cli
+from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
 from sfm_lightglue.products import Features
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +98,12 @@ def table(text: str, first: str) -> list[list[str]]:
             break
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     return rows
+
+
+def header(text: str, first: str) -> list[str]:
+    """Head of the table that begins with `first`."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_all_engines_find_the_same_matches(
@@ -255,3 +262,78 @@ def test_hopeless_pairs_of_two_places_are_counted_and_timed(
     printed = capsys.readouterr().out
     assert "| may overlap, 2 |" in printed and "| no overlap, 3 of 4 |" in printed
     assert "## Hopeless pairs" in results.read_text(encoding="utf-8")
+
+
+def marked_points(camera0: PosedCamera, camera1: PosedCamera, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """float64 (count, 2), (count, 2): random pixels of image 0, and where points at random depths there lie in image 1."""
+    rng = np.random.default_rng(seed)
+    pixels0 = rng.uniform([0, 0], camera0.size, (count, 2))
+    rays = np.column_stack([pixels0, np.ones(count)]) @ np.linalg.inv(camera0.camera_matrix).T
+    points = (rays * rng.uniform(9, 11, (count, 1)) - camera0.translation) @ camera0.rotation
+    projected = (points @ camera1.rotation.T + camera1.translation) @ camera1.camera_matrix.T
+    return pixels0 - 0.5, projected[:, :2] / projected[:, 2:] - 0.5
+
+
+def test_correct_matches_are_counted_without_those_by_chance(benchmark: Callable[[str], ModuleType], data: Path) -> None:
+    cameras = list(read_poses(data / "fountain_p11" / "poses.txt").values())[:2]
+    marked = benchmark("features").MarkedPair("0.jpg", "1.jpg", *marked_points(*cameras, 40, seed=0))
+    correct0, correct1 = marked_points(*cameras, 100, seed=1)
+    rng = np.random.default_rng(2)
+    wrong0, wrong1 = (rng.uniform([0, 0], cameras[0].size, (400, 2)) for _ in range(2))
+    nothing = np.zeros((0, 2))
+    assert marked.num_correct(nothing, nothing) == 0
+    assert marked.num_correct(correct0, correct1) == pytest.approx(100, abs=2)
+    assert marked.num_correct(wrong0, wrong1) < 5
+    mixed = np.concatenate([correct0, wrong0]), np.concatenate([correct1, wrong1])
+    assert marked.num_correct(*mixed) == pytest.approx(100, abs=5)
+    assert marked.num_correct(correct0, correct1 + np.array([0, 10])) < 20  # the epipolar lines are nearly level
+
+
+def test_features_are_compared_by_the_truth_that_a_set_has(
+    benchmark: Callable[[str], ModuleType], data: Path, tmp_path: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark("photo_sets"), "run_process", run_here)
+    cameras = read_poses(data / "fountain_p11" / "poses.txt")
+    name0, name1, *_ = cameras
+    points0, points1 = marked_points(cameras[name0], cameras[name1], 40, seed=0)
+    rows = np.column_stack([points0, points1])
+    shifted = np.eye(3) + np.array([[0, 0, -8], [0, 0, -4], [0, 0, 0]])
+    photo = Image.open(data / "fountain_p11" / "images" / name0)
+    sets = {
+        "planes": {"homographies.txt": f"a.png b.png {' '.join(map(str, shifted.ravel()))}"},
+        "marked": {"correspondences.txt": "\n".join(f"{name0} {name1} {' '.join(map(str, row))}" for row in rows)},
+        "pairs": {"pairs.txt": f"{name0} {name1}", "poses.txt": (data / "fountain_p11" / "poses.txt").read_text("utf-8")},
+        "posed": {"poses.txt": (data / "fountain_p11" / "poses.txt").read_text("utf-8")},
+        "unknown": {},
+    }
+    for name, truth in sets.items():
+        (tmp_path / name).mkdir()
+        for file, text in truth.items():
+            (tmp_path / name / file).write_text(text, encoding="utf-8")
+        if name != "planes":
+            (tmp_path / name / "images").symlink_to(data / "fountain_p11" / "images")
+    (tmp_path / "planes" / "images").mkdir()
+    photo.save(tmp_path / "planes" / "images" / "a.png")
+    photo.crop((8, 4, photo.width, photo.height)).save(tmp_path / "planes" / "images" / "b.png")
+    results = tmp_path / "RESULTS.md"
+    options = ["--features", "sift", "--sets", ",".join(sets), "--keypoints", "400", "--results", str(results)]
+    benchmark("features").main([str(tmp_path), str(tmp_path / "out"), *options])
+    text = results.read_text(encoding="utf-8")
+    assert "## Features" in text and "no ratio test" in text
+    found = {name: dict(zip(header(text, name), table(text, name)[0], strict=True)) for name in sets}
+    assert float(found["planes"]["repeatability %"]) > 90 and float(found["planes"]["AUC@3 px"]) > 90
+    assert float(found["marked"]["mean correct"]) > 0.3 * float(found["marked"]["matches"])
+    assert float(found["pairs"]["AUC@20 deg"]) > 80
+    assert found["posed"]["registered"] == found["unknown"]["registered"] == f"{NUM_PHOTOS}/{NUM_PHOTOS}"
+    assert float(found["posed"]["AUC@5 deg"]) > 40
+
+
+def test_superpoint_is_compared_where_its_weights_are_given(
+    benchmark: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parse = benchmark("features")._parse
+    assert "superpoint" not in parse(["data", "out"]).features
+    assert "superpoint" in parse(["data", "out", "--superpoint-weights", "file.safetensors"]).features
+    with pytest.raises(SystemExit):
+        parse(["data", "out", "--features", "superpoint"])
+    assert "--superpoint-weights" in capsys.readouterr().err

@@ -93,6 +93,7 @@ class SuperPointTask:
         torch.manual_seed(options.seed)
         teacher_size = read_lesson(lessons[readable[0]]).descriptors.shape[1]
         self.module: nn.Module = Student(teacher_size, options.losses.temperature)
+        self.hidden: Sequence[str] = [f"network.conv{name}.weight" for name in HIDDEN_LAYERS]
         self.settings: Mapping[str, Any] = {**_recipe(options), "data": self.data_sha256}
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
