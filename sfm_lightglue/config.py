@@ -74,6 +74,8 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
 
     Raises: ValueError that names an unknown, missing or mistyped key as the user writes it, such as `features.max_keypoints`.
     """
+    if not isinstance(node, DictConfig):
+        raise ValueError(f"{where}={node!r} is one value, expected a group of options: {where}.KEY=VALUE")
     known = {field.name for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
     for key in node:
         if key not in known:

@@ -6,7 +6,9 @@ as if it had not been: batches are functions of the step, and the file holds eve
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 import logging
 import math
 import time
@@ -95,6 +97,7 @@ def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
     Raises: ValueError where `output` holds a training with other settings, or the loss is no longer finite.
     """
     output.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     module = task.module.to(device).train()
     average = copy.deepcopy(module).eval().requires_grad_(False)
     optimizers = make_optimizers(module, task.hidden, options)
@@ -166,6 +169,15 @@ def learning_rate_share(step: int, options: LoopOptions) -> float:
     rising = (step + 1) / max(1, options.warmup_steps)
     falling = (options.steps - step) / max(1.0, options.cooldown * options.steps)
     return min(1.0, rising, falling)
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed: else each step gets its 1.5 GB from the system anew, which costs a fifth of its CPU time."""
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # mallopt's numbers
+    with contextlib.suppress(OSError, AttributeError):  # another system, another allocator
+        libc = ctypes.CDLL("libc.so.6")
+        for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
+            libc.mallopt(parameter, value)
 
 
 @torch.no_grad()

@@ -1,4 +1,6 @@
-"""Muon: momentum whose updates are made orthogonal (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024).
+"""Muon: momentum whose updates are made orthogonal.
+
+Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
 
 Here for convolutions inside a network, whose kernels count as matrices (channels out, channels in * 9); torch's own Muon (from
 2.9) takes matrices only.

@@ -23,6 +23,8 @@ class LossOptions:
 
     keypoints: float
     """Weight of the loss of the keypoint head."""
+    location: float
+    """Weight of its part that says where in a cell a keypoint lies, per keypoint instead of per cell."""
     contrast: float
     """Weight of InfoNCE."""
     distillation: float
@@ -47,10 +49,12 @@ class Student(nn.Module):
         views = batch["views"].contiguous(memory_format=torch.channels_last)
         with torch.autocast(views.device.type, dtype, enabled=dtype != torch.float32):
             output = self.network(views)
-        keypoints = keypoint_loss(output.logits.float(), batch["targets"], batch["cell_weights"])
+        logits, targets, weights = output.logits.float(), batch["targets"], batch["cell_weights"]
+        keypoints, location = keypoint_loss(logits, targets, weights), location_loss(logits, targets, weights)
         contrast, accuracy, cosine = self._compare_descriptors(output.descriptors.float(), batch, options.same_point)
-        loss = options.keypoints * keypoints + options.contrast * contrast + options.distillation * (1 - cosine)
-        figures = {"loss": loss, "keypoint_loss": keypoints, "contrast_loss": contrast, "top1": accuracy}
+        loss = options.keypoints * keypoints + options.location * location
+        loss = loss + options.contrast * contrast + options.distillation * (1 - cosine)
+        figures = {"loss": loss, "keypoint_loss": keypoints, "location_loss": location, "contrast_loss": contrast, "top1": accuracy}
         return loss, {**figures, "teacher_cosine": cosine, "scale": self.log_scale.exp()}
 
     def _compare_descriptors(self, dense: Tensor, batch: dict[str, Tensor], same_point: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,6 +73,15 @@ def keypoint_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tens
     """Cross-entropy between targets and logits (b, 65, hc, wc), the mean over cells weighted by (b, hc, wc)."""
     loss = F.cross_entropy(logits, targets, reduction="none")
     return (loss * cell_weights).sum() / cell_weights.sum().clamp(min=1)
+
+
+def location_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tensor:
+    """Cross-entropy of the 64 pixels of a cell, given that it has a keypoint; the mean over keypoints, by their probabilities.
+
+    Few cells have keypoints, so in `keypoint_loss` finding the right pixel counts little beside finding the cell.
+    """
+    pixels = (targets * cell_weights[:, None])[:, :-1]
+    return -(pixels * logits[:, :-1].log_softmax(dim=1)).sum() / pixels.sum().clamp(min=1)
 
 
 def contrastive_loss(first: Tensor, second: Tensor, scale: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
