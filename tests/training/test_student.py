@@ -1,0 +1,195 @@
+"""The losses of the student, against plain loops over cells and points."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sfm_lightglue.training.student import LossOptions, Student, _near, contrastive_loss, keypoint_loss, location_loss
+
+OPTIONS = LossOptions(keypoints=1.0, location=2.0, contrast=1.0, distillation=2.0, same_point=3.0, temperature=0.05)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def unit(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def make_batch(generator: torch.Generator, *, num_points: tuple[int, int] = (5, 3), side: int = 32) -> dict[str, Tensor]:
+    """Two pairs of views with noise in them."""
+    cells = side // 8
+    return {
+        "views": torch.rand(4, 1, side, side, generator=generator),
+        "targets": torch.rand(4, 65, cells, cells, generator=generator).softmax(dim=1),
+        "cell_weights": torch.ones(4, cells, cells),
+        "points": torch.rand(4, 6, 2, generator=generator) * (side - 1),
+        "is_point": torch.stack([torch.arange(6) < count for count in num_points]),
+        "teacher": unit(generator, 2, 6, 8),
+    }
+
+
+# --- keypoints -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_keypoint_loss_is_the_mean_cross_entropy_of_the_cells_that_count(generator: torch.Generator) -> None:
+    logits = torch.randn(2, 65, 3, 4, generator=generator) * 3
+    targets = torch.rand(2, 65, 3, 4, generator=generator).softmax(dim=1)
+    weights = (torch.rand(2, 3, 4, generator=generator) > 0.4).float()
+    total, count = 0.0, 0
+    for view, row, column in np.argwhere(weights.numpy()):
+        probabilities = np.exp(logits[view, :, row, column].double().numpy())
+        probabilities /= probabilities.sum()
+        total -= float((targets[view, :, row, column].double().numpy() * np.log(probabilities)).sum())
+        count += 1
+    assert 5 < count < 20
+    assert keypoint_loss(logits, targets, weights).item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_the_keypoint_loss_is_least_where_the_probabilities_are_the_targets(generator: torch.Generator) -> None:
+    targets = torch.rand(1, 65, 2, 2, generator=generator).softmax(dim=1)
+    logits = targets.log().requires_grad_()
+    loss = keypoint_loss(logits, targets, torch.ones(1, 2, 2))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.abs().max() < 1e-6
+    entropy = -(targets * targets.log()).sum() / 4
+    assert loss.item() == pytest.approx(entropy.item(), rel=1e-5)
+
+
+def test_without_cells_that_count_there_is_no_keypoint_loss() -> None:
+    assert keypoint_loss(torch.randn(1, 65, 2, 2), torch.full((1, 65, 2, 2), 1 / 65), torch.zeros(1, 2, 2)) == 0
+
+
+def test_the_location_loss_is_the_mean_over_keypoints_of_the_cross_entropy_of_their_pixels(generator: torch.Generator) -> None:
+    logits = torch.randn(2, 65, 3, 4, generator=generator) * 3
+    targets = torch.rand(2, 65, 3, 4, generator=generator).softmax(dim=1)
+    targets[0, :64, 0] = 0  # cells without a keypoint
+    weights = (torch.rand(2, 3, 4, generator=generator) > 0.4).float()
+    total, mass = 0.0, 0.0
+    for view, row, column in np.argwhere(weights.numpy()):
+        probabilities = np.exp(logits[view, :64, row, column].double().numpy())
+        probabilities /= probabilities.sum()
+        target = targets[view, :64, row, column].double().numpy()
+        total -= float((target * np.log(probabilities)).sum())
+        mass += float(target.sum())
+    assert location_loss(logits, targets, weights).item() == pytest.approx(total / mass, rel=1e-5)
+    certain = logits.clone()
+    certain[:, 64] += 100  # whether there is a keypoint does not matter
+    torch.testing.assert_close(location_loss(certain, targets, weights), location_loss(logits, targets, weights))
+
+
+def test_without_keypoints_there_is_no_location_loss() -> None:
+    targets = torch.zeros(1, 65, 2, 2)
+    targets[:, 64] = 1
+    assert location_loss(torch.randn(1, 65, 2, 2), targets, torch.ones(1, 2, 2)) == 0
+
+
+# --- descriptors -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_contrastive_loss_is_a_classification_both_ways_without_the_pairs_left_out(generator: torch.Generator) -> None:
+    first, second, scale = unit(generator, 7, 16), unit(generator, 7, 16), 12.0
+    left_out = torch.zeros(7, 7, dtype=torch.bool)
+    left_out[0, 3] = left_out[3, 0] = left_out[5, 6] = True
+    total, right = 0.0, 0
+    for i in range(7):
+        row = {j: scale * float(first[i] @ second[j]) for j in range(7) if not left_out[i, j]}
+        column = {j: scale * float(first[j] @ second[i]) for j in range(7) if not left_out[j, i]}
+        for similarities in (row, column):
+            total += math.log(sum(math.exp(value) for value in similarities.values())) - similarities[i]
+        right += max(row, key=lambda j: row[j]) == i
+    loss, accuracy = contrastive_loss(first, second, torch.tensor(scale), left_out)
+    assert loss.item() == pytest.approx(total / 14, rel=1e-5)
+    assert accuracy.item() == pytest.approx(right / 7)
+
+
+def test_equal_descriptors_are_told_apart(generator: torch.Generator) -> None:
+    descriptors = unit(generator, 9, 64)
+    loss, accuracy = contrastive_loss(descriptors, descriptors, torch.tensor(50.0), torch.zeros(9, 9, dtype=torch.bool))
+    assert loss < 1e-3 and accuracy == 1
+
+
+def test_points_are_near_in_the_same_photo_and_in_either_view_only() -> None:
+    points = torch.zeros(4, 3, 2)
+    points[0] = torch.tensor([[10.0, 10], [12, 10], [30, 30]])  # first view of photo 0: 0 and 1 are near
+    points[2] = torch.tensor([[10.0, 10], [20, 10], [20, 12]])  # its second view: 1 and 2 are near
+    points[1] = torch.tensor([[10.0, 10], [50, 50], [0, 0]])  # photo 1: the last row fills up
+    points[3] = torch.tensor([[10.0, 10], [50, 50], [0, 0]])
+    batch = {"points": points, "is_point": torch.tensor([[True, True, True], [True, True, False]])}
+    expected = torch.zeros(5, 5, dtype=torch.bool)
+    expected[0, 1] = expected[1, 0] = expected[1, 2] = expected[2, 1] = True
+    assert torch.equal(_near(batch, 3.0), expected)
+    assert not _near(batch, 1.9).any()
+
+
+# --- together --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    student, batch = Student(8, OPTIONS.temperature), make_batch(generator)
+    options = replace(OPTIONS, keypoints=0.5, location=1.5, contrast=3.0, distillation=7.0)
+    loss, figures = student.eval().losses(batch, options, torch.float32)
+    keypoints, descriptors = 0.5 * figures["keypoint_loss"] + 1.5 * figures["location_loss"], 3 * figures["contrast_loss"]
+    torch.testing.assert_close(loss, keypoints + descriptors + 7 * (1 - figures["teacher_cosine"]))
+    assert list(figures) == ["loss", "keypoint_loss", "location_loss", "contrast_loss", "top1", "teacher_cosine", "scale"]
+    assert figures["scale"].item() == pytest.approx(20)
+    assert all(value.shape == () for value in figures.values())
+
+
+def test_descriptors_are_taken_at_the_points_of_both_views(generator: torch.Generator) -> None:
+    """Two equal views and equal points: each descriptor is nearest to its own."""
+    torch.manual_seed(0)
+    student, batch = Student(8, OPTIONS.temperature), make_batch(generator)
+    for key in ("views", "points"):
+        batch[key] = batch[key][:2].repeat(2, *[1] * (batch[key].ndim - 1))
+    _, figures = student.eval().losses(batch, OPTIONS, torch.float32)
+    assert figures["top1"] == 1
+    batch["points"][2:] = batch["points"][2:].flip(1)
+    _, figures = student.losses(batch, OPTIONS, torch.float32)
+    assert figures["top1"] < 1
+
+
+def test_the_gradient_reaches_every_parameter(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    student = Student(8, OPTIONS.temperature)
+    loss, _ = student.losses(make_batch(generator), OPTIONS, torch.float32)
+    loss.backward()
+    without = [name for name, value in student.named_parameters() if value.grad is None or not value.grad.any()]
+    # Batch normalisation takes the bias of the convolution before it away again, up to rounding.
+    assert [name for name in without if not name.endswith("bias")] == []
+    assert all(value.grad is None or value.grad.isfinite().all() for value in student.parameters())
+
+
+def test_rows_that_fill_up_do_not_count(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    student, batch = Student(8, OPTIONS.temperature).eval(), make_batch(generator)
+    loss, _ = student.losses(batch, OPTIONS, torch.float32)
+    changed = {key: value.clone() for key, value in batch.items()}
+    for rows in (changed["points"][:2], changed["points"][2:], changed["teacher"]):
+        rows[~batch["is_point"]] = 1.0
+    torch.testing.assert_close(student.losses(changed, OPTIONS, torch.float32)[0], loss)
+
+
+def test_a_batch_without_a_common_point_teaches_keypoints_alone(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    student = Student(8, OPTIONS.temperature)
+    loss, figures = student.losses(make_batch(generator, num_points=(0, 0)), OPTIONS, torch.float32)
+    loss.backward()
+    torch.testing.assert_close(loss, figures["keypoint_loss"] + 2 * figures["location_loss"])
+    assert student.network.convPb.weight.grad.any()
+    assert student.network.convDb.weight.grad is None or not student.network.convDb.weight.grad.any()
+
+
+def test_one_common_point_is_no_fault(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    loss, figures = Student(8, OPTIONS.temperature).losses(make_batch(generator, num_points=(1, 0)), OPTIONS, torch.float32)
+    assert loss.isfinite() and figures["contrast_loss"] == 0

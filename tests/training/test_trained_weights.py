@@ -1,0 +1,178 @@
+"""What a training exports: SuperPoint's published form in 16 bit, where it comes from, and how it is to be sampled."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from generated_photos import picture
+from omegaconf import OmegaConf
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from small_training import Trained
+from torch import nn
+
+from sfm_lightglue import __version__
+from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
+from sfm_lightglue.images import to_grey
+from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_superpoint, sample_descriptors
+from sfm_lightglue.networks.weights import load_weights
+from sfm_lightglue.products import Image
+from sfm_lightglue.training.loop import RESUME_FILE
+from sfm_lightglue.training.student import Student
+from sfm_lightglue.training.superpoint import save_weights, split
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = (160, 120)
+
+
+@pytest.fixture(scope="module")
+def average(trained: Trained) -> Student:
+    """The averaged student in the file that the training would go on from."""
+    student = Student(128, 0.05)
+    student.load_state_dict(torch.load(trained.whole / RESUME_FILE)["average"])
+    return student.eval()
+
+
+@pytest.fixture(scope="module")
+def grey() -> torch.Tensor:
+    """(3, 1, 120, 160)"""
+    return torch.from_numpy(np.stack([to_grey(picture(SIZE, seed)) for seed in (20, 21, 22)]))[:, None]
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+def extractor(path: Path, **changes: object) -> SuperPointExtractor:
+    values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(ROOT / "configs/features/superpoint.yaml"), resolve=True))
+    return SuperPointExtractor.create(SuperPointOptions(**{**values, "weights": str(path), **changes}), "cpu")
+
+
+# --- the file --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_are_superpoints_in_sixteen_bits(trained: Trained) -> None:
+    state = load_file(trained.whole / "weights.safetensors")
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    assert {key: value.shape for key, value in state.items()} == {k: v.shape for k, v in SuperPoint().state_dict().items()}
+    network = load_superpoint(state)
+    assert not network.training and not network.batch_norm
+
+
+def test_the_metadata_say_what_the_weights_are_and_where_they_come_from(trained: Trained, shipped) -> None:
+    metadata = metadata_of(trained.whole / "weights.safetensors")
+    assert set(metadata) == {
+        *("network", "descriptor_sampling", "licence", "recipe", "training_photos", "steps", "version", "commit", "validation")
+    }
+    assert metadata["network"] == "SuperPoint" and metadata["descriptor_sampling"] == "centred"
+    assert metadata["licence"] == shipped.licence
+    assert (metadata["steps"], metadata["version"], metadata["commit"]) == ("36", __version__, "0123abc")
+    recipe = json.loads(metadata["recipe"])
+    assert recipe["views"]["width"] == 64 and recipe["teacher"]["weights"] == "aliked-n16" and recipe["seed"] == 0
+    assert recipe["losses"]["temperature"] == shipped.losses.temperature
+    assert "steps" not in recipe["loop"] and "licence" not in recipe
+
+
+def test_the_metadata_name_the_photos_by_their_hash_without_those_held_out(trained: Trained) -> None:
+    readable = sorted(path.name for path in trained.photos.glob("*.png"))
+    held_out, train = split(readable, 4, seed=0)
+    digest = hashlib.sha256()
+    for name in train:
+        digest.update(f"{name} {hashlib.sha256((trained.photos / name).read_bytes()).hexdigest()}\n".encode())
+    assert (len(held_out), len(train)) == (4, 6)
+    assert metadata_of(trained.whole / "weights.safetensors")["training_photos"] == f"6, sha256 {digest.hexdigest()}"
+
+
+def test_the_metadata_hold_the_last_validation(trained: Trained) -> None:
+    with (trained.whole / "curves.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "validation" and row["step"] == "36"]
+    found = json.loads(metadata_of(trained.whole / "weights.safetensors")["validation"])
+    assert found == {row["figure"]: float(row["value"]) for row in rows}
+
+
+def test_the_map_to_the_teachers_descriptors_is_kept_beside(trained: Trained, average: Student) -> None:
+    path = trained.whole / "to_teacher.safetensors"
+    for key, value in load_file(path).items():
+        assert torch.equal(value, average.to_teacher.state_dict()[key].half())
+    assert metadata_of(path)["network"] != "SuperPoint"
+
+
+def test_the_same_weights_give_the_same_bytes_whatever_the_order_of_the_metadata(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    entries = [(key, f'"{key}" é\n') for key in "abcdefghij"]
+    contents = set()
+    for seed in range(5):
+        random.Random(seed).shuffle(entries)
+        save_weights(layer, tmp_path / "weights.safetensors", dict(entries))
+        contents.add((tmp_path / "weights.safetensors").read_bytes())
+    assert len(contents) == 1
+    assert metadata_of(tmp_path / "weights.safetensors") == dict(entries)
+    torch.testing.assert_close(load_file(tmp_path / "weights.safetensors")["weight"], layer.weight.detach().half())
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+# --- the network -----------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def test_the_folded_network_is_the_trained_one_in_evaluation(average: Student, grey: torch.Tensor) -> None:
+    statistics = [buffer for name, buffer in average.network.named_buffers() if name.endswith("running_mean")]
+    assert all(buffer.abs().max() > 1e-3 for buffer in statistics)  # training has moved them all
+    expected, folded = average.network(grey), fold_batch_norm(average.network)(grey)
+    torch.testing.assert_close(folded.scores, expected.scores, atol=1e-4, rtol=0)
+    torch.testing.assert_close(folded.descriptors, expected.descriptors, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_sixteen_bits_of_the_file_cost_next_to_nothing(trained: Trained, average: Student, grey: torch.Tensor) -> None:
+    folded = fold_batch_norm(average.network)
+    state = load_file(trained.whole / "weights.safetensors")
+    for key, value in folded.state_dict().items():
+        # float16 rounds to 11 binary digits: by 2**-11 of the value at most, and 2**-25 near zero.
+        assert ((state[key].float() - value).abs() <= value.abs() * 2**-11 + 2**-25).all()
+    expected, stored = folded(grey), load_superpoint(state)(grey)
+    # Through ten layers, errors of the weights that are independent stay of that size: a few times 2**-11 = 0.0005.
+    assert (stored.scores - expected.scores).abs().max() < 5e-3
+    assert (stored.descriptors * expected.descriptors).sum(dim=1).min() > 0.9999
+
+
+# --- how its descriptors are sampled ---------------------------------------------------------------------------------------
+
+
+def test_the_exported_file_is_sampled_centred_and_others_are_not(trained: Trained, tmp_path: Path) -> None:
+    path = trained.whole / "weights.safetensors"
+    save_file(load_file(path), tmp_path / "unnamed.safetensors")
+    torch.save(load_file(path), tmp_path / "superpoint.pth")
+    image = Image("a", picture(SIZE, 20))
+    expected = to_grey(image.pixels)
+    with torch.inference_mode():
+        dense = load_superpoint(load_file(path))(torch.from_numpy(expected)[None, None]).descriptors
+    options = {"detection_threshold": 0.0, "max_keypoints": 300, "border": 1}
+    for weights, centred in ((path, True), (tmp_path / "unnamed.safetensors", False), (tmp_path / "superpoint.pth", False)):
+        chosen = extractor(weights, **options)
+        assert chosen.centred is centred
+        features = chosen(image)
+        assert len(features) > 100
+        wanted, other = (
+            sample_descriptors(torch.from_numpy(features.keypoints)[None], dense, centred=each)[0].numpy()
+            for each in (centred, not centred)
+        )
+        np.testing.assert_allclose(features.descriptors, wanted, atol=1e-4)
+        assert np.abs(features.descriptors - other).max() > 1e-2
+
+
+def test_the_record_of_the_exported_file_has_its_licence_and_metadata(trained: Trained, shipped) -> None:
+    path = trained.whole / "weights.safetensors"
+    _, record = load_weights(str(path))
+    assert (record.licence, record.research_only) == (shipped.licence, False)
+    assert record.metadata == metadata_of(path)
