@@ -103,6 +103,7 @@ class Run:
 
     def __init__(self, config: DictConfig) -> None:
         check_keys(config)
+        check_matcher_fits(config)
         self.config = config
         self.dataset = bind(Dataset, config.dataset, "dataset")
         self.execution = bind(Execution, config.execution, "execution")
@@ -160,6 +161,16 @@ class Run:
         about = {"dataset": dataclasses.asdict(self.dataset), "configuration": configuration}
         with colmap_log(self.output / "logs"), recorded(self.summary, stage, about) as record:
             yield record
+
+
+def check_matcher_fits(config: DictConfig) -> None:
+    """Raises: ValueError where LightGlue's published weights would be given descriptors of another SuperPoint."""
+    features, matches = config.features, config.matches
+    if features.get("weights") == "superpoint-open" and matches.name == "lightglue" and matches.weights is None:
+        raise ValueError(
+            "LightGlue's published weights know the descriptors of the original SuperPoint, not those of superpoint-open: "
+            "choose matches=nearest_neighbor, or features.weights=superpoint-official (research only), or features=aliked"
+        )
 
 
 def default_device(device: str) -> str:

@@ -340,3 +340,10 @@ def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.M
     monkeypatch.setitem(pipeline.STAGES, "extract", runs.append)
     assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
     assert runs[0].output == Path("out")
+
+
+def test_the_open_superpoint_is_not_matched_by_weights_for_the_original() -> None:
+    with pytest.raises(ValueError, match=r"choose matches=nearest_neighbor, or features\.weights=superpoint-official"):
+        pipeline.Run(compose_config(["dataset=demo", "features=superpoint"]))
+    pipeline.Run(compose_config(["dataset=demo", "features=superpoint", "matches=nearest_neighbor"]))
+    pipeline.Run(compose_config(["dataset=demo", "features=superpoint", "features.weights=superpoint-official"]))

@@ -33,7 +33,7 @@ class SuperPointOptions:
     """Options; the values stand in configs/features."""
 
     name: str
-    weights: str | None
+    weights: str
     """A name, or the path of a file with the original's or Hugging Face's keys."""
     resize_max: int | None
     """Longest side, px, at which keypoints are detected; None keeps the full size."""
@@ -64,11 +64,6 @@ class SuperPointExtractor:
     @classmethod
     def create(cls, options: SuperPointOptions, device: str) -> SuperPointExtractor:
         """Raises: FileNotFoundError where the weights cannot be had, ValueError where they are not SuperPoint's."""
-        if options.weights is None:
-            raise ValueError(
-                "SuperPoint's published weights are for noncommercial research only and must be asked for by name: "
-                "features.weights=superpoint-official, or a file of your own; features=aliked works without"
-            )
         state, record = load_weights(options.weights)
         network = load_superpoint(state)
         network.lower(network_dtype(options.precision, device))

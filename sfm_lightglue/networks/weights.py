@@ -152,6 +152,16 @@ _ENTRIES = (
     ),
     _xfeat("xfeat", "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b", 6_247_949, "features=xfeat"),
     WeightsEntry(
+        name="superpoint-open",
+        file="superpoint-open.safetensors",
+        urls=(),  # in this package
+        sha256="07f5c2627fb66c1c58d7d9f9c7cebc66f17cca573a112e1cce23c1a11802d555",
+        size=2_605_938,
+        licence="Apache-2.0",
+        for_="features=superpoint",
+        origin="SuperPoint, DeTone et al. (arXiv:1712.07629), trained with this package (docs/superpoint.md)",
+    ),
+    WeightsEntry(
         name="superpoint-official",
         file="superpoint_v1.pth",
         urls=(

@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sfm_lightglue.networks import weights as table
 from sfm_lightglue.networks.weights import WEIGHTS, WeightsEntry, available_weights, find_weights, load_weights
 
+SHIPPED = Path(table.__file__).parents[1] / "weights"
 CONTENT = b"stands in for a state dict"
 
 
@@ -52,7 +54,8 @@ def put(path: Path, content: bytes = CONTENT) -> Path:
 
 @pytest.mark.parametrize("entry", WEIGHTS.values(), ids=lambda entry: entry.name)
 def test_every_entry_is_complete(entry: WeightsEntry) -> None:
-    assert entry.urls and all(url.startswith("https://") for url in entry.urls)
+    assert all(url.startswith("https://") for url in entry.urls)
+    assert entry.urls or find_weights(entry.name).parent == SHIPPED
     assert entry.sha256 is not None and len(bytes.fromhex(entry.sha256)) == 32
     assert entry.licence and entry.origin and entry.for_.startswith(("features=", "matches="))
     assert WEIGHTS[entry.name] is entry
@@ -192,6 +195,27 @@ def test_nested_dicts_stay_nested(tmp_path: Path) -> None:
 def test_a_copy_given_by_path_keeps_its_licence(entry: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "renamed.pth"
     torch.save({"weight": torch.ones(1)}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(WEIGHTS, "small", dataclasses.replace(entry, sha256=digest, research_only=True))
+    _, record = load_weights(str(path))
+    assert (record.licence, record.research_only) == ("MIT", True)
+
+
+def test_safetensors_say_themselves_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    metadata = {"licence": "Apache-2.0", "descriptor_sampling": "centred"}
+    save_file({"weight": torch.ones(1)}, path, metadata)
+    _, record = load_weights(str(path))
+    assert (record.licence, record.research_only, record.metadata) == ("Apache-2.0", False, metadata)
+    torch.save({"weight": torch.ones(1)}, tmp_path / "mine.pth")
+    assert load_weights(str(tmp_path / "mine.pth"))[1].metadata == {}
+
+
+def test_the_licence_of_a_published_file_is_that_of_the_table(
+    entry: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "renamed.safetensors"
+    save_file({"weight": torch.ones(1)}, path, {"licence": "public domain, it says"})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setitem(WEIGHTS, "small", dataclasses.replace(entry, sha256=digest, research_only=True))
     _, record = load_weights(str(path))
