@@ -16,18 +16,18 @@ from sfm_lightglue.lookup import load_class
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.pipeline import chosen_devices, create_plugin, locked
 from sfm_lightglue.training import TRAININGS
-from sfm_lightglue.training.loop import train
-from sfm_lightglue.training.superpoint import SuperPointTask, SuperPointTraining
+from sfm_lightglue.training.loop import keep_freed_memory, train
+from sfm_lightglue.training.superpoint import SuperPointTraining
 
 
 def train_from(config: DictConfig) -> str:
     """Trains as the configuration says; the text to print."""
     output = Path(config.output)
-    load_class(str(config.training.name), TRAININGS, "training")
+    task_class = load_class(str(config.training.name), TRAININGS, "training")
     options = bind(SuperPointTraining, config.training, "training")
     device, *_ = chosen_devices(str(config.execution.device))
     with locked(output):
-        task = SuperPointTask(
+        task = task_class(
             replace(options, commit=options.commit or _commit()),
             Path(config.data.images),
             list_images(config.data.images),
@@ -37,6 +37,7 @@ def train_from(config: DictConfig) -> str:
             matcher=create_plugin(config.matches, MATCHERS, "matches", device),
             processes=int(config.execution.num_workers) or num_cores(),
         )
+        keep_freed_memory()
         path = train(task, options.loop, output, device)
     return f"{path}\nuse it: features=superpoint features.weights={path}"
 

@@ -97,7 +97,6 @@ def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
     Raises: ValueError where `output` holds a training with other settings, or the loss is no longer finite.
     """
     output.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()
     module = task.module.to(device).train()
     average = copy.deepcopy(module).eval().requires_grad_(False)
     optimizers = make_optimizers(module, task.hidden, options)

@@ -97,7 +97,9 @@ class SuperPointTask:
         self.settings: Mapping[str, Any] = {**_recipe(options), "data": self.data_sha256}
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return cast(Student, self.module).losses(batch, self.options.losses, network_dtype(self.options.precision, self.device))
+        dtype = network_dtype(self.options.precision, self.device)
+        dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # gradients do not underflow there
+        return cast(Student, self.module).losses(batch, self.options.losses, dtype)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         network = fold_batch_norm(cast(Student, module).network)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sfm_lightglue.training import loop
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.loop import RESUME_FILE, LoopOptions, learning_rate_share, make_optimizers, train, update_average
 
@@ -64,9 +63,8 @@ def exported(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def nothing_but_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pictures, which take longer than all else here, and the other tests keep their allocator."""
+    """No pictures, which take longer than all else here."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setattr(loop, "keep_freed_memory", lambda: None, raising=False)
 
 
 @pytest.fixture
