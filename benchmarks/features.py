@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "matches": DESCRIPTIONS[options.matcher],
     }
     if "superpoint" in options.features:
-        path = find_weights(options.superpoint_weights)
+        path = find_weights(compose_config(overrides("superpoint", options)).features.weights)
         facts["superpoint's weights"] = f"{path.name}, SHA-256 {sha256_of(path)[:12]}"
     if options.overrides:
         facts["overrides"] = " ".join(options.overrides)
@@ -151,7 +151,8 @@ def table(folder: Path, options: argparse.Namespace) -> str:
 def overrides(kind: str, options: argparse.Namespace) -> list[str]:
     """Of the configuration, for one kind of features."""
     sizes = f"features.max_keypoints={options.keypoints}", f"features.resize_max={options.resize}"
-    weights = [f"features.weights={options.superpoint_weights}"] if kind == "superpoint" else []
+    given = kind == "superpoint" and options.superpoint_weights
+    weights = [f"features.weights={options.superpoint_weights}"] if given else []
     matcher = f"matches={options.matcher}", *MATCHERS[options.matcher]
     recompute = "execution.if_settings_changed=recompute"
     return [f"features={kind}", *sizes, *weights, *matcher, recompute, *options.overrides]
@@ -255,8 +256,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--features", nargs="+", choices=KINDS, help="default: all; superpoint where its weights are given")
-    parser.add_argument("--superpoint-weights", metavar="FILE_OR_NAME")
+    parser.add_argument("--features", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--superpoint-weights", metavar="FILE_OR_NAME", help="in the place of those of the configuration")
     parser.add_argument("--sets", type=lambda text: text.split(","), default=list(SETS), help="with commas between them")
     parser.add_argument("--matcher", choices=tuple(MATCHERS), default="nearest_neighbor")
     parser.add_argument("--keypoints", type=int, default=2048)
@@ -264,11 +265,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="of the configuration of every run")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")
     parser.add_argument("--no-append", dest="results", action="store_const", const=None)
-    options = parser.parse_args(arguments)
-    options.features = options.features or [kind for kind in KINDS if kind != "superpoint" or options.superpoint_weights]
-    if "superpoint" in options.features and not options.superpoint_weights:
-        parser.error("superpoint needs --superpoint-weights FILE_OR_NAME")
-    return options
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

