@@ -34,7 +34,7 @@ from sfm_lightglue.fetch import sha256_of
 from sfm_lightglue.geometry import sampson_error
 from sfm_lightglue.networks.weights import find_weights
 from sfm_lightglue.pairs.listed import read_pairs, write_pairs
-from sfm_lightglue.pipeline import Run, extract, match
+from sfm_lightglue.pipeline import Run, extract, locked, match
 from sfm_lightglue.products import Pair
 from sfm_lightglue.storage import H5Reader
 
@@ -227,9 +227,10 @@ def reconstruction_scores(folder: Path, out: Path, overrides: Sequence[str]) -> 
 def match_listed(folder: Path, out: Path, overrides: Sequence[str], pairs: Iterable[tuple[str, str]]) -> Run:
     """Features of the set's photos and matches of the pairs, computed where they are not in `out` yet."""
     run = Run(compose_config(["dataset=folder", f"dataset.images={folder / 'images'}", f"output={out}", *overrides]))
-    extract(run)
-    write_pairs(run.pairs, sorted(Pair(min(names), max(names)) for names in pairs))
-    match(run)
+    with locked(run.output):
+        extract(run)
+        write_pairs(run.pairs, sorted(Pair(min(names), max(names)) for names in pairs))
+        match(run)
     return run
 
 
