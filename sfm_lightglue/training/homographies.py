@@ -13,11 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.geometry import warp_points
-
-ANTIALIAS_FROM = 1.2
-"""A photo that the view shows this many times smaller is made smaller first: bilinear sampling alone would skip pixels."""
-
 
 @dataclass(frozen=True)
 class HomographyRange:
@@ -54,28 +49,63 @@ def random_homography(
     return _through_corners(corners, targets)
 
 
-def warp_photo(photo: Tensor, homography: np.ndarray, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The view (c, h, w) of a photo (c, h', w'), and where it shows the photo, bool (h, w).
+def warp_photos(photos: Tensor, sizes: Tensor, homographies: Tensor, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Views (b, c, h, w) of photos through homographies (b, 3, 3), and where they show the photos, bool (b, h, w).
 
-    Elsewhere it shows the photo mirrored at its edges: black would shift the statistics of batch normalisation.
+    A photo fills the first (width, height) = `sizes` (b, 2) px of its (c, h', w'). Around it views show it mirrored at its
+    edges: black would shift the statistics of batch normalisation. Each pixel is the mean of four samples, one from each of its
+    quarters where the view shows the photo half as large or less: one alone would skip pixels of the photo.
     """
-    height, width = photo.shape[1:]
-    inverse = np.linalg.inv(homography)
-    centre = (np.array(view_size) - 1) / 2
-    around = warp_points(inverse, centre + np.array([[0, 0], [1, 0], [0, 1]]))
-    shrink = math.sqrt(abs(np.linalg.det(around[1:] - around[0])))  # px of the photo that become one of the view
-    small = (max(2, round(height / shrink)), max(2, round(width / shrink))) if shrink > ANTIALIAS_FROM else (height, width)
-    if small != (height, width):
-        photo = F.interpolate(photo[None], small, mode="bilinear", antialias=True)[0]
-    rows, columns = np.mgrid[: view_size[1], : view_size[0]]
-    positions = warp_points(inverse, np.stack([columns.ravel(), rows.ravel()], axis=1))
-    grid = torch.from_numpy(((2 * positions + 1) / [width, height] - 1).astype(np.float32)).view(1, *rows.shape, 2)
-    inside = (grid.abs() <= 1).all(dim=-1)[0]
+    width, height = view_size
+    sizes = sizes.to(photos)
+    inverse = torch.linalg.inv_ex(homographies.double())[0].to(photos)  # unlike inv, this does not wait for a GPU
+    pixels = pixel_grid(view_size, inverse)
+    centre = photos.new_tensor([[width - 1, height - 1]]) / 2
+    middle = warp(inverse, (centre + photos.new_tensor([[0, 0], [1, 0], [0, 1]])).expand(len(photos), -1, -1))
+    shrink = torch.linalg.det(middle[:, 1:] - middle[:, :1]).abs().sqrt()  # px of the photo that become one of the view
+    spread = (shrink - 1).clamp(0, 1)[:, None, None] / 4
+    view = torch.zeros((), device=photos.device)
+    for side in ((-1, -1), (1, -1), (-1, 1), (1, 1)):
+        positions = warp(inverse, pixels + spread * photos.new_tensor(side))
+        grid = (2 * _mirrored(positions, sizes[:, None]) + 1) / photos.new_tensor([photos.shape[3], photos.shape[2]]) - 1
+        grid = grid.unflatten(1, (height, width))
+        view = view + F.grid_sample(photos, grid, mode="bilinear", padding_mode="border", align_corners=False) / 4
+    return view, shown_pixels(homographies, sizes, view_size)
+
+
+def shown_pixels(homographies: Tensor, sizes: Tensor, view_size: tuple[int, int]) -> Tensor:
+    """bool (b, h, w): which pixels of views show a photo of `sizes` (b, 2) through homographies (b, 3, 3)."""
+    inverse = torch.linalg.inv_ex(homographies.double())[0].float()
+    pixels = pixel_grid(view_size, inverse)
+    centre = inverse.new_tensor([[view_size[0] - 1, view_size[1] - 1]]) / 2
+    positions = warp(inverse, pixels.expand(len(inverse), -1, -1))
+    inside = ((positions >= -0.5) & (positions <= sizes[:, None] - 0.5)).all(dim=2)
     # Nothing folds over: behind the horizon of a strong homography the signs of the depths differ.
-    depth = torch.from_numpy(columns * inverse[2, 0] + rows * inverse[2, 1] + inverse[2, 2])
-    inside &= depth * float(inverse[2, :2] @ centre + inverse[2, 2]) > 0
-    view = F.grid_sample(photo[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]
-    return view, inside
+    inside &= _depths(inverse, pixels) * _depths(inverse, centre[None]) > 0
+    return inside.unflatten(1, view_size[::-1])
+
+
+def pixel_grid(size: tuple[int, int], like: Tensor) -> Tensor:
+    """(1, h*w, 2): (x, y) of all pixels, row by row."""
+    columns, rows = (torch.arange(length, device=like.device, dtype=like.dtype) for length in size)
+    return torch.cartesian_prod(rows, columns).flip(1)[None]
+
+
+def warp(homographies: Tensor, points: Tensor) -> Tensor:
+    """(b, n, 2): points (b, n, 2) mapped by homographies (b, 3, 3)."""
+    mapped = points @ homographies[:, :, :2].mT + homographies[:, None, :, 2]
+    return mapped[..., :2] / mapped[..., 2:]
+
+
+def _depths(homographies: Tensor, points: Tensor) -> Tensor:
+    """(b, n): what points (1, n, 2) are divided by when they are mapped."""
+    return (points * homographies[:, 2:, :2]).sum(dim=2) + homographies[:, 2, 2:]
+
+
+def _mirrored(positions: Tensor, sizes: Tensor) -> Tensor:
+    """Positions (..., 2), folded into pictures of `sizes`, whose first pixel has its centre at 0."""
+    turned = (positions + 0.5).remainder(2 * sizes)
+    return torch.minimum(turned, 2 * sizes - turned).clamp(min=0.5).minimum(sizes - 0.5) - 0.5
 
 
 def _through_corners(corners: np.ndarray, targets: np.ndarray) -> np.ndarray:

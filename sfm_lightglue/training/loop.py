@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -74,12 +75,12 @@ class Task(Protocol):
     hidden: Sequence[str]
     """Names of its kernels between other layers, which Muon trains."""
     data: Dataset[dict[str, Tensor]]
-    """Item `step` is the batch of that step."""
+    """Item `step` is what the batch of that step is made from."""
     settings: Mapping[str, Any]
     """Everything that decides the result, besides the number of steps."""
 
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and the figures of the curves."""
+    def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise and the figures of the curves, for an item of `data` on the device."""
         ...
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -115,12 +116,12 @@ def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
     recent: list[dict[str, Tensor]] = []
     waited, last = 0.0, time.perf_counter()
     with progress_bar(options.steps, "train", "step", initial=step) as bar:
-        for batch in loader:
+        for item in loader:
             waited += time.perf_counter() - last
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = optimizer.defaults["lr"] * learning_rate_share(step, options)
-            loss, figures = task.losses({key: value.to(device, non_blocking=True) for key, value in batch.items()})
+            loss, figures = task.losses({key: value.to(device, non_blocking=True) for key, value in item.items()}, step)
             module.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(module.parameters(), options.max_gradient_norm)
@@ -153,14 +154,15 @@ def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
 def make_optimizers(module: nn.Module, hidden: Sequence[str], options: LoopOptions) -> dict[str, torch.optim.Optimizer]:
     """One for the hidden kernels, one for all other parameters."""
     parameters = dict(module.named_parameters())
-    muon = Muon(
-        [parameters.pop(name) for name in hidden],
-        options.muon_learning_rate,
-        momentum=options.muon_momentum,
-        weight_decay=options.muon_weight_decay,
-    )
-    adamw = torch.optim.AdamW(parameters.values(), options.learning_rate, weight_decay=options.weight_decay)
-    return {"muon": muon, "adamw": adamw}
+    kernels = [parameters.pop(name) for name in hidden]
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "adamw": torch.optim.AdamW(parameters.values(), options.learning_rate, weight_decay=options.weight_decay)
+    }
+    if kernels:
+        optimizers["muon"] = Muon(
+            kernels, options.muon_learning_rate, momentum=options.muon_momentum, weight_decay=options.muon_weight_decay
+        )
+    return optimizers
 
 
 def learning_rate_share(step: int, options: LoopOptions) -> float:
@@ -168,6 +170,11 @@ def learning_rate_share(step: int, options: LoopOptions) -> float:
     rising = (step + 1) / max(1, options.warmup_steps)
     falling = (options.steps - step) / max(1.0, options.cooldown * options.steps)
     return min(1.0, rising, falling)
+
+
+def seeded_generator(device: str, seed: int, step: int) -> torch.Generator:
+    """Of the random numbers of a step on the device."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]) >> 1)
 
 
 def keep_freed_memory() -> None:

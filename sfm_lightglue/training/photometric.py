@@ -1,16 +1,30 @@
-"""Random changes of how a photo looks: exposure, contrast, gamma, shadows, blur, noise, JPEG."""
+"""Random changes of how photos look: light, exposure, contrast, gamma, shadows, blur, noise, JPEG.
+
+All at once for a batch, on the device where it is.
+"""
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image as PILImage
-from torch import Tensor
+from torch import Generator, Tensor
+
+# Quantisation of luminance, ITU-T T.81, table K.1, as every encoder scales it by its quality.
+_LUMINANCE = (
+    *(16, 11, 10, 16, 24, 40, 51, 61),
+    *(12, 12, 14, 19, 26, 58, 60, 55),
+    *(14, 13, 16, 24, 40, 57, 69, 56),
+    *(14, 17, 22, 29, 51, 87, 80, 62),
+    *(18, 22, 37, 56, 68, 109, 103, 77),
+    *(24, 35, 55, 64, 81, 104, 113, 92),
+    *(49, 64, 78, 87, 103, 121, 120, 101),
+    *(72, 92, 95, 98, 112, 100, 103, 99),
+)
+_BLOCK = 8
+_BEST_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,8 @@ class PhotometricRange:
     """The largest exponent; its inverse is the smallest."""
     shadow: float
     """How much darker the dark side of a shadow's edge is at most, 0..1."""
+    lighting: float
+    """Standard deviation of the logarithm of a light that varies slowly over the view."""
     blur: float
     """Largest standard deviation of Gaussian blur, px; motion blurs over at most four times that."""
     noise: float
@@ -33,57 +49,102 @@ class PhotometricRange:
     """The lowest."""
 
 
-def change_photo(view: Tensor, rng: np.random.Generator, ranges: PhotometricRange) -> Tensor:
-    """A changed copy of a grey view (h, w) in 0..1. Each kind of change befalls a part of the views only."""
-    x = view
-    if rng.random() < 0.3:
-        x = _shadow(x, rng, ranges.shadow)
-    if rng.random() < 0.8:
-        contrast = math.exp(rng.uniform(-1, 1) * math.log(ranges.contrast))
-        x = (x - 0.5) * contrast + 0.5 + rng.uniform(-ranges.brightness, ranges.brightness)
-    if rng.random() < 0.4:
-        x = x.clamp(0, 1) ** math.exp(rng.uniform(-1, 1) * math.log(ranges.gamma))
-    if rng.random() < 0.3:
-        x = _gaussian_blur(x, rng.uniform(0.3, ranges.blur))
-    elif rng.random() < 0.1:
-        x = _motion_blur(x, rng, 4 * ranges.blur)
-    if rng.random() < 0.5:
-        noise = rng.standard_normal(tuple(x.shape), np.float32)
-        x = x + torch.from_numpy(noise) * rng.uniform(0, ranges.noise)
+def change_photos(views: Tensor, generator: Generator, ranges: PhotometricRange) -> Tensor:
+    """Changed copies of grey views (b, 1, h, w) in 0..1. Each kind of change befalls a part of the views only.
+
+    `generator` is of the device of the views.
+    """
+    draw = _Draws(len(views), generator)
+    x = views
+    x = torch.where(draw.chosen(0.3), x * _shadows(x, draw, ranges.shadow), x)
+    x = torch.where(draw.chosen(0.3), x * _lights(x, draw, ranges.lighting), x)
+    contrast = draw.uniform(-math.log(ranges.contrast), math.log(ranges.contrast)).exp()
+    brightness = draw.uniform(-ranges.brightness, ranges.brightness)
+    x = torch.where(draw.chosen(0.8), (x - 0.5) * contrast + 0.5 + brightness, x)
+    gamma = draw.uniform(-math.log(ranges.gamma), math.log(ranges.gamma)).exp()
+    x = torch.where(draw.chosen(0.4), x.clamp(0, 1) ** gamma, x)
+    which = draw.uniform(0, 1)
+    gaussian, motion = _gaussians(draw, ranges.blur), _motions(draw, 4 * ranges.blur)
+    x = torch.where(which < 0.3, _convolve(x, gaussian), x)
+    x = torch.where((which > 0.3) & (which < 0.37), _convolve(x, motion), x)
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    x = torch.where(draw.chosen(0.5), x + noise * draw.uniform(0, ranges.noise), x)
     x = x.clamp(0, 1)
-    return _jpeg(x, int(rng.integers(ranges.jpeg_quality, 96))) if rng.random() < 0.3 else x
+    return torch.where(draw.chosen(0.3), _jpeg(x, draw.uniform(ranges.jpeg_quality, _BEST_QUALITY)), x)
 
 
-def _shadow(x: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
-    """Darker on one side of a line, sharply or over a long way."""
-    height, width = x.shape
-    angle, width_of_edge = rng.uniform(0, 2 * np.pi), math.exp(rng.uniform(math.log(2), math.log(width)))
-    rows, columns = torch.arange(height) - rng.uniform(0, height), torch.arange(width) - rng.uniform(0, width)
-    distance = rows[:, None] * math.sin(angle) + columns[None] * math.cos(angle)
-    return x * (1 - rng.uniform(0, strength) * torch.sigmoid(4 * distance / width_of_edge)).to(x.dtype)
+class _Draws:
+    """Random numbers (b, 1, 1, 1), one for each view."""
+
+    def __init__(self, number: int, generator: Generator) -> None:
+        self.number, self.generator, self.device = number, generator, generator.device
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        return torch.rand(self.number, 1, 1, 1, generator=self.generator, device=self.device) * (high - low) + low
+
+    def chosen(self, share: float) -> Tensor:
+        """True for about this share of the views."""
+        return self.uniform(0, 1) < share
 
 
-def _gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    reach = math.ceil(3 * sigma)
-    weights = (-0.5 * (torch.arange(-reach, reach + 1.0) / sigma) ** 2).exp()
-    weights /= weights.sum()
-    padded = F.pad(x[None, None], (reach,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))[0, 0]
+def _shadows(x: Tensor, draw: _Draws, strength: float) -> Tensor:
+    """(b, 1, h, w) factors: darker on one side of a line, sharply or over a long way."""
+    height, width = x.shape[2:]
+    angle, edge = draw.uniform(0, 2 * math.pi), draw.uniform(math.log(2), math.log(width)).exp()
+    rows = torch.arange(height, device=x.device)[:, None] - draw.uniform(0, height)
+    columns = torch.arange(width, device=x.device) - draw.uniform(0, width)
+    return 1 - draw.uniform(0, strength) * torch.sigmoid(4 * (rows * angle.sin() + columns * angle.cos()) / edge)
 
 
-def _motion_blur(x: Tensor, rng: np.random.Generator, longest: float) -> Tensor:
-    """The mean along a short line."""
-    length, angle = rng.uniform(2, max(2.0, longest)), rng.uniform(0, np.pi)
-    reach = math.ceil(length / 2)
-    side = 2 * reach + 1
-    along = np.linspace(-length / 2, length / 2, 4 * side)
-    kernel = np.zeros((side, side), np.float32)
-    rows, columns = np.rint(reach + along * np.sin(angle)).astype(int), np.rint(reach + along * np.cos(angle)).astype(int)
-    np.add.at(kernel, (rows, columns), np.float32(1 / len(along)))
-    return F.conv2d(F.pad(x[None, None], (reach,) * 4, mode="replicate"), torch.from_numpy(kernel)[None, None])[0, 0]
+def _lights(x: Tensor, draw: _Draws, deviation: float) -> Tensor:
+    """(b, 1, h, w) factors that vary slowly."""
+    coarse = torch.randn(len(x), 1, 4, 5, generator=draw.generator, device=x.device) * deviation
+    return F.interpolate(coarse, x.shape[2:], mode="bicubic", align_corners=True).exp()
 
 
-def _jpeg(x: Tensor, quality: int) -> Tensor:
-    buffer = io.BytesIO()
-    PILImage.fromarray((x * 255).round().byte().numpy()).save(buffer, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(PILImage.open(buffer))).float() / 255
+def _gaussians(draw: _Draws, largest: float) -> Tensor:
+    """(b, 1, k, k) kernels of sum 1."""
+    reach = math.ceil(3 * largest)
+    along = (torch.arange(-reach, reach + 1, device=draw.device) / draw.uniform(0.3, largest)) ** 2  # b 1 1 k
+    kernels = (-0.5 * (along + along.mT)).exp()
+    return kernels / kernels.sum(dim=(2, 3), keepdim=True)
+
+
+def _motions(draw: _Draws, longest: float) -> Tensor:
+    """(b, 1, k, k) kernels of sum 1: means along short lines."""
+    length, angle = draw.uniform(2, max(2.0, longest)), draw.uniform(0, math.pi)
+    reach = math.ceil(max(2.0, longest) / 2)
+    steps = torch.arange(-reach, reach + 1, device=draw.device)
+    rows, columns = steps[:, None], steps
+    along, across = columns * angle.cos() + rows * angle.sin(), rows * angle.cos() - columns * angle.sin()
+    kernels = (1 - across.abs()).clamp(min=0) * (length / 2 + 0.5 - along.abs()).clamp(0, 1)
+    return kernels / kernels.sum(dim=(2, 3), keepdim=True)
+
+
+def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
+    """Each view (b, 1, h, w) with its own kernel (b, 1, k, k)."""
+    padded = F.pad(x, (kernels.shape[-1] // 2,) * 4, mode="replicate")
+    return F.conv2d(padded.transpose(0, 1), kernels, groups=len(x)).transpose(0, 1)
+
+
+def _jpeg(x: Tensor, quality: Tensor) -> Tensor:
+    """What baseline JPEG of these qualities (b, 1, 1, 1), 50 as in the standard's tables, leaves of grey views (b, 1, h, w)."""
+    height, width = x.shape[2:]
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
+    table = torch.tensor(_LUMINANCE, device=x.device).view(_BLOCK, _BLOCK)
+    step = (table * scale + 0.5).floor().clamp(1, 255)  # b 1 8 8
+    cosines = _cosines(x.device)
+    padded = F.pad(x * 255 - 128, (0, -width % _BLOCK, 0, -height % _BLOCK), mode="replicate")
+    blocks = padded.unflatten(3, (-1, _BLOCK)).unflatten(2, (-1, _BLOCK)).transpose(3, 4)  # b 1 rows columns 8 8
+    step = step[:, :, None, None]
+    coefficients = (cosines @ blocks @ cosines.T / step).round() * step
+    restored = (cosines.T @ coefficients @ cosines).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    return ((restored[..., :height, :width] + 128).round() / 255).clamp(0, 1)
+
+
+def _cosines(device: torch.device) -> Tensor:
+    """(8, 8): the orthonormal cosine transform, a frequency a row."""
+    position = torch.arange(_BLOCK, device=device)
+    rows = (math.pi / _BLOCK * (position + 0.5) * position[:, None]).cos() * math.sqrt(2 / _BLOCK)
+    rows[0] /= math.sqrt(2)
+    return rows

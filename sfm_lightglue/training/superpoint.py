@@ -5,8 +5,6 @@ photos -> lessons (the teacher's keypoints and descriptors) -> pairs of views ->
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,26 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sfm_lightglue import __version__
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
-from sfm_lightglue.fetch import sha256_of
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import fold_batch_norm
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.training.curves import History
-from sfm_lightglue.training.loop import LoopOptions
+from sfm_lightglue.training.export import hash_of_photos, recipe, save_weights, split
+from sfm_lightglue.training.loop import LoopOptions, seeded_generator
+from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.student import LossOptions, Student
 from sfm_lightglue.training.teacher import TeacherOptions, prepare_lessons, read_lesson
 from sfm_lightglue.training.validation import ValidationOptions, make_view_pairs, validate
-from sfm_lightglue.training.views import PairsOfViews, ViewOptions
+from sfm_lightglue.training.views import PairsOfViews, ViewOptions, make_views
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +66,8 @@ class SuperPointTraining:
 class SuperPointTask:
     """What the loop trains."""
 
+    use = "features=superpoint features.weights={path}"
+
     def __init__(
         self,
         options: SuperPointTraining,
@@ -82,21 +81,25 @@ class SuperPointTask:
         processes: int,
     ) -> None:
         self.options, self.device, self.features, self.matcher = options, device, features, matcher
-        lessons = prepare_lessons(images, names, output / "teacher", options.teacher, seed=options.seed, processes=processes)
+        photos = prepare_photos(images, names, output / "photos", options.teacher.photo_size, processes)
+        lessons = prepare_lessons(
+            images, sorted(photos), output / "teacher", options.teacher, seed=options.seed, processes=processes, device=device
+        )
         readable = sorted(lessons)
         held_out, train = split(readable, options.validation.photos, options.seed)
         self.data_sha256 = hash_of_photos(images, train)
         self.num_photos = len(train)
-        photo_size = options.teacher.photo_size
-        self.data: Dataset[dict[str, Tensor]] = PairsOfViews(images, train, lessons, photo_size, options.views, options.seed)
-        self.validation_pairs = make_view_pairs(images, held_out, photo_size, options.validation, options.seed)
+        index = write_index(output / "index.json", [(photos[name], lessons[name]) for name in train])
+        self.data: Dataset[dict[str, Tensor]] = PairsOfViews(index, options.teacher, options.views, options.seed)
+        self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
         torch.manual_seed(options.seed)
         teacher_size = read_lesson(lessons[readable[0]]).descriptors.shape[1]
         self.module: nn.Module = Student(teacher_size, options.losses.temperature)
         self.hidden: Sequence[str] = [f"network.conv{name}.weight" for name in HIDDEN_LAYERS]
-        self.settings: Mapping[str, Any] = {**_recipe(options), "data": self.data_sha256}
+        self.settings: Mapping[str, Any] = {**recipe(options), "data": self.data_sha256}
 
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = make_views(item, self.options.views, seeded_generator(self.device, self.options.seed, step))
         dtype = network_dtype(self.options.precision, self.device)
         dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # gradients do not underflow there
         return cast(Student, self.module).losses(batch, self.options.losses, dtype)
@@ -115,7 +118,7 @@ class SuperPointTask:
         metadata = {
             **METADATA,
             "licence": self.options.licence,
-            "recipe": json.dumps(_recipe(self.options), sort_keys=True),
+            "recipe": json.dumps(recipe(self.options), sort_keys=True),
             "training_photos": f"{self.num_photos}, sha256 {self.data_sha256}",
             "steps": str(steps),
             "version": __version__,
@@ -125,47 +128,3 @@ class SuperPointTask:
         save_weights(fold_batch_norm(student.network), path, metadata)
         metadata["network"] = "linear map of descriptors to the teacher's"
         save_weights(student.to_teacher, path.with_name("to_teacher.safetensors"), metadata)
-
-
-def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """A safetensors file of the module's state in float16: the same bytes for the same state and metadata."""
-    stored = save({key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}, metadata)
-    # A header of JSON, after its length. safetensors (0.8) puts the metadata there in an order that changes from run to run.
-    end = 8 + int.from_bytes(stored[:8], "little")
-    header = json.dumps(json.loads(stored[8:end]), sort_keys=True).encode()
-    header += b" " * (-len(header) % 8)
-    part = path.with_suffix(".part")
-    part.write_bytes(len(header).to_bytes(8, "little") + header + stored[end:])
-    part.replace(path)
-
-
-def split(names: Sequence[str], num_held_out: int, seed: int) -> tuple[list[str], list[str]]:
-    """The photos for validation, chosen at random, and the others.
-
-    Raises: ValueError where none would be left to train on.
-    """
-    if len(names) <= num_held_out:
-        raise ValueError(
-            f"{len(names)} readable photos, of which training.validation.photos={num_held_out} are held out: give more photos"
-        )
-    order = np.random.default_rng([seed, 3]).permutation(len(names))
-    chosen = {names[i] for i in order[:num_held_out]}
-    return sorted(chosen), [name for name in names if name not in chosen]
-
-
-def hash_of_photos(images: Path, names: Sequence[str]) -> str:
-    """SHA-256 over the names and contents of the photos."""
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        digest.update(f"{name} {sha256_of(images / name)}\n".encode())
-    return digest.hexdigest()
-
-
-def _recipe(options: SuperPointTraining) -> dict[str, Any]:
-    """The options that decide the weights; the run may be made longer, and look at itself more or less often."""
-    recipe = dataclasses.asdict(options)
-    for key in ("steps", "cooldown", "log_every", "save_every", "validate_every", "data_workers"):
-        del recipe["loop"][key]
-    for key in ("commit", "licence"):
-        del recipe[key]
-    return recipe

@@ -6,32 +6,29 @@ photo is seen through random homographies. Here the detector whose results are g
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
 import zlib
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.execution.local import progress_bar
 from sfm_lightglue.features.aliked import detect
 from sfm_lightglue.features.extractor import local_maxima
 from sfm_lightglue.fetch import sha256_of
-from sfm_lightglue.geometry import warp_points
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
 from sfm_lightglue.lookup import fingerprint
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
 from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import load_weights
-from sfm_lightglue.training.homographies import HomographyRange, random_homography, warp_photo
-
-logger = logging.getLogger(__name__)
+from sfm_lightglue.training.homographies import HomographyRange, random_homography, shown_pixels, warp, warp_photos
+from sfm_lightglue.training.photos import in_processes
 
 SPREAD = 1.5
 """Standard deviation, px, of where the views find one keypoint."""
@@ -69,7 +66,7 @@ class Lesson:
 
 
 def prepare_lessons(
-    images: Path, names: Sequence[str], folder: Path, options: TeacherOptions, *, seed: int, processes: int
+    images: Path, names: Sequence[str], folder: Path, options: TeacherOptions, *, seed: int, processes: int, device: str
 ) -> dict[str, Path]:
     """The files with the lessons of all photos that can be read; those that lie in `folder` already are not made again.
 
@@ -78,16 +75,8 @@ def prepare_lessons(
     folder.mkdir(parents=True, exist_ok=True)
     settings = [asdict(options), load_weights(options.weights)[1].sha256, seed]
     paths = {name: folder / f"{fingerprint([*settings, name, sha256_of(images / name)])[:24]}.npz" for name in names}
-    missing = [name for name in names if not paths[name].is_file()]
-    if missing:
-        jobs = [(str(images), name, str(paths[name]), options, seed) for name in missing]
-        if processes <= 1:
-            results = map(_prepare_one, jobs)
-            _finish(results, len(jobs))
-        else:
-            processes = min(processes, len(jobs))
-            with ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                _finish(pool.map(_prepare_one, jobs, chunksize=4), len(jobs))
+    jobs = [(name, paths[name]) for name in names if not paths[name].is_file()]
+    in_processes(partial(_prepare_one, images, options, seed, device), jobs, "teach", processes)
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
@@ -96,25 +85,25 @@ def read_lesson(path: Path) -> Lesson:
         return Lesson(stored["keypoints"], stored["repeatability"].astype(np.float32), stored["descriptors"])
 
 
-def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.random.Generator) -> Lesson:
-    """The lesson of one photo, RGB uint8 (h, w, 3)."""
-    photo = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.random.Generator, device: str = "cpu") -> Lesson:
+    """The lesson of one photo, RGB uint8 (h, w, 3), from a network on `device`."""
+    photo = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
     height, width = pixels.shape[:2]
-    output = network(photo[None])
-    found = torch.zeros(height, width)
-    seen = torch.ones(height, width)
-    _splat(found, detect(output.scores[0], options.detection_threshold, options.nms_radius)[0])
-    for _ in range(options.views):
-        homography = random_homography(rng, (width, height), (width, height), options.homographies)
-        view, visible = warp_photo(photo, homography, (width, height))
-        keypoints, _ = detect(network((view * visible)[None]).scores[0], options.detection_threshold, options.nms_radius)
-        # The edge of the photo inside the view is no keypoint.
-        column, row = keypoints.round().long().unbind(1)
-        margin = torch.nn.functional.max_pool2d(1 - visible[None].float(), 2 * REACH + 1, 1, REACH)[0]
-        keypoints = keypoints[margin[row, column] == 0]
-        inverse = np.linalg.inv(homography)
-        _splat(found, torch.from_numpy(warp_points(inverse, keypoints.double().numpy())).float())
-        seen += warp_photo(view, inverse, (width, height))[1]
+    size, sizes = (width, height), torch.tensor([[width, height]], device=device).expand(options.views, -1)
+    random = [random_homography(rng, size, size, options.homographies) for _ in range(options.views)]
+    homographies = torch.from_numpy(np.array(random).reshape(-1, 3, 3)).to(device)
+    views, visible = warp_photos(photo.expand(options.views, -1, -1, -1), sizes, homographies, size)
+    output = network(torch.cat([photo, views * visible[:, None]]))
+    detected = [detect(scores, options.detection_threshold, options.nms_radius)[0] for scores in output.scores]
+    found = torch.zeros(height, width, device=device)
+    _splat(found, detected[0])
+    # The edge of the photo inside a view is no keypoint.
+    margin = F.max_pool2d(1 - visible[:, None].float(), 2 * REACH + 1, 1, REACH)[:, 0]
+    for i, homography in enumerate(torch.linalg.inv(homographies)):
+        column, row = detected[i + 1].round().long().unbind(1)
+        kept = detected[i + 1][margin[i, row, column] == 0]
+        _splat(found, warp(homography[None], kept[None].double())[0].float())
+    seen = 1 + shown_pixels(torch.linalg.inv(homographies), sizes, size).sum(dim=0)
     counts = _gather(found) / seen
     pixels_found = local_maxima(counts, options.nms_radius, 0.5 / (options.views + 1))
     keypoints = pixels_found + expected_offsets(windows(found, pixels_found, 2) + 1e-6)
@@ -123,24 +112,24 @@ def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.
     order = repeatability.argsort(descending=True, stable=True)[: options.max_keypoints]
     keypoints = keypoints[order]
     descriptors = network.describe(output, 0, keypoints)
-    return Lesson(keypoints.numpy(), repeatability[order].numpy(), descriptors.half().numpy())
+    return Lesson(keypoints.cpu().numpy(), repeatability[order].cpu().numpy(), descriptors.half().cpu().numpy())
 
 
-_networks: dict[tuple[str, str], ALIKED] = {}
+@functools.cache
+def _network(variant: str, weights: str, device: str) -> ALIKED:
+    return load_aliked(variant, load_weights(weights)[0]).to(device)
 
 
 @torch.inference_mode()
-def _prepare_one(job: tuple[str, str, str, TeacherOptions, int]) -> str | None:
+def _prepare_one(images: Path, options: TeacherOptions, seed: int, device: str, job: tuple[str, Path]) -> str | None:
     """Writes one lesson; returns why there is none, if so."""
-    images, name, path, options, seed = job
-    key = options.variant, options.weights
-    if key not in _networks:
-        _networks[key] = load_aliked(options.variant, load_weights(options.weights)[0])
+    name, path = job
+    network = _network(options.variant, options.weights, device)
     try:
         pixels = resize_longest(load_image(images, name).pixels, options.photo_size)
     except UnreadableImage as error:
         return f"{name} is left out: {error}"
-    lesson = teach(_networks[key], pixels, options, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+    lesson = teach(network, pixels, options, np.random.default_rng([seed, zlib.crc32(name.encode())]), device)
     part = Path(f"{path}.{os.getpid()}.part.npz")  # processes of a run that was killed may be at work still
     np.savez(
         part, keypoints=lesson.keypoints, repeatability=lesson.repeatability.astype(np.float16), descriptors=lesson.descriptors
@@ -149,20 +138,12 @@ def _prepare_one(job: tuple[str, str, str, TeacherOptions, int]) -> str | None:
     return None
 
 
-def _finish(results: Iterable[str | None], total: int) -> None:
-    with progress_bar(total, "teach", "photo") as bar:
-        for reason in results:
-            bar.update()
-            if reason:
-                logger.warning(reason)
-
-
 def _splat(found: Tensor, points: Tensor) -> None:
     """Adds 1 at each point (n, 2), shared among the four pixels around it."""
     height, width = found.shape
     first = points.floor()
     for step in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        pixel = first + torch.tensor(step)
+        pixel = first + points.new_tensor(step)
         weight = (1 - (points - pixel).abs()).prod(dim=1)
         x, y = pixel.long().unbind(1)
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -171,7 +152,7 @@ def _splat(found: Tensor, points: Tensor) -> None:
 
 def _gather(found: Tensor) -> Tensor:
     """At each pixel, the findings around it, weighted by a Gaussian of height 1."""
-    step = torch.arange(-REACH, REACH + 1.0)
+    step = torch.arange(-REACH, REACH + 1.0, device=found.device)
     weights = (-0.5 * (step / SPREAD) ** 2).exp()
-    x = torch.nn.functional.conv2d(found[None, None], weights.view(1, 1, 1, -1), padding=(0, REACH))
-    return torch.nn.functional.conv2d(x, weights.view(1, 1, -1, 1), padding=(REACH, 0))[0, 0]
+    x = F.conv2d(found[None, None], weights.view(1, 1, 1, -1), padding=(0, REACH))
+    return F.conv2d(x, weights.view(1, 1, -1, 1), padding=(REACH, 0))[0, 0]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from sfm_lightglue.evaluation.pairs import evaluate_homography, homography_auc, homography_precision, repeatability
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.images import load_image, resize_longest, to_grey
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.products import Image
-from sfm_lightglue.training.homographies import HomographyRange, random_homography, warp_photo
-from sfm_lightglue.training.photometric import PhotometricRange, change_photo
+from sfm_lightglue.training.homographies import HomographyRange, random_homography, warp_photos
+from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 
 
 @dataclass(frozen=True)
@@ -40,20 +38,22 @@ class ViewPair:
     """(3, 3), from the first to the second, COLMAP's pixels."""
 
 
-def make_view_pairs(images: Path, names: Sequence[str], photo_size: int, options: ValidationOptions, seed: int) -> list[ViewPair]:
-    """One pair of each photo; the same for the same seed."""
+def make_view_pairs(photos: Sequence[np.ndarray], options: ValidationOptions, seed: int) -> list[ViewPair]:
+    """One pair of each grey photo, uint8 (h, w); the same for the same seed."""
     size = options.width, options.height
     pairs = []
-    for i, name in enumerate(names):
+    for i, photo in enumerate(photos):
         rng = np.random.default_rng([seed, 2, i])
-        grey = to_grey(resize_longest(load_image(images, name).pixels, photo_size))
-        homographies: list[np.ndarray] = []
-        views: list[Image] = []
-        for _ in range(2):
-            homographies.append(random_homography(rng, (grey.shape[1], grey.shape[0]), size, options.homographies))
-            view, visible = warp_photo(torch.from_numpy(grey)[None], homographies[-1], size)
-            changed = (change_photo(view[0], rng, options.photometric) * 255).round().byte().numpy()
-            views.append(Image(f"{i}-{len(views)}", np.repeat(changed[..., None], 3, axis=2), visible.numpy()))
+        width, height = photo.shape[::-1]
+        homographies = np.array([random_homography(rng, (width, height), size, options.homographies) for _ in "01"])
+        stacked, sizes = torch.from_numpy(photo).float().expand(2, 1, -1, -1) / 255, torch.tensor([[width, height]] * 2)
+        warped, visible = warp_photos(stacked, sizes, torch.from_numpy(homographies), size)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**32)))
+        changed = (change_photos(warped, generator, options.photometric)[:, 0] * 255).round().byte().numpy()
+        views = [
+            Image(f"{i}-{j}", np.repeat(view[..., None], 3, axis=2), mask)
+            for j, (view, mask) in enumerate(zip(changed, visible.numpy(), strict=True))
+        ]
         half_pixel = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
         between = homographies[1] @ np.linalg.inv(homographies[0])
         pairs.append(ViewPair((views[0], views[1]), half_pixel @ between @ np.linalg.inv(half_pixel)))

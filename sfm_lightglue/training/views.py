@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from sfm_lightglue.geometry import warp_points
-from sfm_lightglue.images import load_image, resize_longest, to_grey
 from sfm_lightglue.networks.superpoint import CELL
-from sfm_lightglue.training.homographies import HomographyRange, random_homography, warp_photo
-from sfm_lightglue.training.photometric import PhotometricRange, change_photo
-from sfm_lightglue.training.teacher import read_lesson
+from sfm_lightglue.training.homographies import HomographyRange, random_homography, warp, warp_photos
+from sfm_lightglue.training.photometric import PhotometricRange, change_photos
+from sfm_lightglue.training.photos import read_index, read_photo, row_of, stack_photos
+from sfm_lightglue.training.teacher import TeacherOptions, read_lesson
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,53 @@ class ViewOptions:
 
 
 class PairsOfViews(Dataset[dict[str, Tensor]]):
-    """Item `step` is the batch of that step, as a dict; b = 2 * pairs views, first those of all pairs, then their partners.
+    """Item `step` is what the batch of that step is made from, as a dict; `make_views` makes it, on the device.
+
+    photos        uint8 (pairs, 1, side, side): photos in the upper left corner
+    sizes         int64 (pairs, 2): their (width, height)
+    homographies  float64 (2, pairs, 3, 3): from a photo to its two views
+    keypoints     float32 (pairs, n, 2): the teacher's, px of the photo
+    repeatability float32 (pairs, n): 0 for rows that fill up
+    descriptors   float16 (pairs, n, d)
+    """
+
+    def __init__(self, index: Path, teacher: TeacherOptions, options: ViewOptions, seed: int) -> None:
+        self.index, self.teacher, self.options, self.seed = index, teacher, options, seed
+
+    @cached_property
+    def files(self) -> list[list[Path]]:
+        """Photo and lesson; read by each process that makes batches."""
+        return read_index(self.index)
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        options = self.options
+        rng = np.random.default_rng([self.seed, step])
+        places = range(step * options.pairs, (step + 1) * options.pairs)
+        files = [self.files[row_of(len(self.files), place, self.seed)] for place in places]
+        photos, sizes = stack_photos([read_photo(photo) for photo, _ in files], self.teacher.photo_size)
+        homographies = [
+            [random_homography(rng, tuple(size), options.size, options.homographies) for size in sizes.tolist()] for _ in "01"
+        ]
+        lessons = [read_lesson(lesson) for _, lesson in files]
+        return {
+            "photos": photos,
+            "sizes": sizes,
+            "homographies": torch.from_numpy(np.array(homographies)),
+            "keypoints": self._stack([lesson.keypoints for lesson in lessons]),
+            "repeatability": self._stack([lesson.repeatability for lesson in lessons]),
+            "descriptors": self._stack([lesson.descriptors for lesson in lessons]),
+        }
+
+    def _stack(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """(pairs, n, ...), filled up with zeros."""
+        stacked = np.zeros((len(arrays), self.teacher.max_keypoints, *arrays[0].shape[1:]), arrays[0].dtype)
+        for place, array in zip(stacked, arrays, strict=True):
+            place[: len(array)] = array
+        return torch.from_numpy(stacked)
+
+
+def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Generator) -> dict[str, Tensor]:
+    """A batch, from what `PairsOfViews` gives; b = 2 * pairs views, first those of all pairs, then their partners.
 
     views        float32 (b, 1, h, w) in 0..1
     targets      float32 (b, 65, hc, wc): probabilities of the classes of each cell, see `cell_targets`
@@ -58,85 +104,55 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
     points       float32 (b, n, 2): px of the view; row i of a view and row i of its partner are one point of the photo
     is_point     bool (pairs, n): False for rows that fill up
     teacher      float32 (pairs, n, d): the teacher's descriptors of the points
+
+    All randomness is that of `generator`, which is of the device of the batch.
     """
-
-    def __init__(
-        self, images: Path, names: Sequence[str], lessons: Mapping[str, Path], photo_size: int, options: ViewOptions, seed: int
-    ) -> None:
-        self.images, self.names, self.lessons = images, sorted(names), lessons
-        self.photo_size, self.options, self.seed = photo_size, options, seed
-
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, step])
-        pairs = [self._pair(self._name(step * self.options.pairs + i), rng) for i in range(self.options.pairs)]
-        joined = {key: torch.stack([pair[key] for pair in pairs]) for key in pairs[0]}
-        for key in ("views", "targets", "cell_weights", "points"):
-            joined[key] = joined[key].transpose(0, 1).flatten(0, 1)  # pairs 2 ... -> 2*pairs ...
-        return joined
-
-    def _name(self, index: int) -> str:
-        """Photos come in a new random order in each epoch."""
-        epoch, position = divmod(index, len(self.names))
-        return self.names[np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.names))[position]]
-
-    def _pair(self, name: str, rng: np.random.Generator) -> dict[str, Tensor]:
-        options = self.options
-        width, height = options.size
-        grey = to_grey(resize_longest(load_image(self.images, name).pixels, self.photo_size))
-        lesson = read_lesson(self.lessons[name])
-        photo, size = torch.from_numpy(grey)[None], (grey.shape[1], grey.shape[0])
-        views, targets, weights, points, inside = [], [], [], [], []
-        for _ in range(2):
-            homography = random_homography(rng, size, options.size, options.homographies)
-            view, visible = warp_photo(photo, homography, options.size)
-            views.append(change_photo(view[0], rng, options.photometric)[None])
-            points.append(warp_points(homography, lesson.keypoints))
-            inside.append(_is_inside(points[-1], visible.numpy(), options.border))
-            targets.append(cell_targets(points[-1][inside[-1]], lesson.repeatability[inside[-1]], options.size))
-            weights.append(visible.view(height // CELL, CELL, width // CELL, CELL).permute(0, 2, 1, 3).flatten(2).all(dim=2))
-        both = np.flatnonzero(inside[0] & inside[1])
-        if len(both) > options.max_points:
-            both = np.sort(rng.choice(both, options.max_points, replace=False))
-        padded = np.zeros((2, options.max_points, 2), np.float32)
-        teacher = np.zeros((options.max_points, lesson.descriptors.shape[1]), np.float32)
-        padded[:, : len(both)] = np.stack(points)[:, both]
-        teacher[: len(both)] = lesson.descriptors[both]
-        return {
-            "views": torch.stack(views),
-            "targets": torch.from_numpy(np.stack(targets)),
-            "cell_weights": torch.stack(weights).float(),
-            "points": torch.from_numpy(padded),
-            "is_point": torch.arange(options.max_points) < len(both),
-            "teacher": torch.from_numpy(teacher),
-        }
+    homographies = batch["homographies"].flatten(0, 1)
+    photos, sizes = (batch[key].repeat(2, *[1] * (batch[key].ndim - 1)) for key in ("photos", "sizes"))
+    views, visible = warp_photos(photos.float() / 255, sizes, homographies, options.size)
+    keypoints, repeatability = batch["keypoints"].repeat(2, 1, 1), batch["repeatability"].repeat(2, 1)
+    points = warp(homographies, keypoints.double()).float()
+    inside = _are_inside(points, visible, options.border) & (repeatability > 0)
+    cells = visible.unflatten(1, (-1, CELL)).unflatten(3, (-1, CELL))  # b hc 8 wc 8
+    both = inside.unflatten(0, (2, -1)).all(dim=0)  # pairs n
+    priority = torch.rand(both.shape, generator=generator, device=both.device).masked_fill(~both, -1)
+    chosen = priority.topk(min(options.max_points, both.shape[1]), dim=1).indices
+    return {
+        "views": change_photos(views, generator, options.photometric),
+        "targets": cell_targets(points, repeatability * inside, options.size),
+        "cell_weights": cells.all(dim=4).all(dim=2).float(),
+        "points": points.gather(1, chosen.repeat(2, 1)[..., None].expand(-1, -1, 2)),
+        "is_point": both.gather(1, chosen),
+        "teacher": batch["descriptors"].gather(1, chosen[..., None].expand(-1, -1, batch["descriptors"].shape[2])).float(),
+    }
 
 
-def cell_targets(points: np.ndarray, repeatability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float32 (65, hc, wc): for each cell of a view, the probabilities of its 64 pixels (row by row), then of "no keypoint".
+def cell_targets(points: Tensor, repeatability: Tensor, size: tuple[int, int]) -> Tensor:
+    """float32 (b, 65, hc, wc): for each cell of a view, the probabilities of its 64 pixels (row by row), then of "no keypoint".
 
-    A point (x, y) gives its repeatability to the four pixels around it, by the shares of bilinear interpolation: the expected
-    position over them is the point itself, so the network learns positions finer than a pixel.
+    A point (x, y) of points (b, n, 2) gives its repeatability, of (b, n), to the four pixels around it, by the shares of bilinear
+    interpolation: the expected position over them is the point itself, so the network learns positions finer than a pixel.
     """
     width, height = size
-    columns = width // CELL
-    mass = np.zeros((height // CELL * columns, CELL**2 + 1), np.float32)
-    first = np.floor(points).astype(np.int64)
+    rows, columns = height // CELL, width // CELL
+    mass = torch.zeros(len(points), CELL**2 * rows * columns, device=points.device)
+    first = points.floor()
     for step in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        x, y = (first + step).T
-        share = np.prod(1 - np.abs(points - (first + step)), axis=1) * repeatability
-        inside = (x >= 0) & (x < columns * CELL) & (y >= 0) & (y < height // CELL * CELL)
-        x, y, share = x[inside], y[inside], share[inside]
-        np.add.at(mass, (y // CELL * columns + x // CELL, y % CELL * CELL + x % CELL), share.astype(np.float32))
-    total = mass.sum(axis=1, keepdims=True)
-    mass /= np.maximum(total, 1)
-    mass[:, -1] = 1 - np.minimum(total[:, 0], 1)
-    return np.ascontiguousarray(mass.T).reshape(CELL**2 + 1, -1, columns)
+        pixels = first + points.new_tensor(step)
+        share = (1 - (points - pixels).abs()).prod(dim=2) * repeatability
+        x, y = pixels.long().unbind(2)
+        inside = (x >= 0) & (x < columns * CELL) & (y >= 0) & (y < rows * CELL)
+        place = ((y % CELL * CELL + x % CELL) * rows + y // CELL) * columns + x // CELL
+        mass.scatter_add_(1, place.where(inside, 0), share * inside)
+    mass = mass.view(-1, CELL**2, rows, columns)
+    total = mass.sum(dim=1, keepdim=True)
+    return torch.cat([mass / total.clamp(min=1), 1 - total.clamp(max=1)], dim=1)
 
 
-def _is_inside(points: np.ndarray, visible: np.ndarray, border: int) -> np.ndarray:
-    """bool (n,): whether points (n, 2) lie in the view, `border` px from its edge, where it shows the photo."""
-    height, width = visible.shape
-    x, y = points.T
+def _are_inside(points: Tensor, visible: Tensor, border: int) -> Tensor:
+    """bool (b, n): whether points (b, n, 2) lie in the view, `border` px from its edge, where it shows the photo."""
+    height, width = visible.shape[1:]
+    x, y = points.unbind(2)
     inside = (x >= border) & (x < width - border) & (y >= border) & (y < height - border)
-    inside[inside] = visible[np.rint(y[inside]).astype(int), np.rint(x[inside]).astype(int)]
-    return inside
+    pixels = y.round().long().clamp(0, height - 1) * width + x.round().long().clamp(0, width - 1)
+    return inside & visible.flatten(1).gather(1, pixels)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from generated_photos import centre_of_mass, gaussian_blobs
+from torch import Tensor
 
-from sfm_lightglue.training.homographies import ANTIALIAS_FROM, HomographyRange, random_homography, warp_photo
+from sfm_lightglue.training.homographies import HomographyRange, random_homography, shown_pixels, warp, warp_photos
 
 SIZE = (240, 180)
 STILL = HomographyRange(rotation_deg=0, large_rotation_deg=0, min_scale=1, max_scale=1, perspective=0, shift=0)
@@ -19,6 +20,13 @@ def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(n, 2) points through a homography, one by one."""
     through = [homography @ [x, y, 1] for x, y in points]
     return np.array([[x / w, y / w] for x, y, w in through])
+
+
+def warp_photo(photo: Tensor, homography: np.ndarray, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """`warp_photos` of one photo (c, h, w) that fills its place."""
+    sizes = torch.tensor([[photo.shape[2], photo.shape[1]]])
+    views, visible = warp_photos(photo[None], sizes, torch.from_numpy(homography)[None], view_size)
+    return views[0], visible[0]
 
 
 def inside_of_polygon(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +43,7 @@ def inside_of_polygon(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.nd
     [
         ((240, 180), {}, 2.0, 0.1),
         ((320, 240), {}, 2.0, 0.1),
-        ((96, 72), {}, 3.0, 0.1),  # the photo is made smaller first
+        ((96, 72), {}, 3.0, 0.1),  # the photo is seen less than half as large
         ((160, 200), {}, 2.5, 0.1),
         ((240, 180), {"perspective": 0.3}, 1.4, 0.2),  # a strong perspective moves the centre of mass of the picture of a blob
     ],
@@ -119,14 +127,49 @@ def test_a_photo_that_just_fills_the_view_is_seen_whole() -> None:
     assert visible.all()
 
 
-def test_making_a_photo_smaller_averages_its_pixels() -> None:
+@pytest.mark.parametrize("smaller", [1, 2, 4])
+def test_making_a_photo_smaller_averages_its_pixels(smaller: int) -> None:
     noise = torch.rand(1, 300, 400, generator=torch.Generator().manual_seed(0))
-    homography = random_homography(np.random.default_rng(0), (400, 300), (100, 75), STILL)
-    view, _ = warp_photo(noise, homography, (100, 75))
-    assert ANTIALIAS_FROM < 4
-    # The four pixels of bilinear sampling alone would halve the standard deviation, a triangle over 8 x 8 leaves a sixth.
-    assert view.std() < noise.std() / 4
-    assert view.mean().item() == pytest.approx(0.5, abs=0.01)
+    view_size = 400 // smaller, 300 // smaller
+    view, _ = warp_photo(noise, random_homography(np.random.default_rng(0), (400, 300), view_size, STILL), view_size)
+    blocks = noise.unflatten(2, (-1, smaller)).unflatten(1, (-1, smaller)).mean(dim=(2, 4))
+    torch.testing.assert_close(view, blocks, atol=1e-3, rtol=0)  # four samples of four pixels each: 16 at most
+
+
+def test_around_the_photo_views_show_it_mirrored() -> None:
+    photo = torch.rand(2, 20, 30, generator=torch.Generator().manual_seed(0))
+    view, visible = warp_photo(photo, np.array([[1, 0, 25], [0, 1, 15], [0, 0, 1.0]]), (80, 50))
+    around = np.pad(photo.numpy(), ((0, 0), (15, 15), (25, 25)), mode="symmetric")
+    np.testing.assert_allclose(view.numpy(), around, atol=1e-4)
+    assert visible[15:35, 25:55].all() and visible.sum() == 20 * 30
+
+
+def test_photos_of_any_size_are_seen_as_if_alone_and_what_lies_beside_them_never(shipped) -> None:
+    generator = torch.Generator().manual_seed(0)
+    photos = [torch.rand(1, height, width, generator=generator) for width, height in ((60, 40), (33, 60), (60, 60), (21, 17))]
+    rng = np.random.default_rng(0)
+    homographies = np.stack(
+        [random_homography(rng, photo.shape[:0:-1], (48, 40), shipped.teacher.homographies) for photo in photos]
+    )
+    stacked = torch.full((4, 1, 60, 60), 1e3)
+    for place, photo in zip(stacked, photos, strict=True):
+        place[:, : photo.shape[1], : photo.shape[2]] = photo
+    sizes = torch.tensor([photo.shape[:0:-1] for photo in photos])
+    views, visible = warp_photos(stacked, sizes, torch.from_numpy(homographies), (48, 40))
+    assert torch.equal(visible, shown_pixels(torch.from_numpy(homographies), sizes, (48, 40)))
+    for i, (photo, homography) in enumerate(zip(photos, homographies, strict=True)):
+        view, seen = warp_photo(photo, homography, (48, 40))
+        # Positions are known to 1e-5 px, and the value beside the photo is a thousand times larger.
+        torch.testing.assert_close(views[i], view, atol=0.02, rtol=0)
+        assert torch.equal(visible[i], seen)
+
+
+def test_points_are_mapped_by_the_homography_of_their_row(shipped) -> None:
+    rng = np.random.default_rng(0)
+    homographies = np.stack([random_homography(rng, SIZE, SIZE, shipped.teacher.homographies) for _ in range(3)])
+    points = rng.uniform(0, 180, (3, 5, 2))
+    found = warp(torch.from_numpy(homographies), torch.from_numpy(points)).numpy()
+    np.testing.assert_allclose(found, [mapped(*each) for each in zip(homographies, points, strict=True)])
 
 
 def test_the_same_seed_gives_the_same_homography(shipped) -> None:

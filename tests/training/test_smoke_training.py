@@ -12,6 +12,8 @@ import torch
 from small_training import Trained
 
 from sfm_lightglue.training.loop import RESUME_FILE
+from sfm_lightglue.training.photos import prepare_photos, read_index
+from sfm_lightglue.training.superpoint import split
 
 
 def figures(output: Path, kind: str, name: str) -> list[float]:
@@ -66,7 +68,16 @@ def test_the_command_says_how_to_use_what_it_has_written(trained: Trained) -> No
 def test_a_broken_photo_is_left_out_with_a_line_in_the_log(trained: Trained) -> None:
     (log,) = (trained.whole / "logs").rglob("sfm_lightglue.log")
     assert "broken.jpg is left out: unreadable image" in log.read_text()
-    assert len(list((trained.whole / "teacher").glob("*.npz"))) == 10
+    assert len(list((trained.whole / "photos").iterdir())) == len(list((trained.whole / "teacher").iterdir())) == 10
+
+
+def test_photos_that_are_held_out_are_not_trained_on(trained: Trained) -> None:
+    names = sorted(path.name for path in trained.photos.glob("*.png"))
+    photos = prepare_photos(trained.photos, names, trained.whole / "photos", 128, 1)  # they lie there
+    held_out, train = split(names, 4, 0)
+    used = [photo for photo, _ in read_index(trained.whole / "index.json")]
+    assert len(held_out) == 4 and used == [photos[name] for name in train]
+    assert len({lesson for _, lesson in read_index(trained.whole / "index.json")}) == 6
 
 
 def test_the_runs_were_killed_in_their_midst_and_could_start_again_at_once(trained: Trained) -> None:

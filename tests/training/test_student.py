@@ -95,39 +95,71 @@ def test_without_keypoints_there_is_no_location_loss() -> None:
 # --- descriptors -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_contrastive_loss_is_a_classification_both_ways_without_the_pairs_left_out(generator: torch.Generator) -> None:
-    first, second, scale = unit(generator, 7, 16), unit(generator, 7, 16), 12.0
-    left_out = torch.zeros(7, 7, dtype=torch.bool)
-    left_out[0, 3] = left_out[3, 0] = left_out[5, 6] = True
+def test_the_contrastive_loss_is_a_classification_both_ways_without_what_is_left_out(generator: torch.Generator) -> None:
+    first, second, scale = unit(generator, 2, 4, 16), unit(generator, 2, 4, 16), 12.0
+    is_point = torch.tensor([[True, True, False, True], [True, False, True, True]])
+    left_out = torch.zeros(2, 4, 4, dtype=torch.bool)
+    left_out[0, 0, 3] = left_out[0, 3, 0] = left_out[1, 2, 3] = True
+    points = [(pair, i) for pair in range(2) for i in range(4) if is_point[pair, i]]
     total, right = 0.0, 0
-    for i in range(7):
-        row = {j: scale * float(first[i] @ second[j]) for j in range(7) if not left_out[i, j]}
-        column = {j: scale * float(first[j] @ second[i]) for j in range(7) if not left_out[j, i]}
+
+    def counts(one: tuple[int, int], other: tuple[int, int]) -> bool:
+        return one[0] != other[0] or not left_out[one[0], one[1], other[1]]
+
+    for own in points:
+        row = {other: scale * float(first[own] @ second[other]) for other in points if counts(own, other)}
+        column = {other: scale * float(first[other] @ second[own]) for other in points if counts(other, own)}
         for similarities in (row, column):
-            total += math.log(sum(math.exp(value) for value in similarities.values())) - similarities[i]
-        right += max(row, key=lambda j: row[j]) == i
-    loss, accuracy = contrastive_loss(first, second, torch.tensor(scale), left_out)
-    assert loss.item() == pytest.approx(total / 14, rel=1e-5)
-    assert accuracy.item() == pytest.approx(right / 7)
+            total += math.log(sum(math.exp(value) for value in similarities.values())) - similarities[own]
+        right += max(row, key=lambda other: row[other]) == own
+    loss, accuracy = contrastive_loss(first, second, torch.tensor(scale), is_point, left_out)
+    assert loss.item() == pytest.approx(total / 12, rel=1e-5)
+    assert accuracy.item() == pytest.approx(right / 6)
 
 
 def test_equal_descriptors_are_told_apart(generator: torch.Generator) -> None:
-    descriptors = unit(generator, 9, 64)
-    loss, accuracy = contrastive_loss(descriptors, descriptors, torch.tensor(50.0), torch.zeros(9, 9, dtype=torch.bool))
+    descriptors = unit(generator, 3, 5, 64)
+    every, nothing = torch.ones(3, 5, dtype=torch.bool), torch.zeros(3, 5, 5, dtype=torch.bool)
+    loss, accuracy = contrastive_loss(descriptors, descriptors, torch.tensor(50.0), every, nothing)
     assert loss < 1e-3 and accuracy == 1
+
+
+def test_rows_that_are_no_points_have_no_part_in_the_contrastive_loss(generator: torch.Generator) -> None:
+    first, second, scale = unit(generator, 2, 6, 16), unit(generator, 2, 6, 16), torch.tensor(12.0)
+    is_point = torch.rand(2, 6, generator=generator) > 0.4
+    left_out = torch.rand(2, 6, 6, generator=generator) > 0.7
+    left_out &= ~torch.eye(6, dtype=torch.bool)
+    found = contrastive_loss(first, second, scale, is_point, left_out)
+    others = (torch.where(is_point[..., None], each, unit(generator, 2, 6, 16)).requires_grad_() for each in (first, second))
+    first, second = others
+    again = contrastive_loss(first, second, scale, is_point, left_out)
+    torch.testing.assert_close(found, again)
+    again[0].backward()
+    for each in (first, second):
+        assert each.grad is not None and not each.grad[~is_point].any() and each.grad[is_point].any(dim=1).all()
+
+
+@pytest.mark.parametrize("num_points", [0, 1])
+def test_without_another_point_there_is_no_contrastive_loss(generator: torch.Generator, num_points: int) -> None:
+    first, second = (unit(generator, 1, 4, 16).requires_grad_() for _ in range(2))
+    is_point, near = torch.arange(4)[None] < num_points, ~torch.eye(4, dtype=torch.bool)[None]
+    loss, accuracy = contrastive_loss(first, second, torch.tensor(12.0), is_point, near)
+    assert loss == 0 and accuracy == 1
+    loss.backward()
+    for each in (first, second):  # to rounding, and no nan
+        torch.testing.assert_close(each.grad, torch.zeros_like(each), atol=1e-6, rtol=0)
 
 
 def test_points_are_near_in_the_same_photo_and_in_either_view_only() -> None:
     points = torch.zeros(4, 3, 2)
     points[0] = torch.tensor([[10.0, 10], [12, 10], [30, 30]])  # first view of photo 0: 0 and 1 are near
     points[2] = torch.tensor([[10.0, 10], [20, 10], [20, 12]])  # its second view: 1 and 2 are near
-    points[1] = torch.tensor([[10.0, 10], [50, 50], [0, 0]])  # photo 1: the last row fills up
+    points[1] = torch.tensor([[10.0, 10], [50, 50], [0, 0]])
     points[3] = torch.tensor([[10.0, 10], [50, 50], [0, 0]])
-    batch = {"points": points, "is_point": torch.tensor([[True, True, True], [True, True, False]])}
-    expected = torch.zeros(5, 5, dtype=torch.bool)
-    expected[0, 1] = expected[1, 0] = expected[1, 2] = expected[2, 1] = True
-    assert torch.equal(_near(batch, 3.0), expected)
-    assert not _near(batch, 1.9).any()
+    expected = torch.zeros(2, 3, 3, dtype=torch.bool)
+    expected[0, 0, 1] = expected[0, 1, 0] = expected[0, 1, 2] = expected[0, 2, 1] = True
+    assert torch.equal(_near({"points": points}, 3.0), expected)
+    assert not _near({"points": points}, 1.9).any()
 
 
 # --- together --------------------------------------------------------------------------------------------------------------
@@ -174,9 +206,10 @@ def test_rows_that_fill_up_do_not_count(generator: torch.Generator) -> None:
     student, batch = Student(8, OPTIONS.temperature).eval(), make_batch(generator)
     loss, _ = student.losses(batch, OPTIONS, torch.float32)
     changed = {key: value.clone() for key, value in batch.items()}
-    for rows in (changed["points"][:2], changed["points"][2:], changed["teacher"]):
-        rows[~batch["is_point"]] = 1.0
-    torch.testing.assert_close(student.losses(changed, OPTIONS, torch.float32)[0], loss)
+    for value in (1.0, -1e6):  # points of a view may lie far outside the other
+        for rows in (changed["points"][:2], changed["points"][2:], changed["teacher"]):
+            rows[~batch["is_point"]] = value
+        torch.testing.assert_close(student.losses(changed, OPTIONS, torch.float32)[0], loss)
 
 
 def test_a_batch_without_a_common_point_teaches_keypoints_alone(generator: torch.Generator) -> None:
@@ -185,6 +218,8 @@ def test_a_batch_without_a_common_point_teaches_keypoints_alone(generator: torch
     loss, figures = student.losses(make_batch(generator, num_points=(0, 0)), OPTIONS, torch.float32)
     loss.backward()
     torch.testing.assert_close(loss, figures["keypoint_loss"] + 2 * figures["location_loss"])
+    assert (figures["contrast_loss"], figures["top1"], figures["teacher_cosine"]) == (0, 1, 1)
+    assert all(value.grad is None or value.grad.isfinite().all() for value in student.parameters())
     assert student.network.convPb.weight.grad.any()
     assert student.network.convDb.weight.grad is None or not student.network.convDb.weight.grad.any()
 

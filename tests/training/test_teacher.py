@@ -49,10 +49,10 @@ class BlobNetwork:
     def __init__(self) -> None:
         self.num_views = 0
 
-    def __call__(self, photo: Tensor) -> Maps:
-        self.num_views += 1
-        around = torch.nn.functional.avg_pool2d(photo, 9, stride=1, padding=4, count_include_pad=False)
-        return Maps((photo - around).mean(dim=1))
+    def __call__(self, photos: Tensor) -> Maps:
+        self.num_views += len(photos)
+        around = torch.nn.functional.avg_pool2d(photos, 9, stride=1, padding=4, count_include_pad=False)
+        return Maps((photos - around).mean(dim=1))
 
     def describe(self, output: Maps, index: int, keypoints: Tensor) -> Tensor:
         return torch.ones(len(keypoints), 4) / 2
@@ -61,9 +61,9 @@ class BlobNetwork:
 class ForgetfulNetwork(BlobNetwork):
     """In views it does not see the weak blobs."""
 
-    def __call__(self, photo: Tensor) -> Maps:
-        seen = super().__call__(photo).scores
-        return Maps(seen if self.num_views == 1 else torch.where(seen > 0.45, seen, 0))
+    def __call__(self, photos: Tensor) -> Maps:
+        scores = super().__call__(photos).scores
+        return Maps(torch.cat([scores[:1], torch.where(scores[1:] > 0.45, scores[1:], 0)]))
 
 
 def lesson_of(network: BlobNetwork, photo: np.ndarray, options: TeacherOptions, seed: int = 0) -> Lesson:
@@ -90,12 +90,21 @@ def test_keypoints_are_gathered_where_all_views_find_them(options: TeacherOption
 
 def test_repeatability_is_the_share_of_views_that_find_a_keypoint(options: TeacherOptions) -> None:
     blobs = np.array([[40.0, 60.0], [110.0, 60.0]])
-    photo = gaussian_blobs(blobs[:1], SIZE, 2.0) + 0.6 * gaussian_blobs(blobs[1:], SIZE, 2.0)
+    photo = gaussian_blobs(blobs[:1], SIZE, 2.0) + 0.4 * gaussian_blobs(blobs[1:], SIZE, 2.0)
     found = lesson_of(ForgetfulNetwork(), photo, replace(options, views=3))
     np.testing.assert_allclose(found.keypoints, blobs, atol=0.5)
     np.testing.assert_allclose(found.repeatability, [1, 0.25], atol=0.1)
     # What fewer than half a view finds is left out.
     assert len(lesson_of(ForgetfulNetwork(), photo, replace(options, views=0)).keypoints) == 2
+
+
+def test_a_view_that_does_not_show_a_keypoint_does_not_count_against_it(options: TeacherOptions) -> None:
+    still = {"rotation_deg": 0, "large_rotation_deg": 0, "perspective": 0, "shift": 0}
+    larger = replace(options.homographies, min_scale=1.5, max_scale=1.5, **still)  # shows two thirds of each side
+    blobs = np.array([[12.0, 12.0], [80.0, 60.0], [148.0, 60.0]])
+    lesson = lesson_of(BlobNetwork(), gaussian_blobs(blobs, SIZE, 1.5), replace(options, views=5, homographies=larger))
+    assert len(lesson.keypoints) == 3
+    np.testing.assert_allclose(lesson.repeatability, 1, atol=0.1)
 
 
 def test_the_edge_of_the_photo_in_a_view_is_no_keypoint(options: TeacherOptions) -> None:
@@ -158,7 +167,7 @@ def test_lessons_that_lie_there_are_not_made_again(
     options: TeacherOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = write_photos(tmp_path / "photos", 3)
-    lessons = prepare_lessons(tmp_path / "photos", names, tmp_path / "lessons", options, seed=0, processes=1)
+    lessons = prepare_lessons(tmp_path / "photos", names, tmp_path / "lessons", options, seed=0, processes=1, device="cpu")
     assert list(lessons) == names and len(set(lessons.values())) == 3
     assert {path.name for path in lessons.values()} == {path.name for path in (tmp_path / "lessons").iterdir()}
     before = {name: path.read_bytes() for name, path in lessons.items()}
@@ -166,12 +175,12 @@ def test_lessons_that_lie_there_are_not_made_again(
     made: list[str] = []
     original = teacher._prepare_one
 
-    def recorded(job: tuple[str, str, str, TeacherOptions, int]) -> str | None:
-        made.append(job[1])
-        return original(job)
+    def recorded(images: Path, options: TeacherOptions, seed: int, device: str, job: tuple[str, Path]) -> str | None:
+        made.append(job[0])
+        return original(images, options, seed, device, job)
 
     monkeypatch.setattr(teacher, "_prepare_one", recorded)
-    again = prepare_lessons(tmp_path / "photos", names, tmp_path / "lessons", options, seed=0, processes=1)
+    again = prepare_lessons(tmp_path / "photos", names, tmp_path / "lessons", options, seed=0, processes=1, device="cpu")
     assert made == ["1.png"]
     assert again == lessons
     assert {name: path.read_bytes() for name, path in again.items()} == before  # also the one that was made again
@@ -183,7 +192,9 @@ def test_other_options_and_seeds_give_other_files(options: TeacherOptions, tmp_p
     variants = [(options, 0), (options, 1), (replace(options, views=1), 0), (replace(options, photo_size=96), 0)]
     paths = []
     for each, seed in variants:
-        (path,) = prepare_lessons(tmp_path / "photos", names, tmp_path / "lessons", each, seed=seed, processes=1).values()
+        (path,) = prepare_lessons(
+            tmp_path / "photos", names, tmp_path / "lessons", each, seed=seed, processes=1, device="cpu"
+        ).values()
         paths.append(path)
     assert len(set(paths)) == 4 and all(path.is_file() for path in paths)
     assert read_lesson(paths[3]).keypoints.max() < 96 < read_lesson(paths[0]).keypoints.max()
@@ -195,7 +206,9 @@ def test_another_photo_of_the_same_name_gets_a_lesson_of_its_own(options: Teache
     lessons = []
     for seed in (0, 1):
         PILImage.fromarray(picture(SIZE, seed)).save(tmp_path / "photos" / "a.png")
-        (path,) = prepare_lessons(tmp_path / "photos", ["a.png"], tmp_path / "lessons", options, seed=0, processes=1).values()
+        (path,) = prepare_lessons(
+            tmp_path / "photos", ["a.png"], tmp_path / "lessons", options, seed=0, processes=1, device="cpu"
+        ).values()
         lessons.append(read_lesson(path).keypoints)
     assert lessons[0].shape != lessons[1].shape or np.abs(lessons[0] - lessons[1]).max() > 1
 
@@ -209,12 +222,12 @@ def test_broken_photos_are_left_out_and_named_also_by_processes(
     (tmp_path / "photos" / "empty.png").touch()
     names = sorted([*names, "broken.jpg", "empty.png"])
     one, two = tmp_path / "one", tmp_path / "two"
-    lessons = prepare_lessons(tmp_path / "photos", names, one, options, seed=0, processes=1)
+    lessons = prepare_lessons(tmp_path / "photos", names, one, options, seed=0, processes=1, device="cpu")
     assert list(lessons) == ["0.png", "1.png"]
     assert "broken.jpg is left out: unreadable image" in caplog.text
     assert "empty.png is left out: the file is empty" in caplog.text
     caplog.clear()
-    in_processes = prepare_lessons(tmp_path / "photos", names, two, options, seed=0, processes=2)
+    in_processes = prepare_lessons(tmp_path / "photos", names, two, options, seed=0, processes=2, device="cpu")
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 2
     for name, path in lessons.items():
         assert in_processes[name].read_bytes() == path.read_bytes()

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sfm_lightglue.training.curves import History
-from sfm_lightglue.training.loop import RESUME_FILE, LoopOptions, learning_rate_share, make_optimizers, train, update_average
+from sfm_lightglue.training.loop import (
+    RESUME_FILE,
+    LoopOptions,
+    learning_rate_share,
+    make_optimizers,
+    seeded_generator,
+    train,
+    update_average,
+)
 
 
 class Batches(Dataset[dict[str, Tensor]]):
@@ -37,12 +45,14 @@ class LinearTask:
         self.data: Dataset[dict[str, Tensor]] = Batches()
         self.settings = {"name": "linear", "loop": {"learning_rate": 0.1}, **settings}
         self.fails_at, self.num_losses, self.validated = fails_at, 0, 0
+        self.steps: list[int] = []
 
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         self.num_losses += 1
+        self.steps.append(step)
         if self.num_losses == self.fails_at:
             raise ConnectionError("the machine went down")
-        loss = (self.module(batch["x"]) - batch["y"]).square().mean()
+        loss = (self.module(item["x"]) - item["y"]).square().mean()
         return loss, {"loss": loss}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -115,6 +125,12 @@ def test_the_average_follows_parameters_and_statistics_and_counts_along() -> Non
             torch.testing.assert_close(value, 0.75 * before[key] + 0.25 * module.state_dict()[key])
 
 
+def test_the_generator_of_a_step_is_that_of_seed_and_step_alone() -> None:
+    draws = {key: torch.rand(4, generator=seeded_generator("cpu", *key)) for key in ((0, 0), (0, 1), (1, 0), (0, 2**40))}
+    assert len({tuple(value.tolist()) for value in draws.values()}) == 4
+    assert torch.equal(torch.rand(4, generator=seeded_generator("cpu", 0, 1)), draws[0, 1])
+
+
 def test_hidden_kernels_go_to_muon_and_all_others_to_adamw(options: LoopOptions) -> None:
     task = LinearTask()
     optimizers = make_optimizers(task.module, task.hidden, options)
@@ -147,8 +163,8 @@ def test_a_point_of_the_curves_is_the_mean_over_its_steps(options: LoopOptions, 
     recorded: list[float] = []
 
     class Recording(LinearTask):
-        def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            loss, figures = super().losses(batch)
+        def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, figures = super().losses(item, step)
             recorded.append(loss.item())
             return loss, figures
 
@@ -164,7 +180,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(options: LoopOptions, t
         train(LinearTask(fails_at), options, tmp_path / "cut", "cpu")
     rest = LinearTask()
     train(rest, options, tmp_path / "cut", "cpu")
-    assert rest.num_losses == 40 - (fails_at - 1) // 10 * 10
+    assert rest.steps == list(range((fails_at - 1) // 10 * 10, 40))
     assert (tmp_path / "cut" / "curves.csv").read_bytes() == (tmp_path / "whole" / "curves.csv").read_bytes()
     states = [torch.load(tmp_path / name / RESUME_FILE) for name in ("whole", "cut")]
     for part in ("module", "average"):
@@ -198,8 +214,8 @@ def test_other_settings_are_refused_and_named(options: LoopOptions, tmp_path: Pa
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(options: LoopOptions, tmp_path: Path) -> None:
     class Diverging(LinearTask):
-        def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            loss, figures = super().losses(batch)
+        def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, figures = super().losses(item, step)
             return (loss * float("nan"), {"loss": loss * float("nan")}) if self.num_losses > 18 else (loss, figures)
 
     with pytest.raises(ValueError, match=r"the loss is nan at step 20: lower the learning rate"):
