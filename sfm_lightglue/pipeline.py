@@ -103,7 +103,7 @@ class Run:
 
     def __init__(self, config: DictConfig) -> None:
         check_keys(config)
-        check_matcher_fits(config)
+        choose_head(config)
         self.config = config
         self.dataset = bind(Dataset, config.dataset, "dataset")
         self.execution = bind(Execution, config.execution, "execution")
@@ -163,14 +163,11 @@ class Run:
             yield record
 
 
-def check_matcher_fits(config: DictConfig) -> None:
-    """Raises: ValueError where LightGlue's published weights would be given descriptors of another SuperPoint."""
+def choose_head(config: DictConfig) -> None:
+    """Has LightGlue's head for SuperPoint be that of the SuperPoint which the features come from."""
     features, matches = config.features, config.matches
-    if features.get("weights") == "superpoint-open" and matches.name == "lightglue" and matches.weights is None:
-        raise ValueError(
-            "LightGlue's published weights know the descriptors of the original SuperPoint, not those of superpoint-open: "
-            "choose matches=nearest_neighbor, or features.weights=superpoint-official (research only), or features=aliked"
-        )
+    if features.get("weights") == "superpoint-open" and matches.get("head") == "superpoint":
+        matches.head = "superpoint-open"
 
 
 def default_device(device: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import typing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -17,14 +19,13 @@ from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.pipeline import chosen_devices, create_plugin, locked
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.loop import keep_freed_memory, train
-from sfm_lightglue.training.superpoint import SuperPointTraining
 
 
 def train_from(config: DictConfig) -> str:
     """Trains as the configuration says; the text to print."""
     output = Path(config.output)
-    task_class = load_class(str(config.training.name), TRAININGS, "training")
-    options = bind(SuperPointTraining, config.training, "training")
+    task_class: Any = load_class(str(config.training.name), TRAININGS, "training")
+    options = bind(typing.get_type_hints(task_class.__init__)["options"], config.training, "training")
     device, *_ = chosen_devices(str(config.execution.device))
     with locked(output):
         task = task_class(
@@ -39,7 +40,7 @@ def train_from(config: DictConfig) -> str:
         )
         keep_freed_memory()
         path = train(task, options.loop, output, device)
-    return f"{path}\nuse it: features=superpoint features.weights={path}"
+    return f"{path}\nuse it: {task_class.use.format(path=path)}"
 
 
 def _commit() -> str | None:

@@ -15,7 +15,7 @@ from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.lookup import closest
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
-from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.precision import check_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Matches
@@ -79,8 +79,12 @@ class LightGlueMatcher:
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
         """The matcher with its weights loaded. Raises: FileNotFoundError where they are not at hand."""
         state, record = load_weights(options.weights or HEAD_WEIGHTS[options.head])
+        settings = HEADS[options.head]
+        if options.weights:  # of the user's own, perhaps of another size
+            size = settings_from_state_dict(state)
+            settings = replace(size, depth_confidence=settings.depth_confidence, width_confidence=settings.width_confidence)
         thresholds = {key: getattr(options, key) for key in ("depth_confidence", "width_confidence", "filter_threshold")}
-        settings = replace(HEADS[options.head], **{key: value for key, value in thresholds.items() if value is not None})
+        settings = replace(settings, **{key: value for key, value in thresholds.items() if value is not None})
         return cls(options, load_lightglue(state, settings), device, record)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:

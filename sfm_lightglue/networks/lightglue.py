@@ -26,6 +26,9 @@ class LightGlueSettings:
     num_heads: int = 4
     add_scale_orientation: bool = False
     """Positions hold the scale and orientation of each keypoint as well (SIFT-like detectors)."""
+    project_input: bool = False
+    """A linear layer makes the first states from the descriptors also where they are of the same size (the original code has
+    none there)."""
     depth_confidence: float = 0.95
     """Stop after the layer at which more than this share of the points of both images is confident; -1 = always all layers."""
     width_confidence: float = 0.99
@@ -43,6 +46,7 @@ class LightGlueSettings:
 
 HEADS: dict[str, LightGlueSettings] = {
     "superpoint": LightGlueSettings(input_dim=256),
+    "superpoint-open": LightGlueSettings(input_dim=256, project_input=True),
     "aliked": LightGlueSettings(input_dim=128),
     "disk": LightGlueSettings(input_dim=128),
     "sift": LightGlueSettings(input_dim=128, add_scale_orientation=True),
@@ -110,7 +114,7 @@ class PositionalEncoding(nn.Module):
 
 def rotate(x: Tensor, encoding: Tensor) -> Tensor:
     """(b, h, n, head_dim): each pair of neighbouring channels turned by its angle: R(p) x (eq. 4)."""
-    cos, sin = encoding  # b 1 n head_dim/2, each
+    cos, sin = encoding.to(x.dtype)  # b 1 n head_dim/2, each
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
 
@@ -231,7 +235,8 @@ class LightGlue(nn.Module):
         self.settings = settings
         dim, num_layers = settings.descriptor_dim, settings.num_layers
         position_dim = 4 if settings.add_scale_orientation else 2
-        self.input_proj = nn.Identity() if settings.input_dim == dim else nn.Linear(settings.input_dim, dim)
+        project = settings.project_input or settings.input_dim != dim
+        self.input_proj = nn.Linear(settings.input_dim, dim) if project else nn.Identity()
         self.posenc = PositionalEncoding(position_dim, dim // settings.num_heads)
         self.transformers = nn.ModuleList(Layer(dim, settings.num_heads) for _ in range(num_layers))
         self.log_assignment = nn.ModuleList(MatchAssignment(dim) for _ in range(num_layers))
@@ -254,8 +259,9 @@ class LightGlue(nn.Module):
         input_dim), (b, n, input_dim); sizes (b, 2), (width, height) px; scales px and orientations rad (b, m, 2), (b, n, 2) for
         a network that wants them, in the unit its weights were trained with.
         """
-        x0, encoding0 = self.embed(keypoints0, descriptors0, size0, scales_orientations0)
-        x1, encoding1 = self.embed(keypoints1, descriptors1, size1, scales_orientations1)
+        with torch.autocast(keypoints0.device.type, enabled=False):  # positions of 8 bits would be no use, nor states
+            x0, encoding0 = self.embed(keypoints0, descriptors0, size0, scales_orientations0)
+            x1, encoding1 = self.embed(keypoints1, descriptors1, size1, scales_orientations1)
         states = []
         for layer in self.transformers:
             x0, x1 = layer(x0, x1, encoding0, encoding1)

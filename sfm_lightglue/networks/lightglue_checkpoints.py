@@ -76,6 +76,7 @@ def settings_from_state_dict(state: Mapping[str, Any]) -> LightGlueSettings:
         num_layers=len(layers),
         num_heads=max(1, descriptor_dim // (2 * num_frequencies)),  # a head rotates two channels by each frequency
         add_scale_orientation=position_dim == 4,
+        project_input=projection is not None and tuple(projection.shape) == (descriptor_dim, descriptor_dim),
     )
 
 

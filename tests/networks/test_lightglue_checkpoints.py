@@ -168,6 +168,8 @@ def test_too_few_layers_are_refused(state: dict[str, Tensor]) -> None:
         LightGlueSettings(input_dim=192, descriptor_dim=192, num_layers=2, num_heads=1),
         LightGlueSettings(input_dim=128, num_layers=1, add_scale_orientation=True),
         HEADS["superpoint"],
+        HEADS["superpoint-open"],
+        LightGlueSettings(input_dim=64, descriptor_dim=64, num_layers=2, num_heads=2, project_input=True),
         HEADS["sift"],
     ],
 )
@@ -175,6 +177,15 @@ def test_odd_sizes_load_without_a_configuration(settings: LightGlueSettings) -> 
     state = LightGlue(settings).state_dict()
     assert settings_from_state_dict(state) == settings
     load_lightglue(state, settings)
+
+
+def test_a_projection_between_equal_sizes_is_refused_where_none_is_expected_and_the_other_way() -> None:
+    with_projection = LightGlueSettings(input_dim=64, descriptor_dim=64, num_layers=2, num_heads=2, project_input=True)
+    without = replace(with_projection, project_input=False)
+    with pytest.raises(ValueError, match=r"2 unexpected: input_proj\.bias, input_proj\.weight"):
+        load_lightglue(LightGlue(with_projection).state_dict(), without)
+    with pytest.raises(ValueError, match=r"2 missing: input_proj\.bias, input_proj\.weight"):
+        load_lightglue(LightGlue(without).state_dict(), with_projection)
 
 
 def test_weights_of_something_else_are_refused() -> None:

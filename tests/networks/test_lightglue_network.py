@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from lightglue_inputs import Points, match, random_network, random_points
 from torch import Tensor
 
+from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.networks.lightglue import (
     LightGlueSettings,
     MatchAssignment,
@@ -166,6 +167,46 @@ def test_full_depth_forward_gives_the_matches_without_adaptivity() -> None:
     matched0 = (result.matches0 > -1).nonzero()[:, 0]
     assert torch.equal(assignment.argmax(dim=1)[matched0], result.matches0[matched0])
     torch.testing.assert_close(assignment.max(dim=1).values[matched0].exp(), result.scores0[matched0])
+
+
+@pytest.mark.parametrize("thresholds", [ALL_LAYERS, {"depth_confidence": 0.99, "width_confidence": 0.7}], ids=["all", "adaptive"])
+def test_a_projection_between_equal_sizes_is_applied_in_the_network_and_in_the_engine(thresholds: dict[str, float]) -> None:
+    network = random_network(input_dim=64, project_input=True, **thresholds)
+    without = random_network(input_dim=64, **thresholds)
+    state = network.state_dict()
+    weight, bias = state.pop("input_proj.weight"), state.pop("input_proj.bias")
+    without.load_state_dict(state)
+    points0, points1 = random_points(input_dim=64)
+    expected = match(
+        without, *(replace(points, descriptors=points.descriptors @ weight.T + bias) for points in (points0, points1))
+    )
+    result = match(network, points0, points1)
+    engine = LightGlueEngine(network)
+    (found,) = engine.match_many([[engine.prepare(*vars(points).values()) for points in (points0, points1)]])
+    matched0 = (expected.matches0 > -1).nonzero()[:, 0]
+    assert len(matched0) > 5
+    assert torch.equal(result.matches0, expected.matches0) and result.stop_layer == found.stop_layer == expected.stop_layer
+    assert torch.equal(found.indices, torch.stack([matched0, expected.matches0[matched0]], dim=1))
+    torch.testing.assert_close(found.scores, expected.scores0[matched0], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_under_autocast_positions_and_states_are_not_rounded() -> None:
+    """Of a network whose layers add nothing, only the first states are left."""
+    network = random_network()
+    for layer in network.transformers:
+        for block in (layer.self_attn, layer.cross_attn):
+            block.ffn[3].weight.zero_()
+            block.ffn[3].bias.zero_()
+    inputs, size = (
+        [t[None] for points in random_points() for t in (points.keypoints, points.descriptors)],
+        torch.tensor([[400, 300]]),
+    )
+    keypoints0, descriptors0, keypoints1, descriptors1 = inputs
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(keypoints0, keypoints1, descriptors0, descriptors1, size, size)
+    expected, _ = network.embed(keypoints0, descriptors0, size, None)
+    assert torch.equal(output.descriptors0[-1], expected)
 
 
 def test_each_pair_of_a_batch_is_computed_alone() -> None:

@@ -1,0 +1,195 @@
+"""`training=lightglue`: a LightGlue for a SuperPoint, from a folder of photos.
+
+photos -> scenes of planes, seen twice -> SuperPoint's keypoints -> where each is in the partner -> labels -> losses after each
+layer (arXiv 2306.13643, section 3.4). It starts from ALIKED's LightGlue, see `warm_start`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils.data import Dataset
+
+from sfm_lightglue import __version__
+from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
+from sfm_lightglue.matches.lightglue import LightGlueMatcher, LightGlueOptions
+from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.networks.lightglue import LightGlue
+from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
+from sfm_lightglue.networks.precision import check_precision, network_dtype
+from sfm_lightglue.networks.superpoint import (
+    expected_offsets,
+    non_maximum_suppression,
+    sample_descriptors,
+)
+from sfm_lightglue.networks.weights import WeightsRecord, load_weights
+from sfm_lightglue.training.curves import History
+from sfm_lightglue.training.export import hash_of_photos, recipe, save_weights, split
+from sfm_lightglue.training.loop import LoopOptions, seeded_generator
+from sfm_lightglue.training.matching import MatchingLossOptions, label_keypoints, matching_losses, prediction_scale, warm_start
+from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
+from sfm_lightglue.training.scenes import SceneOptions, Scenes, make_scenes
+from sfm_lightglue.training.validation import ValidationOptions, ViewPair, make_view_pairs, validate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LightGlueTraining:
+    """Options; the values stand in configs/training."""
+
+    name: str
+    seed: int
+    precision: str
+    """Of the network while training: `float32`, or `low`, 16 bit where the device is faster so."""
+    licence: str
+    """Under which the trained weights are to be used."""
+    commit: str | None
+    """Of the code, for the record in the exported file."""
+    start: str
+    """Weights that it starts from: LightGlue's for the same features, or ALIKED's with `to_teacher`."""
+    to_teacher: str | None
+    """File of the linear map of SuperPoint's descriptors to ALIKED's, which the training of SuperPoint exports."""
+    photo_size: int
+    """Longest side of the photos, px."""
+    num_keypoints: tuple[int, ...]
+    """Of each view; one of these in each step."""
+    scenes: SceneOptions
+    losses: MatchingLossOptions
+    loop: LoopOptions
+    validation: ValidationOptions
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision, "training.precision")
+
+
+class LightGlueTask:
+    """What the loop trains."""
+
+    use = "features=superpoint matches=lightglue matches.weights={path}"
+
+    hidden: Sequence[str] = ()
+
+    def __init__(
+        self,
+        options: LightGlueTraining,
+        images: Path,
+        names: Sequence[str],
+        output: Path,
+        *,
+        device: str,
+        features: SuperPointOptions,
+        matcher: Matcher,
+        processes: int,
+    ) -> None:
+        """`matcher` has no part in it: the validation matches with what is trained."""
+        self.options, self.device = options, device
+        photos = prepare_photos(images, names, output / "photos", options.photo_size, processes)
+        held_out, train = split(sorted(photos), options.validation.photos, options.seed)
+        self.data_sha256, self.num_photos = hash_of_photos(images, train), len(train)
+        index = write_index(output / "index.json", [[photos[name]] for name in train])
+        self.data: Dataset[dict[str, Tensor]] = Scenes(index, options.photo_size, options.scenes, options.seed)
+        self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
+        self.extractor = SuperPointExtractor.create(features, device)
+        state, self.start = load_weights(options.start)
+        self.module: nn.Module = _start(state, options, self.extractor, self.validation_pairs)
+        self.settings: Mapping[str, Any] = {
+            **recipe(options),
+            "data": self.data_sha256,
+            "features": [weights.sha256 for weights in self.extractor.weights],
+        }
+
+    def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        options, network = self.options, cast(LightGlue, self.module)
+        generator = seeded_generator(self.device, options.seed, step)
+        scenes = make_scenes(item, options.scenes, generator)
+        number = options.num_keypoints[step % len(options.num_keypoints)]
+        keypoints, descriptors = detect_many(self.extractor, scenes.views, number, generator)
+        labels = label_keypoints(*scenes.find(keypoints), options.losses.match_px, options.losses.no_match_px)
+        sizes = keypoints.new_tensor([options.scenes.size]).expand(options.scenes.pairs, 2)
+        dtype = network_dtype(options.precision, self.device)
+        dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # gradients do not underflow there
+        with torch.autocast(torch.device(self.device).type, dtype, enabled=dtype != torch.float32):
+            output = network(*keypoints.chunk(2), *descriptors.chunk(2), sizes, sizes)
+        return matching_losses(network, output, *labels, options.losses)
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        settings = cast(LightGlue, module).settings
+        network = load_lightglue(module.state_dict(), settings)
+        options = LightGlueOptions(
+            name="lightglue",
+            head="superpoint-open",
+            weights=None,
+            depth_confidence=settings.depth_confidence,
+            width_confidence=settings.width_confidence,
+            filter_threshold=settings.filter_threshold,
+            skip_hopeless=False,
+            precision="float32",
+        )
+        record = WeightsRecord("trained", "", "", self.options.licence, False)
+        matcher = cast(Matcher, LightGlueMatcher(options, network, self.device, record))
+        return validate(cast(Extractor, self.extractor), matcher, self.validation_pairs)
+
+    def export(self, module: nn.Module, path: Path, steps: int, history: History) -> None:
+        """Half precision, under LightGlue's published keys, and in the file's metadata where the weights come from."""
+        metadata = {
+            "network": "LightGlue",
+            "features": ", ".join(f"{weights.name} {weights.sha256}" for weights in self.extractor.weights),
+            "start": f"{self.start.name} {self.start.sha256}",
+            "licence": self.options.licence,
+            "recipe": json.dumps(recipe(self.options), sort_keys=True),
+            "training_photos": f"{self.num_photos}, sha256 {self.data_sha256}",
+            "steps": str(steps),
+            "version": __version__,
+            "commit": self.options.commit or "unknown",
+            "validation": json.dumps(history.last("validation"), sort_keys=True),
+        }
+        save_weights(module, path, metadata)
+
+
+@torch.no_grad()
+def detect_many(extractor: SuperPointExtractor, views: Tensor, number: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Keypoints (b, number, 2) px and descriptors (b, number, 256) of views (b, 1, h, w): the strongest, and where there are
+    fewer, random pixels: LightGlue is to leave out keypoints that nothing distinguishes."""
+    options = extractor.options
+    output = extractor.network(views)
+    peaks = non_maximum_suppression(output.scores, options.nms_radius)
+    filler = torch.rand(peaks.shape, generator=generator, device=peaks.device) * options.detection_threshold
+    strength = peaks.where(peaks > options.detection_threshold, filler)
+    border = max(options.border, 2)
+    inside = strength[:, border:-border, border:-border]
+    places = inside.flatten(1).topk(number, dim=1).indices
+    pixels = torch.stack([places % inside.shape[2], places // inside.shape[2]], dim=2) + border  # b n 2
+    keypoints = pixels.float()
+    if options.subpixel:
+        step = torch.arange(-2, 3, device=views.device)
+        rows, columns = pixels[..., 1, None, None] + step[:, None], pixels[..., 0, None, None] + step  # b n 5 1, b n 1 5
+        first = torch.arange(len(views), device=views.device)[:, None, None, None]
+        keypoints = keypoints + expected_offsets(output.scores[first, rows, columns].flatten(0, 1)).unflatten(0, pixels.shape[:2])
+    return keypoints, sample_descriptors(keypoints, output.descriptors, centred=extractor.centred)
+
+
+def _start(
+    state: Mapping[str, Tensor], options: LightGlueTraining, extractor: SuperPointExtractor, pairs: Sequence[ViewPair]
+) -> LightGlue:
+    """The network before the first step. Raises: ValueError where its weights are for other descriptors."""
+    if options.to_teacher is not None:
+        linear, _ = load_weights(options.to_teacher)
+        weight, bias = linear["weight"].float(), linear["bias"].float()
+        descriptors = torch.cat([torch.from_numpy(extractor(pair.images[0]).descriptors).float() for pair in pairs])
+        return warm_start(state, weight, bias, prediction_scale(descriptors, weight, bias))
+    settings = settings_from_state_dict(state)
+    if settings.input_dim != 256:
+        raise ValueError(
+            f"training.start={options.start} takes {settings.input_dim}-d descriptors, SuperPoint's are 256-d: give "
+            "training.to_teacher, the map between them, or weights of a LightGlue for SuperPoint"
+        )
+    return load_lightglue(state, settings)

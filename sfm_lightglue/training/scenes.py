@@ -1,0 +1,220 @@
+"""Training examples of LightGlue: two views of planes in space, with photos on them, and where each point of one is in the other.
+
+Homographies of one photo (the first training of arXiv 2306.13643) know neither parallax nor occlusion. Here a scene has a
+background and some pieces of other photos before it, each on a plane of its own, seen by a camera that moves and turns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from sfm_lightglue.geometry import warp_points
+from sfm_lightglue.networks.superpoint import CELL
+from sfm_lightglue.training.homographies import HomographyRange, pixel_grid, random_homography, warp, warp_photos
+from sfm_lightglue.training.matching import TruePositions
+from sfm_lightglue.training.photometric import PhotometricRange, change_photos
+from sfm_lightglue.training.photos import read_index, read_photo, row_of, stack_photos
+
+NUM_WAVES = 4
+"""Of the outline of a piece: its radius as a function of the direction."""
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """Options; the values stand in configs/training."""
+
+    width: int
+    """Of a view, px, a multiple of 8."""
+    height: int
+    pairs: int
+    """In a batch."""
+    unrelated: int
+    """Pairs of a batch, 0 or at least 2, whose two views show different scenes."""
+    pieces: int
+    """Before the background, at most."""
+    turn_deg: float
+    """Standard deviation of the camera's turns to the side, and up or down."""
+    movement: float
+    """Of the camera at most, relative to the distance of the background."""
+    tilt_deg: float
+    """Of a plane against the image plane at most."""
+    homographies: HomographyRange
+    """Where photos are in the first view, and how the second one is turned and magnified in its plane."""
+    photometric: PhotometricRange
+
+    def __post_init__(self) -> None:
+        if self.width % CELL or self.height % CELL:
+            raise ValueError(f"training.scenes must be multiples of {CELL} px wide and high, found {self.width} x {self.height}")
+        if not (self.unrelated == 0 or 2 <= self.unrelated <= self.pairs):
+            raise ValueError(f"training.scenes.unrelated must be 0 or 2 to {self.pairs}, found {self.unrelated}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+
+class Scenes(Dataset[dict[str, Tensor]]):
+    """Item `step` is what the batch of that step is made from; l = 1 + pieces layers, the background first.
+
+    photos        uint8 (l, pairs, 1, side, side): photos in the upper left corner
+    sizes         int64 (l, pairs, 2): their (width, height)
+    homographies  float64 (l, 2, pairs, 3, 3): from a photo to the two views
+    outlines      float32 (l, pairs, 3 + 2 * NUM_WAVES): of pieces, px of the photo: centre, radius (0: no such piece), then
+                  how much waves lengthen the radius, and their phases
+    """
+
+    def __init__(self, index: Path, photo_size: int, options: SceneOptions, seed: int) -> None:
+        self.index, self.photo_size, self.options, self.seed = index, photo_size, options, seed
+
+    @cached_property
+    def files(self) -> list[list[Path]]:
+        """One photo a row; read by each process that makes batches."""
+        return read_index(self.index)
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, step])
+        options, num_layers = self.options, 1 + self.options.pieces
+        places = range(step * options.pairs * num_layers, (step + 1) * options.pairs * num_layers)
+        chosen = [self.files[row_of(len(self.files), place, self.seed)][0] for place in places]
+        photos, sizes = stack_photos([read_photo(photo) for photo in chosen], self.photo_size)
+        sizes = sizes.unflatten(0, (num_layers, -1))
+        planes = [random_planes(rng, sizes[:, i].numpy(), options) for i in range(options.pairs)]
+        return {
+            "photos": photos.unflatten(0, (num_layers, -1)),
+            "sizes": sizes,
+            "homographies": torch.from_numpy(np.stack([homographies for homographies, _ in planes], axis=2)),
+            "outlines": torch.from_numpy(np.stack([outlines for _, outlines in planes], axis=1)).float(),
+        }
+
+
+def random_planes(rng: np.random.Generator, sizes: np.ndarray, options: SceneOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Homographies float64 (l, 2, 3, 3) and outlines (l, 3 + 2 * NUM_WAVES) of a scene of photos of `sizes` (l, 2).
+
+    The first camera looks along z, the background is at depth 1 there. x1 ~ K (R + t n^T / d) K^-1 x0 for the plane n^T X = d.
+    """
+    width, height = options.size
+    focal = width * rng.uniform(0.8, 1.6)
+    intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    rotation, translation = _random_motion(rng, options)
+    in_plane = random_homography(rng, options.size, options.size, replace(options.homographies, perspective=0.0))
+    depths = np.append(1.0, np.sort(rng.uniform(0.4, 0.9, len(sizes) - 1))[::-1])  # nearer pieces hide those behind
+    homographies, outlines = [], []
+    for i, (size, depth) in enumerate(zip(sizes, depths, strict=True)):
+        first = random_homography(rng, (int(size[0]), int(size[1])), options.size, options.homographies)
+        tilt, azimuth = np.deg2rad(rng.uniform(0, options.tilt_deg)), rng.uniform(0, 2 * np.pi)
+        normal = np.array([np.sin(tilt) * np.cos(azimuth), np.sin(tilt) * np.sin(azimuth), np.cos(tilt)])
+        moved = rotation + np.outer(translation, normal) / (depth * normal[2])
+        second = in_plane @ intrinsics @ moved @ np.linalg.inv(intrinsics) @ first
+        homographies.append((first, second))
+        outlines.append(_random_outline(rng, first, options) if i else np.zeros(3 + 2 * NUM_WAVES))
+    absent = 1 + rng.integers(0, len(sizes))  # the last ones of the layers
+    outlines_array = np.array(outlines)
+    outlines_array[absent:, 2] = 0
+    return np.array(homographies), outlines_array
+
+
+def _random_motion(rng: np.random.Generator, options: SceneOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation (3, 3) and translation (3,) from the first camera to the second; one in four only turns."""
+    direction = rng.standard_normal(3)
+    translation = direction / np.linalg.norm(direction) * rng.uniform(0, options.movement) * (rng.random() > 0.25)
+    # It turns back, more or less, towards what it saw before.
+    back = -np.arctan2(translation[:2], 1 + translation[2]) * rng.uniform(0, 1.2)
+    yaw, pitch = back + np.deg2rad(rng.normal(0, options.turn_deg, 2))
+    around_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
+    around_x = np.array([[1, 0, 0], [0, math.cos(pitch), math.sin(pitch)], [0, -math.sin(pitch), math.cos(pitch)]])
+    return around_x @ around_y, translation
+
+
+def _random_outline(rng: np.random.Generator, homography: np.ndarray, options: SceneOptions) -> np.ndarray:
+    """(3 + 2 * NUM_WAVES,) of a piece somewhere in the first view: see `Scenes`."""
+    centre = rng.uniform(0, options.size)
+    radius = rng.uniform(0.1, 0.35) * options.height
+    x, along = warp_points(np.linalg.inv(homography), centre + np.array([[0, 0], [1, 0]]))
+    waves = np.stack([rng.uniform(0, 0.2, NUM_WAVES), rng.uniform(0, 2 * np.pi, NUM_WAVES)])
+    return np.concatenate([x, [radius * np.linalg.norm(along - x)], waves.ravel()])
+
+
+@dataclass(frozen=True)
+class SceneViews:
+    """b = 2 * pairs views, first those of all pairs, then their partners."""
+
+    views: Tensor
+    """float32 (b, 1, h, w) in 0..1."""
+    layers: Tensor
+    """int64 (b, h, w): which layer a pixel shows; -1 where it shows no photo."""
+    homographies: Tensor
+    """float64 (b, l, 3, 3): of each layer, from a view to its partner."""
+    related: Tensor
+    """bool (b,)."""
+
+    def find(self, keypoints: Tensor) -> tuple[TruePositions, TruePositions]:
+        """Where keypoints (b, n, 2) px of the views are in the partners: of the first views, and of the second ones."""
+        own = self._layers_at(keypoints, self.layers)
+        chosen = self.homographies.gather(1, own.clamp(min=0)[:, :, None, None].expand(-1, -1, 3, 3))  # b n 3 3
+        ones = torch.cat([keypoints.double(), torch.ones_like(keypoints[..., :1])], dim=2)
+        mapped = (chosen @ ones[..., None])[..., 0]
+        positions = (mapped[..., :2] / mapped[..., 2:]).float()
+        partners = torch.cat(self.layers.chunk(2)[::-1])
+        visible = (mapped[..., 2] > 0) & (self._layers_at(positions, partners) == own) & self.related[:, None]
+        sides = zip(*(each.chunk(2) for each in (keypoints, positions, visible, own >= 0)), strict=True)
+        first, second = (TruePositions(*side) for side in sides)
+        return first, second
+
+    def _layers_at(self, points: Tensor, layers: Tensor) -> Tensor:
+        """int64 (b, n): the layers (b, h, w) at points (b, n, 2); -1 outside."""
+        height, width = layers.shape[1:]
+        x, y = points.nan_to_num(-1, -1, -1).round().clamp(-1, max(width, height)).long().unbind(2)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        found = layers.flatten(1).gather(1, y.clamp(0, height - 1) * width + x.clamp(0, width - 1))
+        return found.where(inside, -1)
+
+
+def make_scenes(item: Mapping[str, Tensor], options: SceneOptions, generator: Generator) -> SceneViews:
+    """The views, from what `Scenes` gives. All randomness is that of `generator`, which is of the device of the item.
+
+    The last `unrelated` pairs get the second views of one another.
+    """
+    homographies = item["homographies"].flatten(1, 2)  # l b 3 3
+    views = torch.zeros((), device=homographies.device)
+    layers = torch.full((1, 1, 1), -1, device=homographies.device)
+    for i, of_layer in enumerate(homographies):
+        photos, sizes = item["photos"][i].repeat(2, 1, 1, 1).float() / 255, item["sizes"][i].repeat(2, 1)
+        view, inside = warp_photos(photos, sizes, of_layer, options.size)
+        if i:
+            share = _pieces(of_layer, item["outlines"][i].repeat(2, 1), options.size) * inside
+            views, layers = views + share[:, None] * (view - views), torch.where(share > 0.5, i, layers)
+        else:
+            views, layers = view, torch.where(inside, 0, layers)
+    first, second = homographies.chunk(2, dim=1)
+    between = torch.stack([second @ _inverse(first), first @ _inverse(second)]).transpose(1, 2).flatten(0, 1)  # b l 3 3
+    related = torch.arange(len(views), device=views.device) % options.pairs < options.pairs - options.unrelated
+    order = torch.arange(len(views), device=views.device)
+    order[len(order) - options.unrelated :] = order[len(order) - options.unrelated :].roll(1)
+    return SceneViews(change_photos(views[order], generator, options.photometric), layers[order], between, related)
+
+
+def _pieces(homographies: Tensor, outlines: Tensor, size: tuple[int, int]) -> Tensor:
+    """(b, h, w): how much of each pixel of the views a piece covers."""
+    pixels = pixel_grid(size, outlines)
+    inverse = _inverse(homographies).float()
+    offsets = warp(inverse, pixels.expand(len(outlines), -1, -1)) - outlines[:, None, :2]
+    direction = torch.atan2(offsets[..., 1], offsets[..., 0])
+    heights, phases = outlines[:, 3 : 3 + NUM_WAVES], outlines[:, 3 + NUM_WAVES :]
+    numbers = torch.arange(1, NUM_WAVES + 1, device=outlines.device)
+    waves = (heights[:, None] * (numbers * direction[..., None] + phases[:, None]).cos()).sum(dim=2)
+    radius = outlines[:, 2:3]
+    within = radius * (1 + waves) - offsets.norm(dim=2)
+    return ((within + 0.5).clamp(0, 1) * (radius > 0)).unflatten(1, size[::-1])
+
+
+def _inverse(homographies: Tensor) -> Tensor:
+    return torch.linalg.inv_ex(homographies)[0]  # unlike inv, this does not wait for a GPU
