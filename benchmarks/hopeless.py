@@ -66,7 +66,7 @@ def main() -> None:
     extractor = create_extractor(arguments.head, max_keypoints=arguments.keypoints)
     extract_features(arguments.data, out / "features.h5", extractor, names=sorted(groups))
 
-    everything = [Pair(*sorted(pair)) for pair in combinations(sorted(groups), 2)]
+    everything = [Pair(name0, name1) for name0, name1 in combinations(sorted(groups), 2)]
     kinds = defaultdict(list)
     for pair in everything:
         kinds["may overlap" if groups[pair.name0] == groups[pair.name1] else "no overlap"].append(pair)

@@ -43,6 +43,11 @@ def clock_of(device: str) -> Callable[[], float]:
     return synchronised
 
 
+def cpu_seconds() -> float:
+    """Of this process and of those that it has run."""
+    return sum(os.times()[:4])
+
+
 class PeakMemory:
     """MB that are allocated, at the most, on top of what was there when this was created."""
 

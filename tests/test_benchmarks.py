@@ -9,6 +9,7 @@ import io
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from PIL import Image
 
 from sfm_lightglue import cli
 from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
-from sfm_lightglue.products import Features
+from sfm_lightglue.products import Features, Matches
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -276,7 +277,7 @@ def marked_points(camera0: PosedCamera, camera1: PosedCamera, count: int, seed: 
 
 def test_correct_matches_are_counted_without_those_by_chance(benchmark: Callable[[str], ModuleType], data: Path) -> None:
     cameras = list(read_poses(data / "fountain_p11" / "poses.txt").values())[:2]
-    marked = benchmark("features").MarkedPair("0.jpg", "1.jpg", *marked_points(*cameras, 40, seed=0))
+    marked = benchmark("photo_pairs").MarkedPair("0.jpg", "1.jpg", *marked_points(*cameras, 40, seed=0))
     correct0, correct1 = marked_points(*cameras, 100, seed=1)
     rng = np.random.default_rng(2)
     wrong0, wrong1 = (rng.uniform([0, 0], cameras[0].size, (400, 2)) for _ in range(2))
@@ -304,6 +305,7 @@ def test_features_are_compared_by_the_truth_that_a_set_has(
         "marked": {"correspondences.txt": "\n".join(f"{name0} {name1} {' '.join(map(str, row))}" for row in rows)},
         "pairs": {"pairs.txt": f"{name0} {name1}", "poses.txt": (data / "fountain_p11" / "poses.txt").read_text("utf-8")},
         "posed": {"poses.txt": (data / "fountain_p11" / "poses.txt").read_text("utf-8")},
+        "listed": {"pairs.txt": f"# pairs\n{name0} {name1}"},
         "unknown": {},
     }
     for name, truth in sets.items():
@@ -315,15 +317,21 @@ def test_features_are_compared_by_the_truth_that_a_set_has(
     (tmp_path / "planes" / "images").mkdir()
     photo.save(tmp_path / "planes" / "images" / "a.png")
     photo.crop((8, 4, photo.width, photo.height)).save(tmp_path / "planes" / "images" / "b.png")
+    (tmp_path / "retrieval_groups.txt").write_text(f"posed/images/{name0} somewhere", encoding="utf-8")
     results = tmp_path / "RESULTS.md"
+    sets["different_places"] = {}
     options = ["--features", "sift", "--sets", ",".join(sets), "--keypoints", "400", "--results", str(results)]
     benchmark("features").main([str(tmp_path), str(tmp_path / "out"), *options])
     text = results.read_text(encoding="utf-8")
     assert "## Features" in text and "no ratio test" in text
     found = {name: dict(zip(header(text, name), table(text, name)[0], strict=True)) for name in sets}
     assert float(found["planes"]["repeatability %"]) > 90 and float(found["planes"]["AUC@3 px"]) > 90
+    assert 50 < float(found["planes"]["recall %"]) <= 100
+    assert found["listed"]["verified pairs"] == "1/1" and int(found["listed"]["verified matches of each"]) >= 20
+    assert found["different_places"]["false pairs"].endswith("/8")  # of three "places", one with a single photo
     assert float(found["marked"]["mean correct"]) > 0.3 * float(found["marked"]["matches"])
     assert float(found["pairs"]["AUC@20 deg"]) > 80
+    assert 0.5 * float(found["pairs"]["matches"]) < float(found["pairs"]["correct"]) <= float(found["pairs"]["matches"])
     assert found["posed"]["registered"] == found["unknown"]["registered"] == f"{NUM_PHOTOS}/{NUM_PHOTOS}"
     assert float(found["posed"]["AUC@5 deg"]) > 40
 
@@ -334,3 +342,101 @@ def test_superpoint_is_compared_with_the_weights_that_are_given(benchmark: Calla
     assert "features.weights=file.safetensors" in features.overrides("superpoint", given)
     assert not any("weights" in override for override in features.overrides("aliked", given))
     assert not any("weights" in override for override in features.overrides("superpoint", features._parse(["data", "out"])))
+
+
+def test_other_matchers_come_with_their_options(benchmark: Callable[[str], ModuleType]) -> None:
+    features = benchmark("features")
+    given = features._parse(["data", "out", "--matcher", "lightglue", "--lightglue-weights", "file.safetensors"])
+    assert "matches.weights=file.safetensors" in features.overrides("superpoint", given)
+    assert "matches=lightglue" in features.overrides("aliked", given)
+    assert not any("matches.weights" in override for override in features.overrides("aliked", given))
+    assert {"matches=nearest_neighbor", "matches.max_ratio=0.8"} < set(features.overrides("sift", given))
+    assert "matches.max_ratio=null" in features.overrides("sift", features._parse(["data", "out"]))
+    assert features.matcher_facts(features._parse(["data", "out", "--features", "superpoint"])) == {}  # nearest neighbours
+
+
+def keypoints(*points: tuple[float, float]) -> Features:
+    """At these places of a photo of 100 x 100 px."""
+    count = len(points)
+    return Features(np.array(points, np.float32), np.ones(count, np.float32), np.ones((count, 4), np.float32), (100, 100))
+
+
+def test_recall_counts_keypoints_with_a_partner(benchmark: Callable[[str], ModuleType]) -> None:
+    photo_pairs = benchmark("photo_pairs")
+    image0 = keypoints((10, 10), (20, 20), (30, 30), (40, 40), (50, 50))
+    image1 = keypoints((15, 10), (25, 22), (35, 30), (80, 80))  # five px to the right; two of image 0 have no partner
+    matches = Matches(np.array([[0, 0], [1, 2], [3, 3]], np.int32), np.ones(3, np.float32))
+    shift = np.array([[1, 0, 5], [0, 1, 0], [0, 0, 1]], np.float64)
+    assert photo_pairs.homography_recall(photo_pairs.MatchedPair(image0, image1, matches), shift) == pytest.approx(1 / 3)
+    away = np.array([[1, 0, 500], [0, 1, 0], [0, 0, 1]], np.float64)
+    assert np.isnan(photo_pairs.homography_recall(photo_pairs.MatchedPair(image0, image1, matches), away))
+
+
+def test_pairs_of_different_places_have_nothing_in_common(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    places = {f"a/images/{i}.jpg": f"place{i % 3}" for i in range(9)}
+    groups = "\n".join(f"{name} {place}" for name, place in places.items())
+    (tmp_path / "retrieval_groups.txt").write_text(f"# photo place\n{groups}", encoding="utf-8")
+    (tmp_path / "walls").mkdir()
+    walls = [("w.jpg", "x.jpg"), ("w.jpg", "y.jpg")]
+    (tmp_path / "walls" / "homographies.txt").write_text("\n".join(f"{a} {b} 1 0 0 0 1 0 0 0 1" for a, b in walls), "utf-8")
+    places |= {f"walls/images/{name}.jpg": "wall" for name in "wxy"}
+    different_places = benchmark("photo_pairs").different_places
+    pairs = different_places(tmp_path)
+    assert len(set(pairs)) == len(pairs) == 4 * 3 // 2 * 2 * 2  # two photos of each of four places
+    assert all(places[name0] != places[name1] and name0 < name1 for name0, name1 in pairs)
+    few = different_places(tmp_path, 5)
+    assert len(few) == 5 and few == different_places(tmp_path, 5)
+
+
+def test_matches_on_epipolar_lines_are_counted(benchmark: Callable[[str], ModuleType], data: Path) -> None:
+    truth = read_poses(data / "fountain_p11" / "poses.txt")
+    name0, name1, *_ = truth
+    points0, points1 = marked_points(truth[name0], truth[name1], 50, seed=0)
+    points1[:20] += [0, 40]  # the epipolar lines are nearly level
+    both = replace(keypoints(*points0), name=name0), replace(keypoints(*points1), name=name1)
+    matches = Matches(np.column_stack([np.arange(50)] * 2).astype(np.int32), np.ones(50, np.float32))
+    photo_pairs = benchmark("photo_pairs")
+    assert photo_pairs.num_epipolar(photo_pairs.MatchedPair(*both, matches), truth) == 30
+
+
+def test_adaptivity_saves_layers_and_points(
+    benchmark: Callable[[str], ModuleType], data: Path, tmp_path: Path, capsys: Any
+) -> None:
+    needs_weights()
+    sets = "--sets", "fountain_p11", "--adaptive-sets", "fountain_p11", "--pairs", "2", "--adaptive", "aliked"
+    networks = "--networks", "aliked-lightglue"
+    options = [*sets, *networks, "--parts", "adaptivity", "--keypoints", "200", "--resize", "300", "--no-append"]
+    grid = "--depth", "off", "0.5", "--width", "off", "0.9"
+    benchmark("lightglue").main([str(data), str(tmp_path / "out"), *options, *grid])
+    text = capsys.readouterr().out
+    assert "adaptivity's weights: aliked-lightglue, SHA-256" in text
+    assert [row[0] for row in table(text, "all")] == ["off / off", "off / 0.9", "0.5 / off", "0.5 / 0.9"]
+    found = {row[0]: dict(zip(header(text, "fountain_p11"), row, strict=True)) for row in table(text, "fountain_p11")}
+    assert found["off / off"]["layers"] == found["off / 0.9"]["layers"] == "9.00"
+    assert float(found["0.5 / off"]["layers"]) < 9
+    assert found["off / off"]["dropped %"] == found["0.5 / off"]["dropped %"] == "0.0"
+    assert float(found["off / 0.9"]["dropped %"]) > 0
+    assert float(found["off / off"]["correct"]) > 20
+
+
+def test_networks_are_told_apart_by_the_shortest_name(benchmark: Callable[[str], ModuleType], monkeypatch: Any) -> None:
+    lightglue = benchmark("lightglue")
+    monkeypatch.setattr(lightglue, "load_network", lambda overrides: overrides[-1])
+
+    def found(*networks: str) -> dict[str, str]:
+        return lightglue.load_networks(lightglue._parse(["data", "out", "--networks", *networks]))
+
+    assert found("a/x.pth", "b/y.pth") == {"x.pth": "matches.weights=a/x.pth", "y.pth": "matches.weights=b/y.pth"}
+    assert list(found("a/x.pth", "b/x.pth")) == ["a/x.pth", "b/x.pth"]
+
+
+def test_corners_are_right_under_exact_matches(benchmark: Callable[[str], ModuleType]) -> None:
+    photo_pairs = benchmark("photo_pairs")
+    rng = np.random.default_rng(0)
+    points, shift = rng.uniform(0, 90, (30, 2)), np.array([[1, 0, 5], [0, 1, 2], [0, 0, 1]], np.float64)
+    image0, image1 = replace(keypoints(*points), name="0"), replace(keypoints(*(points + shift[:2, 2])), name="1")
+    same = Matches(np.column_stack([np.arange(30)] * 2).astype(np.int32), np.ones(30, np.float32))
+    wrong = Matches(np.column_stack([np.arange(30), rng.permutation(30)]).astype(np.int32), np.ones(30, np.float32))
+    auc = photo_pairs.corner_auc([photo_pairs.MatchedPair(image0, image1, same)], {("0", "1"): shift})
+    assert list(auc) == ["1", "3", "5"] and auc["1"] > 95
+    assert photo_pairs.corner_auc([photo_pairs.MatchedPair(image0, image1, wrong)], {("0", "1"): shift})["5"] < 20
