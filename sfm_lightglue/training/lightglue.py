@@ -58,6 +58,9 @@ class LightGlueTraining:
     """Weights that it starts from: LightGlue's for the same features, or ALIKED's with `to_teacher`."""
     to_teacher: str | None
     """File of the linear map of SuperPoint's descriptors to ALIKED's, which the training of SuperPoint exports."""
+    start_share: float
+    """Of the weights at the start in those that are exported, the rest is what was learnt: Wortsman et al., "Robust fine-tuning
+    of zero-shot models" (arXiv:2109.01903), keep so what the training photos do not show, here nights and weathers."""
     photo_size: int
     """Longest side of the photos, px."""
     num_keypoints: tuple[int, ...]
@@ -69,6 +72,8 @@ class LightGlueTraining:
 
     def __post_init__(self) -> None:
         check_precision(self.precision, "training.precision")
+        if not 0 <= self.start_share < 1:
+            raise ValueError(f"training.start_share must lie in 0..1, below 1, found {self.start_share}")
 
 
 class LightGlueTask:
@@ -99,8 +104,9 @@ class LightGlueTask:
         self.data: Dataset[dict[str, Tensor]] = Scenes(index, options.photo_size, options.scenes, options.seed)
         self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
         self.extractor = SuperPointExtractor.create(features, device)
-        state, self.start = load_weights(options.start)
+        state, self.start_weights = load_weights(options.start)
         self.module: nn.Module = _start(state, options, self.extractor, self.validation_pairs)
+        self.start_state = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
         self.settings: Mapping[str, Any] = {
             **recipe(options),
             "data": self.data_sha256,
@@ -123,7 +129,7 @@ class LightGlueTask:
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         settings = cast(LightGlue, module).settings
-        network = load_lightglue(module.state_dict(), settings)
+        network = self._blended(module)
         options = LightGlueOptions(
             name="lightglue",
             head="superpoint-open",
@@ -143,7 +149,7 @@ class LightGlueTask:
         metadata = {
             "network": "LightGlue",
             "features": ", ".join(f"{weights.name} {weights.sha256}" for weights in self.extractor.weights),
-            "start": f"{self.start.name} {self.start.sha256}",
+            "start": f"{self.start_weights.name} {self.start_weights.sha256}",
             "licence": self.options.licence,
             "recipe": json.dumps(recipe(self.options), sort_keys=True),
             "training_photos": f"{self.num_photos}, sha256 {self.data_sha256}",
@@ -152,7 +158,13 @@ class LightGlueTask:
             "commit": self.options.commit or "unknown",
             "validation": json.dumps(history.last("validation"), sort_keys=True),
         }
-        save_weights(module, path, metadata)
+        save_weights(self._blended(module), path, metadata)
+
+    def _blended(self, module: nn.Module) -> LightGlue:
+        """The network that is exported, see `start_share`; on the CPU."""
+        share = self.options.start_share
+        state = {key: value.cpu().lerp(self.start_state[key], share) for key, value in module.state_dict().items()}
+        return load_lightglue(state, cast(LightGlue, module).settings)
 
 
 @torch.no_grad()
