@@ -26,7 +26,7 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.pairs import planner
-from sfm_lightglue.pipeline import DatabaseOptions, Run, create_plugin, default_device, locked, run_all
+from sfm_lightglue.pipeline import DatabaseOptions, Run, choose_head, create_plugin, default_device, locked, run_all
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.storage import H5Reader
@@ -35,7 +35,7 @@ Photo = str | Path | np.ndarray | PILImage.Image
 """A file, a uint8 array (h, w, 3) RGB or (h, w) grey, or a PIL image."""
 
 
-def create_extractor(name: str = "aliked", *, device: str = "auto", **options: Any) -> Extractor:
+def create_extractor(name: str = "superpoint", *, device: str = "auto", **options: Any) -> Extractor:
     """The extractor `name` with its weights; `options` as in configs/features/<name>.yaml."""
     config = compose_config([f"features={name}", *_overrides("features", options)])
     return create_plugin(config.features, EXTRACTORS, "features", default_device(device))
@@ -44,6 +44,7 @@ def create_extractor(name: str = "aliked", *, device: str = "auto", **options: A
 def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: Any) -> Matcher:
     """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `head="disk"`."""
     config = compose_config([f"matches={name}", *_overrides("matches", options)])
+    choose_head(config)
     return create_plugin(config.matches, MATCHERS, "matches", default_device(device))
 
 

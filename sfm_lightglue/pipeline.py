@@ -164,9 +164,10 @@ class Run:
 
 
 def choose_head(config: DictConfig) -> None:
-    """Has LightGlue's head for SuperPoint be that of the SuperPoint which the features come from."""
+    """Has LightGlue's head for SuperPoint be that of the open SuperPoint where the features come from it."""
     features, matches = config.features, config.matches
-    if features.get("weights") == "superpoint-open" and matches.get("head") == "superpoint":
+    is_published = matches.get("weights") == "superpoint-lightglue"
+    if features.get("weights") == "superpoint-open" and matches.get("head") == "superpoint" and not is_published:
         matches.head = "superpoint-open"
 
 

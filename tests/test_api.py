@@ -128,5 +128,5 @@ def test_match_pair_prints_a_table_or_json_and_draws_a_picture(tmp_path: Path) -
     content = json.loads(match_pair(paths[0], paths[1], overrides, as_json=True))
     assert f"matches: {content['num_matches']}, verified: {content['num_verified']}" in table
     assert content["num_matches"] == sum(index > -1 for index in content["matches0"]) > 40
-    assert content["num_verified"] > 0.8 * content["num_matches"]
+    assert content["num_verified"] > 0.7 * content["num_matches"]
     assert Image.open(content["picture"]).width > 800

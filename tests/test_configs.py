@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,11 @@ def test_every_file_belongs_to_a_group() -> None:
 def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> None:
     config = compose_config([f"training={name}", "data.images=photos"], "train")
     assert config.training.name == name and name in TRAININGS
-    options = bind(SuperPointTraining, config.training, "training")
+    if name == "lightglue":
+        assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # comes from the training before
+        config.training.to_teacher = "to_teacher.safetensors"
+    bound_to = typing.get_type_hints(load_class(name, TRAININGS, "training").__init__)["options"]
+    options = bind(bound_to, config.training, "training")
     assert dataclasses.asdict(options) == OmegaConf.to_container(config.training, resolve=True)
 
 
@@ -342,8 +347,17 @@ def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.M
     assert runs[0].output == Path("out")
 
 
-def test_the_open_superpoint_is_not_matched_by_weights_for_the_original() -> None:
-    with pytest.raises(ValueError, match=r"choose matches=nearest_neighbor, or features\.weights=superpoint-official"):
-        pipeline.Run(compose_config(["dataset=demo", "features=superpoint"]))
-    pipeline.Run(compose_config(["dataset=demo", "features=superpoint", "matches=nearest_neighbor"]))
-    pipeline.Run(compose_config(["dataset=demo", "features=superpoint", "features.weights=superpoint-official"]))
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "superpoint-open"),
+        (["matches.weights=mine.safetensors"], "superpoint-open"),
+        (["features.weights=superpoint-official"], "superpoint"),
+        (["matches.weights=superpoint-lightglue"], "superpoint"),
+        (["features=disk"], "disk"),
+        (["matches=nearest_neighbor"], None),
+    ],
+)
+def test_lightglue_s_head_is_that_of_the_superpoint_which_the_features_come_from(overrides: list[str], expected: str) -> None:
+    run = pipeline.Run(compose_config(["dataset=demo", *overrides]))
+    assert run.config.matches.get("head") == expected

@@ -155,8 +155,8 @@ _ENTRIES = (
         name="superpoint-open",
         file="superpoint-open.safetensors",
         urls=(),  # in this package
-        sha256="07f5c2627fb66c1c58d7d9f9c7cebc66f17cca573a112e1cce23c1a11802d555",
-        size=2_605_938,
+        sha256="908ebdcc95ad80b1b59f6597ad2bebc69b2c552d470e51d3fac47e3e2dff4314",
+        size=2_606_034,
         licence="Apache-2.0",
         for_="features=superpoint",
         origin="SuperPoint, DeTone et al. (arXiv:1712.07629), trained with this package (docs/superpoint.md)",
@@ -174,6 +174,16 @@ _ENTRIES = (
         for_="features=superpoint",
         origin="SuperPoint, DeTone et al., CVPR Workshops 2018 (arXiv:1712.07629)",
         research_only=True,
+    ),
+    WeightsEntry(
+        name="superpoint-open-lightglue",
+        file="superpoint-open-lightglue.safetensors",
+        urls=(),  # in this package
+        sha256="107d4f37b5af9166edb8f75f6129bb6c9543a6f5d9dee95563d51b4eb4033220",
+        size=23_865_082,
+        licence="Apache-2.0",
+        for_="matches=lightglue head superpoint-open",
+        origin="LightGlue, Lindenberger et al. (arXiv:2306.13643), trained with this package from ALIKED's (docs/superpoint.md)",
     ),
     _lightglue("aliked", "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503", 47_632_827, packaged=True),
     _lightglue(

@@ -1,0 +1,69 @@
+"""The LightGlue for the open SuperPoint that lies in the package: the default, free to use, right on photos of known poses."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sfm_lightglue.api import create_extractor, create_matcher, load_image
+from sfm_lightglue.config import compose_config
+from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
+from sfm_lightglue.geometry import essential_matrix, sampson_error
+from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.networks.weights import WEIGHTS, find_weights
+from sfm_lightglue.pipeline import Run
+from sfm_lightglue.products import Image
+
+DEMO = Path(__file__).resolve().parents[2] / "datasets" / "demo"
+MAX_WEIGHTS_BYTES = 24_000_000
+
+
+@pytest.fixture(scope="module")
+def matcher() -> Matcher:
+    return create_matcher()
+
+
+def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
+    path = find_weights("superpoint-open-lightglue")
+    assert path.parent.name == "weights" and path.stat().st_size <= MAX_WEIGHTS_BYTES
+    (record,) = matcher.weights
+    assert (record.name, record.licence, record.research_only) == ("superpoint-open-lightglue", "Apache-2.0", False)
+    assert WEIGHTS["superpoint-open"].sha256 in record.metadata["features"]  # trained on the SuperPoint beside it
+    run = Run(compose_config(["dataset=demo"]))
+    assert [each.name for each in (*run.extractor().weights, *run.matcher().weights)] == [
+        "superpoint-open",
+        "superpoint-open-lightglue",
+    ]
+
+
+def test_its_matches_on_the_demo_scene_obey_the_true_poses(matcher: Matcher) -> None:
+    extractor = create_extractor(max_keypoints=600, resize_max=640)
+    poses = read_poses(DEMO / "poses.txt")
+    names = sorted(poses)[:3]
+    features = {name: extractor(load_image(DEMO / "images" / name)) for name in names}
+    for name0, name1 in itertools.pairwise(names):
+        matches = matcher(features[name0], features[name1])
+        points0 = features[name0].keypoints[matches.indices[:, 0]]
+        points1 = features[name1].keypoints[matches.indices[:, 1]]
+        errors = sampson_error(_fundamental(poses[name0], poses[name1]), points0 + 0.5, points1 + 0.5)
+        assert len(matches) > 100
+        assert np.mean(errors < 3) > 0.85
+
+
+def test_noise_has_no_matches(matcher: Matcher) -> None:
+    rng = np.random.default_rng(0)
+    extractor = create_extractor(max_keypoints=400)
+    first, second = (extractor(Image(name, rng.integers(0, 256, (240, 320, 3), np.uint8))) for name in "ab")
+    assert len(first) == len(second) == 400
+    assert len(matcher(first, second)) < 12
+
+
+def _fundamental(pose0: PosedCamera, pose1: PosedCamera) -> np.ndarray:
+    """(3, 3), px of the photos, centre of the first pixel at (0.5, 0.5)."""
+    rotation = pose1.rotation @ pose0.rotation.T
+    translation = pose1.translation - rotation @ pose0.translation
+    return np.linalg.inv(pose1.camera_matrix).T @ essential_matrix(rotation, translation) @ np.linalg.inv(pose0.camera_matrix)
