@@ -164,7 +164,7 @@ class SceneViews:
         mapped = (chosen @ ones[..., None])[..., 0]
         positions = (mapped[..., :2] / mapped[..., 2:]).float()
         partners = torch.cat(self.layers.chunk(2)[::-1])
-        visible = (mapped[..., 2] > 0) & (self._layers_at(positions, partners) == own) & self.related[:, None]
+        visible = (own >= 0) & (mapped[..., 2] > 0) & (self._layers_at(positions, partners) == own) & self.related[:, None]
         sides = zip(*(each.chunk(2) for each in (keypoints, positions, visible, own >= 0)), strict=True)
         first, second = (TruePositions(*side) for side in sides)
         return first, second

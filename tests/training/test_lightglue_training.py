@@ -1,0 +1,107 @@
+"""`training=lightglue`: its keypoints, its start, and a small training that is interrupted and goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from generated_photos import picture, write_photos
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sfm_lightglue.api import create_extractor, create_matcher
+from sfm_lightglue.config import compose_config
+from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
+from sfm_lightglue.products import Image
+from sfm_lightglue.train import train_from
+from sfm_lightglue.training.lightglue import LightGlueTask, detect_many
+
+SMALL = (
+    *("training=lightglue", "training.to_teacher=null", "training.commit=0123abc", "execution.device=cpu"),
+    *("features.max_keypoints=64", "training.photo_size=128", "training.num_keypoints=[32]", "training.precision=float32"),
+    *("training.scenes.width=96", "training.scenes.height=96", "training.scenes.pairs=2", "training.scenes.unrelated=0"),
+    *("training.loop.learning_rate=1.0e-3", "training.loop.steps=12", "training.loop.warmup_steps=2"),
+    *("training.loop.log_every=2", "training.loop.save_every=4", "training.loop.validate_every=12"),
+    *("training.loop.data_workers=0", "training.validation.photos=2", "training.validation.width=96"),
+    *("training.validation.height=96", "execution.num_workers=1"),
+)
+
+
+@pytest.fixture
+def overrides(tmp_path: Path) -> list[str]:
+    """Of a small training from random weights."""
+    torch.manual_seed(0)
+    network = LightGlue(LightGlueSettings(256, descriptor_dim=64, num_layers=2, num_heads=2))
+    save_file(network.state_dict(), tmp_path / "start.safetensors")
+    write_photos(tmp_path / "photos", 6)
+    return [*SMALL, f"data.images={tmp_path / 'photos'}", f"training.start={tmp_path / 'start.safetensors'}"]
+
+
+def train(overrides: list[str], output: Path) -> str:
+    return train_from(compose_config([*overrides, f"output={output}"], "train"))
+
+
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = train(overrides, tmp_path / "whole")
+    assert f"matches=lightglue matches.weights={tmp_path / 'whole' / 'weights.safetensors'}" in printed
+    losses = LightGlueTask.losses
+
+    def interrupted(self: LightGlueTask, item: dict[str, torch.Tensor], step: int):
+        if step == 9:
+            raise KeyboardInterrupt
+        return losses(self, item, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LightGlueTask, "losses", interrupted)
+        train(overrides, tmp_path / "again")
+    train(overrides, tmp_path / "again")
+    for name in ("weights.safetensors", "curves.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+    with safe_open(tmp_path / "whole" / "weights.safetensors", "pt") as stored:
+        metadata = stored.metadata()
+    assert metadata["network"] == "LightGlue" and metadata["licence"] == "Apache-2.0" and metadata["steps"] == "12"
+    assert metadata["features"].startswith("superpoint-open ") and metadata["commit"] == "0123abc"
+    assert json.loads(metadata["recipe"])["start_share"] == 0.2
+    matcher = create_matcher("lightglue", head="superpoint-open", weights=str(tmp_path / "whole" / "weights.safetensors"))
+    assert matcher.engine.settings.num_layers == 2
+
+
+def test_what_is_exported_keeps_its_share_of_the_start(overrides: list[str], tmp_path: Path) -> None:
+    start = load_file(tmp_path / "start.safetensors")
+    ends = {}
+    for share in (0.0, 0.75):
+        train([*overrides, f"training.start_share={share}"], tmp_path / str(share))
+        ends[share] = load_file(tmp_path / str(share) / "weights.safetensors")
+    for key, value in ends[0.75].items():
+        expected = 0.25 * ends[0.0][key].float() + 0.75 * start[key]
+        torch.testing.assert_close(value.float(), expected, atol=2e-3, rtol=2e-3)  # of 16 bit
+    assert any(not torch.equal(ends[0.0][key], start[key].half()) for key in start)
+
+
+def test_a_start_for_other_descriptors_is_refused(overrides: list[str], tmp_path: Path) -> None:
+    network = LightGlue(LightGlueSettings(128, descriptor_dim=64, num_layers=2, num_heads=2))
+    save_file(network.state_dict(), tmp_path / "start.safetensors")
+    with pytest.raises(ValueError, match=r"takes 128-d descriptors, SuperPoint's are 256-d: give training\.to_teacher"):
+        train(overrides, tmp_path / "out")
+
+
+def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() -> None:
+    extractor = create_extractor("superpoint", max_keypoints=2000, detection_threshold=0.1)
+    pixels = np.repeat(picture((160, 120), 0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    features = extractor(Image("a", pixels))
+    views = torch.from_numpy(pixels[..., 0]).float()[None, None] / 255
+    number = len(features) + 20
+    keypoints, descriptors = detect_many(extractor, views, number, torch.Generator().manual_seed(0))
+    assert keypoints.shape == (1, number, 2) and descriptors.shape == (1, number, 256) and len(features) > 30
+    distance = np.linalg.norm(features.keypoints[:, None] - keypoints[0].numpy(), axis=2)
+    assert (distance.min(axis=1) < 1e-2).all()
+    similar = (features.descriptors.astype(np.float32) * descriptors[0].numpy()[distance.argmin(axis=1)]).sum(axis=1)
+    assert similar.min() > 0.99
+    others = np.delete(keypoints[0].numpy(), distance.argmin(axis=1), axis=0)
+    assert len(np.unique(others.round(), axis=0)) > 10
