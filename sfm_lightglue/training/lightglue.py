@@ -110,7 +110,7 @@ class LightGlueTask:
         self.settings: Mapping[str, Any] = {
             **recipe(options),
             "data": self.data_sha256,
-            "features": [weights.sha256 for weights in self.extractor.weights],
+            "weights": [weights.sha256 for weights in (*self.extractor.weights, self.start_weights)],
         }
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:

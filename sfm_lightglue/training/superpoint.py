@@ -22,7 +22,7 @@ from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOpt
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import fold_batch_norm
-from sfm_lightglue.networks.weights import WeightsRecord
+from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import hash_of_photos, recipe, save_weights, split
 from sfm_lightglue.training.loop import LoopOptions, seeded_generator
@@ -96,7 +96,11 @@ class SuperPointTask:
         teacher_size = read_lesson(lessons[readable[0]]).descriptors.shape[1]
         self.module: nn.Module = Student(teacher_size, options.losses.temperature)
         self.hidden: Sequence[str] = [f"network.conv{name}.weight" for name in HIDDEN_LAYERS]
-        self.settings: Mapping[str, Any] = {**recipe(options), "data": self.data_sha256}
+        self.settings: Mapping[str, Any] = {
+            **recipe(options),
+            "data": self.data_sha256,
+            "weights": [load_weights(options.teacher.weights)[1].sha256],
+        }
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = make_views(item, self.options.views, seeded_generator(self.device, self.options.seed, step))
