@@ -129,7 +129,8 @@ def test_processes_end_with_their_parent(sent: signal.Signals, to_all: bool, tmp
     """Killed, it cannot end them; Ctrl-C reaches all of them at once, and only the parent may answer it."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "import functools, sys\n"
+        "import functools, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests in the background of a shell begin without it
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_processes import opened, rest, run_jobs_in_processes\n"
         "if __name__ == '__main__':\n"
