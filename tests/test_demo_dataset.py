@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
-from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
-from sfm_lightglue.geometry import essential_matrix, sampson_error
+from sfm_lightglue.evaluation.poses import PosedCamera, fundamental_matrix, read_poses
+from sfm_lightglue.geometry import sampson_error
 
 import pycolmap  # isort: skip
 
@@ -39,13 +39,6 @@ def mutual_matches(descriptors0: np.ndarray, descriptors1: np.ndarray) -> np.nda
     second, first = np.sqrt(np.maximum(2 - 2 * np.partition(similarity, -2, axis=1)[:, -2:], 0)).T
     index0 = np.flatnonzero((back[nearest] == np.arange(len(nearest))) & (first < 0.8 * second))
     return np.stack([index0, nearest[index0]], axis=1)
-
-
-def fundamental_matrix(camera0: PosedCamera, camera1: PosedCamera) -> np.ndarray:
-    """(3, 3), F with x1.T @ F @ x0 = 0."""
-    rotation = camera1.rotation @ camera0.rotation.T
-    essential = essential_matrix(rotation, camera1.translation - rotation @ camera0.translation)
-    return np.linalg.inv(camera1.camera_matrix).T @ essential @ np.linalg.inv(camera0.camera_matrix)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sfm_lightglue.geometry import essential_matrix
+
 NUM_VALUES = 13
 """Numbers behind the name in a line of the file."""
 HEADER = "# name qw qx qy qz tx ty tz fx fy cx cy width height   (world-to-camera, COLMAP axes; pixel centre at 0.5)"
@@ -81,6 +83,13 @@ def write_poses(path: Path | str, cameras: Mapping[str, PosedCamera]) -> None:
         values = (*quaternion_from_rotation(camera.rotation), *camera.translation, *intrinsics)
         lines.append(" ".join([name, *(f"{value:.12g}" for value in values), *map(str, camera.size)]))
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def fundamental_matrix(camera0: PosedCamera, camera1: PosedCamera) -> np.ndarray:
+    """(3, 3): x1.T @ F @ x0 = 0, in COLMAP's pixels."""
+    rotation = camera1.rotation @ camera0.rotation.T
+    essential = essential_matrix(rotation, camera1.translation - rotation @ camera0.translation)
+    return np.linalg.inv(camera1.camera_matrix).T @ essential @ np.linalg.inv(camera0.camera_matrix)
 
 
 def rotation_from_quaternion(quaternion: np.ndarray) -> np.ndarray:

@@ -79,12 +79,14 @@ class LightGlueMatcher:
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
         """The matcher with its weights loaded. Raises: FileNotFoundError where they are not at hand."""
         state, record = load_weights(options.weights or HEAD_WEIGHTS[options.head])
-        settings = HEADS[options.head]
-        if options.weights:  # of the user's own, perhaps of another size
-            size = settings_from_state_dict(state)
-            settings = replace(size, depth_confidence=settings.depth_confidence, width_confidence=settings.width_confidence)
-        thresholds = {key: getattr(options, key) for key in ("depth_confidence", "width_confidence", "filter_threshold")}
-        settings = replace(settings, **{key: value for key, value in thresholds.items() if value is not None})
+        head = HEADS[options.head]
+        size = settings_from_state_dict(state) if options.weights else head  # of the user's own, perhaps of another size
+        settings = replace(
+            size,
+            depth_confidence=head.depth_confidence if options.depth_confidence is None else options.depth_confidence,
+            width_confidence=head.width_confidence if options.width_confidence is None else options.width_confidence,
+            filter_threshold=options.filter_threshold,
+        )
         return cls(options, load_lightglue(state, settings), device, record)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:

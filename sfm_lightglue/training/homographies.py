@@ -58,7 +58,7 @@ def warp_photos(photos: Tensor, sizes: Tensor, homographies: Tensor, view_size: 
     """
     width, height = view_size
     sizes = sizes.to(photos)
-    inverse = torch.linalg.inv_ex(homographies.double())[0].to(photos)  # unlike inv, this does not wait for a GPU
+    inverse = invert(homographies).to(photos)
     pixels = pixel_grid(view_size, inverse)
     centre = photos.new_tensor([[width - 1, height - 1]]) / 2
     middle = warp(inverse, (centre + photos.new_tensor([[0, 0], [1, 0], [0, 1]])).expand(len(photos), -1, -1))
@@ -75,7 +75,7 @@ def warp_photos(photos: Tensor, sizes: Tensor, homographies: Tensor, view_size: 
 
 def shown_pixels(homographies: Tensor, sizes: Tensor, view_size: tuple[int, int]) -> Tensor:
     """bool (b, h, w): which pixels of views show a photo of `sizes` (b, 2) through homographies (b, 3, 3)."""
-    inverse = torch.linalg.inv_ex(homographies.double())[0].float()
+    inverse = invert(homographies).float()
     pixels = pixel_grid(view_size, inverse)
     centre = inverse.new_tensor([[view_size[0] - 1, view_size[1] - 1]]) / 2
     positions = warp(inverse, pixels.expand(len(inverse), -1, -1))
@@ -89,6 +89,11 @@ def pixel_grid(size: tuple[int, int], like: Tensor) -> Tensor:
     """(1, h*w, 2): (x, y) of all pixels, row by row."""
     columns, rows = (torch.arange(length, device=like.device, dtype=like.dtype) for length in size)
     return torch.cartesian_prod(rows, columns).flip(1)[None]
+
+
+def invert(homographies: Tensor) -> Tensor:
+    """float64 (..., 3, 3)."""
+    return torch.linalg.inv_ex(homographies.double())[0]  # unlike inv, this does not wait for a GPU
 
 
 def warp(homographies: Tensor, points: Tensor) -> Tensor:

@@ -99,14 +99,6 @@ def matching_losses(
     return loss + options.confidence * confidence, figures | _accuracy(predictions[-1][0], labels0)
 
 
-def confidence_loss(network: LightGlue, output: LightGlueOutput) -> Tensor:
-    """The part of `matching_losses` that trains the heads of confidence, to train them alone."""
-    with torch.no_grad():
-        threshold, layers = network.settings.filter_threshold, range(network.settings.num_layers)
-        predictions = [predict(_log_assignment(network, output, i), threshold) for i in layers]
-    return _confidence_loss(network, output, predictions)
-
-
 def negative_log_likelihood(log_assignment: Tensor, labels0: Tensor, labels1: Tensor) -> Tensor:
     """Of labels (b, m), (b, n) under a log assignment (b, m + 1, n + 1); pairs without matches have their other part only."""
     own = log_assignment[:, :-1].gather(2, labels0.clamp(min=0)[:, :, None])[:, :, 0]

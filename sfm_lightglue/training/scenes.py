@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from sfm_lightglue.geometry import warp_points
 from sfm_lightglue.networks.superpoint import CELL
-from sfm_lightglue.training.homographies import HomographyRange, pixel_grid, random_homography, warp, warp_photos
+from sfm_lightglue.training.homographies import HomographyRange, invert, pixel_grid, random_homography, warp, warp_photos
 from sfm_lightglue.training.matching import TruePositions
 from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 from sfm_lightglue.training.photos import read_index, read_photo, row_of, stack_photos
@@ -116,10 +116,9 @@ def random_planes(rng: np.random.Generator, sizes: np.ndarray, options: SceneOpt
         second = in_plane @ intrinsics @ moved @ np.linalg.inv(intrinsics) @ first
         homographies.append((first, second))
         outlines.append(_random_outline(rng, first, options) if i else np.zeros(3 + 2 * NUM_WAVES))
-    absent = 1 + rng.integers(0, len(sizes))  # the last ones of the layers
-    outlines_array = np.array(outlines)
-    outlines_array[absent:, 2] = 0
-    return np.array(homographies), outlines_array
+    for outline in outlines[1 + rng.integers(0, len(sizes)) :]:
+        outline[2] = 0  # there is no such piece
+    return np.array(homographies), np.array(outlines)
 
 
 def _random_motion(rng: np.random.Generator, options: SceneOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +194,7 @@ def make_scenes(item: Mapping[str, Tensor], options: SceneOptions, generator: Ge
         else:
             views, layers = view, torch.where(inside, 0, layers)
     first, second = homographies.chunk(2, dim=1)
-    between = torch.stack([second @ _inverse(first), first @ _inverse(second)]).transpose(1, 2).flatten(0, 1)  # b l 3 3
+    between = torch.stack([second @ invert(first), first @ invert(second)]).transpose(1, 2).flatten(0, 1)  # b l 3 3
     related = torch.arange(len(views), device=views.device) % options.pairs < options.pairs - options.unrelated
     order = torch.arange(len(views), device=views.device)
     order[len(order) - options.unrelated :] = order[len(order) - options.unrelated :].roll(1)
@@ -205,7 +204,7 @@ def make_scenes(item: Mapping[str, Tensor], options: SceneOptions, generator: Ge
 def _pieces(homographies: Tensor, outlines: Tensor, size: tuple[int, int]) -> Tensor:
     """(b, h, w): how much of each pixel of the views a piece covers."""
     pixels = pixel_grid(size, outlines)
-    inverse = _inverse(homographies).float()
+    inverse = invert(homographies).float()
     offsets = warp(inverse, pixels.expand(len(outlines), -1, -1)) - outlines[:, None, :2]
     direction = torch.atan2(offsets[..., 1], offsets[..., 0])
     heights, phases = outlines[:, 3 : 3 + NUM_WAVES], outlines[:, 3 + NUM_WAVES :]
@@ -214,7 +213,3 @@ def _pieces(homographies: Tensor, outlines: Tensor, size: tuple[int, int]) -> Te
     radius = outlines[:, 2:3]
     within = radius * (1 + waves) - offsets.norm(dim=2)
     return ((within + 0.5).clamp(0, 1) * (radius > 0)).unflatten(1, size[::-1])
-
-
-def _inverse(homographies: Tensor) -> Tensor:
-    return torch.linalg.inv_ex(homographies)[0]  # unlike inv, this does not wait for a GPU

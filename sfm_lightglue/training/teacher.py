@@ -27,7 +27,7 @@ from sfm_lightglue.lookup import fingerprint
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
 from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import load_weights
-from sfm_lightglue.training.homographies import HomographyRange, random_homography, shown_pixels, warp, warp_photos
+from sfm_lightglue.training.homographies import HomographyRange, invert, random_homography, shown_pixels, warp, warp_photos
 from sfm_lightglue.training.photos import in_processes
 
 SPREAD = 1.5
@@ -99,11 +99,12 @@ def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.
     _splat(found, detected[0])
     # The edge of the photo inside a view is no keypoint.
     margin = F.max_pool2d(1 - visible[:, None].float(), 2 * REACH + 1, 1, REACH)[:, 0]
-    for i, homography in enumerate(torch.linalg.inv(homographies)):
+    to_photo = invert(homographies)
+    for i in range(options.views):
         column, row = detected[i + 1].round().long().unbind(1)
         kept = detected[i + 1][margin[i, row, column] == 0]
-        _splat(found, warp(homography[None], kept[None].double())[0].float())
-    seen = 1 + shown_pixels(torch.linalg.inv(homographies), sizes, size).sum(dim=0)
+        _splat(found, warp(to_photo[i : i + 1], kept[None].double())[0].float())
+    seen = 1 + shown_pixels(to_photo, sizes, size).sum(dim=0)
     counts = _gather(found) / seen
     pixels_found = local_maxima(counts, options.nms_radius, 0.5 / (options.views + 1))
     keypoints = pixels_found + expected_offsets(windows(found, pixels_found, 2) + 1e-6)

@@ -10,8 +10,8 @@ import pytest
 
 from sfm_lightglue.api import create_extractor, create_matcher, load_image
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
-from sfm_lightglue.geometry import essential_matrix, sampson_error
+from sfm_lightglue.evaluation.poses import fundamental_matrix, read_poses
+from sfm_lightglue.geometry import sampson_error
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.weights import WEIGHTS, find_weights
 from sfm_lightglue.pipeline import Run
@@ -49,7 +49,7 @@ def test_its_matches_on_the_demo_scene_obey_the_true_poses(matcher: Matcher) -> 
         matches = matcher(features[name0], features[name1])
         points0 = features[name0].keypoints[matches.indices[:, 0]]
         points1 = features[name1].keypoints[matches.indices[:, 1]]
-        errors = sampson_error(_fundamental(poses[name0], poses[name1]), points0 + 0.5, points1 + 0.5)
+        errors = sampson_error(fundamental_matrix(poses[name0], poses[name1]), points0 + 0.5, points1 + 0.5)
         assert len(matches) > 100
         assert np.mean(errors < 3) > 0.85
 
@@ -60,10 +60,3 @@ def test_noise_has_no_matches(matcher: Matcher) -> None:
     first, second = (extractor(Image(name, rng.integers(0, 256, (240, 320, 3), np.uint8))) for name in "ab")
     assert len(first) == len(second) == 400
     assert len(matcher(first, second)) < 12
-
-
-def _fundamental(pose0: PosedCamera, pose1: PosedCamera) -> np.ndarray:
-    """(3, 3), px of the photos, centre of the first pixel at (0.5, 0.5)."""
-    rotation = pose1.rotation @ pose0.rotation.T
-    translation = pose1.translation - rotation @ pose0.translation
-    return np.linalg.inv(pose1.camera_matrix).T @ essential_matrix(rotation, translation) @ np.linalg.inv(pose0.camera_matrix)

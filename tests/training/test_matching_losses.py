@@ -18,7 +18,6 @@ from sfm_lightglue.training.matching import (
     UNMATCHABLE,
     MatchingLossOptions,
     TruePositions,
-    confidence_loss,
     label_keypoints,
     matching_losses,
     negative_log_likelihood,
@@ -279,7 +278,6 @@ def test_losses_and_figures_are_those_of_loops_over_layers_pairs_and_keypoints()
     for key, value in expected.items():
         assert figures[key].item() == pytest.approx(value, rel=1e-4), key
     assert loss.item() == pytest.approx(np.mean(losses) + 0.5 * np.mean(entropies), rel=1e-4)
-    assert confidence_loss(network, output).item() == pytest.approx(np.mean(entropies), rel=1e-4)
     assert correct > 0
 
 
@@ -292,8 +290,9 @@ def test_all_weights_learn_from_the_loss() -> None:
 
 
 def test_confidence_changes_nothing_but_its_own_heads() -> None:
-    network, (inputs, _) = small_network(), example(torch.Generator().manual_seed(0))
-    confidence_loss(network, network(*inputs)).backward()
+    network, (inputs, labels) = small_network(), example(torch.Generator().manual_seed(0))
+    _, figures = matching_losses(network, network(*inputs), *labels, OPTIONS)
+    figures["confidence_loss"].backward()
     learning = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert learning == {"token_confidence.0.token.0.weight", "token_confidence.0.token.0.bias"}
 
