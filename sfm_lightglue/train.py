@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import typing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sfm_lightglue.lookup import load_class
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.pipeline import chosen_devices, create_plugin, locked
 from sfm_lightglue.training import TRAININGS
-from sfm_lightglue.training.loop import keep_freed_memory, train
+from sfm_lightglue.training.loop import TrainingRun, keep_freed_memory, train
 
 
 def train_from(config: DictConfig) -> str:
@@ -28,16 +29,16 @@ def train_from(config: DictConfig) -> str:
     options = bind(typing.get_type_hints(task_class.__init__)["options"], config.training, "training")
     device, *_ = chosen_devices(str(config.execution.device))
     with locked(output):
-        task = task_class(
-            replace(options, commit=options.commit or _commit()),
-            Path(config.data.images),
-            list_images(config.data.images),
-            output,
+        run = TrainingRun(
+            images=Path(config.data.images),
+            names=list_images(config.data.images),
+            output=output,
             device=device,
             features=bind(SuperPointOptions, config.features, "features"),
-            matcher=create_plugin(config.matches, MATCHERS, "matches", device),
+            create_matcher=partial(create_plugin, config.matches, MATCHERS, "matches", device),
             processes=int(config.execution.num_workers) or num_cores(),
         )
+        task = task_class(replace(options, commit=options.commit or _commit()), run)
         keep_freed_memory()
         path = train(task, options.loop, output, device)
     return f"{path}\nuse it: {task_class.use.format(path=path)}"

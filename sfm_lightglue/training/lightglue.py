@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from sfm_lightglue import __version__
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
+from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.matches.lightglue import LightGlueMatcher, LightGlueOptions
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.lightglue import LightGlue
@@ -33,7 +33,7 @@ from sfm_lightglue.networks.superpoint import (
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import hash_of_photos, recipe, save_weights, split
-from sfm_lightglue.training.loop import LoopOptions, seeded_generator
+from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
 from sfm_lightglue.training.matching import MatchingLossOptions, label_keypoints, matching_losses, prediction_scale, warm_start
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.scenes import SceneOptions, Scenes, make_scenes
@@ -49,7 +49,7 @@ class LightGlueTraining:
     name: str
     seed: int
     precision: str
-    """Of the network while training: `float32`, or `low`, 16 bit where the device is faster so."""
+    """Of both networks while training: `float32`, or `low`, 16 bit where the device is faster so."""
     licence: str
     """Under which the trained weights are to be used."""
     commit: str | None
@@ -83,27 +83,16 @@ class LightGlueTask:
 
     hidden: Sequence[str] = ()
 
-    def __init__(
-        self,
-        options: LightGlueTraining,
-        images: Path,
-        names: Sequence[str],
-        output: Path,
-        *,
-        device: str,
-        features: SuperPointOptions,
-        matcher: Matcher,
-        processes: int,
-    ) -> None:
-        """`matcher` has no part in it: the validation matches with what is trained."""
-        self.options, self.device = options, device
-        photos = prepare_photos(images, names, output / "photos", options.photo_size, processes)
+    def __init__(self, options: LightGlueTraining, run: TrainingRun) -> None:
+        """The matcher of the run has no part in it: the validation matches with what is trained."""
+        self.options, self.device = options, run.device
+        photos = prepare_photos(run.images, run.names, run.output / "photos", options.photo_size, run.processes)
         held_out, train = split(sorted(photos), options.validation.photos, options.seed)
-        self.data_sha256, self.num_photos = hash_of_photos(images, train), len(train)
-        index = write_index(output / "index.json", [[photos[name]] for name in train])
+        self.data_sha256, self.num_photos = hash_of_photos(run.images, train), len(train)
+        index = write_index(run.output / "index.json", [[photos[name]] for name in train])
         self.data: Dataset[dict[str, Tensor]] = Scenes(index, options.photo_size, options.scenes, options.seed)
         self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
-        self.extractor = SuperPointExtractor.create(features, device)
+        self.extractor = SuperPointExtractor.create(replace(run.features, precision=options.precision), run.device)
         state, self.start_weights = load_weights(options.start)
         self.module: nn.Module = _start(state, options, self.extractor, self.validation_pairs)
         self.start_state = {key: value.detach().clone() for key, value in self.module.state_dict().items()}

@@ -12,7 +12,7 @@ import ctypes
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sfm_lightglue.execution.local import progress_bar
+from sfm_lightglue.features.superpoint import SuperPointOptions
 from sfm_lightglue.lookup import describe_changes
+from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.training.curves import History, write_curves
 from sfm_lightglue.training.optimizer import Muon
 
@@ -67,8 +69,25 @@ class LoopOptions:
             )
 
 
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a task is made from, besides its own options."""
+
+    images: Path
+    names: Sequence[str]
+    """Of the photos in there."""
+    output: Path
+    device: str
+    features: SuperPointOptions
+    """How SuperPoint extracts: the one in training, or the one whose features are matched."""
+    create_matcher: Callable[[], Matcher]
+    """The matcher of the configuration."""
+    processes: int
+    """That prepare photos."""
+
+
 class Task(Protocol):
-    """A network, its examples and losses."""
+    """A network, its examples and losses. Created as Task(options, run) from options of its own and a `TrainingRun`."""
 
     module: nn.Module
     """What is trained."""

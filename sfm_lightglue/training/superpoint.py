@@ -18,14 +18,13 @@ from torch.utils.data import Dataset
 
 from sfm_lightglue import __version__
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
-from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import fold_batch_norm
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import hash_of_photos, recipe, save_weights, split
-from sfm_lightglue.training.loop import LoopOptions, seeded_generator
+from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.student import LossOptions, Student
 from sfm_lightglue.training.teacher import TeacherOptions, prepare_lessons, read_lesson
@@ -68,28 +67,17 @@ class SuperPointTask:
 
     use = "features=superpoint features.weights={path}"
 
-    def __init__(
-        self,
-        options: SuperPointTraining,
-        images: Path,
-        names: Sequence[str],
-        output: Path,
-        *,
-        device: str,
-        features: SuperPointOptions,
-        matcher: Matcher,
-        processes: int,
-    ) -> None:
-        self.options, self.device, self.features, self.matcher = options, device, features, matcher
-        photos = prepare_photos(images, names, output / "photos", options.teacher.photo_size, processes)
+    def __init__(self, options: SuperPointTraining, run: TrainingRun) -> None:
+        self.options, self.device, self.features, self.matcher = options, run.device, run.features, run.create_matcher()
+        photos = prepare_photos(run.images, run.names, run.output / "photos", options.teacher.photo_size, run.processes)
+        folder, processes = run.output / "teacher", run.processes
         lessons = prepare_lessons(
-            images, sorted(photos), output / "teacher", options.teacher, seed=options.seed, processes=processes, device=device
+            run.images, sorted(photos), folder, options.teacher, seed=options.seed, processes=processes, device=run.device
         )
         readable = sorted(lessons)
         held_out, train = split(readable, options.validation.photos, options.seed)
-        self.data_sha256 = hash_of_photos(images, train)
-        self.num_photos = len(train)
-        index = write_index(output / "index.json", [(photos[name], lessons[name]) for name in train])
+        self.data_sha256, self.num_photos = hash_of_photos(run.images, train), len(train)
+        index = write_index(run.output / "index.json", [(photos[name], lessons[name]) for name in train])
         self.data: Dataset[dict[str, Tensor]] = PairsOfViews(index, options.teacher, options.views, options.seed)
         self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
         torch.manual_seed(options.seed)
