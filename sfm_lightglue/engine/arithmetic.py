@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfm_lightglue.engine.assignment import Scan, scan_rows
 from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu, segments
 from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.packing import FeedForward, PackedLayer
@@ -67,6 +68,8 @@ class Arithmetic(Protocol):
     vector_dtype: torch.dtype
     """Of biases, norms and the rotary encoding."""
     num_heads: int
+    scan_rows: Scan
+    """See `assignment`."""
 
     def self_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
         """Rotated queries | rotated keys | values (T, 3d); valid until the next step."""
@@ -90,6 +93,7 @@ class TorchArithmetic:
 
     def __init__(self, num_heads: int, dtype: torch.dtype, device: str) -> None:
         self.num_heads, self.dtype, self.vector_dtype = num_heads, dtype, dtype
+        self.scan_rows: Scan = scan_rows
         self.device = torch.device(device)
         self.space = Workspace()
 
@@ -137,6 +141,7 @@ class KernelArithmetic:
 
     def __init__(self, num_heads: int, dtype: torch.dtype, kernels: Kernels) -> None:
         self.num_heads, self.dtype, self.vector_dtype = num_heads, dtype, torch.float32
+        self.scan_rows: Scan = kernels.scan_rows
         self.kernels, self.space = kernels, Workspace()
 
     def self_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:

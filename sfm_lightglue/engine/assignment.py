@@ -10,6 +10,7 @@ column among the candidates is so among all.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,33 @@ NO_SIMILARITY = -1e9
 BLOCK_ENTRIES = 1 << 18
 """Similarities in work at a time: 1 MB, which stays in a core's cache."""
 
+Scan = Callable[[Tensor, float, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""A function that does what `scan_rows` does."""
 
-def assign(vectors0: Tensor, vectors1: Tensor, logits0: Tensor, logits1: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+
+def scan_rows(rows: Tensor, log_threshold: float, maximum: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a block of rows (r, n) of a matrix says; the block itself may be overwritten.
+
+    Updates, of each column and with all rows seen before, its maximum (n,) and its total (n,) of exp(x - maximum). Returns the
+    log-sum-exp (r,) of each row, and the rows int64 (k,), columns int64 (k,) and values (k,) of the entries above the log-sum-exp
+    of their row + `log_threshold`, in order.
+    """
+    largest = rows.amax(dim=1, keepdim=True)
+    lse = largest[:, 0] + (rows - largest).exp_().sum(dim=1).log_()
+    row, column = (rows > (lse + log_threshold)[:, None]).nonzero().unbind(dim=1)
+    value = rows[row, column]
+    larger = torch.maximum(maximum, rows.amax(dim=0))
+    total.mul_((maximum - larger).exp_()).add_(rows.sub_(larger).exp_().sum(dim=0))
+    maximum.copy_(larger)
+    return lse, row, column, value
+
+
+def assign(
+    vectors0: Tensor, vectors1: Tensor, logits0: Tensor, logits1: Tensor, threshold: float, scan: Scan = scan_rows
+) -> tuple[Tensor, Tensor]:
     """Indices int64 (k, 2), ordered by the first, and scores float32 (k,) of the matches with a score above `threshold`.
 
-    From projected states (m, d), (n, d), m and n > 0, and logits of matchability (m,), (n,).
+    From projected states (m, d), (n, d), m and n > 0, and logits of matchability (m,), (n,). `scan` is `scan_rows` or as good.
     """
     log_match0, log_match1 = F.logsigmoid(logits0), F.logsigmoid(logits1)
     if threshold <= 0:
@@ -39,16 +62,10 @@ def assign(vectors0: Tensor, vectors1: Tensor, logits0: Tensor, logits1: Tensor,
     step = max(1, BLOCK_ENTRIES // size1)
     for start in range(0, size0, step):
         similarity = vectors0[start : start + step] @ vectors1.T  # r n
-        largest = similarity.amax(dim=1, keepdim=True)
-        lse = largest[:, 0] + (similarity - largest).exp_().sum(dim=1).log_()
-        lse0[start : start + step] = lse
-        candidates = (similarity > (lse + log_threshold)[:, None]).nonzero()
-        rows.append(candidates[:, 0] + start)
-        columns.append(candidates[:, 1])
-        values.append(similarity[candidates[:, 0], candidates[:, 1]])
-        new_max1 = torch.maximum(max1, similarity.amax(dim=0))
-        sum1.mul_((max1 - new_max1).exp_()).add_(similarity.sub_(new_max1).exp_().sum(dim=0))
-        max1 = new_max1
+        lse0[start : start + step], row, column, value = scan(similarity, log_threshold, max1, sum1)
+        rows.append(row + start)
+        columns.append(column)
+        values.append(value)
     row, column, value = torch.cat(rows), torch.cat(columns), torch.cat(values)
     score = 2 * value - lse0[row] - (max1 + sum1.log())[column] + log_match0[row] + log_match1[column]
     accepted = score > log_threshold

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.engine.arithmetic import Tokens, linear
+from sfm_lightglue.engine.arithmetic import Arithmetic, Tokens, linear
 from sfm_lightglue.engine.assignment import assign, assign_many
 from sfm_lightglue.engine.hopeless import RANK, HopelessRule, count_distinct
 from sfm_lightglue.engine.packing import PackedLayer
@@ -64,10 +64,10 @@ class Batch:
         self,
         pairs: Sequence[tuple[ImageState, ImageState]],
         settings: LightGlueSettings,
-        dtype: torch.dtype,
+        arithmetic: Arithmetic,
         hopeless: HopelessRule | None = None,
     ) -> None:
-        self.settings, self.hopeless = settings, hopeless
+        self.settings, self.arithmetic, self.hopeless = settings, arithmetic, hopeless
         all_lengths = np.array([[len(pair[side]) for pair in pairs] for side in (0, 1)], dtype=np.int64)  # 2 pairs
         self.places = np.concatenate([[0], np.cumsum(all_lengths)])
         """Borders of the images in `survived`."""
@@ -91,7 +91,7 @@ class Batch:
         """Pairs (b,), places in `survived` (b, m, 2) and scores (b, m), -1 for no match: still on the GPU."""
         if self.images:
             state, cos_sin = (torch.cat([getattr(image, key) for image in self.images]) for key in ("state", "cos_sin"))
-            self.tokens = Tokens.of(state, cos_sin, dtype)
+            self.tokens = Tokens.of(state, cos_sin, arithmetic.dtype)
             starts = [self.places[side * len(pairs) + i] for side in (0, 1) for i in self.pairs]
             ranges = zip(starts, self.lengths.flat, strict=True)
             self.origin = _send(np.concatenate([np.arange(start, start + length) for start, length in ranges]), device)
@@ -170,7 +170,9 @@ class Batch:
         for j in np.flatnonzero(is_done):
             rows = [slice(borders[image], borders[image + 1]) for image in (j, count + j)]
             vectors = [linear(self.tokens.state[side], layer.projection_weight, layer.projection_bias) for side in rows]
-            indices, scores = assign(*vectors, *(logits[side, 1] for side in rows), self.settings.filter_threshold)  # type: ignore
+            matchability = (logits[side, 1] for side in rows)
+            scan, threshold = self.arithmetic.scan_rows, self.settings.filter_threshold
+            indices, scores = assign(*vectors, *matchability, threshold, scan)  # type: ignore[call-arg, arg-type]
             pair = int(self.pairs[j])
             starts = self.places[[pair, len(self.stop_layers) + pair]]
             indices = torch.stack([self.origin[side][indices[:, i]] - int(starts[i]) for i, side in enumerate(rows)], dim=1)

@@ -421,6 +421,65 @@ void add_update(float* x, long x_stride, const Element* update, long update_stri
     }
 }
 
+// Of rows of float32: the log-sum-exp of each; of each column the maximum and the sum of e^(x - maximum), with all rows seen before;
+// and the entries above the log-sum-exp of their row + log_threshold, in order. Returns the number of these entries, -1 where there
+// are more than `capacity`, -2 where there is no memory.
+long scan_rows(const float* rows, long stride, long num_rows, long width, float log_threshold, float* row_lse, float* maximum,
+               float* total, int64_t* entry_rows, int64_t* entry_columns, float* entry_values, long capacity) {
+    const Exponential<float> exponential(1.0);
+    const auto mask_at = [&](long c) { return static_cast<__mmask16>(width - c >= 16 ? 0xffff : (1 << (width - c)) - 1); };
+    auto* larger = static_cast<float*>(std::aligned_alloc(64, (width + 15) / 16 * 64));  // maxima with these rows
+    if (!larger) return -2;
+    std::copy_n(maximum, width, larger);
+    for (long r = 0; r < num_rows; r++) {
+        const float* row = rows + r * stride;
+        __m512 row_maximum = _mm512_set1_ps(LOWEST);
+        for (long c = 0; c < width; c += 16) {
+            const __m512 values = _mm512_mask_loadu_ps(_mm512_set1_ps(LOWEST), mask_at(c), row + c);
+            row_maximum = _mm512_max_ps(row_maximum, values);
+            _mm512_store_ps(larger + c, _mm512_max_ps(_mm512_load_ps(larger + c), values));
+        }
+        row_lse[r] = _mm512_reduce_max_ps(row_maximum);  // for now
+    }
+    for (long c = 0; c < width; c += 16) {
+        const __mmask16 mask = mask_at(c);
+        const __m512 now = _mm512_load_ps(larger + c), before = _mm512_maskz_loadu_ps(mask, maximum + c);
+        const __m512 factor = exponential(_mm512_sub_ps(before, now));
+        _mm512_mask_storeu_ps(total + c, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, total + c), factor));
+        _mm512_mask_storeu_ps(maximum + c, mask, now);
+    }
+    long count = 0;
+    for (long r = 0; r < num_rows; r++) {
+        const float* row = rows + r * stride;
+        const __m512 row_maximum = _mm512_set1_ps(row_lse[r]);
+        __m512 sum = _mm512_setzero_ps();
+        for (long c = 0; c < width; c += 16) {
+            const __mmask16 mask = mask_at(c);
+            const __m512 values = _mm512_maskz_loadu_ps(mask, row + c);
+            sum = _mm512_mask_add_ps(sum, mask, sum, exponential(_mm512_sub_ps(values, row_maximum)));
+            const __m512 weights = exponential(_mm512_sub_ps(values, _mm512_load_ps(larger + c)));
+            _mm512_mask_storeu_ps(total + c, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, total + c), weights));
+        }
+        row_lse[r] += std::log(_mm512_reduce_add_ps(sum));
+        const __m512 limit = _mm512_set1_ps(row_lse[r] + log_threshold);
+        for (long c = 0; c < width; c += 16) {
+            const __mmask16 mask = mask_at(c);
+            unsigned above = _mm512_mask_cmp_ps_mask(mask, _mm512_maskz_loadu_ps(mask, row + c), limit, _CMP_GT_OQ);
+            for (; above; above &= above - 1, count++) {
+                if (count == capacity) {
+                    std::free(larger);
+                    return -1;
+                }
+                entry_rows[count] = r;
+                entry_columns[count] = c + __builtin_ctz(above);
+                entry_values[count] = row[entry_columns[count]];
+            }
+        }
+    }
+    std::free(larger);
+    return count;
+}
+
 }  // namespace
 
 // Two addresses for ctypes: add_bias_float32, add_bias_bfloat16 and so on.
@@ -435,6 +494,7 @@ EXPORT(add_bias)
 EXPORT(rotate)
 EXPORT(bias_norm_gelu)
 EXPORT(add_update)
+decltype(&scan_rows) scan_rows_float32 = scan_rows;
 
 // Whether this CPU and its operating system run the functions for float32: 1, for bfloat16 as well: 2, none: 0. Itself without
 // their instructions.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import math
 import os
 import platform
 import shlex
@@ -45,7 +46,10 @@ _ARGUMENTS = {
     "rotate": (*_ROWS, _POINTER, _LONG, _LONG, _POINTER),
     "bias_norm_gelu": (*_ROWS, _POINTER, _POINTER, _POINTER),
     "add_update": (*(_POINTER, _LONG) * 3, _LONG, _LONG, _POINTER, _POINTER, _POINTER),
+    "scan_rows": (*_ROWS, _FLOAT, *(_POINTER,) * 6, _LONG),
 }
+_RESULTS = {"attention": ctypes.c_int, "scan_rows": _LONG}
+_OF_FLOAT32_ALONE = {"scan_rows"}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -103,8 +107,9 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         """Raises: ValueError where the library lacks a function."""
         self.supports_bfloat16: bool = library.supported() > 1
+        names = {torch.float32: set(_ARGUMENTS), torch.bfloat16: set(_ARGUMENTS) - _OF_FLOAT32_ALONE}
         dtypes = (torch.float32, torch.bfloat16) if self.supports_bfloat16 else (torch.float32,)
-        self._functions = {(name, dtype): _function(library, name, dtype) for name in _ARGUMENTS for dtype in dtypes}
+        self._functions = {(name, dtype): _function(library, name, dtype) for dtype in dtypes for name in sorted(names[dtype])}
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, num_heads: int, scale: float) -> None:
         """out = softmax(scale query key^T) value for each head; query and out elements (n, d), key and value elements (m, d).
@@ -187,6 +192,27 @@ class Kernels:
         )  # fmt: skip
         return logits
 
+    def scan_rows(
+        self, rows: Tensor, log_threshold: float, maximum: Tensor, total: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See `assignment.scan_rows`; rows float32 (r, n), maximum and total float32 (n,), log_threshold at most 0."""
+        function = self._of("scan_rows", rows.dtype)
+        count, width = rows.shape
+        _check(rows, (count, width), torch.float32)
+        _check_vectors(width, maximum, total)
+        if log_threshold > 0:
+            raise ValueError(f"log_threshold {log_threshold}: expected at most 0")
+        # Weights of a softmax above t are fewer than 1 / t; rounding may add one that is t.
+        capacity = count * int(min(width, math.exp(-log_threshold) + 1))
+        lse, places, values = rows.new_empty(count), rows.new_empty((2, capacity), dtype=torch.int64), rows.new_empty(capacity)
+        found = function(
+            *_rows(rows), log_threshold, lse.data_ptr(), maximum.data_ptr(), total.data_ptr(),
+            places.data_ptr(), places[1:].data_ptr(), values.data_ptr(), capacity,
+        )  # fmt: skip
+        if found is None or found < 0:
+            raise MemoryError(f"no memory for the entries of {count} x {width} above e^{log_threshold}")
+        return lse, places[0, :found], places[1, :found], values[:found]
+
     def _of(self, name: str, dtype: torch.dtype) -> Callable[..., int | None]:
         if (name, dtype) not in self._functions:
             needs = " (bfloat16 needs a CPU with AVX512-BF16)" if not self.supports_bfloat16 else ""
@@ -254,4 +280,4 @@ def _open(path: Path) -> ctypes.CDLL:
 def _function(library: ctypes.CDLL, name: str, dtype: torch.dtype) -> Callable[..., int | None]:
     """Raises: ValueError where the library has not this function."""
     address = _POINTER.in_dll(library, f"{name}_{_DTYPES[dtype]}").value
-    return ctypes.CFUNCTYPE(ctypes.c_int if name == "attention" else None, *_ARGUMENTS[name])(address or 0)
+    return ctypes.CFUNCTYPE(_RESULTS.get(name), *_ARGUMENTS[name])(address or 0)

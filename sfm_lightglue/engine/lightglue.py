@@ -74,7 +74,7 @@ class LightGlueEngine:
     @torch.inference_mode()
     def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[PairMatches]:
         """Matches of each pair, the same as if it were alone (on a CPU bit for bit)."""
-        batch = Batch(pairs, self.settings, self.arithmetic.dtype, self.hopeless)
+        batch = Batch(pairs, self.settings, self.arithmetic, self.hopeless)
         for i, layer in enumerate(self.layers):
             if not len(batch.pairs):
                 break

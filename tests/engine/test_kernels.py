@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -286,3 +287,30 @@ def test_other_tensors_are_refused(kernels: Kernels) -> None:
     for method, arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             method(*arguments)
+
+
+@pytest.mark.parametrize(("r", "n"), [(1, 1), (3, 15), (2, 16), (7, 17), (70, 333), (130, 2048)])
+def test_scanned_rows_are_those_of_float64(kernels: Kernels, r: int, n: int) -> None:
+    rows, whole = strided(normal(r, n, scale=8))
+    before = normal(5, n, seed=1, scale=8).double()
+    maximum, total = before.amax(dim=0).float(), (before - before.amax(dim=0)).exp().sum(dim=0).float()
+    given = rows.double()
+
+    lse, row, column, value = kernels.scan_rows(rows, math.log(0.05), maximum, total)
+
+    torch.testing.assert_close(lse.double(), given.logsumexp(dim=1), atol=4e-6, rtol=0)
+    entries = (given > given.logsumexp(dim=1, keepdim=True) + math.log(0.05)).nonzero()
+    assert torch.equal(torch.stack([row, column], dim=1), entries) and torch.equal(value.double(), given[row, column])
+    everything = torch.cat([before, given])
+    assert torch.equal(maximum.double(), everything.amax(dim=0))
+    torch.testing.assert_close(maximum.double() + total.double().log(), everything.logsumexp(dim=0), atol=4e-6, rtol=0)
+    assert is_guarded(rows, whole)
+
+
+def test_scanned_rows_may_all_be_equal_and_their_columns_new(kernels: Kernels) -> None:
+    maximum, total = torch.full((20,), -math.inf), torch.zeros(20)
+    lse, row, _, value = kernels.scan_rows(torch.full((3, 20), -700.0), math.log(0.04), maximum, total)
+    assert lse.tolist() == pytest.approx([math.log(20) - 700] * 3) and len(row) == 60 and (value == -700).all()
+    assert maximum.tolist() == [-700.0] * 20 and total.tolist() == pytest.approx([3.0] * 20)
+    with pytest.raises(ValueError, match="at most 0"):
+        kernels.scan_rows(torch.zeros(3, 20), 0.5, maximum, total)

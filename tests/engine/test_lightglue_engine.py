@@ -139,7 +139,7 @@ def test_an_image_with_few_matchable_points_makes_a_doubtful_pair_hopeless() -> 
     network = random_network(**ALL_LAYERS)
     points0, points1 = random_points()
     engine = LightGlueEngine(network, hopeless=HopelessRule(10**6, (0.5,)))
-    batch = Batch([(prepare(engine, points0), prepare(engine, points1))], network.settings, torch.float32, engine.hopeless)
+    batch = Batch([(prepare(engine, points0), prepare(engine, points1))], network.settings, engine.arithmetic, engine.hopeless)
     size0 = len(points0.keypoints)
     matchability = torch.zeros(size0 + len(points1.keypoints))
     matchability[:40] = 0.9
