@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
@@ -65,6 +66,11 @@ class LightGlueTraining:
     """Longest side of the photos, px."""
     num_keypoints: tuple[int, ...]
     """Of each view; one of these in each step."""
+    lost_keypoints: float
+    """Share of its keypoints that a view loses at most, weaker ones take their places: few are seen again in very different light
+    or from very different places, but nearly all in views of a flat photo."""
+    foreign_descriptors: float
+    """Weight at most with which another keypoint's descriptor is added to each, for the same reason."""
     scenes: SceneOptions
     losses: MatchingLossOptions
     loop: LoopOptions
@@ -74,6 +80,8 @@ class LightGlueTraining:
         check_precision(self.precision, "training.precision")
         if not 0 <= self.start_share < 1:
             raise ValueError(f"training.start_share must lie in 0..1, below 1, found {self.start_share}")
+        if not 0 <= self.lost_keypoints < 1:
+            raise ValueError(f"training.lost_keypoints must lie in 0..1, below 1, found {self.lost_keypoints}")
 
 
 class LightGlueTask:
@@ -107,7 +115,8 @@ class LightGlueTask:
         generator = seeded_generator(self.device, options.seed, step)
         scenes = make_scenes(item, options.scenes, generator)
         number = options.num_keypoints[step % len(options.num_keypoints)]
-        keypoints, descriptors = detect_many(self.extractor, scenes.views, number, generator)
+        keypoints, descriptors = detect_many(self.extractor, scenes.views, number, generator, options.lost_keypoints)
+        descriptors = mix_descriptors(descriptors, options.foreign_descriptors, generator)
         labels = label_keypoints(*scenes.find(keypoints), options.losses.match_px, options.losses.no_match_px)
         sizes = keypoints.new_tensor([options.scenes.size]).expand(options.scenes.pairs, 2)
         dtype = network_dtype(options.precision, self.device)
@@ -157,12 +166,18 @@ class LightGlueTask:
 
 
 @torch.no_grad()
-def detect_many(extractor: SuperPointExtractor, views: Tensor, number: int, generator: Generator) -> tuple[Tensor, Tensor]:
+def detect_many(
+    extractor: SuperPointExtractor, views: Tensor, number: int, generator: Generator, lost: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Keypoints (b, number, 2) px and descriptors (b, number, 256) of views (b, 1, h, w): the strongest, and where there are
-    fewer, random pixels: LightGlue is to leave out keypoints that nothing distinguishes."""
+    fewer, random pixels: LightGlue is to leave out keypoints that nothing distinguishes. Each view is without a share of its
+    keypoints, drawn up to `lost`."""
     options = extractor.options
     output = extractor.network(views)
     peaks = non_maximum_suppression(output.scores, options.nms_radius)
+    if lost > 0:
+        share = lost * torch.rand((len(peaks), 1, 1), generator=generator, device=peaks.device)
+        peaks = peaks.where(torch.rand(peaks.shape, generator=generator, device=peaks.device) >= share, 0)
     filler = torch.rand(peaks.shape, generator=generator, device=peaks.device) * options.detection_threshold
     strength = peaks.where(peaks > options.detection_threshold, filler)
     border = max(options.border, 2)
@@ -176,6 +191,17 @@ def detect_many(extractor: SuperPointExtractor, views: Tensor, number: int, gene
         first = torch.arange(len(views), device=views.device)[:, None, None, None]
         keypoints = keypoints + expected_offsets(output.scores[first, rows, columns].flatten(0, 1)).unflatten(0, pixels.shape[:2])
     return keypoints, sample_descriptors(keypoints, output.descriptors, centred=extractor.centred)
+
+
+def mix_descriptors(descriptors: Tensor, most: float, generator: Generator) -> Tensor:
+    """Descriptors (b, n, d) of unit length, to each added that of a random keypoint of the batch, by a weight for each view of up
+    to `most`."""
+    if most <= 0:
+        return descriptors
+    weight = most * torch.rand((len(descriptors), 1, 1), generator=generator, device=descriptors.device)
+    flat = descriptors.flatten(0, 1)
+    others = flat[torch.rand(len(flat), generator=generator, device=flat.device).argsort()].view_as(descriptors)
+    return F.normalize(descriptors + weight * others, dim=2)
 
 
 def _start(

@@ -17,7 +17,7 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
 from sfm_lightglue.products import Image
 from sfm_lightglue.train import train_from
-from sfm_lightglue.training.lightglue import LightGlueTask, detect_many
+from sfm_lightglue.training.lightglue import LightGlueTask, detect_many, mix_descriptors
 
 SMALL = (
     *("training=lightglue", "training.to_teacher=null", "training.commit=0123abc", "execution.device=cpu"),
@@ -105,3 +105,30 @@ def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() 
     assert similar.min() > 0.99
     others = np.delete(keypoints[0].numpy(), distance.argmin(axis=1), axis=0)
     assert len(np.unique(others.round(), axis=0)) > 10
+
+
+def test_views_lose_a_share_of_their_keypoints_each_its_own() -> None:
+    extractor = create_extractor("superpoint", max_keypoints=2000, detection_threshold=0.1)
+    view = torch.from_numpy(picture((160, 120), 0).mean(axis=2).astype(np.float32)) / 255
+    views = view.expand(12, 1, -1, -1)
+    kept = []
+    for lost in (0.0, 0.8):
+        keypoints, _ = detect_many(extractor, views, 40, torch.Generator().manual_seed(0), lost)
+        assert keypoints.shape == (12, 40, 2)
+        if not lost:
+            strongest = keypoints[0]
+        kept.append([int((torch.cdist(each, strongest).amin(dim=1) < 0.5).sum()) for each in keypoints])
+    assert kept[0] == [40] * 12
+    assert min(kept[1]) < 20 and max(kept[1]) > 30 and len(set(kept[1])) > 5
+
+
+def test_descriptors_are_mixed_with_those_of_others_in_each_view_by_its_own_weight() -> None:
+    descriptors = torch.nn.functional.normalize(torch.randn(20, 50, 256, generator=torch.Generator().manual_seed(0)), dim=2)
+    assert mix_descriptors(descriptors, 0.0, torch.Generator().manual_seed(0)) is descriptors
+    mixed = mix_descriptors(descriptors, 1.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixed.norm(dim=2), torch.ones(20, 50))
+    similar = (mixed * descriptors).sum(dim=2)  # 1 / sqrt(1 + weight^2), up to the similarity of random vectors
+    assert similar.min() > 0.55 and similar.mean(dim=1).min() < 0.8 and similar.mean(dim=1).max() > 0.98
+    others = mixed.flatten(0, 1) - (similar[..., None] * descriptors).flatten(0, 1)
+    nearest = (torch.nn.functional.normalize(others, dim=1) @ descriptors.flatten(0, 1).T).amax(dim=1)
+    assert nearest[similar.flatten() < 0.95].min() > 0.9
