@@ -179,8 +179,8 @@ _ENTRIES = (
         name="superpoint-open-lightglue",
         file="superpoint-open-lightglue.safetensors",
         urls=(),  # in this package
-        sha256="107d4f37b5af9166edb8f75f6129bb6c9543a6f5d9dee95563d51b4eb4033220",
-        size=23_865_082,
+        sha256="842ebc30d3b54791798ab1a9d604e9a94720c81acf0d21318c832aa863f3e95c",
+        size=23_867_082,
         licence="Apache-2.0",
         for_="matches=lightglue head superpoint-open",
         origin="LightGlue, Lindenberger et al. (arXiv:2306.13643), trained with this package from ALIKED's (docs/superpoint.md)",
