@@ -20,7 +20,7 @@ from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.lookup import load_class
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.pairs.planner import PAIRINGS
-from sfm_lightglue.pipeline import Execution
+from sfm_lightglue.pipeline import Execution, choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
@@ -136,6 +136,7 @@ def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: s
     assert config == compose_config([f"+experiment={name}", "features.max_keypoints=77"])
     assert config.features.max_keypoints == 77
     check_keys(config)
+    choose_head(config)
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
 

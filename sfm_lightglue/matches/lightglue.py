@@ -23,7 +23,10 @@ from sfm_lightglue.products import Features, Matches
 HEAD_WEIGHTS = {head: f"{head}-lightglue" for head in HEADS} | {"xfeat": "xfeat-lighterglue"}
 """Published weights of each head."""
 
-HOPELESS = {"aliked": HopelessRule(min_distinct=6, min_matchability=(0.85, 0.95))}
+HOPELESS = {
+    "aliked": HopelessRule(min_distinct=6, min_matchability=(0.85, 0.95)),
+    "superpoint-open": HopelessRule(min_distinct=6, min_matchability=(0.75, 0.85)),
+}
 """By head: calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 
 GPU_BATCH_SIZE = 32
