@@ -423,13 +423,13 @@ void add_update(float* x, long x_stride, const Element* update, long update_stri
 
 // Of rows of float32: the log-sum-exp of each; of each column the maximum and the sum of e^(x - maximum), with all rows seen before;
 // and the entries above the log-sum-exp of their row + log_threshold, in order. Returns the number of these entries, -1 where there
-// are more than `capacity`, -2 where there is no memory.
+// is no memory for them: where they are more than `capacity`, too.
 long scan_rows(const float* rows, long stride, long num_rows, long width, float log_threshold, float* row_lse, float* maximum,
                float* total, int64_t* entry_rows, int64_t* entry_columns, float* entry_values, long capacity) {
     const Exponential<float> exponential(1.0);
     const auto mask_at = [&](long c) { return static_cast<__mmask16>(width - c >= 16 ? 0xffff : (1 << (width - c)) - 1); };
     auto* larger = static_cast<float*>(std::aligned_alloc(64, (width + 15) / 16 * 64));  // maxima with these rows
-    if (!larger) return -2;
+    if (!larger) return -1;
     std::copy_n(maximum, width, larger);
     for (long r = 0; r < num_rows; r++) {
         const float* row = rows + r * stride;

@@ -107,9 +107,10 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         """Raises: ValueError where the library lacks a function."""
         self.supports_bfloat16: bool = library.supported() > 1
-        names = {torch.float32: set(_ARGUMENTS), torch.bfloat16: set(_ARGUMENTS) - _OF_FLOAT32_ALONE}
-        dtypes = (torch.float32, torch.bfloat16) if self.supports_bfloat16 else (torch.float32,)
-        self._functions = {(name, dtype): _function(library, name, dtype) for dtype in dtypes for name in sorted(names[dtype])}
+        keys = [(name, torch.float32) for name in _ARGUMENTS]
+        if self.supports_bfloat16:
+            keys += [(name, torch.bfloat16) for name in _ARGUMENTS if name not in _OF_FLOAT32_ALONE]
+        self._functions = {key: _function(library, *key) for key in keys}
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, num_heads: int, scale: float) -> None:
         """out = softmax(scale query key^T) value for each head; query and out elements (n, d), key and value elements (m, d).

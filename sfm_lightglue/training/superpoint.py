@@ -70,9 +70,14 @@ class SuperPointTask:
     def __init__(self, options: SuperPointTraining, run: TrainingRun) -> None:
         self.options, self.device, self.features, self.matcher = options, run.device, run.features, run.create_matcher()
         photos = prepare_photos(run.images, run.names, run.output / "photos", options.teacher.photo_size, run.processes)
-        folder, processes = run.output / "teacher", run.processes
         lessons = prepare_lessons(
-            run.images, sorted(photos), folder, options.teacher, seed=options.seed, processes=processes, device=run.device
+            run.images,
+            sorted(photos),
+            run.output / "teacher",
+            options.teacher,
+            seed=options.seed,
+            processes=run.processes,
+            device=run.device,
         )
         readable = sorted(lessons)
         held_out, train = split(readable, options.validation.photos, options.seed)
