@@ -155,20 +155,39 @@ def detect_keypoints(
     return keypoints, values[order]
 
 
-def windows(heatmap: Tensor, pixels: Tensor, radius: int) -> Tensor:
-    """(n, k, k), k = 2 radius + 1: values of the heatmap (h, w) around int64 (x, y) `pixels` (n, 2); 0 outside the heatmap."""
-    padded = F.pad(heatmap, (radius,) * 4)
-    step = torch.arange(2 * radius + 1, device=heatmap.device)
-    rows, columns = pixels[:, 1, None] + step, pixels[:, 0, None] + step
-    return padded[rows[:, :, None], columns[:, None, :]]
+def strongest_keypoints(
+    strengths: Tensor, heatmaps: Tensor, number: int, *, border: int, subpixel: bool
+) -> tuple[Tensor, Tensor]:
+    """Keypoints float32 (b, number, 2) of many heatmaps (b, h, w) at once, and their strengths (b, number), strongest first.
+
+    They are the strongest pixels of `strengths` (b, h, w) at least `border` px inside; `subpixel` as in `detect_keypoints`, and
+    differentiable in the heatmaps. Nothing here waits for a GPU.
+    """
+    height, width = strengths.shape[1:]
+    inside = strengths[:, border : height - border, border : width - border]
+    found, places = inside.flatten(1).topk(number, dim=1)
+    pixels = torch.stack([places % inside.shape[2], places // inside.shape[2]], dim=2) + border
+    keypoints = pixels.float()
+    if subpixel:
+        keypoints = keypoints + expected_offsets(windows(heatmaps, pixels, radius=2))
+    return keypoints, found
+
+
+def windows(heatmaps: Tensor, pixels: Tensor, radius: int) -> Tensor:
+    """(..., n, k, k), k = 2 radius + 1: values of heatmaps (..., h, w) around int64 (x, y) `pixels` (..., n, 2), 0 outside."""
+    padded = F.pad(heatmaps, (radius,) * 4)
+    step = torch.arange(2 * radius + 1, device=heatmaps.device)
+    rows, columns = pixels[..., 1, None] + step, pixels[..., 0, None] + step
+    places = rows[..., :, None] * padded.shape[-1] + columns[..., None, :]
+    return padded.flatten(-2).gather(-1, places.flatten(-3)).view(places.shape)
 
 
 def expected_offsets(weights: Tensor) -> Tensor:
-    """float32 (n, 2): mean (x, y) offset from the centre of windows (n, k, k) of weights >= 0, not all 0."""
-    radius = weights.shape[1] // 2
+    """float32 (..., 2): mean (x, y) offset from the centre of windows (..., k, k) of weights >= 0, not all 0."""
+    radius = weights.shape[-1] // 2
     step = torch.arange(-radius, radius + 1, device=weights.device, dtype=torch.float32)
-    weights = weights.float() / weights.float().sum(dim=(1, 2), keepdim=True)
-    return torch.stack([weights.sum(dim=1) @ step, weights.sum(dim=2) @ step], dim=1)
+    weights = weights.float() / weights.float().sum(dim=(-2, -1), keepdim=True)
+    return torch.stack([weights.sum(dim=-2) @ step, weights.sum(dim=-1) @ step], dim=-1)
 
 
 def sample_descriptors(keypoints: Tensor, dense: Tensor, cell: int = CELL, *, centred: bool = False) -> Tensor:
@@ -260,3 +279,30 @@ def fold_batch_norm(network: SuperPoint) -> SuperPoint:
         state |= {f"conv{name}.weight": weight, f"conv{name}.bias": bias}
     load_strictly(folded, state)
     return folded.eval()
+
+
+@torch.no_grad()
+def unfold_batch_norm(network: SuperPoint, grey: Tensor) -> SuperPoint:
+    """The inverse of `fold_batch_norm`: the same function as `network` with batch normalisation, for training to go on.
+
+    The means and variances are those of images (b, 1, h, w) like the ones to be trained on.
+    """
+    unfolded = SuperPoint(batch_norm=True)
+    unfolded.load_state_dict(network.state_dict(), strict=False)
+    hooks = []
+    for name in _LAYERS:
+        norm = cast(nn.BatchNorm2d, unfolded.get_submodule(f"bn{name}"))
+        hooks.append(unfolded.get_submodule(f"conv{name}").register_forward_hook(partial(_normalise_to_itself, norm)))
+    unfolded.train()(grey)  # in evaluation mode it would see the images in bands
+    for hook in hooks:
+        hook.remove()
+    return unfolded
+
+
+def _normalise_to_itself(norm: nn.BatchNorm2d, convolution: nn.Module, inputs: Any, output: Tensor) -> None:
+    """Makes `norm` leave a convolution's output as it is."""
+    variance, mean = torch.var_mean(output, dim=(0, 2, 3), correction=0)
+    cast(Tensor, norm.running_mean).copy_(mean)
+    cast(Tensor, norm.running_var).copy_(variance)
+    norm.bias.copy_(mean)
+    norm.weight.copy_((variance + norm.eps).sqrt())

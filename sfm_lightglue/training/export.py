@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from sfm_lightglue.fetch import sha256_of
+from sfm_lightglue.networks.weights import WeightsRecord
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -48,6 +49,16 @@ def hash_of_photos(images: Path, names: Sequence[str]) -> str:
     for name in sorted(names):
         digest.update(f"{name} {sha256_of(images / name)}\n".encode())
     return digest.hexdigest()
+
+
+def check_licence(licence: str, weights: Sequence[WeightsRecord]) -> None:
+    """Raises: ValueError where what is trained from `weights` for research only would be exported under another licence."""
+    for record in weights:
+        if record.research_only and licence != record.licence:
+            raise ValueError(
+                f"training.licence={licence}, but {record.name} is for research only, and so is what is trained from it: "
+                f"start from other weights, or give 'training.licence=\"{record.licence}\"'"
+            )
 
 
 def recipe(options: Any) -> dict[str, Any]:

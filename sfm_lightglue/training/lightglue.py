@@ -27,13 +27,13 @@ from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import (
-    expected_offsets,
     non_maximum_suppression,
     sample_descriptors,
+    strongest_keypoints,
 )
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
-from sfm_lightglue.training.export import hash_of_photos, recipe, save_weights, split
+from sfm_lightglue.training.export import check_licence, hash_of_photos, recipe, save_weights, split
 from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
 from sfm_lightglue.training.matching import MatchingLossOptions, label_keypoints, matching_losses, prediction_scale, warm_start
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
@@ -103,6 +103,7 @@ class LightGlueTask:
         self.extractor = SuperPointExtractor.create(replace(run.features, precision=options.precision), run.device)
         state, self.start_weights = load_weights(options.start)
         self.module: nn.Module = _start(state, options, self.extractor, self.validation_pairs)
+        check_licence(options.licence, (*self.extractor.weights, self.start_weights))
         self.start_state = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
         self.settings: Mapping[str, Any] = {
             **recipe(options),
@@ -180,16 +181,7 @@ def detect_many(
         peaks = peaks.where(torch.rand(peaks.shape, generator=generator, device=peaks.device) >= share, 0)
     filler = torch.rand(peaks.shape, generator=generator, device=peaks.device) * options.detection_threshold
     strength = peaks.where(peaks > options.detection_threshold, filler)
-    border = max(options.border, 2)
-    inside = strength[:, border:-border, border:-border]
-    places = inside.flatten(1).topk(number, dim=1).indices
-    pixels = torch.stack([places % inside.shape[2], places // inside.shape[2]], dim=2) + border  # b n 2
-    keypoints = pixels.float()
-    if options.subpixel:
-        step = torch.arange(-2, 3, device=views.device)
-        rows, columns = pixels[..., 1, None, None] + step[:, None], pixels[..., 0, None, None] + step  # b n 5 1, b n 1 5
-        first = torch.arange(len(views), device=views.device)[:, None, None, None]
-        keypoints = keypoints + expected_offsets(output.scores[first, rows, columns].flatten(0, 1)).unflatten(0, pixels.shape[:2])
+    keypoints, _ = strongest_keypoints(strength, output.scores, number, border=options.border, subpixel=options.subpixel)
     return keypoints, sample_descriptors(keypoints, output.descriptors, centred=extractor.centred)
 
 

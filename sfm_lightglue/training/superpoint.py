@@ -20,10 +20,10 @@ from sfm_lightglue import __version__
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.networks.precision import check_precision, network_dtype
-from sfm_lightglue.networks.superpoint import fold_batch_norm
+from sfm_lightglue.networks.superpoint import fold_batch_norm, load_superpoint
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
-from sfm_lightglue.training.export import hash_of_photos, recipe, save_weights, split
+from sfm_lightglue.training.export import check_licence, hash_of_photos, recipe, save_weights, split
 from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.student import LossOptions, Student
@@ -48,6 +48,8 @@ class SuperPointTraining:
     seed: int
     precision: str
     """Of the network's convolutions while training: `float32`, or `low`, 16 bit where the device is faster so."""
+    start: str | None
+    """Weights to go on from, a name or a file; None: from random ones."""
     licence: str
     """Under which the trained weights are to be used."""
     commit: str | None
@@ -87,19 +89,27 @@ class SuperPointTask:
         self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
         torch.manual_seed(options.seed)
         teacher_size = read_lesson(lessons[readable[0]]).descriptors.shape[1]
-        self.module: nn.Module = Student(teacher_size, options.losses.temperature)
+        student = Student(teacher_size, options.losses.temperature)
+        self.origins = [load_weights(options.teacher.weights)[1]]
+        if options.start is not None:
+            state, record = load_weights(options.start)
+            views = make_views(self.data[0], options.views, seeded_generator("cpu", options.seed, 0))
+            student.start_from(load_superpoint({key: value.float() for key, value in state.items()}), views)
+            self.origins.append(record)
+        check_licence(options.licence, self.origins)
+        self.module: nn.Module = student
         self.hidden: Sequence[str] = [f"network.conv{name}.weight" for name in HIDDEN_LAYERS]
         self.settings: Mapping[str, Any] = {
             **recipe(options),
             "data": self.data_sha256,
-            "weights": [load_weights(options.teacher.weights)[1].sha256],
+            "weights": [record.sha256 for record in self.origins],
         }
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = make_views(item, self.options.views, seeded_generator(self.device, self.options.seed, step))
         dtype = network_dtype(self.options.precision, self.device)
         dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # gradients do not underflow there
-        return cast(Student, self.module).losses(batch, self.options.losses, dtype)
+        return cast(Student, self.module).losses(batch, self.options.losses, self.features, dtype)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         network = fold_batch_norm(cast(Student, module).network)
@@ -114,6 +124,7 @@ class SuperPointTask:
         student = cast(Student, module)
         metadata = {
             **METADATA,
+            "origins": ", ".join(f"{record.name} {record.sha256}" for record in self.origins),
             "licence": self.options.licence,
             "recipe": json.dumps(recipe(self.options), sort_keys=True),
             "training_photos": f"{self.num_photos}, sha256 {self.data_sha256}",

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from sfm_lightglue.networks.superpoint import CELL
-from sfm_lightglue.training.homographies import HomographyRange, random_homography, warp, warp_photos
+from sfm_lightglue.training.homographies import HomographyRange, invert, random_homography, warp, warp_photos
 from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 from sfm_lightglue.training.photos import read_index, read_photo, row_of, stack_photos
 from sfm_lightglue.training.teacher import TeacherOptions, read_lesson
@@ -104,6 +104,7 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
     points       float32 (b, n, 2): px of the view; row i of a view and row i of its partner are one point of the photo
     is_point     bool (pairs, n): False for rows that fill up
     teacher      float32 (pairs, n, d): the teacher's descriptors of the points
+    between      float32 (pairs, 3, 3): homographies from each view to its partner
 
     All randomness is that of `generator`, which is of the device of the batch.
     """
@@ -124,6 +125,7 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
         "points": points.gather(1, chosen.repeat(2, 1)[..., None].expand(-1, -1, 2)),
         "is_point": both.gather(1, chosen),
         "teacher": batch["descriptors"].gather(1, chosen[..., None].expand(-1, -1, batch["descriptors"].shape[2])).float(),
+        "between": (batch["homographies"][1] @ invert(batch["homographies"][0])).float(),
     }
 
 

@@ -19,6 +19,7 @@ from sfm_lightglue.networks.superpoint import (
     non_maximum_suppression,
     sample_descriptors,
     sliding_maximum,
+    unfold_batch_norm,
     windows,
 )
 
@@ -130,6 +131,18 @@ def test_folded_batch_norm_gives_the_same_maps() -> None:
 def test_a_network_without_batch_norm_cannot_be_folded() -> None:
     with pytest.raises(ValueError, match="no batch normalisation"):
         fold_batch_norm(SuperPoint())
+
+
+def test_batch_norm_is_put_back_without_changing_the_maps() -> None:
+    torch.manual_seed(0)
+    network, grey = SuperPoint().eval(), torch.cat([picture(256, 320, seed) for seed in range(3)])
+    expected, unfolded = network(grey), unfold_batch_norm(network, grey)
+    with torch.no_grad():
+        for each in (unfolded.train()(grey), unfolded.eval()(grey), fold_batch_norm(unfolded)(grey)):
+            for name in ("scores", "descriptors", "logits"):
+                torch.testing.assert_close(getattr(each, name), getattr(expected, name), atol=1e-4, rtol=1e-3)
+    norm = unfolded.get_submodule("bn3a")
+    assert norm.weight.requires_grad and norm.running_var.min() > 0 and norm.running_mean.any()
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

@@ -10,9 +10,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfm_lightglue.training.student import LossOptions, Student, _near, contrastive_loss, keypoint_loss, location_loss
+from sfm_lightglue.features.superpoint import SuperPointOptions
+from sfm_lightglue.networks.superpoint import SuperPoint, detect_keypoints, sample_descriptors
+from sfm_lightglue.training.student import (
+    LossOptions,
+    Student,
+    _near,
+    contrastive_loss,
+    find_keypoints,
+    keypoint_loss,
+    location_loss,
+    reprojection_loss,
+)
 
-OPTIONS = LossOptions(keypoints=1.0, location=2.0, contrast=1.0, distillation=2.0, same_point=3.0, temperature=0.05)
+OPTIONS = LossOptions(
+    keypoints=1.0, location=2.0, reprojection=4.0, contrast=1.0, distillation=2.0, same_point=3.0, temperature=0.05
+)
+DETECTION = SuperPointOptions(
+    name="superpoint",
+    weights="",
+    resize_max=None,
+    max_keypoints=100,
+    detection_threshold=0.005,
+    nms_radius=2,
+    border=2,
+    subpixel=True,
+    precision="float32",
+)
 
 
 @pytest.fixture
@@ -34,6 +58,7 @@ def make_batch(generator: torch.Generator, *, num_points: tuple[int, int] = (5, 
         "points": torch.rand(4, 6, 2, generator=generator) * (side - 1),
         "is_point": torch.stack([torch.arange(6) < count for count in num_points]),
         "teacher": unit(generator, 2, 6, 8),
+        "between": torch.eye(3).expand(2, 3, 3),
     }
 
 
@@ -90,6 +115,79 @@ def test_without_keypoints_there_is_no_location_loss() -> None:
     targets = torch.zeros(1, 65, 2, 2)
     targets[:, 64] = 1
     assert location_loss(torch.randn(1, 65, 2, 2), targets, torch.ones(1, 2, 2)) == 0
+
+
+# --- positions -------------------------------------------------------------------------------------------------------------
+
+
+def heatmaps(generator: torch.Generator, number: int) -> Tensor:
+    return torch.rand(number, 32, 40, generator=generator) ** 8
+
+
+def test_keypoints_of_many_heatmaps_are_those_of_each(generator: torch.Generator) -> None:
+    maps, everywhere = heatmaps(generator, 3), torch.ones(3, 4, 5)
+    keypoints, found = find_keypoints(maps, everywhere, 12, DETECTION)
+    assert keypoints.shape == (3, 12, 2) and found.all()
+    for row, heatmap in zip(keypoints, maps, strict=True):
+        options = {"threshold": 0.005, "nms_radius": 2, "max_keypoints": 12, "border": 2, "subpixel": True}
+        torch.testing.assert_close(row, detect_keypoints(heatmap, **options)[0])
+
+
+def test_keypoints_lie_in_cells_that_count_and_are_above_the_threshold(generator: torch.Generator) -> None:
+    maps, cells = heatmaps(generator, 1), torch.zeros(1, 4, 5)
+    cells[0, 1, 2] = 1
+    maps[0, 8:16, 16:24] = 0.001
+    maps[0, 10, 20] = maps[0, 13, 19] = 0.5
+    keypoints, found = find_keypoints(maps, cells, 12, DETECTION)
+    assert found.sum() == 2 and keypoints.isfinite().all()
+    assert sorted(keypoints[0, :2].round().tolist()) == [[19, 13], [20, 10]]
+
+
+def test_the_reprojection_loss_is_the_mean_distance_of_mutual_nearest_keypoints_in_both_views(generator: torch.Generator) -> None:
+    first = torch.rand(2, 9, 2, generator=generator) * 40
+    between = torch.eye(3).repeat(2, 1, 1)
+    between[:, :2, :2] = 2 * between[:, :2, :2]  # twice as large in the second view
+    second = (2 * first + torch.randn(2, 9, 2, generator=generator) * 2)[:, torch.randperm(9, generator=generator)]
+    found = torch.rand(4, 9, generator=generator) > 0.2
+    total, count = 0.0, 0
+    for pair in range(2):
+        distances = torch.cdist(2 * first[pair], second[pair])
+        distances[~found[pair]], distances[:, ~found[2 + pair]] = torch.inf, torch.inf
+        for i, j in np.ndindex(9, 9):
+            distance = distances[i, j]
+            if distance < 3 and distance == distances[i].min() and distance == distances[:, j].min():
+                total, count = total + float(distance) * (1 + 0.5) / 2, count + 1
+    assert 4 < count < 12
+    loss, repeated = reprojection_loss(torch.cat([first, second]), found, between, 3.0)
+    assert loss.item() == pytest.approx(total / count, rel=1e-4)
+    assert repeated.item() == pytest.approx(count / int(found[:2].sum()))
+
+
+def test_the_gradient_of_the_reprojection_loss_moves_keypoints_onto_each_other(generator: torch.Generator) -> None:
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(40.0), indexing="ij")
+    centres = torch.tensor([[[12.3, 10.2], [30.0, 21.4]], [[12.9, 9.6], [29.2, 21.0]]])  # of one pair of views
+    blobs = torch.exp(-((x - centres[..., :1, None]) ** 2 + (y - centres[..., 1:, None]) ** 2) / 2).sum(dim=1)
+    logits = (blobs * 5 - 6).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    distances = []
+    for _ in range(60):
+        keypoints, found = find_keypoints(logits.sigmoid(), torch.ones(2, 4, 5), 2, DETECTION)
+        loss, repeated = reprojection_loss(keypoints, found, torch.eye(3)[None], 3.0)
+        assert repeated == 1
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        distances.append(loss.item())
+    assert 0.4 < distances[0] < 1 and distances[-1] < 0.1 * distances[0]
+
+
+def test_without_keypoints_there_is_no_reprojection_loss_and_no_gradient(generator: torch.Generator) -> None:
+    maps = torch.full((2, 32, 40), 1e-9, requires_grad=True)
+    keypoints, found = find_keypoints(maps, torch.zeros(2, 4, 5), 12, DETECTION)
+    loss, repeated = reprojection_loss(keypoints, found, torch.eye(3)[None], 3.0)
+    assert loss == 0 and repeated == 0 and not found.any()
+    loss.backward()
+    assert maps.grad is not None and not maps.grad.any()
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------------
@@ -168,11 +266,13 @@ def test_points_are_near_in_the_same_photo_and_in_either_view_only() -> None:
 def test_the_loss_is_the_weighted_sum_of_its_parts(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student, batch = Student(8, OPTIONS.temperature), make_batch(generator)
-    options = replace(OPTIONS, keypoints=0.5, location=1.5, contrast=3.0, distillation=7.0)
-    loss, figures = student.eval().losses(batch, options, torch.float32)
-    keypoints, descriptors = 0.5 * figures["keypoint_loss"] + 1.5 * figures["location_loss"], 3 * figures["contrast_loss"]
-    torch.testing.assert_close(loss, keypoints + descriptors + 7 * (1 - figures["teacher_cosine"]))
-    assert list(figures) == ["loss", "keypoint_loss", "location_loss", "contrast_loss", "top1", "teacher_cosine", "scale"]
+    options = replace(OPTIONS, keypoints=0.5, location=1.5, reprojection=2.5, contrast=3.0, distillation=7.0)
+    loss, figures = student.eval().losses(batch, options, DETECTION, torch.float32)
+    keypoints = 0.5 * figures["keypoint_loss"] + 1.5 * figures["location_loss"] + 2.5 * figures["reprojection_px"]
+    descriptors = 3 * figures["contrast_loss"] + 7 * (1 - figures["teacher_cosine"])
+    torch.testing.assert_close(loss, keypoints + descriptors)
+    assert list(figures)[:4] == ["loss", "keypoint_loss", "location_loss", "reprojection_px"]
+    assert list(figures)[4:] == ["repeated", "contrast_loss", "top1", "teacher_cosine", "scale"]
     assert figures["scale"].item() == pytest.approx(20)
     assert all(value.shape == () for value in figures.values())
 
@@ -183,17 +283,17 @@ def test_descriptors_are_taken_at_the_points_of_both_views(generator: torch.Gene
     student, batch = Student(8, OPTIONS.temperature), make_batch(generator)
     for key in ("views", "points"):
         batch[key] = batch[key][:2].repeat(2, *[1] * (batch[key].ndim - 1))
-    _, figures = student.eval().losses(batch, OPTIONS, torch.float32)
+    _, figures = student.eval().losses(batch, OPTIONS, DETECTION, torch.float32)
     assert figures["top1"] == 1
     batch["points"][2:] = batch["points"][2:].flip(1)
-    _, figures = student.losses(batch, OPTIONS, torch.float32)
+    _, figures = student.losses(batch, OPTIONS, DETECTION, torch.float32)
     assert figures["top1"] < 1
 
 
 def test_the_gradient_reaches_every_parameter(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student = Student(8, OPTIONS.temperature)
-    loss, _ = student.losses(make_batch(generator), OPTIONS, torch.float32)
+    loss, _ = student.losses(make_batch(generator), OPTIONS, DETECTION, torch.float32)
     loss.backward()
     without = [name for name, value in student.named_parameters() if value.grad is None or not value.grad.any()]
     # Batch normalisation takes the bias of the convolution before it away again, up to rounding.
@@ -201,23 +301,43 @@ def test_the_gradient_reaches_every_parameter(generator: torch.Generator) -> Non
     assert all(value.grad is None or value.grad.isfinite().all() for value in student.parameters())
 
 
+def test_a_student_that_starts_from_a_network_is_that_network_and_knows_what_the_teacher_says(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    network, student = SuperPoint().eval(), Student(8, OPTIONS.temperature)
+    batch = make_batch(generator, side=128)
+    batch["points"], batch["is_point"] = torch.rand(4, 500, 2, generator=generator) * 127, torch.ones(2, 500, dtype=torch.bool)
+    batch["is_point"][0, 400:] = False
+    with torch.no_grad():
+        descriptors = sample_descriptors(batch["points"], network(batch["views"]).descriptors, centred=True)
+        batch["teacher"] = descriptors[:2, :, :8] * 3 + 0.2  # a linear map of the first views' descriptors ...
+        batch["points"][2:], batch["views"][2:] = batch["points"][:2], batch["views"][:2]  # ... and the partners are equal
+        batch["teacher"][0, 400:] = 7.0
+        student.start_from(network, batch)
+        _, figures = student.losses(batch, OPTIONS, DETECTION, torch.float32)
+        torch.testing.assert_close(
+            student.eval().network(batch["views"]).logits, network(batch["views"]).logits, atol=1e-3, rtol=1e-3
+        )
+    assert figures["teacher_cosine"] > 0.99
+
+
 def test_rows_that_fill_up_do_not_count(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student, batch = Student(8, OPTIONS.temperature).eval(), make_batch(generator)
-    loss, _ = student.losses(batch, OPTIONS, torch.float32)
+    loss, _ = student.losses(batch, OPTIONS, DETECTION, torch.float32)
     changed = {key: value.clone() for key, value in batch.items()}
     for value in (1.0, -1e6):  # points of a view may lie far outside the other
         for rows in (changed["points"][:2], changed["points"][2:], changed["teacher"]):
             rows[~batch["is_point"]] = value
-        torch.testing.assert_close(student.losses(changed, OPTIONS, torch.float32)[0], loss)
+        torch.testing.assert_close(student.losses(changed, OPTIONS, DETECTION, torch.float32)[0], loss)
 
 
 def test_a_batch_without_a_common_point_teaches_keypoints_alone(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student = Student(8, OPTIONS.temperature)
-    loss, figures = student.losses(make_batch(generator, num_points=(0, 0)), OPTIONS, torch.float32)
+    loss, figures = student.losses(make_batch(generator, num_points=(0, 0)), OPTIONS, DETECTION, torch.float32)
     loss.backward()
-    torch.testing.assert_close(loss, figures["keypoint_loss"] + 2 * figures["location_loss"])
+    keypoints = figures["keypoint_loss"] + 2 * figures["location_loss"] + 4 * figures["reprojection_px"]
+    torch.testing.assert_close(loss, keypoints)
     assert (figures["contrast_loss"], figures["top1"], figures["teacher_cosine"]) == (0, 1, 1)
     assert all(value.grad is None or value.grad.isfinite().all() for value in student.parameters())
     assert student.network.convPb.weight.grad.any()
@@ -226,5 +346,7 @@ def test_a_batch_without_a_common_point_teaches_keypoints_alone(generator: torch
 
 def test_one_common_point_is_no_fault(generator: torch.Generator) -> None:
     torch.manual_seed(0)
-    loss, figures = Student(8, OPTIONS.temperature).losses(make_batch(generator, num_points=(1, 0)), OPTIONS, torch.float32)
+    loss, figures = Student(8, OPTIONS.temperature).losses(
+        make_batch(generator, num_points=(1, 0)), OPTIONS, DETECTION, torch.float32
+    )
     assert loss.isfinite() and figures["contrast_loss"] == 0

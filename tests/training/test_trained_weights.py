@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,15 +17,19 @@ from generated_photos import picture
 from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_training import Trained
+from small_training import SMALL, Trained
 from torch import nn
 
 from sfm_lightglue import __version__
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
+from sfm_lightglue.fetch import sha256_of
 from sfm_lightglue.images import to_grey
 from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_superpoint, sample_descriptors
-from sfm_lightglue.networks.weights import load_weights
+from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Image
+from sfm_lightglue.train import train_from
+from sfm_lightglue.training.export import check_licence
 from sfm_lightglue.training.loop import RESUME_FILE
 from sfm_lightglue.training.student import Student
 from sfm_lightglue.training.superpoint import save_weights, split
@@ -57,6 +62,39 @@ def extractor(path: Path, **changes: object) -> SuperPointExtractor:
     return SuperPointExtractor.create(SuperPointOptions(**{**values, "weights": str(path), **changes}), "cpu")
 
 
+# --- going on ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_starts_from_the_weights_of_another(trained: Trained, tmp_path: Path) -> None:
+    start = trained.whole / "weights.safetensors"
+    small = [
+        *SMALL,
+        f"data.images={trained.photos}",
+        f"training.start={start}",
+        f"output={tmp_path}",
+        "training.loop.data_workers=0",
+    ]
+    small += [
+        "training.loop.steps=1",
+        "training.loop.log_every=1",
+        "training.loop.save_every=1",
+        "training.loop.validate_every=1",
+    ]
+    train_from(compose_config([*small, "training.losses.reprojection=5.0"], "train"))
+    changed, before = load_file(tmp_path / "weights.safetensors"), load_file(start)
+    assert all((changed[key].float() - before[key].float()).abs().max() < 0.1 for key in before)
+    assert not torch.equal(changed["convPb.weight"], before["convPb.weight"])
+    assert sha256_of(start) in metadata_of(tmp_path / "weights.safetensors")["origins"]
+
+
+def test_what_is_trained_from_weights_for_research_keeps_their_licence(trained: Trained, tmp_path: Path) -> None:
+    record = WeightsRecord("superpoint-official", "", "", "for research", True)
+    with pytest.raises(ValueError, match=r"Apache-2\.0, but superpoint-official is for research only"):
+        check_licence("Apache-2.0", [record])
+    check_licence("for research", [record])
+    check_licence("Apache-2.0", [replace(record, research_only=False)])
+
+
 # --- the file --------------------------------------------------------------------------------------------------------------
 
 
@@ -71,7 +109,18 @@ def test_the_weights_are_superpoints_in_sixteen_bits(trained: Trained) -> None:
 def test_the_metadata_say_what_the_weights_are_and_where_they_come_from(trained: Trained, shipped) -> None:
     metadata = metadata_of(trained.whole / "weights.safetensors")
     assert set(metadata) == {
-        *("network", "descriptor_sampling", "licence", "recipe", "training_photos", "steps", "version", "commit", "validation")
+        *(
+            "network",
+            "origins",
+            "descriptor_sampling",
+            "licence",
+            "recipe",
+            "training_photos",
+            "steps",
+            "version",
+            "commit",
+            "validation",
+        )
     }
     assert metadata["network"] == "SuperPoint" and metadata["descriptor_sampling"] == "centred"
     assert metadata["licence"] == shipped.licence

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from generated_photos import centre_of_mass
 from torch import Generator, Tensor
 
-from sfm_lightglue.training.homographies import shown_pixels
+from sfm_lightglue.training.homographies import shown_pixels, warp
 from sfm_lightglue.training.photometric import PhotometricRange
 from sfm_lightglue.training.photos import row_of, write_index
 from sfm_lightglue.training.teacher import TeacherOptions
@@ -174,6 +174,7 @@ def test_items_and_batches_have_the_shapes_and_types_they_promise(
         "points": (4, 24, 2),
         "is_point": (2, 24),
         "teacher": (2, 24, 20),
+        "between": (2, 3, 3),
     }
     assert {key for key, value in batch.items() if value.dtype == torch.float32} == shapes.keys() - {"is_point"}
     assert batch["views"].min() >= 0 and batch["views"].max() <= 1
@@ -189,6 +190,8 @@ def test_both_views_show_the_same_disc_at_a_point(index: Path, teacher: TeacherO
             is_point = batch["is_point"][pair]
             discs = batch["teacher"][pair, is_point].argmax(dim=1).tolist()
             assert len(set(discs)) == len(discs)
+            first, second = (batch["points"][view : view + 1, is_point] for view in (pair, 2 + pair))
+            torch.testing.assert_close(warp(batch["between"][pair : pair + 1], first), second, atol=1e-2, rtol=0)
             for view in (pair, 2 + pair):  # first the views of all pairs, then their partners
                 seen, points = batch["views"][view, 0].numpy(), batch["points"][view, is_point].numpy()
                 assert [disc_at(seen, point) for point in points] == discs
