@@ -4,8 +4,8 @@
     from sfm_lightglue.plugins import hloc as ours
 
     ours.register()
-    extract_features.main(ours.extractor_conf("aliked"), images, outputs)
-    match_features.main(ours.matcher_conf("aliked"), pairs, "feats-sfm-lightglue-aliked", outputs)
+    extract_features.main(ours.extractor_conf(), images, outputs)
+    match_features.main(ours.matcher_conf(), pairs, "feats-sfm-lightglue-superpoint", outputs)
 
 hloc finds a plug-in by importing `hloc.matchers.NAME` and taking the one subclass of its BaseModel that was defined there.
 `register` puts modules with such classes into `sys.modules`; it also serves forks with the same contract (imcui).
@@ -43,7 +43,7 @@ def register(package: str = "hloc") -> None:
         setattr(parent, MODULE, module)
 
 
-def extractor_conf(name: str = "aliked", *, resize_max: int | None = 1600, **options: Any) -> dict[str, Any]:
+def extractor_conf(name: str = "superpoint", *, resize_max: int | None = 1600, **options: Any) -> dict[str, Any]:
     """A configuration for hloc's `extract_features.main`; `options` as in configs/features. hloc does the resizing."""
     return {
         "output": f"feats-sfm-lightglue-{name}",
@@ -52,8 +52,8 @@ def extractor_conf(name: str = "aliked", *, resize_max: int | None = 1600, **opt
     }
 
 
-def matcher_conf(head: str = "aliked", **options: Any) -> dict[str, Any]:
-    """A configuration for hloc's `match_features.main`; `options` as in configs/matches/lightglue.yaml."""
+def matcher_conf(head: str = "superpoint-open", **options: Any) -> dict[str, Any]:
+    """A configuration for hloc's `match_features.main`; `head` and `options` as in configs/matches/lightglue.yaml."""
     return {"output": f"matches-sfm-lightglue-{head}", "model": {"name": MODULE, "head": head, "options": options}}
 
 
@@ -115,13 +115,13 @@ def _features(data: dict[str, torch.Tensor], side: int) -> Features:
 
 
 _EXTRACTOR = {
-    "default_conf": {"extractor": "aliked", "options": {}},
+    "default_conf": {"extractor": "superpoint", "options": {}},
     "required_inputs": ["image"],
     "_init": _init_extractor,
     "_forward": _extract,
 }
 _MATCHER = {
-    "default_conf": {"head": "aliked", "options": {}},
+    "default_conf": {"head": "superpoint-open", "options": {}},
     "required_inputs": ["keypoints0", "keypoints1", "descriptors0", "descriptors1"],
     "_init": _init_matcher,
     "_forward": _match,

@@ -162,6 +162,11 @@ def test_hloc_finds_one_class_for_each_kind(package: str) -> None:
         assert issubclass(dynamic_load(package, kind, conf["model"]["name"]), base)
 
 
+def test_by_default_it_is_the_open_superpoint_with_its_lightglue() -> None:
+    assert ours.extractor_conf()["model"]["extractor"] == "superpoint"
+    assert ours.matcher_conf()["model"]["head"] == "superpoint-open"
+
+
 def test_registering_twice_changes_nothing(package: str, fakes: dict[str, Any]) -> None:
     ours.register(package)
     load(package, "matchers", ours.matcher_conf())
@@ -272,20 +277,26 @@ def photo_pair() -> tuple[np.ndarray, np.ndarray]:
     return texture[40:200, 40:248], texture[40 + SHIFT[1] : 200 + SHIFT[1], 40 + SHIFT[0] : 248 + SHIFT[0]]
 
 
-@pytest.mark.skipif(not has_weights(), reason="the weights of ALIKED are not on this machine")
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("superpoint", "superpoint-open"),
+        pytest.param("aliked", "aliked", marks=pytest.mark.skipif(not has_weights(), reason="ALIKED's weights are not here")),
+    ],
+)
 def test_through_hlocs_files_the_result_is_that_of_our_own_pipeline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+    name: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     write_package(tmp_path, "hloc_real.hloc")
     monkeypatch.syspath_prepend(tmp_path)
     pixels = photo_pair()
-    extractor = load("hloc_real.hloc", "extractors", ours.extractor_conf("aliked", max_keypoints=150))
-    matcher = load("hloc_real.hloc", "matchers", ours.matcher_conf("aliked"))
+    extractor = load("hloc_real.hloc", "extractors", ours.extractor_conf(name, max_keypoints=150))
+    matcher = load("hloc_real.hloc", "matchers", ours.matcher_conf(head))
 
     # as hloc does: features to a file, in the file's names; from the file to the matcher
     with h5py.File(tmp_path / "feats.h5", "w") as file:
-        for name, photo in zip("ab", pixels, strict=True):
-            group = file.create_group(name)
+        for photo_name, photo in zip("ab", pixels, strict=True):
+            group = file.create_group(photo_name)
             for key, value in extractor({"image": image_tensor(photo)}).items():
                 group.create_dataset(key, data=value[0].numpy())
             group.create_dataset("image_size", data=np.array(photo.shape[1::-1]))
@@ -293,12 +304,12 @@ def test_through_hlocs_files_the_result_is_that_of_our_own_pipeline(
         through_hloc = reader.features("a"), reader.features("b")
     matches0 = matcher(matcher_input(through_hloc))["matches0"][0].numpy()
 
-    own_extractor = create_extractor("aliked", max_keypoints=150, resize_max=None)
+    own_extractor = create_extractor(name, max_keypoints=150, resize_max=None)
     own = tuple(own_extractor(Image(name, photo)) for name, photo in zip("ab", pixels, strict=True))
     for given, expected in zip(through_hloc, own, strict=True):
         np.testing.assert_array_equal(given.keypoints, expected.keypoints)
         np.testing.assert_array_equal(given.descriptors, expected.descriptors)
-    np.testing.assert_array_equal(matches0, create_matcher("lightglue", head="aliked")(*own).matches0(len(own[0])))
+    np.testing.assert_array_equal(matches0, create_matcher("lightglue", head=head)(*own).matches0(len(own[0])))
 
     matched = np.flatnonzero(matches0 > -1)
     assert len(matched) > 50
