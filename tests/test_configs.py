@@ -78,11 +78,12 @@ def test_every_file_belongs_to_a_group() -> None:
 @pytest.mark.parametrize("name", choices("training"))
 def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> None:
     config = compose_config([f"training={name}", "data.images=photos"], "train")
-    assert config.training.name == name and name in TRAININGS
+    network = config.training.name
+    assert network in TRAININGS and name in (network, f"{network}_tuning")
     if name == "lightglue":
         assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # comes from the training before
         config.training.to_teacher = "to_teacher.safetensors"
-    bound_to = typing.get_type_hints(load_class(name, TRAININGS, "training").__init__)["options"]
+    bound_to = typing.get_type_hints(load_class(network, TRAININGS, "training").__init__)["options"]
     options = bind(bound_to, config.training, "training")
     assert dataclasses.asdict(options) == OmegaConf.to_container(config.training, resolve=True)
 

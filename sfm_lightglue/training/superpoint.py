@@ -20,7 +20,7 @@ from sfm_lightglue import __version__
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.networks.precision import check_precision, network_dtype
-from sfm_lightglue.networks.superpoint import fold_batch_norm, load_superpoint
+from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_superpoint
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import check_licence, hash_of_photos, recipe, save_weights, split
@@ -50,6 +50,8 @@ class SuperPointTraining:
     """Of the network's convolutions while training: `float32`, or `low`, 16 bit where the device is faster so."""
     start: str | None
     """Weights to go on from, a name or a file; None: from random ones."""
+    start_share: float
+    """Of these weights in those that are exported, the rest is what was learnt, as with LightGlue."""
     licence: str
     """Under which the trained weights are to be used."""
     commit: str | None
@@ -62,6 +64,11 @@ class SuperPointTraining:
 
     def __post_init__(self) -> None:
         check_precision(self.precision, "training.precision")
+        if not 0 <= self.start_share < 1 or (self.start is None and self.start_share > 0):
+            raise ValueError(
+                f"training.start_share must lie in 0..1, below 1, and be 0 without training.start, found {self.start_share} and "
+                f"training.start={self.start}"
+            )
 
 
 class SuperPointTask:
@@ -91,10 +98,12 @@ class SuperPointTask:
         teacher_size = read_lesson(lessons[readable[0]]).descriptors.shape[1]
         student = Student(teacher_size, options.losses.temperature)
         self.origins = [load_weights(options.teacher.weights)[1]]
+        self.start: SuperPoint | None = None
         if options.start is not None:
             state, record = load_weights(options.start)
+            self.start = load_superpoint({key: value.float() for key, value in state.items()})
             views = make_views(self.data[0], options.views, seeded_generator("cpu", options.seed, 0))
-            student.start_from(load_superpoint({key: value.float() for key, value in state.items()}), views)
+            student.start_from(self.start, views)
             self.origins.append(record)
         check_licence(options.licence, self.origins)
         self.module: nn.Module = student
@@ -112,7 +121,7 @@ class SuperPointTask:
         return cast(Student, self.module).losses(batch, self.options.losses, self.features, dtype)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        network = fold_batch_norm(cast(Student, module).network)
+        network = self._folded(module)
         network.lower(network_dtype(self.features.precision, self.device))
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         record = WeightsRecord("trained", "", "", self.options.licence, False, METADATA)
@@ -133,6 +142,17 @@ class SuperPointTask:
             "commit": self.options.commit or "unknown",
             "validation": json.dumps(history.last("validation"), sort_keys=True),
         }
-        save_weights(fold_batch_norm(student.network), path, metadata)
+        save_weights(self._folded(module), path, metadata)
         metadata["network"] = "linear map of descriptors to the teacher's"
         save_weights(student.to_teacher, path.with_name("to_teacher.safetensors"), metadata)
+
+    def _folded(self, module: nn.Module) -> SuperPoint:
+        """The network that is exported, see `start_share`; on the CPU."""
+        folded = fold_batch_norm(cast(Student, module).network).cpu()
+        if self.start is not None:
+            mixed = {
+                key: value.lerp(self.start.get_parameter(key), self.options.start_share)
+                for key, value in folded.state_dict().items()
+            }
+            folded.load_state_dict(mixed)
+        return folded

@@ -21,7 +21,7 @@ from small_training import SMALL, Trained
 from torch import nn
 
 from sfm_lightglue import __version__
-from sfm_lightglue.config import compose_config
+from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
 from sfm_lightglue.fetch import sha256_of
 from sfm_lightglue.images import to_grey
@@ -32,7 +32,7 @@ from sfm_lightglue.train import train_from
 from sfm_lightglue.training.export import check_licence
 from sfm_lightglue.training.loop import RESUME_FILE
 from sfm_lightglue.training.student import Student
-from sfm_lightglue.training.superpoint import save_weights, split
+from sfm_lightglue.training.superpoint import SuperPointTraining, save_weights, split
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (160, 120)
@@ -80,11 +80,21 @@ def test_a_training_starts_from_the_weights_of_another(trained: Trained, tmp_pat
         "training.loop.save_every=1",
         "training.loop.validate_every=1",
     ]
-    train_from(compose_config([*small, "training.losses.reprojection=5.0"], "train"))
-    changed, before = load_file(tmp_path / "weights.safetensors"), load_file(start)
-    assert all((changed[key].float() - before[key].float()).abs().max() < 0.1 for key in before)
-    assert not torch.equal(changed["convPb.weight"], before["convPb.weight"])
+    before, changes = load_file(start), {}
+    for share in (0.0, 0.75):
+        train_from(compose_config([*small, "training.losses.reprojection=5.0", f"training.start_share={share}"], "train"))
+        after = load_file(tmp_path / "weights.safetensors")
+        changes[share] = torch.cat([(after[key].float() - before[key].float()).flatten() for key in before])
+        (tmp_path / RESUME_FILE).unlink()
+    assert 1e-3 < changes[0.0].abs().max() < 0.1  # one step
+    torch.testing.assert_close(changes[0.75], 0.25 * changes[0.0], atol=2e-3, rtol=0)  # of 16 bit
     assert sha256_of(start) in metadata_of(tmp_path / "weights.safetensors")["origins"]
+
+
+def test_a_share_of_no_start_is_refused() -> None:
+    config = compose_config(["data.images=photos", "training.start_share=0.5"], "train")
+    with pytest.raises(ValueError, match=r"be 0 without training\.start, found 0\.5 and training\.start=None"):
+        bind(SuperPointTraining, config.training, "training")
 
 
 def test_what_is_trained_from_weights_for_research_keeps_their_licence(trained: Trained, tmp_path: Path) -> None:
