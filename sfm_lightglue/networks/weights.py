@@ -155,8 +155,8 @@ _ENTRIES = (
         name="superpoint-open",
         file="superpoint-open.safetensors",
         urls=(),  # in this package
-        sha256="908ebdcc95ad80b1b59f6597ad2bebc69b2c552d470e51d3fac47e3e2dff4314",
-        size=2_606_034,
+        sha256="18facc090504b8c017ee3efdb71999dac5c9dacce6e2957e89b8cf2596e1e768",
+        size=2_608_186,
         licence="Apache-2.0",
         for_="features=superpoint",
         origin="SuperPoint, DeTone et al. (arXiv:1712.07629), trained with this package (docs/superpoint.md)",
@@ -179,8 +179,8 @@ _ENTRIES = (
         name="superpoint-open-lightglue",
         file="superpoint-open-lightglue.safetensors",
         urls=(),  # in this package
-        sha256="842ebc30d3b54791798ab1a9d604e9a94720c81acf0d21318c832aa863f3e95c",
-        size=23_867_082,
+        sha256="abb3a0cbeabd474bc5bf491ed6e619ce0c8f84f79bec591cfcbbcb70279cc46d",
+        size=23_869_810,
         licence="Apache-2.0",
         for_="matches=lightglue head superpoint-open",
         origin="LightGlue, Lindenberger et al. (arXiv:2306.13643), trained with this package from ALIKED's (docs/superpoint.md)",
