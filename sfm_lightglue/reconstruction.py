@@ -6,15 +6,18 @@ format and as `points.ply`. A run that is killed leaves the previous reconstruct
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -265,25 +268,41 @@ def _run_mapper(
     if _num_verified_pairs(database) == 0:  # the hierarchical mapper would end in an IndexError
         logger.warning("%s holds no verified pair of images: there is nothing to reconstruct", database)
         return False
-    token, interrupted = pycolmap.CancellationToken(), False
-    with ThreadPoolExecutor(1) as pool, progress_bar(len(_image_names(database)), "reconstruct", "img") as bar:
+    token, interrupted = pycolmap.CancellationToken(), threading.Event()
+
+    def cancel(*_: Any) -> None:
+        logger.warning("interrupted: the partial model is kept")
+        interrupted.set()
+        token.cancel()
+
+    bar = progress_bar(len(_image_names(database)), "reconstruct", "img")
+    with _on_ctrl_c(cancel), ThreadPoolExecutor(1) as pool, bar:
         task = _Task(database, images, output, options, known_poses, lambda: bar.update() and None, token)
         try:
             future = pool.submit(MAPPERS[options.name], task)
-            while True:
-                try:
-                    future.result(timeout=0.1)
-                    return interrupted
-                except FutureTimeout:
-                    continue
-                except KeyboardInterrupt:
-                    logger.warning("interrupted: the partial model is kept")
-                    interrupted = True
-                    token.cancel()
-                except InterruptedError:
-                    return True
+            while wait([future], timeout=0.1).not_done:  # without a timeout Windows would not call the handler
+                pass
+            future.result()
+        except InterruptedError:
+            return True
         finally:
-            token.cancel()  # where Ctrl-C falls between two of these lines: leaving the pool waits for the mapper
+            token.cancel()  # leaving the pool waits for the mapper
+    return interrupted.is_set()
+
+
+@contextlib.contextmanager
+def _on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
+    """Ctrl-C calls `handler` instead of raising KeyboardInterrupt between any two lines. Only the main thread is reached, and not
+    where it is ignored."""
+    reached = threading.current_thread() is threading.main_thread()
+    if not reached or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------

@@ -325,7 +325,6 @@ def test_ctrl_c_keeps_a_readable_partial_model_and_the_next_run_completes(
     reading, writing = os.pipe()
 
     def wait_for_ctrl_c(task: Any) -> None:
-        time.sleep(0.2)  # the main thread is waiting by then
         os.write(writing, b".")
         while not task.token.is_cancelled:
             time.sleep(0.01)
