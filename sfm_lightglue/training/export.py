@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from sfm_lightglue.fetch import sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord
@@ -59,6 +59,11 @@ def check_licence(licence: str, weights: Sequence[WeightsRecord]) -> None:
                 f"training.licence={licence}, but {record.name} is for research only, and so is what is trained from it: "
                 f"start from other weights, or give 'training.licence=\"{record.licence}\"'"
             )
+
+
+def blend(state: Mapping[str, Tensor], start: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """`share` of the weights at the start, which are on the CPU, and the rest of those that were learnt."""
+    return {key: value.cpu().lerp(start[key], share) for key, value in state.items()}
 
 
 def recipe(options: Any) -> dict[str, Any]:

@@ -26,14 +26,10 @@ from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.precision import check_precision, network_dtype
-from sfm_lightglue.networks.superpoint import (
-    non_maximum_suppression,
-    sample_descriptors,
-    strongest_keypoints,
-)
+from sfm_lightglue.networks.superpoint import non_maximum_suppression, sample_descriptors, strongest_keypoints
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
-from sfm_lightglue.training.export import check_licence, hash_of_photos, recipe, save_weights, split
+from sfm_lightglue.training.export import blend, check_licence, hash_of_photos, recipe, save_weights, split
 from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
 from sfm_lightglue.training.matching import MatchingLossOptions, label_keypoints, matching_losses, prediction_scale, warm_start
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
@@ -161,8 +157,7 @@ class LightGlueTask:
 
     def _blended(self, module: nn.Module) -> LightGlue:
         """The network that is exported, see `start_share`; on the CPU."""
-        share = self.options.start_share
-        state = {key: value.cpu().lerp(self.start_state[key], share) for key, value in module.state_dict().items()}
+        state = blend(module.state_dict(), self.start_state, self.options.start_share)
         return load_lightglue(state, cast(LightGlue, module).settings)
 
 

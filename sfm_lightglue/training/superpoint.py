@@ -23,7 +23,7 @@ from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_superpoint
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
-from sfm_lightglue.training.export import check_licence, hash_of_photos, recipe, save_weights, split
+from sfm_lightglue.training.export import blend, check_licence, hash_of_photos, recipe, save_weights, split
 from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.student import LossOptions, Student
@@ -78,6 +78,13 @@ class SuperPointTask:
 
     def __init__(self, options: SuperPointTraining, run: TrainingRun) -> None:
         self.options, self.device, self.features, self.matcher = options, run.device, run.features, run.create_matcher()
+        self.origins = [load_weights(options.teacher.weights)[1]]
+        self.start: SuperPoint | None = None
+        if options.start is not None:
+            state, record = load_weights(options.start)
+            self.start = load_superpoint({key: value.float() for key, value in state.items()})
+            self.origins.append(record)
+        check_licence(options.licence, self.origins)  # before the long work
         photos = prepare_photos(run.images, run.names, run.output / "photos", options.teacher.photo_size, run.processes)
         lessons = prepare_lessons(
             run.images,
@@ -97,15 +104,8 @@ class SuperPointTask:
         torch.manual_seed(options.seed)
         teacher_size = read_lesson(lessons[readable[0]]).descriptors.shape[1]
         student = Student(teacher_size, options.losses.temperature)
-        self.origins = [load_weights(options.teacher.weights)[1]]
-        self.start: SuperPoint | None = None
-        if options.start is not None:
-            state, record = load_weights(options.start)
-            self.start = load_superpoint({key: value.float() for key, value in state.items()})
-            views = make_views(self.data[0], options.views, seeded_generator("cpu", options.seed, 0))
-            student.start_from(self.start, views)
-            self.origins.append(record)
-        check_licence(options.licence, self.origins)
+        if self.start is not None:
+            student.start_from(self.start, make_views(self.data[0], options.views, seeded_generator("cpu", options.seed, 0)))
         self.module: nn.Module = student
         self.hidden: Sequence[str] = [f"network.conv{name}.weight" for name in HIDDEN_LAYERS]
         self.settings: Mapping[str, Any] = {
@@ -150,9 +150,5 @@ class SuperPointTask:
         """The network that is exported, see `start_share`; on the CPU."""
         folded = fold_batch_norm(cast(Student, module).network).cpu()
         if self.start is not None:
-            mixed = {
-                key: value.lerp(self.start.get_parameter(key), self.options.start_share)
-                for key, value in folded.state_dict().items()
-            }
-            folded.load_state_dict(mixed)
+            folded.load_state_dict(blend(folded.state_dict(), self.start.state_dict(), self.options.start_share))
         return folded

@@ -67,22 +67,12 @@ def extractor(path: Path, **changes: object) -> SuperPointExtractor:
 
 def test_a_training_starts_from_the_weights_of_another(trained: Trained, tmp_path: Path) -> None:
     start = trained.whole / "weights.safetensors"
-    small = [
-        *SMALL,
-        f"data.images={trained.photos}",
-        f"training.start={start}",
-        f"output={tmp_path}",
-        "training.loop.data_workers=0",
-    ]
-    small += [
-        "training.loop.steps=1",
-        "training.loop.log_every=1",
-        "training.loop.save_every=1",
-        "training.loop.validate_every=1",
-    ]
+    one_step = [f"training.loop.{key}=1" for key in ("steps", "log_every", "save_every", "validate_every")]
+    small = [*SMALL, *one_step, "training.loop.data_workers=0", f"data.images={trained.photos}", f"output={tmp_path}"]
+    small += [f"training.start={start}", "training.losses.reprojection=5.0"]
     before, changes = load_file(start), {}
     for share in (0.0, 0.75):
-        train_from(compose_config([*small, "training.losses.reprojection=5.0", f"training.start_share={share}"], "train"))
+        train_from(compose_config([*small, f"training.start_share={share}"], "train"))
         after = load_file(tmp_path / "weights.safetensors")
         changes[share] = torch.cat([(after[key].float() - before[key].float()).flatten() for key in before])
         (tmp_path / RESUME_FILE).unlink()
@@ -97,7 +87,7 @@ def test_a_share_of_no_start_is_refused() -> None:
         bind(SuperPointTraining, config.training, "training")
 
 
-def test_what_is_trained_from_weights_for_research_keeps_their_licence(trained: Trained, tmp_path: Path) -> None:
+def test_what_is_trained_from_weights_for_research_keeps_their_licence() -> None:
     record = WeightsRecord("superpoint-official", "", "", "for research", True)
     with pytest.raises(ValueError, match=r"Apache-2\.0, but superpoint-official is for research only"):
         check_licence("Apache-2.0", [record])
@@ -119,18 +109,8 @@ def test_the_weights_are_superpoints_in_sixteen_bits(trained: Trained) -> None:
 def test_the_metadata_say_what_the_weights_are_and_where_they_come_from(trained: Trained, shipped) -> None:
     metadata = metadata_of(trained.whole / "weights.safetensors")
     assert set(metadata) == {
-        *(
-            "network",
-            "origins",
-            "descriptor_sampling",
-            "licence",
-            "recipe",
-            "training_photos",
-            "steps",
-            "version",
-            "commit",
-            "validation",
-        )
+        *("network", "origins", "descriptor_sampling", "licence", "recipe"),
+        *("training_photos", "steps", "version", "commit", "validation"),
     }
     assert metadata["network"] == "SuperPoint" and metadata["descriptor_sampling"] == "centred"
     assert metadata["licence"] == shipped.licence
