@@ -145,6 +145,11 @@ class H5Reader:
         """Fingerprint of the settings the file was made with; for foreign files, of the path's content size and name."""
         return str(self.file.attrs.get("fingerprint", f"foreign {self.path.name} {self.path.stat().st_size}"))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the file was made with; empty for foreign files."""
+        return dict(json.loads(self.file.attrs.get("settings", "{}")))
+
     def names(self) -> list[str]:
         """Sorted keys of all features."""
         with _explained_damage(self.path):
@@ -179,12 +184,24 @@ class H5Reader:
 
     def find_matches(self, name0: str, name1: str) -> Matches | None:
         """Matches of the pair under any of hloc's keys, either way round; None where there are none."""
+        key, flipped = self._find_pair(name0, name1)
+        if not key:
+            return None
+        with _explained_damage(self.path, (OSError, RuntimeError)):
+            matches = matches_from_group(self.file[key])
+        return _flip(matches) if flipped else matches
+
+    def match_stamp(self, name0: str, name1: str) -> str:
+        """The `stamp` of the matches that `find_matches` finds; empty where there are none."""
+        key, _ = self._find_pair(name0, name1)
+        return self.stamp(key) if key else ""
+
+    def _find_pair(self, name0: str, name1: str) -> tuple[str, bool]:
+        """The pair's key, empty where there is none, and whether it is stored the other way round."""
         for key, flipped in _pair_keys(name0, name1):
             if key in self.file and "matches0" in self.file[key]:
-                with _explained_damage(self.path, (OSError, RuntimeError)):
-                    matches = matches_from_group(self.file[key])
-                return _flip(matches) if flipped else matches
-        return None
+                return key, flipped
+        return "", False
 
     def global_descriptors(self, names: Iterable[str]) -> np.ndarray:
         """float32 (n, d): hloc's `global_descriptor` of each image."""

@@ -73,13 +73,15 @@ def build_database(
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader:
         names = sorted(set(feature_reader.names()) if names is None else set(names))
         _check_names(ordered, names, feature_reader)
+        image_stamps = {name: feature_reader.stamp(name) for pair in ordered for name in (pair.name0, pair.name1)}
+        _check_origin(ordered, image_stamps, feature_reader, match_reader)
         sizes = {name: feature_reader.image_size(name) for name in names}
         cameras, groups = choose_cameras(Path(images), sizes, intrinsics, camera_model, known_cameras or {})
         settings = {"options": asdict(options), "features": feature_reader.fingerprint, "version": __version__}
         settings["matches"] = match_reader.fingerprint
         store = ShardStore(output.with_name("verification.h5"), settings, if_settings_changed=if_settings_changed)
         with store, colmap_log(None):
-            _verify_all(store, feature_reader, match_reader, ordered, cameras, options, num_workers or num_cores())
+            _verify_all(store, feature_reader, match_reader, ordered, image_stamps, cameras, options, num_workers or num_cores())
         with H5Reader(store.path) as verified:
             temporary = output.with_name(f"{output.name}.tmp")
             _write_database(temporary, names, cameras, groups, ordered, feature_reader, match_reader, verified)
@@ -111,21 +113,40 @@ def _check_names(pairs: list[Pair], names: list[str], reader: H5Reader) -> None:
         raise ValueError(f"{len(unknown)} images of the pairs are missing, such as {unknown[0]!r}: run the stage pairs again")
 
 
+def _check_origin(pairs: list[Pair], image_stamps: Mapping[str, str], feature_reader: H5Reader, match_reader: H5Reader) -> None:
+    """Raises: ValueError where matches are of other features than these; files of other programs do not say of which."""
+    origin = match_reader.settings.get("features")
+    if origin is None:
+        return
+    stamps = {pair: match_reader.match_stamp(pair.name0, pair.name1) for pair in pairs}
+    changed = [pair for pair in pairs if stamps[pair] not in ("", f"{image_stamps[pair.name0]} {image_stamps[pair.name1]}")]
+    if origin != feature_reader.fingerprint:
+        what = f"{match_reader.path} was made with other features than those of {feature_reader.path}"
+    elif changed:
+        pair = changed[0]
+        what = f"the features of {len(changed)} pairs changed after they were matched, such as {pair.name0!r} and {pair.name1!r}"
+    else:
+        return
+    raise ValueError(f"{what}: run the stage match again")
+
+
 def _verify_all(
     store: ShardStore,
     feature_reader: H5Reader,
     match_reader: H5Reader,
     pairs: list[Pair],
+    image_stamps: Mapping[str, str],
     cameras: Mapping[str, Camera],
     options: VerificationOptions,
     num_workers: int,
 ) -> None:
-    """Verify the pairs that the store does not hold for these matches and cameras."""
+    """Verify the pairs that the store does not hold for these features, matches and cameras."""
     by_key = {match_key(pair.name0, pair.name1): pair for pair in pairs}
     colmap_cameras = {name: camera.to_colmap() for name, camera in cameras.items()}
 
     def stamp(pair: Pair) -> str:
-        content = (match_reader.stamp(match_key(pair.name0, pair.name1)), cameras[pair.name0], cameras[pair.name1])
+        of_images = [(image_stamps[name], cameras[name]) for name in (pair.name0, pair.name1)]
+        content = match_reader.match_stamp(pair.name0, pair.name1), of_images
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def verify(key: str) -> Item:

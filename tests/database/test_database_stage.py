@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pycolmap
 import pytest
@@ -22,7 +23,7 @@ from sfm_lightglue.database import stage
 from sfm_lightglue.database.stage import DatabaseReport, build_database
 from sfm_lightglue.database.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import ShardStore, features_to_item, match_key, matches_to_item
+from sfm_lightglue.storage import H5Reader, ShardStore, features_to_item, match_key, matches_to_item
 
 OPTIONS = VerificationOptions(
     max_error_px=2.0, min_num_inliers=20, min_inlier_ratio=0.0, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
@@ -43,10 +44,10 @@ class Flow:
     intrinsics: str
     """The true camera."""
 
-    def write_features(self, settings: str = "") -> None:
+    def write_features(self, settings: str = "", stamp: str = "photo") -> None:
         with ShardStore(self.folder / "features.h5", {"settings": settings}, if_settings_changed="recompute") as store:
             for name, features in self.features.items():
-                store.add(name, features_to_item(features), f"photo {name}")
+                store.add(name, features_to_item(features), f"{stamp} {name}")
             store.merge()
 
     def write_matches(self, matches: dict[Pair, Matches], stamp: str = "") -> None:
@@ -272,6 +273,48 @@ def test_pairs_that_were_matched_again_are_verified_again(flow: Flow, verified: 
     flow.write_matches(dict(list(flow.matches.items())[:2]), "again")
     flow.build()
     assert len(verified) == 10 + 2
+
+
+def test_pairs_of_a_photo_with_new_keypoints_are_verified_again(flow: Flow, verified: list[int]) -> None:
+    flow.build()
+    flow.write_features(stamp="new")
+    flow.build()
+    assert len(verified) == 20
+
+
+def test_pairs_that_another_program_matched_again_are_verified_again(flow: Flow, verified: list[int]) -> None:
+    """Whichever of hloc's keys they have: these have neither stamps nor settings."""
+    for scores in (0.4, 0.6):
+        with h5py.File(flow.folder / "matches.h5", "w") as file:
+            for pair, matches in flow.matches.items():
+                group = file.create_group("_".join(name.replace("/", "-") for name in (pair.name1, pair.name0)))
+                matches0 = np.full(len(flow.features[pair.name1]), -1, np.int16)
+                matches0[matches.indices[:, 1]] = matches.indices[:, 0]
+                group["matches0"] = matches0
+                group["matching_scores0"] = np.full(len(matches0), scores, np.float16)
+        flow.build()
+    assert len(verified) == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": "other"}, "was made with other features than those of"),
+        ({"stamp": "new"}, "the features of 10 pairs changed after they were matched, such as 'a.jpg' and 'b c.jpg'"),
+    ],
+)
+def test_matches_of_other_features_are_refused(flow: Flow, change: dict[str, str], message: str) -> None:
+    with H5Reader(flow.folder / "features.h5") as reader:
+        settings = {"features": reader.fingerprint}
+        with ShardStore(flow.folder / "matches.h5", settings, if_settings_changed="recompute") as store:
+            for pair, matches in flow.matches.items():
+                item = matches_to_item(matches, len(flow.features[pair.name0]))
+                store.add(match_key(pair.name0, pair.name1), item, f"{reader.stamp(pair.name0)} {reader.stamp(pair.name1)}")
+            store.merge()
+    flow.build()
+    flow.write_features(**change)
+    with pytest.raises(ValueError, match=message):
+        flow.build()
 
 
 @pytest.mark.parametrize("change", ["options", "features"])
