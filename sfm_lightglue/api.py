@@ -42,9 +42,13 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
 
 
 def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: Any) -> Matcher:
-    """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `head="disk"`."""
+    """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `head="disk"`.
+
+    LightGlue without a head is the one for the default features; `head="superpoint"` is the one for the original SuperPoint.
+    """
     config = compose_config([f"matches={name}", *_overrides("matches", options)])
-    choose_head(config)
+    if "head" not in options:
+        choose_head(config)
     return create_plugin(config.matches, MATCHERS, "matches", default_device(device))
 
 
@@ -52,8 +56,11 @@ def load_image(image: Photo, name: str = "image") -> Image:
     """The photo as a record. Raises: UnreadableImage for a file that cannot be decoded."""
     if isinstance(image, (str, Path)):
         path = Path(image)
-        return photos.load_image(path.parent, path.name)
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, PILImage.Image) else image)
+        try:
+            return photos.load_image(path.parent, path.name)
+        except photos.UnreadableImage as error:
+            raise photos.UnreadableImage(f"{path}: {error}") from error
+    pixels = photos.to_rgb(image) if isinstance(image, PILImage.Image) else np.asarray(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:

@@ -103,6 +103,17 @@ def resize_longest(pixels: np.ndarray, resize_max: int | None) -> np.ndarray:
     return np.array(PILImage.fromarray(pixels).resize(size, PILImage.Resampling.LANCZOS))
 
 
+def to_rgb(image: PILImage.Image) -> np.ndarray:
+    """uint8 (h, w, 3) of a picture of any mode: 16 bit and float ones scaled by their own range, transparent parts white."""
+    image.load()
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(_stretch(np.asarray(image, np.float64), image.mode)[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        white = PILImage.new("RGBA", image.size, "white")  # transparent parts become plain, not random colours
+        return np.array(PILImage.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+    return np.array(image.convert("RGB"))
+
+
 def to_grey(pixels: np.ndarray) -> np.ndarray:
     """float32 (h, w) in 0..1: luma of RGB pixels (ITU-R BT.601, as the networks were trained on)."""
     return (pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)) / np.float32(255)
@@ -152,13 +163,7 @@ def _open(path: Path) -> Iterator[PILImage.Image]:
 def _decode(path: Path) -> np.ndarray:
     """uint8 (h, w, 3) RGB of the first frame."""
     with _open(path) as image:
-        image.load()
-        if image.mode.startswith("I") or image.mode == "F":
-            return np.repeat(_stretch(np.asarray(image, np.float64), image.mode)[..., None], 3, axis=2)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            white = PILImage.new("RGBA", image.size, "white")  # transparent parts become plain, not random colours
-            return np.array(PILImage.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
-        return np.array(image.convert("RGB"))
+        return to_rgb(image)
 
 
 def _stretch(values: np.ndarray, mode: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from sfm_lightglue.api import ImageMatches
 from sfm_lightglue.evaluation.poses import fundamental_matrix, read_poses
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometry import sampson_error
+from sfm_lightglue.images import UnreadableImage
 from sfm_lightglue.match_pair import match_pair
+from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.matches.matcher import Matcher
-from sfm_lightglue.networks.weights import available_weights
+from sfm_lightglue.networks.weights import available_weights, find_weights
 
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo"
 NAMES = ("04.jpg", "06.jpg")
@@ -95,6 +98,28 @@ def test_paths_arrays_and_pil_images_are_the_same_photo(extractor: Extractor) ->
     expected = sfm_lightglue.load_image(str(path)).pixels
     np.testing.assert_array_equal(sfm_lightglue.load_image(picture).pixels, expected)
     np.testing.assert_array_equal(sfm_lightglue.load_image(np.asarray(picture)).pixels, expected)
+
+
+def test_pil_images_of_other_modes_are_read_as_from_their_files(tmp_path: Path) -> None:
+    ramp = np.linspace(1000, 60000, 40 * 60).reshape(40, 60).astype(np.uint16)
+    clear = Image.fromarray(np.dstack([np.full((40, 60, 3), 90, np.uint8), np.tile(np.arange(60, dtype=np.uint8) * 4, (40, 1))]))
+    for name, picture in (("grey16.png", Image.fromarray(ramp)), ("clear.png", clear)):
+        picture.save(tmp_path / name)
+        expected = sfm_lightglue.load_image(tmp_path / name).pixels
+        assert np.ptp(expected.astype(int)) > 100
+        np.testing.assert_array_equal(sfm_lightglue.load_image(Image.open(tmp_path / name)).pixels, expected)
+
+
+def test_a_file_that_is_no_photo_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(UnreadableImage, match=r"empty\.jpg: the file is empty"):
+        sfm_lightglue.load_image(tmp_path / "empty.jpg")
+
+
+def test_a_head_that_is_named_is_taken() -> None:
+    weights = str(find_weights("superpoint-open-lightglue"))  # of the same shape
+    assert cast(LightGlueMatcher, sfm_lightglue.create_matcher(head="superpoint", weights=weights)).options.head == "superpoint"
+    assert cast(LightGlueMatcher, sfm_lightglue.create_matcher()).options.head == "superpoint-open"
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((40, 40, 3), np.float32), np.zeros((40, 40, 4), np.uint8), np.zeros(40, np.uint8)])
