@@ -4,8 +4,8 @@
     from sfm_lightglue.plugins import hloc as ours
 
     ours.register()
-    extract_features.main(ours.extractor_conf(), images, outputs)
-    match_features.main(ours.matcher_conf(), pairs, "feats-sfm-lightglue-superpoint", outputs)
+    features = extract_features.main(ours.extractor_conf(), images, outputs)
+    match_features.main(ours.matcher_conf(), pairs, features.stem, outputs)
 
 hloc finds a plug-in by importing `hloc.matchers.NAME` and taking the one subclass of its BaseModel that was defined there.
 `register` puts modules with such classes into `sys.modules`; it also serves forks with the same contract (imcui).
@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfm_lightglue import __version__
 from sfm_lightglue.api import create_extractor, create_matcher
+from sfm_lightglue.lookup import fingerprint
 from sfm_lightglue.products import Features, Image
 
 MODULE = "sfm_lightglue"
@@ -45,16 +47,22 @@ def register(package: str = "hloc") -> None:
 
 def extractor_conf(name: str = "superpoint", *, resize_max: int | None = 1600, **options: Any) -> dict[str, Any]:
     """A configuration for hloc's `extract_features.main`; `options` as in configs/features. hloc does the resizing."""
-    return {
-        "output": f"feats-sfm-lightglue-{name}",
-        "model": {"name": MODULE, "extractor": name, "options": options},
+    conf = {
+        "model": {"name": MODULE, "extractor": name, "options": dict(sorted(options.items()))},
         "preprocessing": {"grayscale": False, "resize_max": resize_max},
     }
+    return {"output": _file_name(f"feats-sfm-lightglue-{name}", conf), **conf}
 
 
 def matcher_conf(head: str = "superpoint-open", **options: Any) -> dict[str, Any]:
     """A configuration for hloc's `match_features.main`; `head` and `options` as in configs/matches/lightglue.yaml."""
-    return {"output": f"matches-sfm-lightglue-{head}", "model": {"name": MODULE, "head": head, "options": options}}
+    conf = {"model": {"name": MODULE, "head": head, "options": dict(sorted(options.items()))}}
+    return {"output": _file_name(f"matches-sfm-lightglue-{head}", conf), **conf}
+
+
+def _file_name(start: str, conf: dict[str, Any]) -> str:
+    """Another one for each configuration and version: hloc takes what lies in a file for what is asked of it."""
+    return f"{start}-{fingerprint([__version__, str(conf)])[:8]}"
 
 
 def _init_extractor(self: Any, conf: dict[str, Any]) -> None:

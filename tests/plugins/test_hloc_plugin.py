@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,6 +166,18 @@ def test_hloc_finds_one_class_for_each_kind(package: str) -> None:
 def test_by_default_it_is_the_open_superpoint_with_its_lightglue() -> None:
     assert ours.extractor_conf()["model"]["extractor"] == "superpoint"
     assert ours.matcher_conf()["model"]["head"] == "superpoint-open"
+
+
+def test_each_configuration_has_files_of_its_own() -> None:
+    """hloc does not ask with which options what lies there was made."""
+    confs = [
+        *(ours.extractor_conf(), ours.extractor_conf("aliked"), ours.extractor_conf(resize_max=1024)),
+        *(ours.extractor_conf(max_keypoints=512), ours.matcher_conf(), ours.matcher_conf(filter_threshold=0.3)),
+    ]
+    names = [conf["output"] for conf in confs]
+    assert len(set(names)) == len(names) and all(re.fullmatch(r"[\w-]+", name) for name in names)
+    assert names[0].startswith("feats-sfm-lightglue-superpoint-") and names[0] == ours.extractor_conf()["output"]
+    assert names[4].startswith("matches-sfm-lightglue-superpoint-open-")
 
 
 def test_registering_twice_changes_nothing(package: str, fakes: dict[str, Any]) -> None:
