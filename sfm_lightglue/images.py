@@ -11,7 +11,7 @@ import functools
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +47,11 @@ class PhotoHeader:
     """Make, model, focal length and size: photos with the same key come from the same camera. Empty without EXIF."""
 
 
-def list_images(folder: Path | str) -> list[str]:
+def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> list[str]:
     """Sorted names (paths relative to `folder`, forward slashes) of all photos below it, by file extension.
 
-    Left out: files of other kinds, hidden folders, and the `._*` companions that macOS writes beside photos.
+    Left out: files of other kinds, hidden folders, the `._*` companions that macOS writes beside photos, and what lies in those
+    folders of `without` that are below `folder`.
 
     Raises: FileNotFoundError where the folder does not exist or holds no photo.
     """
@@ -60,7 +61,9 @@ def list_images(folder: Path | str) -> list[str]:
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
     )
-    names = [name for name in names if not _is_hidden(name) and _is_text(name)]
+    below = [Path(other).resolve() for other in without if folder.resolve() in Path(other).resolve().parents]
+    left_out = tuple(f"{other.relative_to(folder.resolve()).as_posix()}/" for other in below)
+    names = [name for name in names if not _is_hidden(name) and not name.startswith(left_out) and _is_text(name)]
     if not names:
         raise FileNotFoundError(f"no photos in {folder}: expected files that end in {' '.join(EXTENSIONS)}")
     return names

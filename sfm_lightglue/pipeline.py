@@ -127,6 +127,11 @@ class Run:
             ensure_dataset(str(self.dataset.name))
         return Path(self.dataset.images)
 
+    def list_photos(self) -> list[str]:
+        """Sorted names of the photos. Masks, and what a run has drawn, are none where they lie among them."""
+        masks = [self.dataset.masks] if self.dataset.masks else []
+        return list_images(self.images, without=[self.output, self.output / "plots", *masks])
+
     @property
     def devices(self) -> list[str]:
         """Where pairs are matched. Raises: ValueError where torch cannot use one of them."""
@@ -219,6 +224,7 @@ def extract(run: Run) -> None:
             run.images,
             run.features,
             extractor,
+            names=run.list_photos(),
             masks=run.dataset.masks,
             num_workers=run.num_network_workers,
             if_settings_changed=run.execution.if_settings_changed,
@@ -318,7 +324,7 @@ def check_options(run: Run) -> None:
     _pairing_options(run)
     options = bind(DatabaseOptions, run.config.database, "database")
     bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")
-    list_images(run.images)
+    run.list_photos()
     choose_cameras(run.images, {}, options.intrinsics, options.camera_model, _known_cameras(run))
 
 
@@ -387,7 +393,7 @@ def _read_summary(run: Run) -> dict[str, Any]:
 
 def _current_names(run: Run, reader: H5Reader) -> list[str]:
     """Images with features whose photo is still in the folder, sorted."""
-    return [name for name in reader.names() if (run.images / name).is_file()]
+    return sorted({*reader.names()} & {*run.list_photos()})
 
 
 def _pairing_options(run: Run) -> Any:

@@ -75,6 +75,14 @@ def test_photos_are_listed_sorted_with_forward_slashes_at_any_depth(tmp_path: Pa
     assert list_images(tmp_path) == ["a.PNG", "b.jpg", "folder.jpg/inside.jpg", "sub/deep/y.tiff", "sub/z.JpEg"]
 
 
+def test_folders_can_be_left_out_but_not_the_folder_itself(tmp_path: Path) -> None:
+    for name in ("a.jpg", "masks/a.jpg.png", "masks2/b.jpg", "sub/out/plots/c.png", "sub/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    without = [tmp_path, tmp_path.parent, tmp_path / "masks", tmp_path / "sub" / "x" / ".." / "out", "elsewhere"]
+    assert list_images(tmp_path, without=without) == ["a.jpg", "masks2/b.jpg", "sub/d.jpg"]
+
+
 def test_hidden_folders_and_companions_of_macos_are_left_out_but_not_hidden_photos(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "._a.jpg", "sub/._b.jpg", ".thumbnails/a.jpg", "sub/.cache/c.jpg", ".hidden.jpg")
     assert list_images(tmp_path) == [".hidden.jpg", "a.jpg"]

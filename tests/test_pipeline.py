@@ -99,16 +99,17 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(
 def test_new_photos_are_added_and_only_they_are_processed(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "images", tmp_path / "images")
     last = sorted((tmp_path / "images").glob("*.jpg"))[-1]
+    output = tmp_path / "images" / "out"  # whose pictures are no photos
     held_back = last.rename(tmp_path / last.name)
-    arguments = ("run", "+dataset=folder", f"dataset.images={tmp_path / 'images'}", f"output={tmp_path / 'out'}", *FAST)
+    arguments = ("run", "+dataset=folder", f"dataset.images={tmp_path / 'images'}", f"output={output}", *FAST)
     run(*arguments)
     held_back.rename(last)
     run(*arguments)
-    stages = json.loads((tmp_path / "out" / "summary.json").read_text())["stages"]
+    stages = json.loads((output / "summary.json").read_text())["stages"]
     assert stages["extract"]["num_computed"] == 1
     assert stages["match"]["num_computed"] == 5
-    assert (tmp_path / "out" / "matches.h5").read_bytes() == (undisturbed / "matches.h5").read_bytes()
-    assert same_model(undisturbed, tmp_path / "out")
+    assert (output / "matches.h5").read_bytes() == (undisturbed / "matches.h5").read_bytes()
+    assert same_model(undisturbed, output)
 
 
 def test_changed_settings_are_refused_and_nothing_is_lost(photos: Path, undisturbed: Path) -> None:
