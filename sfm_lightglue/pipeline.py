@@ -106,6 +106,10 @@ class Run:
         choose_head(config)
         self.config = config
         self.dataset = bind(Dataset, config.dataset, "dataset")
+        if self.dataset.masks and config.features.name == config.matches.name == "imported":
+            raise ValueError(
+                "dataset.masks drops keypoints, and matches=imported numbers them all: leave the masks out, or match again"
+            )
         self.execution = bind(Execution, config.execution, "execution")
         self.output = Path(config.output)
         self.features = self.output / "features.h5"

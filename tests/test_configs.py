@@ -231,6 +231,13 @@ def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.
         compose_config(["features=feew"])
 
 
+def test_masks_cannot_be_had_with_imported_matches() -> None:
+    given = ["features=imported", "features.path=f.h5", "matches=imported", "matches.path=m.h5", "+dataset=folder"]
+    pipeline.Run(compose_config([*given, "dataset.images=photos"]))
+    with pytest.raises(ValueError, match=r"dataset\.masks drops keypoints"):
+        pipeline.Run(compose_config([*given, "dataset.images=photos", "dataset.masks=masks"]))
+
+
 def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "mine.yaml").write_text("name: mine\nimagez: /photos\n")

@@ -80,9 +80,15 @@ def strongest(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Te
     order = torch.argsort(scores, descending=True, stable=True)
     if image.mask is not None:
         full = keypoints_to_full_image(keypoints[order].cpu().numpy(), size, image.size)
-        x, y = np.clip(np.rint(full).astype(np.int64), 0, np.array(image.size) - 1).T
-        order = order[torch.from_numpy(image.mask[y, x]).to(order.device)]
+        order = order[torch.from_numpy(kept_by_mask(image.mask, full)).to(order.device)]
     return order[:max_keypoints]
+
+
+def kept_by_mask(mask: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+    """bool (n,): whether the mask (h, w) is True at the keypoints (n, 2), px of the full image."""
+    x, y = np.clip(np.rint(keypoints).astype(np.int64), 0, np.array(mask.shape[::-1]) - 1).T
+    kept: np.ndarray = mask[y, x]
+    return kept
 
 
 def make_features(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Tensor, descriptors: Tensor) -> Features:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from sfm_lightglue.features.extractor import kept_by_mask
 from sfm_lightglue.fetch import sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
@@ -20,7 +23,10 @@ class ImportedOptions:
 
 
 class ImportedExtractor:
-    """Looks features up by the photo's name. Half-precision keypoints stay rounded, but no further arithmetic is in half."""
+    """Looks features up by the photo's name. Half-precision keypoints stay rounded, but no further arithmetic is in half.
+
+    Rounding may take those at the right and lower edge out of the photo: they are put back onto it.
+    """
 
     def __init__(self, options: ImportedOptions, source: WeightsRecord) -> None:
         self.options, self.weights = options, (source,)
@@ -37,8 +43,19 @@ class ImportedExtractor:
         """Raises: KeyError where the file lacks the photo, ValueError where it was made from a photo of another size."""
         with H5Reader(self.options.path) as reader:
             features = reader.features(image.name)
+            is_half = reader.file[image.name]["keypoints"].dtype == np.float16
         if features.image_size != image.size:
             raise ValueError(
                 f"{self.options.path}: {image.name} has image_size {features.image_size}, the photo has {image.size}"
             )
-        return features
+        if is_half:
+            edge = np.array(image.size, np.float32) - np.float32(0.5)
+            rounded = features.keypoints - edge <= np.spacing(edge.astype(np.float16)).astype(np.float32)
+            features = replace(features, keypoints=np.where(rounded, np.minimum(features.keypoints, edge), features.keypoints))
+        return features if image.mask is None else _select(features, kept_by_mask(image.mask, features.keypoints))
+
+
+def _select(features: Features, kept: np.ndarray) -> Features:
+    """The keypoints that are kept, by bool (n,), in their order."""
+    arrays = {name: getattr(features, name) for name in ("keypoints", "scores", "descriptors", "scales", "orientations")}
+    return replace(features, **{name: array[kept] for name, array in arrays.items() if array is not None})

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
@@ -342,6 +343,39 @@ def test_features_of_hloc_go_through_the_stage(photos: Path) -> None:
             np.testing.assert_array_equal(loaded.keypoints, original[name]["keypoints"][()].astype(np.float32))
             np.testing.assert_array_equal(loaded.descriptors, original[name]["descriptors"][()].T.astype(np.float32))
             np.testing.assert_array_equal(loaded.scores, original[name]["keypoint_scores"][()].astype(np.float32))
+
+
+def test_masks_drop_imported_keypoints(photos: Path) -> None:
+    path, masks = write_hloc_features(photos, NAMES), photos.parent / "masks"
+    masks.mkdir()
+    left = np.zeros((24, 32), np.uint8)
+    left[:, :16] = 255
+    PILImage.fromarray(left).save(masks / f"{NAMES[0]}.png")
+    extract_features(photos, photos.parent / "features.h5", imported(path), masks=masks)
+    with H5Reader(photos.parent / "features.h5") as reader, H5Reader(path) as original:
+        found, all_of_them = reader.features(NAMES[0]), original.features(NAMES[0])
+        kept = np.rint(all_of_them.keypoints[:, 0]) < 16
+        assert 0 < kept.sum() < 7
+        for name in ("keypoints", "scores", "descriptors"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(all_of_them, name)[kept])
+        assert len(reader.features(NAMES[1])) == 7
+
+
+def test_keypoints_that_rounding_took_over_the_edge_are_put_back(tmp_path: Path) -> None:
+    """At 4608 px half precision knows every fourth pixel."""
+    with h5py.File(tmp_path / "feats.h5", "w") as file:
+        group = file.create_group("a.png")
+        group["keypoints"] = np.array([[4606.06, 10.0], [100.0, 39.7], [4616.0, 5.0]], np.float16)
+        group["keypoint_scores"], group["descriptors"] = np.ones(3, np.float16), np.ones((128, 3), np.float16)
+        group["image_size"] = [4608, 40]
+    assert file_keypoints(tmp_path / "feats.h5") == [[4608, 10], [100, 39.6875], [4616, 5]]
+    found = imported(tmp_path / "feats.h5")(Image("a.png", np.zeros((40, 4608, 3), np.uint8)))
+    assert found.keypoints.tolist() == [[4607.5, 10], [100, 39.6875], [4616, 5]]  # the last is not of this photo
+
+
+def file_keypoints(path: Path) -> list[list[float]]:
+    with H5Reader(path) as reader:
+        return cast(list[list[float]], reader.features("a.png").keypoints.tolist())
 
 
 def test_photos_that_the_file_lacks_are_skipped(photos: Path) -> None:
