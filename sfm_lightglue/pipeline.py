@@ -388,6 +388,8 @@ def locked(output: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(f"another run is working in {output}: wait for it or choose another output=DIR") from error
+            except OSError as error:  # some network file systems have no locks
+                logger.warning("%s cannot be locked (%s): start no other run in it", output, error)
         yield
 
 

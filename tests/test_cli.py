@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
@@ -256,6 +257,20 @@ def test_a_second_run_in_the_same_folder_is_refused(
         assert cli.main(["extract", "dataset=folder", "output=out"]) == 1
     assert capsys.readouterr().err.startswith("error: another run is working in out: ")
     assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(stream: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    replace_stage(monkeypatch, lambda run: None)
+    assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
+    assert "out cannot be locked" in capsys.readouterr().err
 
 
 def test_a_stage_gets_the_run_and_logs_to_the_output_and_stderr(
