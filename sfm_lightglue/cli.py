@@ -75,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was computed is kept, the same command goes on from there", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, MemoryError) as error:
         if os.environ.get("SFM_LIGHTGLUE_TRACEBACK"):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {str(message) or 'no memory left'}", file=sys.stderr)
         return 1
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
 from sfm_lightglue.execution.processes import run_jobs_in_processes
@@ -110,7 +112,7 @@ class _Work:
         images = [(self.images(pair.name0), self.images(pair.name1)) for pair in batch]
         prepared = [(image0[1], image1[1]) for image0, image1 in images]
         if isinstance(self.matcher, BatchedMatcher):
-            found = self.matcher.match_many(prepared)
+            found = _match_many(self.matcher, prepared)
         else:
             found = [self.matcher(features0, features1) for features0, features1 in prepared]
         for pair, matches, ((size0, _), (size1, _)) in zip(batch, found, images, strict=True):
@@ -125,6 +127,25 @@ class _Work:
         with self.reading:
             features = self.reader.features(name)
         return len(features), self.matcher.prepare(features) if isinstance(self.matcher, BatchedMatcher) else features
+
+
+def _match_many(matcher: BatchedMatcher, pairs: Sequence[tuple[Any, Any]]) -> list[Matches]:
+    """The matches of all pairs; half as many at a time where a GPU has no memory for them.
+
+    Raises: MemoryError where it has none for a single pair; the text says what to do.
+    """
+    try:
+        return matcher.match_many(pairs)
+    except torch.OutOfMemoryError as error:
+        if len(pairs) == 1:
+            raise MemoryError(
+                f"the GPU has no memory for a pair ({str(error).splitlines()[0]}): choose execution.num_workers=1, "
+                "matches.precision=low or fewer features.max_keypoints"
+            ) from error
+        logger.info("no memory for %d pairs at a time, %d are tried", len(pairs), (len(pairs) + 1) // 2)
+    torch.cuda.empty_cache()
+    middle = (len(pairs) + 1) // 2
+    return _match_many(matcher, pairs[:middle]) + _match_many(matcher, pairs[middle:])
 
 
 def _run(

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from sfm_lightglue.matches import stage
 from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions
@@ -331,6 +332,36 @@ def test_a_matcher_of_batches_prepares_each_image_once_and_writes_the_bytes_of_s
     assert sorted(matcher.batch_sizes) == [2, 4]
     assert report == match_pairs(features, PAIRS, features.parent / "reference.h5", Counting())
     assert (features.parent / "matches.h5").read_bytes() == (features.parent / "reference.h5").read_bytes()
+
+
+class OnASmallGpu(InBatches):
+    """Has memory for some pairs at a time."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def match_many(self, pairs: Sequence[tuple[Prepared, Prepared]]) -> list[Matches]:
+        if len(pairs) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
+        return super().match_many(pairs)
+
+
+OnASmallGpu.__module__, OnASmallGpu.__qualname__ = Counting.__module__, Counting.__qualname__
+
+
+def test_a_batch_that_does_not_fit_a_gpu_is_matched_in_parts(features: Path) -> None:
+    matcher = OnASmallGpu(1)
+    report = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, num_workers=1)
+    assert matcher.batch_sizes == [1] * 6
+    assert report == match_pairs(features, PAIRS, features.parent / "reference.h5", Counting())
+    assert (features.parent / "matches.h5").read_bytes() == (features.parent / "reference.h5").read_bytes()
+
+
+def test_a_gpu_that_is_too_small_for_a_pair_is_told_with_what_to_do(features: Path) -> None:
+    message = r"no memory for a pair \(CUDA out of memory\. Tried to allocate 2 GiB\.\): choose execution\.num_workers=1"
+    with pytest.raises(MemoryError, match=message):
+        match_pairs(features, PAIRS, features.parent / "matches.h5", OnASmallGpu(0), num_workers=1)
 
 
 def test_images_beyond_the_memory_given_are_prepared_again(features: Path) -> None:
