@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from sfm_lightglue.features.extractor import BatchExtractor, Extractor
 from sfm_lightglue.images import UnreadableImage, list_images, load_image
 from sfm_lightglue.lookup import plugin_settings
 from sfm_lightglue.products import Features, Image
-from sfm_lightglue.storage import Item, ShardStore, features_to_item
+from sfm_lightglue.storage import Item, SettingsChanged, ShardStore, features_to_item
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ def extract_features(
     naming, black = ignore); `num_workers` is the number of photos in work at a time (of batches, where the extractor takes
     several photos together), 0 for one per core; `if_settings_changed` is `refuse` or `recompute`.
 
-    Raises: SettingsChanged where `output` was made with other settings; FileNotFoundError where a folder does not exist; the
-    first error where no photo succeeds.
+    Raises: SettingsChanged where `output` was made with other settings, or of other photos alone; FileNotFoundError where a
+    folder does not exist; the first error where no photo succeeds.
     """
     names = list_images(images) if names is None else sorted(names)
     if masks is not None and not Path(masks).is_dir():
@@ -69,6 +70,8 @@ def extract_features(
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
     with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
+        if if_settings_changed != "recompute":
+            _check_collection(Path(images), Path(output), store.stamps)
         stamps, skipped = _photo_stamps(Path(images), names, masks)
         todo = store.missing(stamps)
         with torch_threads(num_workers), progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo)) as bar:
@@ -136,6 +139,21 @@ def _attempt(function: Callable[..., Result], *arguments: object) -> Result | Ex
         return function(*arguments)
     except Exception as error:
         return error
+
+
+def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> None:
+    """Raises: SettingsChanged where photos are stored, and the folder has none of them: the results of another would be lost."""
+
+    def is_here(name: str, stamp: str) -> bool:
+        with contextlib.suppress(OSError):
+            return stamp.startswith(_content_hash(images / name))
+        return False
+
+    if stored and not any(is_here(name, stamp) for name, stamp in sorted(stored.items())):
+        raise SettingsChanged(
+            f"{output} was made of other photos, such as {min(stored)!r}, none of which is in {images}: choose another output "
+            f"folder, or say execution.if_settings_changed=recompute to replace it"
+        )
 
 
 def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None) -> tuple[dict[str, str], dict[str, str]]:

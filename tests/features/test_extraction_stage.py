@@ -310,6 +310,22 @@ def test_changed_settings_are_recomputed_on_request_and_never_mixed(photos: Path
     assert stored_names(photos.parent / "features.h5") == ["a.png"]
 
 
+def test_the_features_of_another_folder_are_not_replaced(photos: Path) -> None:
+    """Cameras give their photos the same names again and again."""
+    run(photos)
+    before = (photos.parent / "features.h5").read_bytes()
+    other = photos.parent / "other"
+    for seed, name in enumerate(NAMES[:2]):
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        PILImage.fromarray(np.random.default_rng(90 + seed).integers(0, 256, (24, 32, 3), np.uint8)).save(other / name)
+    extractor = BrightestPixels(BrightestOptions(max_keypoints=5))
+    with pytest.raises(SettingsChanged, match=rf"was made of other photos, such as '{NAMES[0]}', none of which is in .*other"):
+        extract_features(other, photos.parent / "features.h5", extractor)
+    assert (photos.parent / "features.h5").read_bytes() == before
+    (other / NAMES[1]).write_bytes((photos / NAMES[1]).read_bytes())  # moved, and all but one changed
+    assert extract_features(other, photos.parent / "features.h5", extractor).num_computed == 1
+
+
 # --- features of another program ---------------------------------------------------------------------------------------------
 
 
