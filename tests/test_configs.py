@@ -204,7 +204,8 @@ def test_the_head_of_the_matcher_follows_the_features() -> None:
         '"quoted"',
     ],
 )
-def test_paths_with_special_signs_reach_the_run_from_python(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_with_special_signs_reach_the_run_from_python(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(api, "run_all", lambda run: {"images": run.dataset.images, "output": str(run.output)})
     assert api.run(path, path) == {"images": path, "output": str(Path(path))}
 
