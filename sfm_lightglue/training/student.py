@@ -28,6 +28,9 @@ from sfm_lightglue.networks.superpoint import (
 )
 from sfm_lightglue.training.homographies import invert, warp
 
+NOT_SIMILAR = -1e30
+"""Below all scalar products by far, yet finite: a row without any other point gives no gradient, instead of nan."""
+
 
 @dataclass(frozen=True)
 class LossOptions:
@@ -41,6 +44,10 @@ class LossOptions:
     """Weight of the distance in px between keypoints of two views that are one. While it finds few, this only disturbs."""
     contrast: float
     """Weight of InfoNCE."""
+    taught_contrast: float
+    """Weight of the same with the teacher's answer in the place of the right one: how similar each point is to all others in its
+    eyes, through a softmax at `teacher_temperature`."""
+    teacher_temperature: float
     distillation: float
     """Weight of 1 - cosine between the predicted and the teacher's descriptor."""
     same_point: float
@@ -64,9 +71,9 @@ class Student(nn.Module):
         """Takes over a trained network; statistics of layers and the map to the teacher's descriptors are those of a batch."""
         self.network = unfold_batch_norm(network, batch["views"]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         descriptors = sample_descriptors(batch["points"], network(batch["views"]).descriptors, centred=True)
-        is_point, teacher = batch["is_point"].repeat(2, 1), batch["teacher"].repeat(2, 1, 1)
+        is_point = batch["is_point"].repeat(2, 1)
         known = F.pad(descriptors[is_point], (0, 1), value=1.0)
-        solution = torch.linalg.lstsq(known, teacher[is_point]).solution
+        solution = torch.linalg.lstsq(known, batch["teacher"][is_point]).solution
         self.to_teacher.weight.copy_(solution[:-1].T)
         self.to_teacher.bias.copy_(solution[-1])
 
@@ -84,23 +91,34 @@ class Student(nn.Module):
         keypoints, location = keypoint_loss(logits, targets, weights), location_loss(logits, targets, weights)
         positions, found = find_keypoints(output.scores.float(), weights, batch["points"].shape[1], detection)
         reprojection, repeated = reprojection_loss(positions, found, batch["between"], options.same_point)
-        contrast, accuracy, cosine = self._compare_descriptors(output.descriptors.float(), batch, options.same_point)
+        contrast, taught, accuracy, cosine = self._compare_descriptors(output.descriptors.float(), batch, options)
         loss = options.keypoints * keypoints + options.location * location + options.reprojection * reprojection
-        loss = loss + options.contrast * contrast + options.distillation * (1 - cosine)
+        loss = loss + options.contrast * contrast + options.taught_contrast * taught + options.distillation * (1 - cosine)
         figures = {"loss": loss, "keypoint_loss": keypoints, "location_loss": location, "reprojection_px": reprojection}
-        figures |= {"repeated": repeated, "contrast_loss": contrast, "top1": accuracy, "teacher_cosine": cosine}
+        figures |= {
+            "repeated": repeated,
+            "contrast_loss": contrast,
+            "taught_contrast_loss": taught,
+            "top1": accuracy,
+            "teacher_cosine": cosine,
+        }
         return loss, {**figures, "scale": self.log_scale.exp()}
 
     def _compare_descriptors(
-        self, dense: Tensor, batch: Mapping[str, Tensor], same_point: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """InfoNCE, the share of points that it finds, and the mean cosine with the teacher; without points nothing is wrong."""
+        self, dense: Tensor, batch: Mapping[str, Tensor], options: LossOptions
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """InfoNCE, the same with the teacher's answers, the share of points that is found, and the mean cosine with the teacher;
+        without points nothing is wrong."""
         sampled = sample_descriptors(batch["points"], dense, centred=True)
-        first, second = sampled.chunk(2)  # pairs n d
-        is_point, near = batch["is_point"], _near(batch, same_point)
-        contrast, accuracy = contrastive_loss(first, second, self.log_scale.exp(), is_point, near)
-        cosines = F.cosine_similarity(self.to_teacher(sampled), batch["teacher"].repeat(2, 1, 1), dim=2)
-        return contrast, accuracy, 1 - _mean(1 - cosines, is_point.repeat(2, 1))
+        is_point, near = batch["is_point"], _near(batch, options.same_point)
+        similarity = similarities(sampled * self.log_scale.exp().sqrt(), is_point, near)
+        contrast, accuracy = contrastive_loss(similarity, is_point)
+        taught = contrast.new_zeros(())
+        if options.taught_contrast > 0:
+            answers = similarities(batch["teacher"] * options.teacher_temperature**-0.5, is_point, near)
+            taught = taught_loss(similarity, answers, is_point)
+        cosines = F.cosine_similarity(self.to_teacher(sampled), batch["teacher"], dim=2)
+        return contrast, taught, accuracy, 1 - _mean(1 - cosines, is_point.repeat(2, 1))
 
 
 def keypoint_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tensor:
@@ -149,20 +167,41 @@ def reprojection_loss(positions: Tensor, found: Tensor, between: Tensor, same_po
     return loss, repeated.sum() / is_first.sum().clamp(min=1)
 
 
-def contrastive_loss(first: Tensor, second: Tensor, scale: Tensor, is_point: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric InfoNCE of unit-length descriptors (pairs, n, d), row i of one belonging to row i of the other, against all rows
-    of all pairs, and the share of rows whose nearest descriptor is the right one. Rows that are no point, by `is_point` (pairs,
-    n), have no part in it; `left_out` (pairs, n, n): rows of a pair that count neither as the same nor as different."""
-    similarity = first.flatten(0, 1) @ second.flatten(0, 1).T * scale
-    of_pairs = similarity.unflatten(0, first.shape[:2]).unflatten(2, first.shape[:2]).diagonal(dim1=0, dim2=2)  # n n pairs
-    of_pairs.masked_fill_(left_out.permute(1, 2, 0), -torch.inf)
+def similarities(descriptors: Tensor, is_point: Tensor, left_out: Tensor) -> Tensor:
+    """(pairs n, pairs n): scalar products of all descriptors (2 pairs, n, d) of the first views with all of the second ones.
+
+    Rows and columns that are no point, by `is_point` (pairs, n), and what `left_out` (pairs, n, n) names, points of a pair that
+    count neither as the same nor as different, are `NOT_SIMILAR`, but for the diagonal.
+    """
+    first, second = (side.flatten(0, 1) for side in descriptors.chunk(2))
+    similarity = first @ second.T
+    own = similarity.diagonal().clone()
+    of_pairs = similarity.unflatten(0, is_point.shape).unflatten(2, is_point.shape).diagonal(dim1=0, dim2=2)  # n n pairs
+    of_pairs.masked_fill_(left_out.permute(1, 2, 0), NOT_SIMILAR)
     valid = is_point.flatten()
-    lowest = torch.where(valid, 0.0, -1e30)  # finite: a row without any other point would give no gradient but nan
-    rows, columns = similarity + lowest, similarity.T + lowest
-    own = similarity.diagonal()
-    loss = (rows.logsumexp(dim=1) - own + columns.logsumexp(dim=1) - own) / 2
+    similarity = similarity.masked_fill(~(valid[:, None] & valid), NOT_SIMILAR)
+    return similarity.diagonal_scatter(own)
+
+
+def contrastive_loss(similarity: Tensor, is_point: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric InfoNCE of `similarities`, where row i belongs to column i, and the share of rows whose largest is the right one.
+
+    Rows that are no point have no part in it.
+    """
+    valid, own = is_point.flatten(), similarity.diagonal()
+    loss = (similarity.logsumexp(dim=1) - own + similarity.logsumexp(dim=0) - own) / 2
     label = torch.arange(len(valid), device=valid.device)
-    return _mean(loss, valid), 1 - _mean((rows.argmax(dim=1) != label).float(), valid)
+    return _mean(loss, valid), 1 - _mean((similarity.argmax(dim=1) != label).float(), valid)
+
+
+def taught_loss(similarity: Tensor, answers: Tensor, is_point: Tensor) -> Tensor:
+    """Symmetric Kullback-Leibler divergence of the softmax of `similarities` from that of the teacher's; the mean over points."""
+    valid = is_point.flatten()
+    both = (
+        F.kl_div(mine.log_softmax(dim=1), theirs.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
+        for mine, theirs in ((similarity, answers), (similarity.T, answers.T))
+    )
+    return _mean(sum(both, similarity.new_zeros(())) / 2, valid)
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:

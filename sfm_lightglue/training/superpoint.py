@@ -27,7 +27,7 @@ from sfm_lightglue.training.export import blend, check_licence, hash_of_photos, 
 from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.student import LossOptions, Student
-from sfm_lightglue.training.teacher import TeacherOptions, prepare_lessons, read_lesson
+from sfm_lightglue.training.teacher import TeacherOptions, describe_views, load_teacher, prepare_lessons, read_lesson
 from sfm_lightglue.training.validation import ValidationOptions, make_view_pairs, validate
 from sfm_lightglue.training.views import PairsOfViews, ViewOptions, make_views
 
@@ -57,6 +57,9 @@ class SuperPointTraining:
     commit: str | None
     """Of the code, for the record in the exported file."""
     teacher: TeacherOptions
+    teacher_describes: str
+    """What its descriptors are of: the `photo` as it is, so that the student learns to see through changes, or the `views` as the
+    student sees them, which is easier to learn and brings in what the teacher makes of hard ones."""
     views: ViewOptions
     losses: LossOptions
     loop: LoopOptions
@@ -64,6 +67,8 @@ class SuperPointTraining:
 
     def __post_init__(self) -> None:
         check_precision(self.precision, "training.precision")
+        if self.teacher_describes not in ("photo", "views"):
+            raise ValueError(f"training.teacher_describes must be photo or views, found {self.teacher_describes!r}")
         if not 0 <= self.start_share < 1 or (self.start is None and self.start_share > 0):
             raise ValueError(
                 f"training.start_share must lie in 0..1, below 1, and be 0 without training.start, found {self.start_share} and "
@@ -107,6 +112,7 @@ class SuperPointTask:
         if self.start is not None:
             student.start_from(self.start, make_views(self.data[0], options.views, seeded_generator("cpu", options.seed, 0)))
         self.module: nn.Module = student
+        self.teacher = load_teacher(options.teacher, run.device) if options.teacher_describes == "views" else None
         self.hidden: Sequence[str] = [f"network.conv{name}.weight" for name in HIDDEN_LAYERS]
         self.settings: Mapping[str, Any] = {
             **recipe(options),
@@ -116,6 +122,8 @@ class SuperPointTask:
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = make_views(item, self.options.views, seeded_generator(self.device, self.options.seed, step))
+        if self.teacher is not None:
+            batch["teacher"] = describe_views(self.teacher, batch["views"], batch["points"])
         dtype = network_dtype(self.options.precision, self.device)
         dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # gradients do not underflow there
         return cast(Student, self.module).losses(batch, self.options.losses, self.features, dtype)

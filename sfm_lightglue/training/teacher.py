@@ -116,6 +116,17 @@ def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.
     return Lesson(keypoints.cpu().numpy(), repeatability[order].cpu().numpy(), descriptors.half().cpu().numpy())
 
 
+@torch.no_grad()
+def describe_views(network: ALIKED, views: Tensor, points: Tensor) -> Tensor:
+    """The teacher's descriptors float32 (b, n, d) of points (b, n, 2) px in grey views (b, 1, h, w)."""
+    output = network(views.expand(-1, 3, -1, -1))
+    return torch.stack([network.describe(output, i, some) for i, some in enumerate(points)])
+
+
+def load_teacher(options: TeacherOptions, device: str) -> ALIKED:
+    return _network(options.variant, options.weights, device)
+
+
 @functools.cache
 def _network(variant: str, weights: str, device: str) -> ALIKED:
     return load_aliked(variant, load_weights(weights)[0]).to(device)
@@ -125,7 +136,7 @@ def _network(variant: str, weights: str, device: str) -> ALIKED:
 def _prepare_one(images: Path, options: TeacherOptions, seed: int, device: str, job: tuple[str, Path]) -> str | None:
     """Writes one lesson; returns why there is none, if so."""
     name, path = job
-    network = _network(options.variant, options.weights, device)
+    network = load_teacher(options, device)
     try:
         pixels = resize_longest(load_image(images, name).pixels, options.photo_size)
     except UnreadableImage as error:

@@ -103,7 +103,7 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
     cell_weights float32 (b, hc, wc): 1 for cells within the photo, else 0
     points       float32 (b, n, 2): px of the view; row i of a view and row i of its partner are one point of the photo
     is_point     bool (pairs, n): False for rows that fill up
-    teacher      float32 (pairs, n, d): the teacher's descriptors of the points
+    teacher      float32 (b, n, d): the teacher's descriptors of the points, as `PairsOfViews` gives them
     between      float32 (pairs, 3, 3): homographies from each view to its partner
 
     All randomness is that of `generator`, which is of the device of the batch.
@@ -124,7 +124,10 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
         "cell_weights": cells.all(dim=4).all(dim=2).float(),
         "points": points.gather(1, chosen.repeat(2, 1)[..., None].expand(-1, -1, 2)),
         "is_point": both.gather(1, chosen),
-        "teacher": batch["descriptors"].gather(1, chosen[..., None].expand(-1, -1, batch["descriptors"].shape[2])).float(),
+        "teacher": batch["descriptors"]
+        .gather(1, chosen[..., None].expand(-1, -1, batch["descriptors"].shape[2]))
+        .repeat(2, 1, 1)
+        .float(),
         "between": (batch["homographies"][1] @ invert(batch["homographies"][0])).float(),
     }
 

@@ -21,10 +21,20 @@ from sfm_lightglue.training.student import (
     keypoint_loss,
     location_loss,
     reprojection_loss,
+    similarities,
+    taught_loss,
 )
 
 OPTIONS = LossOptions(
-    keypoints=1.0, location=2.0, reprojection=4.0, contrast=1.0, distillation=2.0, same_point=3.0, temperature=0.05
+    keypoints=1.0,
+    location=2.0,
+    reprojection=4.0,
+    contrast=1.0,
+    taught_contrast=0.5,
+    teacher_temperature=0.1,
+    distillation=2.0,
+    same_point=3.0,
+    temperature=0.05,
 )
 DETECTION = SuperPointOptions(
     name="superpoint",
@@ -57,7 +67,7 @@ def make_batch(generator: torch.Generator, *, num_points: tuple[int, int] = (5, 
         "cell_weights": torch.ones(4, cells, cells),
         "points": torch.rand(4, 6, 2, generator=generator) * (side - 1),
         "is_point": torch.stack([torch.arange(6) < count for count in num_points]),
-        "teacher": unit(generator, 2, 6, 8),
+        "teacher": unit(generator, 4, 6, 8),
         "between": torch.eye(3).expand(2, 3, 3),
     }
 
@@ -207,30 +217,67 @@ def test_the_contrastive_loss_is_a_classification_both_ways_without_what_is_left
     for own in points:
         row = {other: scale * float(first[own] @ second[other]) for other in points if counts(own, other)}
         column = {other: scale * float(first[other] @ second[own]) for other in points if counts(other, own)}
-        for similarities in (row, column):
-            total += math.log(sum(math.exp(value) for value in similarities.values())) - similarities[own]
+        for side in (row, column):
+            total += math.log(sum(math.exp(value) for value in side.values())) - side[own]
         right += max(row, key=lambda other: row[other]) == own
-    loss, accuracy = contrastive_loss(first, second, torch.tensor(scale), is_point, left_out)
+    loss, accuracy = contrast(first, second, scale, is_point, left_out)
     assert loss.item() == pytest.approx(total / 12, rel=1e-5)
     assert accuracy.item() == pytest.approx(right / 6)
+
+
+def contrast(first: Tensor, second: Tensor, scale: float, is_point: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
+    return contrastive_loss(similarities(torch.cat([first, second]) * scale**0.5, is_point, left_out), is_point)
+
+
+def test_the_taught_loss_is_the_divergence_from_the_teachers_answer_both_ways(generator: torch.Generator) -> None:
+    mine, theirs = unit(generator, 4, 4, 16) * 3, unit(generator, 4, 4, 8) * 2
+    is_point = torch.tensor([[True, True, False, True], [True, False, True, True]])
+    left_out = torch.zeros(2, 4, 4, dtype=torch.bool)
+    left_out[0, 0, 3] = left_out[0, 3, 0] = left_out[1, 2, 3] = True
+    points = [(pair, i) for pair in range(2) for i in range(4) if is_point[pair, i]]
+    total = 0.0
+    for own in points:
+        for flip in (False, True):
+            probabilities = []
+            for descriptors in (mine, theirs):
+                first, second = descriptors.chunk(2)[::-1] if flip else descriptors.chunk(2)
+                row = []
+                for other in points:
+                    i, j = (other[1], own[1]) if flip else (own[1], other[1])
+                    if own[0] != other[0] or not left_out[own[0], i, j]:
+                        row.append(math.exp(float(first[own] @ second[other])))
+                probabilities.append([value / sum(row) for value in row])
+            total += sum(q * math.log(q / p) for p, q in zip(*probabilities, strict=True))
+    sides = (similarities(descriptors, is_point, left_out) for descriptors in (mine, theirs))
+    assert taught_loss(*sides, is_point).item() == pytest.approx(total / 12, rel=1e-4)
+
+
+def test_the_taught_loss_is_nothing_where_the_student_says_what_the_teacher_says(generator: torch.Generator) -> None:
+    descriptors, every = unit(generator, 4, 5, 16), torch.ones(2, 5, dtype=torch.bool)
+    similarity = similarities(descriptors.requires_grad_(), every, ~every[:, None].expand(2, 5, 5))
+    loss = taught_loss(similarity, similarity.detach(), every)
+    loss.backward()
+    assert loss.abs() < 1e-6 and descriptors.grad is not None and descriptors.grad.abs().max() < 1e-6
+    right = torch.eye(10) * 100  # a teacher that is sure and right: InfoNCE
+    assert taught_loss(similarity, right, every).item() == pytest.approx(contrastive_loss(similarity, every)[0].item(), rel=1e-5)
 
 
 def test_equal_descriptors_are_told_apart(generator: torch.Generator) -> None:
     descriptors = unit(generator, 3, 5, 64)
     every, nothing = torch.ones(3, 5, dtype=torch.bool), torch.zeros(3, 5, 5, dtype=torch.bool)
-    loss, accuracy = contrastive_loss(descriptors, descriptors, torch.tensor(50.0), every, nothing)
+    loss, accuracy = contrast(descriptors, descriptors, 50.0, every, nothing)
     assert loss < 1e-3 and accuracy == 1
 
 
 def test_rows_that_are_no_points_have_no_part_in_the_contrastive_loss(generator: torch.Generator) -> None:
-    first, second, scale = unit(generator, 2, 6, 16), unit(generator, 2, 6, 16), torch.tensor(12.0)
+    first, second, scale = unit(generator, 2, 6, 16), unit(generator, 2, 6, 16), 12.0
     is_point = torch.rand(2, 6, generator=generator) > 0.4
     left_out = torch.rand(2, 6, 6, generator=generator) > 0.7
     left_out &= ~torch.eye(6, dtype=torch.bool)
-    found = contrastive_loss(first, second, scale, is_point, left_out)
+    found = contrast(first, second, scale, is_point, left_out)
     others = (torch.where(is_point[..., None], each, unit(generator, 2, 6, 16)).requires_grad_() for each in (first, second))
     first, second = others
-    again = contrastive_loss(first, second, scale, is_point, left_out)
+    again = contrast(first, second, scale, is_point, left_out)
     torch.testing.assert_close(found, again)
     again[0].backward()
     for each in (first, second):
@@ -241,7 +288,7 @@ def test_rows_that_are_no_points_have_no_part_in_the_contrastive_loss(generator:
 def test_without_another_point_there_is_no_contrastive_loss(generator: torch.Generator, num_points: int) -> None:
     first, second = (unit(generator, 1, 4, 16).requires_grad_() for _ in range(2))
     is_point, near = torch.arange(4)[None] < num_points, ~torch.eye(4, dtype=torch.bool)[None]
-    loss, accuracy = contrastive_loss(first, second, torch.tensor(12.0), is_point, near)
+    loss, accuracy = contrast(first, second, 12.0, is_point, near)
     assert loss == 0 and accuracy == 1
     loss.backward()
     for each in (first, second):  # to rounding, and no nan
@@ -266,13 +313,13 @@ def test_points_are_near_in_the_same_photo_and_in_either_view_only() -> None:
 def test_the_loss_is_the_weighted_sum_of_its_parts(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student, batch = Student(8, OPTIONS.temperature), make_batch(generator)
-    options = replace(OPTIONS, keypoints=0.5, location=1.5, reprojection=2.5, contrast=3.0, distillation=7.0)
+    options = replace(OPTIONS, keypoints=0.5, location=1.5, reprojection=2.5, contrast=3.0, taught_contrast=6.0, distillation=7.0)
     loss, figures = student.eval().losses(batch, options, DETECTION, torch.float32)
     keypoints = 0.5 * figures["keypoint_loss"] + 1.5 * figures["location_loss"] + 2.5 * figures["reprojection_px"]
-    descriptors = 3 * figures["contrast_loss"] + 7 * (1 - figures["teacher_cosine"])
+    descriptors = 3 * figures["contrast_loss"] + 6 * figures["taught_contrast_loss"] + 7 * (1 - figures["teacher_cosine"])
     torch.testing.assert_close(loss, keypoints + descriptors)
     assert list(figures)[:4] == ["loss", "keypoint_loss", "location_loss", "reprojection_px"]
-    assert list(figures)[4:] == ["repeated", "contrast_loss", "top1", "teacher_cosine", "scale"]
+    assert list(figures)[4:] == ["repeated", "contrast_loss", "taught_contrast_loss", "top1", "teacher_cosine", "scale"]
     assert figures["scale"].item() == pytest.approx(20)
     assert all(value.shape == () for value in figures.values())
 
@@ -309,9 +356,8 @@ def test_a_student_that_starts_from_a_network_is_that_network_and_knows_what_the
     batch["is_point"][0, 400:] = False
     with torch.no_grad():
         descriptors = sample_descriptors(batch["points"], network(batch["views"]).descriptors, centred=True)
-        batch["teacher"] = descriptors[:2, :, :8] * 3 + 0.2  # a linear map of the first views' descriptors ...
-        batch["points"][2:], batch["views"][2:] = batch["points"][:2], batch["views"][:2]  # ... and the partners are equal
-        batch["teacher"][0, 400:] = 7.0
+        batch["teacher"] = descriptors[..., :8] * 3 + 0.2  # a linear map
+        batch["teacher"][[0, 2], 400:] = 7.0
         student.start_from(network, batch)
         _, figures = student.losses(batch, OPTIONS, DETECTION, torch.float32)
         torch.testing.assert_close(
@@ -326,8 +372,8 @@ def test_rows_that_fill_up_do_not_count(generator: torch.Generator) -> None:
     loss, _ = student.losses(batch, OPTIONS, DETECTION, torch.float32)
     changed = {key: value.clone() for key, value in batch.items()}
     for value in (1.0, -1e6):  # points of a view may lie far outside the other
-        for rows in (changed["points"][:2], changed["points"][2:], changed["teacher"]):
-            rows[~batch["is_point"]] = value
+        for key in ("points", "teacher"):
+            changed[key][~batch["is_point"].repeat(2, 1)] = value
         torch.testing.assert_close(student.losses(changed, OPTIONS, DETECTION, torch.float32)[0], loss)
 
 
@@ -338,7 +384,7 @@ def test_a_batch_without_a_common_point_teaches_keypoints_alone(generator: torch
     loss.backward()
     keypoints = figures["keypoint_loss"] + 2 * figures["location_loss"] + 4 * figures["reprojection_px"]
     torch.testing.assert_close(loss, keypoints)
-    assert (figures["contrast_loss"], figures["top1"], figures["teacher_cosine"]) == (0, 1, 1)
+    assert (figures["contrast_loss"], figures["taught_contrast_loss"], figures["top1"], figures["teacher_cosine"]) == (0, 0, 1, 1)
     assert all(value.grad is None or value.grad.isfinite().all() for value in student.parameters())
     assert student.network.convPb.weight.grad.any()
     assert student.network.convDb.weight.grad is None or not student.network.convDb.weight.grad.any()
@@ -349,4 +395,4 @@ def test_one_common_point_is_no_fault(generator: torch.Generator) -> None:
     loss, figures = Student(8, OPTIONS.temperature).losses(
         make_batch(generator, num_points=(1, 0)), OPTIONS, DETECTION, torch.float32
     )
-    assert loss.isfinite() and figures["contrast_loss"] == 0
+    assert loss.isfinite() and figures["contrast_loss"] == figures["taught_contrast_loss"] == 0

@@ -20,7 +20,15 @@ from sfm_lightglue.features.aliked import AlikedExtractor, AlikedOptions
 from sfm_lightglue.networks.aliked import ALIKED
 from sfm_lightglue.products import Image
 from sfm_lightglue.training import teacher
-from sfm_lightglue.training.teacher import Lesson, TeacherOptions, prepare_lessons, read_lesson, teach
+from sfm_lightglue.training.teacher import (
+    Lesson,
+    TeacherOptions,
+    describe_views,
+    load_teacher,
+    prepare_lessons,
+    read_lesson,
+    teach,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (160, 120)
@@ -231,3 +239,18 @@ def test_broken_photos_are_left_out_and_named_also_by_processes(
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 2
     for name, path in lessons.items():
         assert in_processes[name].read_bytes() == path.read_bytes()
+
+
+@needs_weights
+def test_descriptors_of_views_are_those_of_each_view_alone(options: TeacherOptions) -> None:
+    network, generator = load_teacher(options, "cpu"), torch.Generator().manual_seed(0)
+    pictures = np.stack([picture(SIZE, seed)[..., 0] for seed in (3, 4)])
+    views, points = torch.from_numpy(pictures)[:, None].float() / 255, torch.rand(2, 30, 2, generator=generator) * 100
+    described = describe_views(network, views, points)
+    assert described.shape == (2, 30, 128) and not described.requires_grad
+    for view, some, found in zip(views, points, described, strict=True):
+        with torch.no_grad():
+            expected = network.describe(network(view.expand(1, 3, -1, -1)), 0, some)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    darker = describe_views(network, views * 0.3, points)
+    assert 0.5 < torch.nn.functional.cosine_similarity(described, darker, dim=2).mean() < 0.999
