@@ -45,8 +45,8 @@ class LossOptions:
     contrast: float
     """Weight of InfoNCE."""
     taught_contrast: float
-    """Weight of the same with the teacher's answer in the place of the right one: how similar each point is to all others in its
-    eyes, through a softmax at `teacher_temperature`."""
+    """Weight of the same for natural pairs, with the teacher's answer in the place of the right one: how similar each point is to
+    all others in its eyes, through a softmax at `teacher_temperature`."""
     teacher_temperature: float
     distillation: float
     """Weight of 1 - cosine between the predicted and the teacher's descriptor."""
@@ -115,8 +115,13 @@ class Student(nn.Module):
         contrast, accuracy = contrastive_loss(similarity, is_point)
         taught = contrast.new_zeros(())
         if options.taught_contrast > 0:
-            answers = similarities(batch["teacher"] * options.teacher_temperature**-0.5, is_point, near)
-            taught = taught_loss(similarity, answers, is_point)
+            chosen, natural = batch["is_natural"], batch["is_natural"].repeat(2)
+            scales = self.log_scale.exp().sqrt(), options.teacher_temperature**-0.5
+            mine, theirs = (
+                similarities(descriptors[natural] * scale, is_point[chosen], near[chosen])
+                for descriptors, scale in zip((sampled, batch["teacher"]), scales, strict=True)
+            )
+            taught = taught_loss(mine, theirs, is_point[chosen])
         cosines = F.cosine_similarity(self.to_teacher(sampled), batch["teacher"], dim=2)
         return contrast, taught, accuracy, 1 - _mean(1 - cosines, is_point.repeat(2, 1))
 

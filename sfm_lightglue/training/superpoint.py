@@ -57,9 +57,6 @@ class SuperPointTraining:
     commit: str | None
     """Of the code, for the record in the exported file."""
     teacher: TeacherOptions
-    teacher_describes: str
-    """What its descriptors are of: the `photo` as it is, so that the student learns to see through changes, or the `views` as the
-    student sees them, which is easier to learn and brings in what the teacher makes of hard ones."""
     views: ViewOptions
     losses: LossOptions
     loop: LoopOptions
@@ -67,8 +64,6 @@ class SuperPointTraining:
 
     def __post_init__(self) -> None:
         check_precision(self.precision, "training.precision")
-        if self.teacher_describes not in ("photo", "views"):
-            raise ValueError(f"training.teacher_describes must be photo or views, found {self.teacher_describes!r}")
         if not 0 <= self.start_share < 1 or (self.start is None and self.start_share > 0):
             raise ValueError(
                 f"training.start_share must lie in 0..1, below 1, and be 0 without training.start, found {self.start_share} and "
@@ -112,7 +107,7 @@ class SuperPointTask:
         if self.start is not None:
             student.start_from(self.start, make_views(self.data[0], options.views, seeded_generator("cpu", options.seed, 0)))
         self.module: nn.Module = student
-        self.teacher = load_teacher(options.teacher, run.device) if options.teacher_describes == "views" else None
+        self.teacher = load_teacher(options.teacher, run.device) if options.views.natural_pairs else None
         self.hidden: Sequence[str] = [f"network.conv{name}.weight" for name in HIDDEN_LAYERS]
         self.settings: Mapping[str, Any] = {
             **recipe(options),
@@ -123,7 +118,8 @@ class SuperPointTask:
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = make_views(item, self.options.views, seeded_generator(self.device, self.options.seed, step))
         if self.teacher is not None:
-            batch["teacher"] = describe_views(self.teacher, batch["views"], batch["points"])
+            natural = batch["is_natural"].repeat(2)
+            batch["teacher"][natural] = describe_views(self.teacher, batch["views"][natural], batch["points"][natural])
         dtype = network_dtype(self.options.precision, self.device)
         dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # gradients do not underflow there
         return cast(Student, self.module).losses(batch, self.options.losses, self.features, dtype)

@@ -37,12 +37,19 @@ class ViewOptions:
     """px at the edge of a view, where no keypoint is looked for."""
     homographies: HomographyRange
     photometric: PhotometricRange
+    natural_pairs: int
+    """Of a batch, its first ones: views that look like photos, through `natural_homographies` and `natural_photometric`. The
+    teacher knows photos and is no better than the student on strongly changed ones: it describes these views themselves."""
+    natural_homographies: HomographyRange
+    natural_photometric: PhotometricRange
 
     def __post_init__(self) -> None:
         if self.width % CELL or self.height % CELL:
             raise ValueError(f"training.views must be multiples of {CELL} px wide and high, found {self.width} x {self.height}")
         if self.border < 1:  # the pixel of a point nearer to the edge may lie outside
             raise ValueError(f"training.views.border must be 1 px or more, found {self.border}")
+        if not 0 <= self.natural_pairs <= self.pairs:
+            raise ValueError(f"training.views.natural_pairs must be 0 to {self.pairs}, found {self.natural_pairs}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -74,8 +81,11 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
         places = range(step * options.pairs, (step + 1) * options.pairs)
         files = [self.files[row_of(len(self.files), place, self.seed)] for place in places]
         photos, sizes = stack_photos([read_photo(photo) for photo, _ in files], self.teacher.photo_size)
+        num_others = options.pairs - options.natural_pairs
+        ranges = [options.natural_homographies] * options.natural_pairs + [options.homographies] * num_others
         homographies = [
-            [random_homography(rng, tuple(size), options.size, options.homographies) for size in sizes.tolist()] for _ in "01"
+            [random_homography(rng, tuple(size), options.size, each) for size, each in zip(sizes.tolist(), ranges, strict=True)]
+            for _ in "01"
         ]
         lessons = [read_lesson(lesson) for _, lesson in files]
         return {
@@ -105,6 +115,7 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
     is_point     bool (pairs, n): False for rows that fill up
     teacher      float32 (b, n, d): the teacher's descriptors of the points, as `PairsOfViews` gives them
     between      float32 (pairs, 3, 3): homographies from each view to its partner
+    is_natural   bool (pairs,): see `ViewOptions.natural_pairs`
 
     All randomness is that of `generator`, which is of the device of the batch.
     """
@@ -118,8 +129,12 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
     both = inside.unflatten(0, (2, -1)).all(dim=0)  # pairs n
     priority = torch.rand(both.shape, generator=generator, device=both.device).masked_fill(~both, -1)
     chosen = priority.topk(min(options.max_points, both.shape[1]), dim=1).indices
+    is_natural = torch.arange(options.pairs, device=both.device) < options.natural_pairs
+    changed, natural = change_photos(views, generator, options.photometric), is_natural.repeat(2)
+    if options.natural_pairs:
+        changed[natural] = change_photos(views[natural], generator, options.natural_photometric)
     return {
-        "views": change_photos(views, generator, options.photometric),
+        "views": changed,
         "targets": cell_targets(points, repeatability * inside, options.size),
         "cell_weights": cells.all(dim=4).all(dim=2).float(),
         "points": points.gather(1, chosen.repeat(2, 1)[..., None].expand(-1, -1, 2)),
@@ -129,6 +144,7 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
         .repeat(2, 1, 1)
         .float(),
         "between": (batch["homographies"][1] @ invert(batch["homographies"][0])).float(),
+        "is_natural": is_natural,
     }
 
 

@@ -69,6 +69,7 @@ def make_batch(generator: torch.Generator, *, num_points: tuple[int, int] = (5, 
         "is_point": torch.stack([torch.arange(6) < count for count in num_points]),
         "teacher": unit(generator, 4, 6, 8),
         "between": torch.eye(3).expand(2, 3, 3),
+        "is_natural": torch.tensor([True, False]),
     }
 
 

@@ -81,23 +81,18 @@ def test_a_training_starts_from_the_weights_of_another(trained: Trained, tmp_pat
     assert sha256_of(start) in metadata_of(tmp_path / "weights.safetensors")["origins"]
 
 
-def test_the_teacher_may_see_the_views(trained: Trained, tmp_path: Path) -> None:
+def test_the_teacher_describes_natural_views_themselves(trained: Trained, tmp_path: Path) -> None:
     one_step = [f"training.loop.{key}=1" for key in ("steps", "log_every", "save_every", "validate_every")]
     small = [*SMALL, *one_step, "training.loop.data_workers=0", f"data.images={trained.photos}", f"output={tmp_path}"]
     small += [f"training.start={trained.whole / 'weights.safetensors'}", "training.losses.taught_contrast=0.5"]
-    losses = {}
-    for seen in ("photo", "views"):
-        train_from(compose_config([*small, f"training.teacher_describes={seen}"], "train"))
-        losses[seen] = torch.load(tmp_path / RESUME_FILE, weights_only=True)["history"]
+    histories = []
+    for number in (0, 2):
+        train_from(compose_config([*small, f"training.views.natural_pairs={number}"], "train"))
+        rows = torch.load(tmp_path / RESUME_FILE, weights_only=True)["history"]
+        histories.append({figure: value for _, kind, figure, value in rows if kind == "training"})
         (tmp_path / RESUME_FILE).unlink()
-    assert losses["photo"] != losses["views"]
-    assert json.loads(metadata_of(tmp_path / "weights.safetensors")["recipe"])["teacher_describes"] == "views"
-
-
-def test_a_teacher_that_describes_something_else_is_refused() -> None:
-    config = compose_config(["data.images=photos", "training.teacher_describes=scenes"], "train")
-    with pytest.raises(ValueError, match=r"teacher_describes must be photo or views, found 'scenes'"):
-        bind(SuperPointTraining, config.training, "training")
+    assert histories[0]["taught_contrast_loss"] == 0 < histories[1]["taught_contrast_loss"]
+    assert json.loads(metadata_of(tmp_path / "weights.safetensors")["recipe"])["views"]["natural_pairs"] == 2
 
 
 def test_a_share_of_no_start_is_refused() -> None:

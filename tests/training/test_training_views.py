@@ -175,8 +175,9 @@ def test_items_and_batches_have_the_shapes_and_types_they_promise(
         "is_point": (2, 24),
         "teacher": (4, 24, 20),
         "between": (2, 3, 3),
+        "is_natural": (2,),
     }
-    assert {key for key, value in batch.items() if value.dtype == torch.float32} == shapes.keys() - {"is_point"}
+    assert {key for key, value in batch.items() if value.dtype == torch.float32} == shapes.keys() - {"is_point", "is_natural"}
     assert batch["views"].min() >= 0 and batch["views"].max() <= 1
     np.testing.assert_allclose(batch["targets"].sum(dim=1), 1, atol=1e-6)
 
