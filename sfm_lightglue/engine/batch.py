@@ -71,8 +71,10 @@ class Batch:
         all_lengths = np.array([[len(pair[side]) for pair in pairs] for side in (0, 1)], dtype=np.int64)  # 2 pairs
         self.places = np.concatenate([[0], np.cumsum(all_lengths)])
         """Borders of the images in `survived`."""
-        self.pairs = np.flatnonzero(all_lengths.all(axis=0))
-        """Which of the pairs given are in play; at first those with keypoints in both images."""
+        is_hopeless, self.is_doubtful = _judge_descriptors(pairs, hopeless)
+        """Of all pairs given: those that the descriptors give little hope."""
+        self.pairs = np.flatnonzero(all_lengths.all(axis=0) & ~is_hopeless)
+        """Which of the pairs given are in play; at first those with keypoints in both images, and hope."""
         self.lengths = all_lengths[:, self.pairs]
         """(2, pairs in play): number of points in play."""
         self.num_points = self.lengths.sum(axis=0)
@@ -83,8 +85,6 @@ class Batch:
         self.survived = torch.full((int(self.places[-1]),), survived, device=device)
         """int64, of all points of all pairs: see `networks.lightglue.LightGlueMatches.prune0`."""
         self.stop_layers = np.zeros(len(pairs), dtype=np.int64)
-        self.is_doubtful = _are_doubtful(pairs, hopeless)
-        """Of all pairs given: those that the descriptors give little hope."""
         self.found: dict[int, tuple[Tensor, Tensor]] = {}
         """Indices (k, 2) and scores (k,) by pair."""
         self.found_at_once: list[tuple[np.ndarray, Tensor, Tensor]] = []
@@ -246,13 +246,15 @@ def _places(keep: Tensor, count: int) -> Tensor:
     return torch.nonzero_static(keep, size=count)[:, 0]
 
 
-def _are_doubtful(pairs: Sequence[tuple[ImageState, ImageState]], rule: HopelessRule | None) -> np.ndarray:
-    """Which pairs the first layers may end; all numbers come from the device at once."""
-    are_doubtful, judged, counts = np.zeros(len(pairs), dtype=bool), [], []
+def _judge_descriptors(
+    pairs: Sequence[tuple[ImageState, ImageState]], rule: HopelessRule | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which pairs are not worth a layer, and which the first layers may end; all numbers come from the device at once."""
+    num_distinct, judged, counts = np.full(len(pairs), np.inf), [], []
     for i, (image0, image1) in enumerate(pairs if rule else ()):
         if image0.descriptors is not None and image1.descriptors is not None and min(len(image0), len(image1)) >= RANK:
             judged.append(i)
             counts.append(count_distinct(image0.descriptors, image1.descriptors))
-    if rule and judged:
-        are_doubtful[judged] = torch.stack(counts).cpu().numpy() < rule.min_distinct
-    return are_doubtful
+    if judged:
+        num_distinct[judged] = torch.stack(counts).cpu().numpy()
+    return (num_distinct < rule.min_distinct, num_distinct < rule.enough_distinct) if rule else (num_distinct < 0,) * 2

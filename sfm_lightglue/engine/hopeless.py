@@ -1,8 +1,8 @@
 """Which pairs do not overlap: most candidate pairs of a photo collection, and not worth all layers of the network.
 
-A pair is ended only where two things agree. Its descriptors, compared without the network, have hardly any mutual nearest
-neighbours that are clearly nearer than the second nearest; and after the first layers the network holds few points of one of the
-images for matchable. The first alone would also end pairs under strong changes of light or viewpoint that the network matches.
+Descriptors are compared without the network: most pairs that do not overlap have next to no mutual nearest neighbours that are
+clearly nearer than the second nearest, and end before the first layer. Of those that have few, such as pairs under strong changes
+of light or viewpoint, which the network matches, end those of which it holds few points for matchable after the first layers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class HopelessRule:
     """When to end a pair; calibrated for each kind of feature."""
 
     min_distinct: int
-    """Pairs with as many distinct mutual nearest neighbours are never ended."""
+    """Pairs with fewer distinct mutual nearest neighbours end before the first layer."""
+    enough_distinct: int
+    """Pairs with as many are never ended."""
     min_matchability: tuple[float, ...]
     """For each of the first layers: end a pair where the 32nd highest matchability of one image is below this."""
 

@@ -193,7 +193,7 @@ def test_the_engine_finds_on_a_gpu_what_it_finds_on_a_cpu(
     settings: dict[str, float], stops: set[int], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float32, with padded attention; some pairs end as hopeless after layer 2."""
-    network, rule = random_network(**settings), HopelessRule(10**6, (0.0, 0.7))
+    network, rule = random_network(**settings), HopelessRule(0, 10**6, (0.0, 0.7))
     expected = match_all(network, "float32", rule)
     monkeypatch.setattr(batch, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(batch, "SCORES_AT_ONCE", at_once)

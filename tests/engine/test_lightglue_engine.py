@@ -115,10 +115,10 @@ def test_hopeless_pairs_end_early_without_matches_and_leave_the_others_alone() -
     network = random_network(**ALL_LAYERS)
     pairs = [*random_pairs(20), random_points()]
     expected = match_with(network, None, pairs)
-    for rule in (HopelessRule(0, (1.1,)), HopelessRule(10**6, (0.0, 0.0))):  # none is doubtful; none lacks matchable points
+    for rule in (HopelessRule(0, 0, (1.1,)), HopelessRule(0, 10**6, (0.0, 0.0))):  # none is doubtful; none lacks matchable points
         for found, right in zip(match_with(network, rule, pairs), expected, strict=True):
             assert_same(found, right)
-    ended, all_doubtful = 0, match_with(network, HopelessRule(10**6, (0.0, 1.1)), pairs)
+    ended, all_doubtful = 0, match_with(network, HopelessRule(0, 10**6, (0.0, 1.1)), pairs)
     for found, right, (points0, points1) in zip(all_doubtful, expected, pairs, strict=True):
         if min(len(points0.keypoints), len(points1.keypoints)) >= RANK:  # fewer say too little to be judged
             assert found.stop_layer == 2 and len(found.indices) == 0
@@ -128,9 +128,24 @@ def test_hopeless_pairs_end_early_without_matches_and_leave_the_others_alone() -
     assert 2 <= ended < 15
 
 
+def test_pairs_with_next_to_no_distinct_descriptors_end_before_the_first_layer() -> None:
+    network, pairs = random_network(**ALL_LAYERS), [*random_pairs(20), random_points()]
+    expected, at_once = match_with(network, None, pairs), match_with(network, HopelessRule(10**6, 10**6, ()), pairs)
+    ended = 0
+    for found, right, (points0, points1) in zip(at_once, expected, pairs, strict=True):
+        if min(len(points0.keypoints), len(points1.keypoints)) >= RANK:
+            assert found.stop_layer == 0 and len(found.indices) == 0
+            assert (len(found.prune0), len(found.prune1)) == (len(points0.keypoints), len(points1.keypoints))
+            ended += 1
+        else:
+            assert_same(found, right)
+    assert 2 <= ended < 15
+    assert [pair.stop_layer for pair in match_with(network, HopelessRule(10**6, 10**6, ()), [pairs[-1]] * 2)] == [0, 0]
+
+
 def test_a_pair_with_distinct_descriptors_is_never_hopeless() -> None:
     points0, points1 = random_points()  # 90 of the points are the same
-    found = match_with(random_network(), HopelessRule(60, (1.1,)), [(points0, points1), (points0, random_points(50)[0])])
+    found = match_with(random_network(), HopelessRule(60, 60, (1.1,)), [(points0, points1), (points0, random_points(50)[0])])
     assert len(found[0].indices) > 20
 
 
@@ -138,7 +153,7 @@ def test_an_image_with_few_matchable_points_makes_a_doubtful_pair_hopeless() -> 
     """The other image may have many."""
     network = random_network(**ALL_LAYERS)
     points0, points1 = random_points()
-    engine = LightGlueEngine(network, hopeless=HopelessRule(10**6, (0.5,)))
+    engine = LightGlueEngine(network, hopeless=HopelessRule(0, 10**6, (0.5,)))
     batch = Batch([(prepare(engine, points0), prepare(engine, points1))], network.settings, engine.arithmetic, engine.hopeless)
     size0 = len(points0.keypoints)
     matchability = torch.zeros(size0 + len(points1.keypoints))

@@ -83,7 +83,7 @@ def test_mistakes_in_the_options_are_explained(changes: dict[str, Any], explanat
 
 
 def test_hopeless_pairs_are_ended_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(HOPELESS, "aliked", HopelessRule(10**6, (1.1,)))
+    monkeypatch.setitem(HOPELESS, "aliked", HopelessRule(0, 10**6, (1.1,)))
     pair = [features(points) for points in random_points()]
     assert len(matcher(head="aliked")(*pair)) > 20
     ended = matcher(head="aliked", skip_hopeless=True)(*pair)
