@@ -174,6 +174,7 @@ int attention_by_tiles(const bfloat16* query, long query_stride, long num_querie
     if (!keys) return 0;
     const TileKeys head{keys, keys + num_words, num_keys, head_size, static_cast<float>(scale * Exponential<bfloat16>::LOG2_E)};
     const TileShapes shapes;
+    const FlushDenormals flush;
     for (long h = 0; h < num_heads; h++, query += head_size, key += head_size, value += head_size, out += head_size) {
         pack_keys(keys, key, key_stride, num_keys, head_size / 2);
         pack_values(keys + num_words, value, value_stride, num_keys, head_size);

@@ -172,6 +172,12 @@ def test_products_of_torch_are_right_between_calls(kernels: Kernels, dtype: torc
                 assert torch.equal(attention_of(kernels, rows, rows, rows), context)
 
 
+def test_denormal_numbers_are_zero_in_a_call_alone(kernels: Kernels, dtype: torch.dtype) -> None:
+    rows = normal(50, 256, dtype=dtype, scale=30)  # logits in the thousands: weights underflow
+    attention_of(kernels, rows, rows, rows)
+    assert (torch.full((64,), 2.0**-120) * 2.0**-20 == 2.0**-140).all()
+
+
 def test_no_queries_give_no_rows(kernels: Kernels) -> None:
     assert attention_of(kernels, normal(0, 256), normal(5, 256), normal(5, 256)).shape == (0, 256)
 
