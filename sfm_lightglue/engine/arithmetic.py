@@ -1,8 +1,8 @@
 """The steps of a LightGlue layer on concatenated tokens, in one precision and on one device.
 
 Every step gives each token (and each segment, in attention) the same result whatever else is in the batch: on a CPU bit for bit.
-Matrix products of MKL and oneDNN have this property from `MIN_ROWS` rows on (measured for 1 to 6000 rows: AMD Zen 4 from 4, Intel Xeon with
-AMX from 16); fewer rows go through other code, so they are padded.
+Matrix products of MKL and oneDNN have this property from `MIN_ROWS` rows on (measured for 1 to 6000 rows: AMD Zen 4 from 4, Intel
+Xeon with AMX from 16); fewer rows go through other code, so they are padded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfm_lightglue.engine.assignment import Scan, scan_rows
-from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu, segments
+from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu, has_tiles, segments
 from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.packing import FeedForward, PackedLayer
 from sfm_lightglue.engine.workspace import Workspace
@@ -113,10 +113,10 @@ class TorchArithmetic:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
         if self.device.type == "cuda":
             attend_on_gpu(query, key, value, out, borders, self.num_heads)
-        elif self.dtype != torch.float32:
-            attend_in_chunks(query, key, value, out, borders, self.num_heads, self.space)
-        else:
+        elif self.dtype == torch.float32 or has_tiles():
             attend(query, key, value, out, borders, self.num_heads)
+        else:
+            attend_in_chunks(query, key, value, out, borders, self.num_heads, self.space)
 
     def update(self, tokens: Tokens, block: FeedForward, heads: Tensor | None) -> Tensor | None:
         hidden = self._product("hidden", tokens.rows, block.weight0, block.bias0)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lightglue_inputs import Points, match, random_network, random_points
 
 from sfm_lightglue.api import create_extractor, load_image
-from sfm_lightglue.engine import hopeless
+from sfm_lightglue.engine import arithmetic, hopeless
 from sfm_lightglue.engine.arithmetic import TorchArithmetic
 from sfm_lightglue.engine.attention import attend
 from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
@@ -248,7 +248,9 @@ def test_segments_attend_to_their_own_partner_only() -> None:
             torch.testing.assert_close(out[rows, head].double(), weights @ value[columns, head].double(), atol=1e-5, rtol=0)
 
 
-def test_attention_in_chunks_is_attention() -> None:
+@pytest.mark.parametrize("with_tiles", [False, True])
+def test_attention_in_bfloat16_is_attention(with_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "has_tiles", lambda: with_tiles)
     parts = [torch.randn(700, 64, generator=torch.Generator().manual_seed(i)) * 0.5 for i in range(3)]
     expected, found = torch.zeros(700, 64), torch.zeros(700, 64, dtype=torch.bfloat16)
     attend(*parts, expected, ([0, 300, 700], [0, 400, 700]), num_heads=2)
