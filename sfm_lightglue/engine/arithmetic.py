@@ -25,6 +25,9 @@ MIN_ROWS = 16
 BFLOAT16_ROWS = 64
 """The same for bfloat16: oneDNN compiles code for each new number of rows, which takes 0.7 ms and 0.6 MB, and nearly every layer
 of every pair has another number."""
+BFLOAT16_ROWS_BY_TILES = 512
+"""The fewest on CPUs with AMX: for products of at most 448 rows with 512 x 512 weights oneDNN adds up in another order (measured
+for 64 to 131072 rows and eight shapes of weights, Intel Xeon with AMX)."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ class KernelArithmetic:
 
 def _whole_steps(count: int, dtype: torch.dtype) -> int:
     step = BFLOAT16_ROWS if dtype == torch.bfloat16 else MIN_ROWS
-    return -(-count // step) * step
+    least = BFLOAT16_ROWS_BY_TILES if dtype == torch.bfloat16 and has_tiles() else 0
+    return max(least, -(-count // step) * step)
 
 
 def _in_steps(rows: Tensor) -> Tensor:

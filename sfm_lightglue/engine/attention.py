@@ -51,6 +51,7 @@ def attend_in_chunks(
             torch.bmm(logits, values, out=targets[:, start : start + CHUNK])
 
 
+@functools.cache
 def has_tiles() -> bool:
     """Whether this CPU has AMX; False where torch cannot tell. On bfloat16 torch's fused attention is then the fastest of torch:
     2048 keypoints take it 11 ms, `attend_in_chunks` 19, and 50 to 100 where many weights underflow."""

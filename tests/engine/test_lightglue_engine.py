@@ -99,6 +99,12 @@ def test_a_batch_gives_each_pair_bit_for_bit_what_it_gives_alone(
     assert_batches_equal_single_pairs(engine, random_pairs(40), num_groups=12)
 
 
+def test_batches_of_a_network_as_wide_as_the_published_ones_equal_single_pairs(optional_kernels: Kernels | None) -> None:
+    """oneDNN chooses code by the size of a product."""
+    engine = LightGlueEngine(random_network(descriptor_dim=256, num_heads=4, **ADAPTIVE), "low", kernels=optional_kernels)
+    assert_batches_equal_single_pairs(engine, random_pairs(20), num_groups=4)
+
+
 def test_pairs_of_a_batch_stop_at_different_layers() -> None:
     engine = LightGlueEngine(random_network(depth_confidence=0.9, width_confidence=0.7))
     pairs = [(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in random_pairs(40)]
