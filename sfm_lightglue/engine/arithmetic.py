@@ -1,8 +1,8 @@
 """The steps of a LightGlue layer on concatenated tokens, in one precision and on one device.
 
 Every step gives each token (and each segment, in attention) the same result whatever else is in the batch: on a CPU bit for bit.
-Matrix products of MKL and oneDNN have this property from `MIN_ROWS` rows on (measured for 1 to 6000 rows); fewer rows go through
-other code, so they are padded.
+Matrix products of MKL and oneDNN have this property from `MIN_ROWS` rows on (measured for 1 to 6000 rows: AMD Zen 4 from 4, Intel
+Xeon with AMX from 16); fewer rows go through other code, so they are padded.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfm_lightglue.engine.assignment import Scan, scan_rows
-from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu, segments
+from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu, has_tiles, segments
 from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.packing import FeedForward, PackedLayer
 from sfm_lightglue.engine.workspace import Workspace
 
-MIN_ROWS = 8
+MIN_ROWS = 16
 """Of a matrix product. Those of `Arithmetic` have a multiple of this many rows."""
 BFLOAT16_ROWS = 64
 """The same for bfloat16: oneDNN compiles code for each new number of rows, which takes 0.7 ms and 0.6 MB, and nearly every layer
 of every pair has another number."""
+BFLOAT16_ROWS_BY_TILES = 512
+"""The fewest on CPUs with AMX: for products of at most 448 rows with 512 x 512 weights oneDNN adds up in another order (measured
+for 64 to 131072 rows and eight shapes of weights, Intel Xeon with AMX)."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,10 @@ class TorchArithmetic:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
         if self.device.type == "cuda":
             attend_on_gpu(query, key, value, out, borders, self.num_heads)
-        elif self.dtype != torch.float32:
-            attend_in_chunks(query, key, value, out, borders, self.num_heads, self.space)
-        else:
+        elif self.dtype == torch.float32 or has_tiles():
             attend(query, key, value, out, borders, self.num_heads)
+        else:
+            attend_in_chunks(query, key, value, out, borders, self.num_heads, self.space)
 
     def update(self, tokens: Tokens, block: FeedForward, heads: Tensor | None) -> Tensor | None:
         hidden = self._product("hidden", tokens.rows, block.weight0, block.bias0)
@@ -173,7 +176,8 @@ class KernelArithmetic:
 
 def _whole_steps(count: int, dtype: torch.dtype) -> int:
     step = BFLOAT16_ROWS if dtype == torch.bfloat16 else MIN_ROWS
-    return -(-count // step) * step
+    least = BFLOAT16_ROWS_BY_TILES if dtype == torch.bfloat16 and has_tiles() else 0
+    return max(least, -(-count // step) * step)
 
 
 def _in_steps(rows: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 // The heavy steps of LightGlue in float32 and bfloat16, for x86-64 CPUs with AVX512. The bfloat16 functions also need
-// AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake).
+// AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake); where there is AMX too, attention_amx.h has a faster attention.
 //
 // Called through kernels.py, which checks types, shapes and strides. Every function works in the thread of its caller, keeps
 // nothing between calls, and computes each row independently of the number and the order of the rows: a row alone gives the
@@ -9,6 +9,12 @@
 // Products are over words of 32 bits, one float32 or two bfloat16: one instruction (32 or 64 FLOP) a cycle on Zen 4.
 
 #include <immintrin.h>
+
+#ifdef __linux__
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -80,6 +86,13 @@ inline __m512 polynomial(const float (&coefficients)[SIZE], __m512 x) {  // the 
     return sum;
 }
 
+// 2^t for t <= 0 with a relative error of 7.5e-5.
+inline __m512 power_of_two(__m512 t) {
+    const __m512 fraction = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);  // t - floor(t)
+    // x 2^floor(t), 0 where that underflows
+    return _mm512_scalef_ps(polynomial({0.07802451f, 0.22606717f, 0.69583356f, 0.9999252f}, fraction), t);
+}
+
 // e^(factor x) for x <= 0 < factor. The relative error is 1e-7 for float32, and for bfloat16 7.5e-5: a fiftieth of the rounding
 // that follows.
 template <class Element>
@@ -98,10 +111,7 @@ struct Exponential {
             const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
             return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(power), exponent));
         } else {
-            const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(high));
-            const __m512 fraction = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);  // t - floor(t)
-            // x 2^floor(t), 0 where that underflows
-            return _mm512_scalef_ps(polynomial({0.07802451f, 0.22606717f, 0.69583356f, 0.9999252f}, fraction), t);
+            return power_of_two(_mm512_mul_ps(x, _mm512_set1_ps(high)));
         }
     }
 
@@ -316,6 +326,18 @@ inline __m512 gelu(__m512 x) {
     return _mm512_fnmadd_ps(z, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
 }
 
+// Denormal numbers, operands and results, are 0 while this lives. Weights that underflow make many of them, which cost Intel's
+// processors some hundred cycles each: logits in the hundreds took 15 (bfloat16) to 40 times (float32) as long as small ones.
+class FlushDenormals {
+   public:
+    FlushDenormals() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | 0x40); }  // 0x40: operands; its name is in another header
+    ~FlushDenormals() { _mm_setcsr(before); }
+    FlushDenormals(const FlushDenormals&) = delete;
+
+   private:
+    const unsigned before = _mm_getcsr();
+};
+
 // out = softmax(scale query key^T) value per head. Returns 0 where the memory for the packed keys and values is not to be had.
 template <class Element>
 int attention(const Element* query, long query_stride, long num_queries, const Element* key, long key_stride,
@@ -325,6 +347,7 @@ int attention(const Element* query, long query_stride, long num_queries, const E
     auto* keys = static_cast<uint32_t*>(std::aligned_alloc(64, 2 * num_words * sizeof(uint32_t)));
     if (!keys) return 0;
     uint32_t* values = keys + num_words;
+    const FlushDenormals flush;
     for (long head = 0; head < num_heads; head++, query += head_size, key += head_size, value += head_size, out += head_size) {
         pack_keys(keys, key, key_stride, num_keys, head_size / PER_WORD<Element>);
         pack_values(values, value, value_stride, num_keys, head_size);
@@ -346,6 +369,8 @@ int attention(const Element* query, long query_stride, long num_queries, const E
     std::free(keys);
     return 1;
 }
+
+#include "attention_amx.h"
 
 // rows += bias
 template <class Element>
@@ -494,15 +519,17 @@ EXPORT(add_bias)
 EXPORT(rotate)
 EXPORT(bias_norm_gelu)
 EXPORT(add_update)
+decltype(&attention<bfloat16>) attention_by_tiles_bfloat16 = attention_by_tiles;
 decltype(&scan_rows) scan_rows_float32 = scan_rows;
 
-// Whether this CPU and its operating system run the functions for float32: 1, for bfloat16 as well: 2, none: 0. Itself without
-// their instructions.
+// Whether this CPU and its operating system run the functions for float32: 1, for bfloat16 as well: 2, `attention_by_tiles` too:
+// 3, none: 0. Itself without their instructions.
 [[gnu::target("no-avx")]] int supported() {
     __builtin_cpu_init();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return !avx512 ? 0 : __builtin_cpu_supports("avx512bf16") ? 2 : 1;
+    if (!avx512 || !__builtin_cpu_supports("avx512bf16")) return avx512;
+    return has_tiles() ? 3 : 2;
 }
 
 }  // extern "C"

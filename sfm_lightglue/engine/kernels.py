@@ -30,6 +30,7 @@ from sfm_lightglue.fetch import cache_dir, sha256_of
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+INCLUDED = Path(__file__).with_name("attention_amx.h")
 # Not -march=native: one file for all CPUs that have these instructions.
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")))
 COMPILERS = ("c++", "g++", "clang++")
@@ -82,7 +83,7 @@ def load_kernels() -> Kernels | None:
     if os.environ.get("SFM_LIGHTGLUE_KERNELS") == "0":
         return None
     # Several only where several compilers were used: the newest.
-    paths = sorted(_folder().glob(f"{_key(SOURCE.read_text('utf-8'), *FLAGS)}-*.so"), key=lambda path: path.stat().st_mtime_ns)
+    paths = sorted(_folder().glob(f"{_source_key()}-*.so"), key=lambda path: path.stat().st_mtime_ns)
     if not paths:
         return None
     try:
@@ -107,10 +108,14 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         """Raises: ValueError where the library lacks a function."""
         self.supports_bfloat16: bool = library.supported() > 1
+        self.supports_tiles: bool = library.supported() > 2
+        """Those of AMX."""
         keys = [(name, torch.float32) for name in _ARGUMENTS]
         if self.supports_bfloat16:
             keys += [(name, torch.bfloat16) for name in _ARGUMENTS if name not in _OF_FLOAT32_ALONE]
         self._functions = {key: _function(library, *key) for key in keys}
+        if self.supports_tiles:
+            self._functions["attention", torch.bfloat16] = _function(library, "attention", torch.bfloat16, "attention_by_tiles")
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, num_heads: int, scale: float) -> None:
         """out = softmax(scale query key^T) value for each head; query and out elements (n, d), key and value elements (m, d).
@@ -255,13 +260,17 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def _source_key() -> str:
+    return _key(SOURCE.read_text("utf-8"), INCLUDED.read_text("utf-8"), *FLAGS)
+
+
 def _compile(compiler: list[str]) -> Path:
     """Raises: CalledProcessError."""
 
     def run(*arguments: str) -> str:
         return subprocess.run([*compiler, *arguments], check=True, capture_output=True, text=True, errors="replace").stdout
 
-    key = f"{_key(SOURCE.read_text('utf-8'), *FLAGS)}-{_key(*compiler, run('--version'))}"
+    key = f"{_source_key()}-{_key(*compiler, run('--version'))}"
     _folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_folder()) as folder:  # beside the goal: a rename cannot leave half a file
         part = Path(folder) / "kernels.so"
@@ -278,7 +287,7 @@ def _open(path: Path) -> ctypes.CDLL:
     return library
 
 
-def _function(library: ctypes.CDLL, name: str, dtype: torch.dtype) -> Callable[..., int | None]:
-    """Raises: ValueError where the library has not this function."""
-    address = _POINTER.in_dll(library, f"{name}_{_DTYPES[dtype]}").value
+def _function(library: ctypes.CDLL, name: str, dtype: torch.dtype, variant: str | None = None) -> Callable[..., int | None]:
+    """The function, or a variant of it under another name. Raises: ValueError where the library has not this function."""
+    address = _POINTER.in_dll(library, f"{variant or name}_{_DTYPES[dtype]}").value
     return ctypes.CFUNCTYPE(_RESULTS.get(name), *_ARGUMENTS[name])(address or 0)

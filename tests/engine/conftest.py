@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sfm_lightglue.engine import kernels as kernels_module
 from sfm_lightglue.engine.kernels import COMPILERS, Kernels, compile_kernels, load_kernels
 
 
@@ -31,3 +32,13 @@ def kernels(kernels_cache: Path) -> Kernels:
     if loaded is None:
         pytest.skip("this CPU has no AVX512")
     return loaded
+
+
+@pytest.fixture(scope="session")
+def kernels_without_tiles(kernels_cache: Path, kernels: Kernels) -> Kernels:
+    """As on a CPU that has no AMX."""
+    (compiled,) = (kernels_cache / "kernels").iterdir()
+    library = kernels_module._open(compiled)
+    level = min(library.supported(), 2)
+    library.supported = lambda: level  # type: ignore[assignment, misc]
+    return Kernels(library)

@@ -20,11 +20,19 @@ FUNCTION_ERROR = {torch.bfloat16: 2e-4, torch.float32: 8 * 2.0**-24}
 GUARD = 7.0
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest, kernels: Kernels) -> torch.dtype:
-    if request.param == torch.bfloat16 and not kernels.supports_bfloat16:
+@pytest.fixture(params=["float32", "bfloat16", "bfloat16 by tiles"])
+def dtype(
+    request: pytest.FixtureRequest, kernels: Kernels, kernels_without_tiles: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> torch.dtype:
+    """Of the elements; `kernels` are with or without the tiles of AMX."""
+    if "tiles" in request.param:
+        if not kernels.supports_tiles:
+            pytest.skip("this CPU has no AMX")
+        return torch.bfloat16
+    monkeypatch.setattr(kernels, "_functions", kernels_without_tiles._functions)
+    if request.param == "bfloat16" and not kernels.supports_bfloat16:
         pytest.skip("this CPU has no AVX512-BF16")
-    return request.param
+    return getattr(torch, request.param)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -69,7 +77,8 @@ def check_attention(out: Tensor, query: Tensor, key: Tensor, value: Tensor, num_
 
 @pytest.mark.parametrize("head_size", [32, 64, 96, 128])
 @pytest.mark.parametrize(
-    ("n", "m"), [(1, 1), (1, 2), (2, 1), (5, 63), (63, 5), (64, 64), (65, 63), (6, 513), (500, 65), (7, 1100)]
+    ("n", "m"),
+    [(1, 1), (1, 2), (2, 1), (5, 63), (63, 5), (64, 64), (65, 63), (6, 513), (500, 65), (7, 1100), (33, 256), (40, 289)],
 )
 def test_attention_is_that_of_float64(kernels: Kernels, dtype: torch.dtype, n: int, m: int, head_size: int) -> None:
     width = 2 * head_size
@@ -148,6 +157,25 @@ def test_attention_reads_and_writes_rows_with_gaps(kernels: Kernels, dtype: torc
     kernels.attention(strided(query)[0], strided(key)[0], strided(value)[0], out, 4, 0.125)
     assert torch.equal(out, expected)
     assert is_guarded(out, whole)
+
+
+def test_products_of_torch_are_right_between_calls(kernels: Kernels, dtype: torch.dtype) -> None:
+    """oneDNN works with the same tiles, in shapes of its own."""
+    products = [(normal(n, k, dtype=dtype, seed=n), normal(k, 64, dtype=dtype)) for n, k in ((128, 256), (37, 40), (5, 300))]
+    expected = [left @ right for left, right in products]
+    rows = normal(50, 256, dtype=dtype)
+    context = attention_of(kernels, rows, rows, rows)
+    for _ in range(3):
+        for (left, right), alone in zip(products, expected, strict=True):
+            for _ in range(2):
+                assert torch.equal(left @ right, alone)
+                assert torch.equal(attention_of(kernels, rows, rows, rows), context)
+
+
+def test_denormal_numbers_are_zero_in_a_call_alone(kernels: Kernels, dtype: torch.dtype) -> None:
+    rows = normal(50, 256, dtype=dtype, scale=30)  # logits in the thousands: weights underflow
+    attention_of(kernels, rows, rows, rows)
+    assert (torch.full((64,), 2.0**-120) * 2.0**-20 == 2.0**-140).all()
 
 
 def test_no_queries_give_no_rows(kernels: Kernels) -> None:

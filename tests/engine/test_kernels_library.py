@@ -73,7 +73,7 @@ def test_functions_for_float32_hold_no_instructions_of_bfloat16(kernels_cache: P
         if "bf16" in line:
             found.add(function)
     # Itanium mangling of template arguments: f is float, t is the unsigned short that holds a bfloat16.
-    assert found and all(re.search(r"I(t|Li\dEt|tLi\d)", name) for name in found)
+    assert found and all(re.search(r"I(t|Li\dEt|tLi\d)|_by_tiles", name) for name in found)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
@@ -104,10 +104,13 @@ def test_a_library_of_something_else_is_reported_and_not_used(
     assert "compile them again" in caplog.text
 
 
-def test_a_library_of_another_source_is_not_loaded(kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", ["SOURCE", "INCLUDED"])
+def test_a_library_of_another_source_is_not_loaded(
+    kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
     other = tmp_path / "kernels.cpp"
-    other.write_text(kernels_module.SOURCE.read_text("utf-8") + "// changed\n", "utf-8")
-    monkeypatch.setattr(kernels_module, "SOURCE", other)
+    other.write_text(getattr(kernels_module, file).read_text("utf-8") + "// changed\n", "utf-8")
+    monkeypatch.setattr(kernels_module, file, other)
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
     assert load_kernels() is None
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lightglue_inputs import Points, match, random_network, random_points
 
 from sfm_lightglue.api import create_extractor, load_image
-from sfm_lightglue.engine import hopeless
+from sfm_lightglue.engine import arithmetic, hopeless
 from sfm_lightglue.engine.arithmetic import TorchArithmetic
 from sfm_lightglue.engine.attention import attend
 from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
@@ -97,6 +97,12 @@ def test_a_batch_gives_each_pair_bit_for_bit_what_it_gives_alone(
 ) -> None:
     engine = LightGlueEngine(random_network(**thresholds), precision, kernels=optional_kernels)
     assert_batches_equal_single_pairs(engine, random_pairs(40), num_groups=12)
+
+
+def test_batches_of_a_network_as_wide_as_the_published_ones_equal_single_pairs(optional_kernels: Kernels | None) -> None:
+    """oneDNN chooses code by the size of a product."""
+    engine = LightGlueEngine(random_network(descriptor_dim=256, num_heads=4, **ADAPTIVE), "low", kernels=optional_kernels)
+    assert_batches_equal_single_pairs(engine, random_pairs(20), num_groups=4)
 
 
 def test_pairs_of_a_batch_stop_at_different_layers() -> None:
@@ -263,7 +269,9 @@ def test_segments_attend_to_their_own_partner_only() -> None:
             torch.testing.assert_close(out[rows, head].double(), weights @ value[columns, head].double(), atol=1e-5, rtol=0)
 
 
-def test_attention_in_chunks_is_attention() -> None:
+@pytest.mark.parametrize("with_tiles", [False, True])
+def test_attention_in_bfloat16_is_attention(with_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "has_tiles", lambda: with_tiles)
     parts = [torch.randn(700, 64, generator=torch.Generator().manual_seed(i)) * 0.5 for i in range(3)]
     expected, found = torch.zeros(700, 64), torch.zeros(700, 64, dtype=torch.bfloat16)
     attend(*parts, expected, ([0, 300, 700], [0, 400, 700]), num_heads=2)
