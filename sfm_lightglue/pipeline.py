@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.config import bind, check_keys, options_class
+from sfm_lightglue.config import bind, check_keys, drop_unknown, options_class
 from sfm_lightglue.database.cameras import Camera, choose_cameras
 from sfm_lightglue.database.stage import build_database
 from sfm_lightglue.database.verification import VerificationOptions
@@ -103,6 +103,8 @@ class Run:
 
     def __init__(self, config: DictConfig) -> None:
         check_keys(config)
+        for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
+            drop_unknown(config[group], functools.partial(_options_class, config[group], table, group))
         choose_head(config)
         self.config = config
         self.dataset = bind(Dataset, config.dataset, "dataset")
@@ -216,6 +218,10 @@ def plugin_recipe(node: DictConfig, table: dict[str, str], group: str, device: s
     return functools.partial(plugin.create, bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
 
 
+def _options_class(node: DictConfig, table: dict[str, str], group: str) -> type:
+    return options_class(load_class(str(node.name), table, group))
+
+
 # --- the stages ----------------------------------------------------------------------------------------------------------
 
 
@@ -323,8 +329,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 def check_options(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise show after hours, in a late stage."""
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
-        node = run.config[group]
-        bind(options_class(load_class(str(node.name), table, group)), node, group)
+        bind(_options_class(run.config[group], table, group), run.config[group], group)
     _pairing_options(run)
     options = bind(DatabaseOptions, run.config.database, "database")
     bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")

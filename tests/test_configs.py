@@ -142,6 +142,32 @@ def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: s
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
 
 
+@pytest.mark.parametrize("name", choices("experiment"))
+@pytest.mark.parametrize("features", choices("features"))
+@pytest.mark.parametrize("matches", choices("matches"))
+def test_a_preset_goes_with_all_features_and_matchers(name: str, features: str, matches: str) -> None:
+    choice = [f"features={features}", f"matches={matches}", *(["matches.head=disk"] if matches == "lightglue" else [])]
+    config = compose_config([f"experiment={name}", "dataset.images=photos", *choice])
+    for group in ("features", "matches"):
+        if OmegaConf.is_missing(config[group], "path"):
+            config[group].path = "given by the user"
+    run = pipeline.Run(config)
+    for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
+        bind(options_class(load_class(config[group].name, table, group)), run.config[group], group)
+
+
+def test_a_preset_sets_what_the_features_have() -> None:
+    run = pipeline.Run(compose_config(["experiment=fast", "features=disk", "dataset.images=photos"]))
+    assert (run.config.features.max_keypoints, run.config.matches.precision) == (1024, "low")
+    assert "precision" not in run.config.features
+
+
+def test_an_option_that_the_features_have_not_is_no_preset_where_the_user_gives_it() -> None:
+    run = pipeline.Run(compose_config(["experiment=fast", "features=disk", "features.precision=low", "dataset.images=photos"]))
+    with pytest.raises(ValueError, match=r"unknown option 'features\.precision'"):
+        run.extractor()
+
+
 def test_the_default_preset_is_what_runs_without_one() -> None:
     assert compose_config(["experiment=default"]) == compose_config([])
     assert compose_config(["experiment=fast"]) != compose_config(["experiment=quality"]) != compose_config([])
