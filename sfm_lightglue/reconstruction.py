@@ -25,7 +25,7 @@ import pycolmap
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.execution.local import progress_bar
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.lookup import closest, describe_changes
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ def reconstruct(
     detection_scale: float = 1.0,
     known_poses: Mapping[str, np.ndarray] | None = None,
 ) -> ReconstructionReport:
-    """Models of the scene in `output/0` ... `output/n`; nothing is done where they are there for this database and options.
+    """Models of the scene in `output/0` ... `output/n`; nothing is done where they are there for this database and options, and
+    those of others are replaced, with a warning where options changed.
 
     `detection_scale` is the size of a detection pixel in px of the photos (the median of the features' uncertainty): thresholds
     are multiplied by it. `known_poses` (for the mapper `triangulation`): float64 (3, 4) cam_from_world by image name.
@@ -111,7 +112,9 @@ def reconstruct(
     settings = {"options": asdict(options), "database": _hash(database), "poses": poses, "version": __version__}
     state = output / "settings.json"
     names = _image_names(database)
-    if not state.exists() or json.loads(state.read_text()) != settings:
+    previous = json.loads(state.read_text()) if state.exists() else {}
+    if previous != settings:
+        _warn_of_changes(output, previous, settings)
         partial = output.with_name(f"{output.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -125,6 +128,13 @@ def reconstruct(
         if interrupted:
             raise KeyboardInterrupt
     return describe_models(output, names)
+
+
+def _warn_of_changes(output: Path, previous: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Says which settings of the models in `output` differ; that new photos or matches are mapped anew is no surprise."""
+    old, new = ({key: all_of.get(key) for key in ("options", "version")} for all_of in (previous, settings))
+    if previous and (changes := describe_changes(old, new)):
+        logger.warning("%s was made with other settings (%s): it is replaced", output, changes)
 
 
 def describe_models(output: Path, names: list[str]) -> ReconstructionReport:

@@ -277,6 +277,17 @@ def test_another_option_or_mapper_or_database_is_mapped_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
+def test_models_of_other_options_are_replaced_with_a_warning_and_those_of_other_matches_without(
+    database: Path, scene: KnownScene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(database, tmp_path / "out")
+    other = make_database(tmp_path / "other", scene, range(4), itertools.combinations(range(4), 2))
+    run(other, tmp_path / "out")
+    assert "other settings" not in caplog.text
+    run(other, tmp_path / "out", options(max_error_px=3.0))
+    assert "out was made with other settings (options.max_error_px: 4.0 -> 3.0): it is replaced" in caplog.text
+
+
 def test_the_threshold_is_given_in_detection_pixels(noisy_database: Path, tmp_path: Path, mapped: list[str]) -> None:
     strict, mild = (
         run(noisy_database, tmp_path / "out", options(max_error_px=1.0), detection_scale=scale).models[0] for scale in (1.0, 4.0)

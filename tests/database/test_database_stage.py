@@ -318,12 +318,15 @@ def test_matches_of_other_features_are_refused(flow: Flow, change: dict[str, str
 
 
 @pytest.mark.parametrize("change", ["options", "features"])
-def test_everything_is_verified_again_with_other_options_or_features(flow: Flow, verified: list[int], change: str) -> None:
+def test_everything_is_verified_again_with_other_options_or_features_and_a_warning(
+    flow: Flow, verified: list[int], caplog: pytest.LogCaptureFixture, change: str
+) -> None:
     flow.build()
     if change == "features":
         flow.write_features("other")
     flow.build(options=dataclasses.replace(OPTIONS, max_error_px=3.0) if change == "options" else OPTIONS)
     assert len(verified) == 20
+    assert f"verification.h5 was made with other settings ({change}" in caplog.text
 
 
 # --- files -----------------------------------------------------------------------------------------------------------------
