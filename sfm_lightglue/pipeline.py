@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -304,14 +303,7 @@ def reconstruct_models(run: Run) -> None:
         known_poses = {}
         if options.name == "triangulation" and run.dataset.poses:
             known_poses = {name: pose.cam_from_world for name, pose in read_poses(Path(run.dataset.poses)).items()}
-        report = reconstruct(
-            run.database,
-            run.images,
-            run.reconstruction,
-            options,
-            detection_scale=_detection_scale(run),
-            known_poses=known_poses,
-        )
+        report = reconstruct(run.database, run.images, run.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         if report.largest is None:
             logger.error("nothing could be reconstructed: see the pairs and matches in %s", run.summary)
@@ -412,14 +404,6 @@ def _pairing_options(run: Run) -> Any:
     if name not in PAIRINGS:
         raise ValueError(f"there is no pairs named {name!r}. {closest(name, PAIRINGS)}")
     return bind(PAIRINGS[name], run.config.pairs, "pairs")
-
-
-def _detection_scale(run: Run) -> float:
-    """Size of a detection pixel in px of the photos, the median over all images; 1 for a database of another tool."""
-    if not run.features.is_file():
-        return 1.0
-    with H5Reader(run.features) as reader:
-        return float(np.median([reader.uncertainty(name) for name in reader.names()] or [1.0]))
 
 
 def _read_pairs(run: Run) -> list[Pair]:
