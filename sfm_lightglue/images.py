@@ -13,19 +13,22 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
 
 from sfm_lightglue.products import Image
 
 logger = logging.getLogger(__name__)
 
+HEIC = (".heic", ".heif")
+"""Readable where the package pillow-heif is installed."""
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2", ".avif"),
-    *(".heic", ".heif"),  # readable where the package pillow-heif is installed
+    *HEIC,
 )
 MIN_SIDE = 16
 """Smaller pictures hold no keypoint: the receptive fields of all extractors are larger."""
@@ -160,6 +163,8 @@ def _open(path: Path) -> Iterator[PILImage.Image]:
     except UnreadableImage:
         raise
     except Exception as error:  # PIL's plug-ins raise OSError, SyntaxError, struct.error, ... for broken files
+        if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in HEIC and find_spec("pillow_heif") is None:
+            raise UnreadableImage("HEIC photos need a package: pip install pillow-heif") from error
         raise UnreadableImage(f"unreadable image ({type(error).__name__}: {error})"[:300]) from error
 
 
