@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image as PILImage
 
 from sfm_lightglue import api, cli, pipeline
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class
@@ -22,6 +24,7 @@ from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.pairs.planner import PAIRINGS
 from sfm_lightglue.pipeline import Execution, choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
 
@@ -242,6 +245,25 @@ def test_values_of_any_kind_can_be_given_from_python() -> None:
 
 
 # --- the user's own files --------------------------------------------------------------------------------------------------
+
+
+def test_the_extractor_of_the_documentation_is_all_that_a_plug_in_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+    (tmp_path / "corners_of_the_documentation.py").write_text(text.split("```python\n")[1].split("```")[0])
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "corners.yaml").write_text("name: corners_of_the_documentation:Corners\nstep: 8\n")
+    PILImage.new("RGB", (64, 48), "red").save(tmp_path / "photo.png")
+    (tmp_path / "masks").mkdir()
+    PILImage.fromarray(np.repeat(np.uint8([[255, 0]]), 32, axis=1)).resize((64, 48)).save(tmp_path / "masks" / "photo.png.png")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(USER_CONFIGS, str(tmp_path))
+    given = ["features=corners", "dataset=folder", f"dataset.images='{tmp_path}'", f"output='{tmp_path}/out'"]
+    given.append(f"dataset.masks='{tmp_path}/masks'")
+    pipeline.extract(pipeline.Run(compose_config([*given, "experiment=quality"])))
+    with H5Reader(tmp_path / "out" / "features.h5") as reader:
+        assert len(reader.features("photo.png")) == 24  # of 48, the mask leaves the left half
+    with pytest.raises(SettingsChanged, match=r"options\.step: 8 -> 4"):
+        pipeline.extract(pipeline.Run(compose_config([*given, "features.step=4"])))
 
 
 def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
