@@ -39,6 +39,7 @@ from sfm_lightglue.lookup import closest, load_class
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
+from sfm_lightglue.networks.weights import read_metadata
 from sfm_lightglue.pairs.listed import read_pairs, write_pairs, write_reasons
 from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
 from sfm_lightglue.products import Pair
@@ -156,6 +157,7 @@ class Run:
         return create_plugin(self.config.features, EXTRACTORS, "features", self.device)
 
     def matcher(self) -> Matcher:
+        check_head(self.config)
         return create_plugin(self.config.matches, MATCHERS, "matches", self.device)
 
     def matchers_in_processes(self) -> list[Callable[[], Matcher]]:
@@ -174,11 +176,25 @@ class Run:
 
 
 def choose_head(config: DictConfig) -> None:
-    """Has LightGlue's head for SuperPoint be that of the open SuperPoint where the features come from it."""
+    """Has LightGlue's head for SuperPoint be that of the open SuperPoint where features come from it or one trained from it."""
     features, matches = config.features, config.matches
-    is_published = matches.get("weights") == "superpoint-lightglue"
-    if features.get("weights") == "superpoint-open" and matches.get("head") == "superpoint" and not is_published:
-        matches.head = "superpoint-open"
+    if matches.get("head") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
+        weights = str(features.get("weights"))
+        if weights == "superpoint-open" or "superpoint-open " in read_metadata(Path(weights)).get("origins", ""):
+            matches.head = "superpoint-open"
+
+
+def check_head(config: DictConfig) -> None:
+    """Raises: ValueError where the published LightGlue would match a SuperPoint trained from nothing, unless it was asked to."""
+    features, matches = config.features, config.matches
+    if matches.get("head") != "superpoint" or matches.get("weights") or not OmegaConf.is_interpolation(matches, "head"):
+        return
+    if read_metadata(Path(str(features.get("weights")))).get("network") == "SuperPoint":
+        raise ValueError(
+            f"no published LightGlue goes with the SuperPoint that was trained into features.weights={features.weights}: give "
+            "matches.weights=FILE (training=lightglue makes it), matches.head=superpoint-open where it was trained from ours, or "
+            "matches=nearest_neighbor"
+        )
 
 
 def default_device(device: str) -> str:
@@ -322,6 +338,7 @@ def check_options(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise show after hours, in a late stage."""
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(_options_class(run.config[group], table, group), run.config[group], group)
+    check_head(run.config)
     _pairing_options(run)
     options = bind(DatabaseOptions, run.config.database, "database")
     bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")

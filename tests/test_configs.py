@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import sys
 import typing
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image as PILImage
+from safetensors.numpy import save_file
 
 from sfm_lightglue import api, cli, pipeline
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class
@@ -21,6 +23,7 @@ from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.lookup import load_class
 from sfm_lightglue.matches import MATCHERS
+from sfm_lightglue.networks.weights import find_weights
 from sfm_lightglue.pairs.planner import PAIRINGS
 from sfm_lightglue.pipeline import Execution, choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
@@ -419,3 +422,37 @@ def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.M
 def test_lightglue_s_head_is_that_of_the_superpoint_which_the_features_come_from(overrides: list[str], expected: str) -> None:
     run = pipeline.Run(compose_config(["dataset=demo", *overrides]))
     assert run.config.matches.get("head") == expected
+
+
+def trained(path: Path, origins: str) -> Path:
+    """A file of weights that says of itself what a training here says."""
+    save_file({"weight": np.zeros(1, np.float16)}, path, {"network": "SuperPoint", "origins": origins})
+    return path
+
+
+def test_a_copy_of_the_open_superpoint_and_what_was_trained_from_it_have_its_head(tmp_path: Path) -> None:
+    tuned = trained(tmp_path / "tuned.safetensors", "aliked-n16 5be87, superpoint-open 18fac")
+    for path in (Path(shutil.copy(find_weights("superpoint-open"), tmp_path / "copy.safetensors")), tuned):
+        run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{path}'"]))
+        assert run.config.matches.head == "superpoint-open"
+        pipeline.check_head(run.config)
+
+
+def test_a_superpoint_trained_from_nothing_asks_for_a_lightglue_of_its_own_before_the_run(tmp_path: Path) -> None:
+    path = trained(tmp_path / "mine.safetensors", "aliked-n16 5be87")
+    given = ["dataset=demo", f"features.weights='{path}'"]
+    run = pipeline.Run(compose_config(given))  # to extract with them is no mistake
+    with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
+        pipeline.check_options(run)
+    with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
+        run.matcher()
+    for more in ("matches.weights=yours.safetensors", "matches.head=superpoint", "matches=nearest_neighbor", "features=aliked"):
+        pipeline.check_head(pipeline.Run(compose_config([*given[: 1 if "aliked" in more else 2], more])).config)
+
+
+def test_weights_that_are_no_safetensors_have_the_head_of_the_original(tmp_path: Path) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"no safetensors")
+    for name in ("superpoint_v1.pth", "damaged.safetensors"):
+        run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{tmp_path / name}'"]))
+        pipeline.check_head(run.config)
+        assert run.config.matches.head == "superpoint"

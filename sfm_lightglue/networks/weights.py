@@ -8,6 +8,7 @@ This file imports no torch at its top, so that listing weights takes a moment an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
@@ -238,6 +239,15 @@ def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
     state, metadata = _read(path)
     licence = entry.licence if entry else metadata.get("licence", "unknown (given by path)")
     return state, WeightsRecord(name_or_path, str(path), digest, licence, entry is not None and entry.research_only, metadata)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing for other files, and for those that loading will refuse."""
+    from safetensors import SafetensorError, safe_open  # here, not at the top: see the head of this file
+
+    with contextlib.suppress(SafetensorError, OSError), safe_open(path.expanduser(), framework="np") as file:
+        return dict(file.metadata() or {})
+    return {}
 
 
 def available_weights() -> list[tuple[WeightsEntry, Path | None]]:
