@@ -33,7 +33,7 @@ from sfm_lightglue.execution.local import num_cores
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.fetch_datasets import ensure_dataset
+from sfm_lightglue.fetch_datasets import ensure_dataset, list_datasets
 from sfm_lightglue.images import list_images
 from sfm_lightglue.lookup import closest, load_class
 from sfm_lightglue.matches import MATCHERS
@@ -121,17 +121,18 @@ class Run:
         self.reconstruction = self.output / "reconstruction"
         self.summary = self.output / "summary.json"
 
-    @property
+    @functools.cached_property
     def images(self) -> Path:
-        """Folder of the photos, fetched first where the dataset is a known one.
+        """Folder of the photos; those of a known dataset are fetched first where they are missing or wrong.
 
         Raises: ValueError where no dataset was chosen.
         """
         if not self.dataset.images:
             raise ValueError("which photos? Give +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
-        if not Path(self.dataset.images).is_dir() and self.dataset.name not in (None, "folder"):
-            ensure_dataset(str(self.dataset.name))
-        return Path(self.dataset.images)
+        images, name = Path(self.dataset.images), str(self.dataset.name)
+        if any(entry.name == name and entry.folder in images.parents for entry in list_datasets()):
+            ensure_dataset(name)
+        return images
 
     def list_photos(self) -> list[str]:
         """Sorted names of the photos. Masks, and what a run has drawn, are none where they lie among them."""
