@@ -47,7 +47,7 @@ class PhotoHeader:
     focal_length_px: float | None
     """From EXIF (35 mm equivalent, or focal length with focal-plane resolution), None where absent or absurd."""
     camera_key: str
-    """Make, model, focal length and size: photos with the same key come from the same camera. Empty without EXIF."""
+    """Make, model, focal length and size: photos with the same key come from the same camera. Empty where EXIF lacks them."""
 
 
 def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> list[str]:
@@ -93,9 +93,12 @@ def read_header(path: Path) -> PhotoHeader:
         exif = _exif(image)
         focal = _focal_length_px(exif, image.size)
         key = ""
-        if exif.get("Make") or exif.get("Model"):
-            parts = (exif.get("Make"), exif.get("Model"), exif.get("FocalLength"), exif.get("FocalLengthIn35mmFilm"))
-            key = "|".join("" if part is None else str(part).strip(" \0") for part in (*parts, *image.size))
+        # Without a focal length nothing says that two photos have the same: a scanner's are of many cameras, and a lens that the
+        # camera does not know has 0. COLMAP does not let such photos share a camera either.
+        focal_lengths = exif.get("FocalLength"), exif.get("FocalLengthIn35mmFilm")
+        if (exif.get("Make") or exif.get("Model")) and any(map(_number, focal_lengths)):
+            parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *image.size)
+            key = "|".join("" if part is None else str(part).strip(" \0") for part in parts)
         return PhotoHeader(image.size, focal, key)
 
 

@@ -62,6 +62,15 @@ def test_a_zoomed_photo_has_a_camera_of_its_own(tmp_path: Path) -> None:
     assert numbers["a.jpg"] != numbers["b.jpg"]
 
 
+def test_photos_whose_focal_length_is_not_told_have_a_camera_each(tmp_path: Path) -> None:
+    for name in ("scan 1.jpg", "scan 2.jpg"):
+        write_photo(tmp_path, name, model="Scanner")
+    for name in ("unknown lens 1.jpg", "unknown lens 2.jpg"):
+        write_photo(tmp_path, name, model="X", focal_35mm=0)
+    _, numbers = choose(tmp_path, "exif")
+    assert sorted(numbers.values()) == [1, 2, 3, 4]
+
+
 def test_photos_of_another_size_have_another_camera_in_every_mode(tmp_path: Path) -> None:
     write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
     write_photo(tmp_path, "b.jpg", (48, 64), model="X", focal_35mm=30)
