@@ -200,6 +200,10 @@ def test_the_matches_of_every_pair_are_there_and_the_geometries_of_verified_ones
     assert report.max_error_px == (2.0, 2.0)
 
 
+def test_a_pair_given_both_ways_round_is_one(flow: Flow) -> None:
+    assert flow.build([Pair("b c.jpg", "a.jpg"), Pair("a.jpg", "b c.jpg")]).num_pairs == 1
+
+
 def test_names_limit_the_images(flow: Flow) -> None:
     flow.build([Pair("a.jpg", "b/d.jpg")], names=["b/d.jpg", "a.jpg"])
     with pycolmap.Database.open(flow.database) as database:
