@@ -247,6 +247,20 @@ def test_a_wrong_line_of_intrinsics_is_refused(tmp_path: Path, line: str, expect
         choose(tmp_path, str(path), {"a.jpg": SIZE})
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "cameras.txt").write_text("a.jpg PINHOLE 64 48 50 50 32 24\n", encoding="utf-8-sig")
+    assert list(read_intrinsics(tmp_path / "cameras.txt")) == ["a.jpg"]
+
+
+def test_two_different_cameras_of_a_photo_are_refused_and_equal_ones_are_not(tmp_path: Path) -> None:
+    path, line = tmp_path / "cameras.txt", "a.jpg PINHOLE 64 48 50 50 32 24\n"
+    path.write_text(2 * line)
+    assert list(read_intrinsics(path)) == ["a.jpg"]
+    path.write_text(line + line.replace("50 50", "60 60"))
+    with pytest.raises(ValueError, match=r"cameras\.txt:2: 'a\.jpg' has another camera"):
+        read_intrinsics(path)
+
+
 def test_a_file_of_intrinsics_may_hold_nothing(tmp_path: Path) -> None:
     path = tmp_path / "intrinsics.txt"
     path.write_text("")
