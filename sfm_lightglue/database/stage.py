@@ -185,8 +185,8 @@ def _write_database(
     verified: H5Reader,
 ) -> None:
     """All rows in one transaction: the matches of every pair, the geometries of verified ones. Ids follow the sorted names."""
-    for stale in path.parent.glob(f"{path.name}*"):
-        stale.unlink()
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
     camera_numbers = unique_cameras(cameras, groups, names)
     image_ids: dict[str, int] = {}
     with pycolmap.Database.open(path) as database, pycolmap.DatabaseTransaction(database):

@@ -354,6 +354,14 @@ def test_the_journal_of_a_killed_process_does_not_reach_the_new_database(flow: F
     assert rows(flow.database) == rows(built[0].database)
 
 
+def test_the_rest_of_a_killed_run_is_removed_and_nothing_else_whatever_the_name(flow: Flow) -> None:
+    for name in ("a [1].db.tmp", "a [1].db.tmp-wal", "a [1].db.tmp.mine"):
+        (flow.folder / name).write_bytes(b"of a killed process" * 100)
+    arguments = [flow.folder / name for name in ("images", "features.h5", "matches.h5")]
+    build_database(*arguments, [], flow.folder / "a [1].db", OPTIONS, intrinsics=flow.intrinsics, camera_model="SIMPLE_RADIAL")
+    assert leftovers(flow) == {"a [1].db", "a [1].db.tmp.mine"}
+
+
 def kill_in_a_child(work: Callable[[], object]) -> None:
     """Does the work in a forked process, which must die by SIGKILL."""
     child = os.fork()
