@@ -193,18 +193,19 @@ def reconstruct(
     output: Path | str,
     mapper: str = "incremental",
     *,
-    detection_scale: float = 1.0,
+    features: Path | str | None = None,
     known_poses: Mapping[str, np.ndarray] | None = None,
     **options: Any,
 ) -> ReconstructionReport:
     """COLMAP models in `output/0` ... `output/n`; `mapper` and `options` as in configs/reconstruction.
 
-    Intrinsics are refined unless `refine_intrinsics=False`. `detection_scale` and `known_poses` as in
-    `sfm_lightglue.reconstruction.reconstruct`.
+    Intrinsics are refined unless `refine_intrinsics=False`. `features`, the file that the database was built from, says how
+    thresholds in pixels are scaled: by default `features.h5` beside it. `known_poses` for the mapper `triangulation`: float64
+    (3, 4) cam_from_world by image name.
     """
     config = compose_config([f"reconstruction={mapper}", *_overrides("reconstruction", options)])
     bound = bind(ReconstructionOptions, config.reconstruction, "reconstruction")
-    return reconstruction.reconstruct(database, images, output, bound, detection_scale=detection_scale, known_poses=known_poses)
+    return reconstruction.reconstruct(database, images, output, bound, features=features, known_poses=known_poses)
 
 
 def run(images: Path | str, output: Path | str, *overrides: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, config_dir
@@ -38,6 +38,7 @@ ESTIMATED_INTRINSICS = ("exif", "single", "per_folder", "per_image")
 def register() -> None:
     """What the YAML files need: resolvers, and the user's own folder of configurations."""
     OmegaConf.register_new_resolver("dataset_folder", dataset_folder, replace=True)
+    OmegaConf.register_new_resolver("if_known", lambda value: value, replace=True)
     OmegaConf.register_new_resolver(
         "unless_given", lambda intrinsics: str(intrinsics) in ESTIMATED_INTRINSICS, replace=True, use_cache=False
     )
@@ -95,6 +96,19 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
 def options_class(plugin: type) -> type:
     """The dataclass of a plug-in's options: the annotation of `options` in its `create`."""
     return typing.get_type_hints(plugin.create)["options"]  # type: ignore[attr-defined]
+
+
+def drop_unknown(node: DictConfig, options: Callable[[], type]) -> None:
+    """Removes what a preset sets for those choices of a group that have the option, `${if_known:value}`, where this one has not.
+
+    `options` gives the dataclass of the choice; it is asked only where there is such a value.
+    """
+    raw = typing.cast(dict[str, typing.Any], OmegaConf.to_container(node, resolve=False))
+    preset = [key for key, value in raw.items() if str(value).startswith("${if_known:")]
+    known = {field.name for field in dataclasses.fields(options())} if preset else set()
+    with open_dict(node):
+        for key in set(preset) - known:
+            del node[key]
 
 
 def check_keys(config: DictConfig) -> None:

@@ -7,6 +7,7 @@ cache. Description, licence and origin are the comment at the head of `configs/d
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import zipfile
@@ -19,9 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, is_right
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.lookup import closest, fingerprint
 
 logger = logging.getLogger(__name__)
+
+STAMP = ".verified"
+"""File in the folder of a dataset: says that its files were hashed, and found right."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,12 @@ def dataset_folder(name: str) -> str:
 
 
 def ensure_dataset(name: str) -> Path:
-    """The folder of a dataset, fetched first where anything is missing."""
+    """The folder of a dataset, fetched first where anything is missing or wrong.
+
+    Files are hashed once, whoever put them there, and known afterwards by size and time.
+    """
     entry = _find(name)
-    return entry.folder if entry.is_present else fetch_dataset(name)
+    return entry.folder if entry.is_present and _is_stamped(entry.folder, entry.files) else fetch_dataset(name)
 
 
 def fetch_dataset(name: str, destination: Path | str | None = None) -> Path:
@@ -94,6 +101,9 @@ def fetch_dataset(name: str, destination: Path | str | None = None) -> Path:
         return entry.folder
     folder = Path(destination).expanduser() if destination else entry.folder
     missing = [file for file in entry.files if not _is_done(folder, file, check_hash=True)]
+    for file in missing:
+        if (folder / file.path).is_file():
+            logger.warning("%s is not the file of dataset %s (%s): it is fetched", folder / file.path, name, _expected(file))
     logger.info("dataset %s: %s", name, f"fetching {len(missing)} files to {folder}" if missing else f"complete in {folder}")
     logger.info("dataset %s: licence: %s", name, entry.licence)
     total = None if any(file.size is None for file in missing) else sum(file.size or 0 for file in missing)
@@ -108,6 +118,9 @@ def fetch_dataset(name: str, destination: Path | str | None = None) -> Path:
                 _unpack_images(folder / file.path, folder / "images")
     if _has_cameras(entry.files):
         write_poses(folder / "gt_dense_cameras", folder / "poses.txt")
+    if _hashed(entry.files):
+        with contextlib.suppress(OSError):  # a folder that cannot be written is hashed each time
+            (folder / STAMP).write_text(_stamp(folder, entry.files))
     return folder
 
 
@@ -199,6 +212,26 @@ def _is_done(folder: Path, file: DatasetFile, *, check_hash: bool) -> bool:
     if file.path.endswith(".zip"):  # the archive itself is removed once it is unpacked
         return (folder / "images").is_dir()
     return is_right(folder / file.path, file.sha256 if check_hash else None, file.size)
+
+
+def _expected(file: DatasetFile) -> str:
+    return f"expected {'any number of' if file.size is None else file.size} bytes with SHA-256 {file.sha256 or 'unknown'}"
+
+
+def _hashed(files: Sequence[DatasetFile]) -> list[DatasetFile]:
+    """Those whose hash is known, and which are kept as they are."""
+    return [file for file in files if file.sha256 and not file.path.endswith(".zip")]
+
+
+def _is_stamped(folder: Path, files: Sequence[DatasetFile]) -> bool:
+    stamp = folder / STAMP
+    return not _hashed(files) or (stamp.is_file() and stamp.read_text() == _stamp(folder, files))
+
+
+def _stamp(folder: Path, files: Sequence[DatasetFile]) -> str:
+    """Changes with the expected hashes, and with size or time of a file."""
+    found = [(file.path, file.sha256, (folder / file.path).stat()) for file in _hashed(files)]
+    return fingerprint([(path, sha256, about.st_size, about.st_mtime_ns) for path, sha256, about in found])
 
 
 def _has_cameras(files: Sequence[DatasetFile]) -> bool:

@@ -13,19 +13,22 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
 
 from sfm_lightglue.products import Image
 
 logger = logging.getLogger(__name__)
 
+HEIC = (".heic", ".heif")
+"""Readable where the package pillow-heif is installed."""
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2", ".avif"),
-    *(".heic", ".heif"),  # readable where the package pillow-heif is installed
+    *HEIC,
 )
 MIN_SIDE = 16
 """Smaller pictures hold no keypoint: the receptive fields of all extractors are larger."""
@@ -44,7 +47,7 @@ class PhotoHeader:
     focal_length_px: float | None
     """From EXIF (35 mm equivalent, or focal length with focal-plane resolution), None where absent or absurd."""
     camera_key: str
-    """Make, model, focal length and size: photos with the same key come from the same camera. Empty without EXIF."""
+    """Make, model, focal length and size: photos with the same key come from the same camera. Empty where EXIF lacks them."""
 
 
 def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> list[str]:
@@ -90,9 +93,12 @@ def read_header(path: Path) -> PhotoHeader:
         exif = _exif(image)
         focal = _focal_length_px(exif, image.size)
         key = ""
-        if exif.get("Make") or exif.get("Model"):
-            parts = (exif.get("Make"), exif.get("Model"), exif.get("FocalLength"), exif.get("FocalLengthIn35mmFilm"))
-            key = "|".join("" if part is None else str(part).strip(" \0") for part in (*parts, *image.size))
+        # Without a focal length nothing says that two photos have the same: a scanner's are of many cameras, and a lens that the
+        # camera does not know has 0. COLMAP does not let such photos share a camera either.
+        focal_lengths = exif.get("FocalLength"), exif.get("FocalLengthIn35mmFilm")
+        if (exif.get("Make") or exif.get("Model")) and any(map(_number, focal_lengths)):
+            parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *image.size)
+            key = "|".join("" if part is None else str(part).strip(" \0") for part in parts)
         return PhotoHeader(image.size, focal, key)
 
 
@@ -160,6 +166,8 @@ def _open(path: Path) -> Iterator[PILImage.Image]:
     except UnreadableImage:
         raise
     except Exception as error:  # PIL's plug-ins raise OSError, SyntaxError, struct.error, ... for broken files
+        if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in HEIC and find_spec("pillow_heif") is None:
+            raise UnreadableImage("HEIC photos need a package: pip install pillow-heif") from error
         raise UnreadableImage(f"unreadable image ({type(error).__name__}: {error})"[:300]) from error
 
 

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.config import bind, check_keys, options_class
+from sfm_lightglue.config import bind, check_keys, drop_unknown, options_class
 from sfm_lightglue.database.cameras import Camera, choose_cameras
 from sfm_lightglue.database.stage import build_database
 from sfm_lightglue.database.verification import VerificationOptions
@@ -34,12 +33,13 @@ from sfm_lightglue.execution.local import num_cores
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.fetch_datasets import ensure_dataset
+from sfm_lightglue.fetch_datasets import ensure_dataset, list_datasets
 from sfm_lightglue.images import list_images
 from sfm_lightglue.lookup import closest, load_class
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
+from sfm_lightglue.networks.weights import read_metadata
 from sfm_lightglue.pairs.listed import read_pairs, write_pairs, write_reasons
 from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
 from sfm_lightglue.products import Pair
@@ -103,6 +103,8 @@ class Run:
 
     def __init__(self, config: DictConfig) -> None:
         check_keys(config)
+        for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
+            drop_unknown(config[group], functools.partial(_options_class, config[group], table, group))
         choose_head(config)
         self.config = config
         self.dataset = bind(Dataset, config.dataset, "dataset")
@@ -119,17 +121,18 @@ class Run:
         self.reconstruction = self.output / "reconstruction"
         self.summary = self.output / "summary.json"
 
-    @property
+    @functools.cached_property
     def images(self) -> Path:
-        """Folder of the photos, fetched first where the dataset is a known one.
+        """Folder of the photos; those of a known dataset are fetched first where they are missing or wrong.
 
         Raises: ValueError where no dataset was chosen.
         """
         if not self.dataset.images:
             raise ValueError("which photos? Give +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
-        if not Path(self.dataset.images).is_dir() and self.dataset.name not in (None, "folder"):
-            ensure_dataset(str(self.dataset.name))
-        return Path(self.dataset.images)
+        images, name = Path(self.dataset.images), str(self.dataset.name)
+        if any(entry.name == name and entry.folder in images.parents for entry in list_datasets()):
+            ensure_dataset(name)
+        return images
 
     def list_photos(self) -> list[str]:
         """Sorted names of the photos. Masks, and what a run has drawn, are none where they lie among them."""
@@ -155,6 +158,7 @@ class Run:
         return create_plugin(self.config.features, EXTRACTORS, "features", self.device)
 
     def matcher(self) -> Matcher:
+        check_head(self.config)
         return create_plugin(self.config.matches, MATCHERS, "matches", self.device)
 
     def matchers_in_processes(self) -> list[Callable[[], Matcher]]:
@@ -173,11 +177,25 @@ class Run:
 
 
 def choose_head(config: DictConfig) -> None:
-    """Has LightGlue's head for SuperPoint be that of the open SuperPoint where the features come from it."""
+    """Has LightGlue's head for SuperPoint be that of the open SuperPoint where features come from it or one trained from it."""
     features, matches = config.features, config.matches
-    is_published = matches.get("weights") == "superpoint-lightglue"
-    if features.get("weights") == "superpoint-open" and matches.get("head") == "superpoint" and not is_published:
-        matches.head = "superpoint-open"
+    if matches.get("head") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
+        weights = str(features.get("weights"))
+        if weights == "superpoint-open" or "superpoint-open " in read_metadata(Path(weights)).get("origins", ""):
+            matches.head = "superpoint-open"
+
+
+def check_head(config: DictConfig) -> None:
+    """Raises: ValueError where the published LightGlue would match a SuperPoint trained from nothing, unless it was asked to."""
+    features, matches = config.features, config.matches
+    if matches.get("head") != "superpoint" or matches.get("weights") or not OmegaConf.is_interpolation(matches, "head"):
+        return
+    if read_metadata(Path(str(features.get("weights")))).get("network") == "SuperPoint":
+        raise ValueError(
+            f"no published LightGlue goes with the SuperPoint that was trained into features.weights={features.weights}: give "
+            "matches.weights=FILE (training=lightglue makes it), matches.head=superpoint-open where it was trained from ours, or "
+            "matches=nearest_neighbor"
+        )
 
 
 def default_device(device: str) -> str:
@@ -214,6 +232,10 @@ def plugin_recipe(node: DictConfig, table: dict[str, str], group: str, device: s
     """What creates the extractor or matcher that a configuration group describes; picklable."""
     plugin = load_class(str(node.name), table, group)
     return functools.partial(plugin.create, bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
+
+
+def _options_class(node: DictConfig, table: dict[str, str], group: str) -> type:
+    return options_class(load_class(str(node.name), table, group))
 
 
 # --- the stages ----------------------------------------------------------------------------------------------------------
@@ -298,14 +320,7 @@ def reconstruct_models(run: Run) -> None:
         known_poses = {}
         if options.name == "triangulation" and run.dataset.poses:
             known_poses = {name: pose.cam_from_world for name, pose in read_poses(Path(run.dataset.poses)).items()}
-        report = reconstruct(
-            run.database,
-            run.images,
-            run.reconstruction,
-            options,
-            detection_scale=_detection_scale(run),
-            known_poses=known_poses,
-        )
+        report = reconstruct(run.database, run.images, run.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         if report.largest is None:
             logger.error("nothing could be reconstructed: see the pairs and matches in %s", run.summary)
@@ -323,8 +338,8 @@ STAGES: dict[str, Callable[[Run], None]] = {
 def check_options(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise show after hours, in a late stage."""
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
-        node = run.config[group]
-        bind(options_class(load_class(str(node.name), table, group)), node, group)
+        bind(_options_class(run.config[group], table, group), run.config[group], group)
+    check_head(run.config)
     _pairing_options(run)
     options = bind(DatabaseOptions, run.config.database, "database")
     bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")
@@ -407,14 +422,6 @@ def _pairing_options(run: Run) -> Any:
     if name not in PAIRINGS:
         raise ValueError(f"there is no pairs named {name!r}. {closest(name, PAIRINGS)}")
     return bind(PAIRINGS[name], run.config.pairs, "pairs")
-
-
-def _detection_scale(run: Run) -> float:
-    """Size of a detection pixel in px of the photos, the median over all images; 1 for a database of another tool."""
-    if not run.features.is_file():
-        return 1.0
-    with H5Reader(run.features) as reader:
-        return float(np.median([reader.uncertainty(name) for name in reader.names()] or [1.0]))
 
 
 def _read_pairs(run: Run) -> list[Pair]:

@@ -62,7 +62,7 @@ class Features:
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """Two images to be matched. Image 0 sorts before image 1, so each pair exists once."""
+    """Two images to be matched, in the order of their names however they are given, so that each pair exists once."""
 
     name0: str
     name1: str
@@ -70,6 +70,14 @@ class Pair:
     """Why the pair was chosen: `exhaustive`, `sequential+4`, `retrieval#3`, `loop#1`, `list`; several joined by `,`."""
     score: float = field(default=float("nan"), compare=False)
     """Retrieval similarity where there is one, else NaN."""
+
+    def __post_init__(self) -> None:
+        if self.name0 == self.name1:
+            raise ValueError(f"{self.name0!r} is no pair with itself")
+        if self.name0 > self.name1:
+            first, second = self.name1, self.name0
+            object.__setattr__(self, "name0", first)
+            object.__setattr__(self, "name1", second)
 
 
 @dataclass(frozen=True)

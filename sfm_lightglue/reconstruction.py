@@ -1,7 +1,8 @@
 """The stage database -> reconstruction: COLMAP's mappers over verified matches, and what came out.
 
-Reads `database.db` (and the photos, for colours only), writes `reconstruction/0` ... `n`, each in COLMAP's binary and text
-format and as `points.ply`. A run that is killed leaves the previous reconstruction untouched; Ctrl-C keeps the partial one.
+Reads `database.db` (and of `features.h5` the size of a detection pixel, of the photos the colours), writes
+`reconstruction/0` ... `n`, each in COLMAP's binary and text format and as `points.ply`. A run that is killed leaves the previous
+reconstruction untouched; Ctrl-C keeps the partial one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import pycolmap
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.execution.local import progress_bar
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.lookup import closest, describe_changes
+from sfm_lightglue.storage import H5Reader
 
 logger = logging.getLogger(__name__)
 
@@ -93,25 +95,33 @@ def reconstruct(
     output: Path | str,
     options: ReconstructionOptions,
     *,
-    detection_scale: float = 1.0,
+    features: Path | str | None = None,
     known_poses: Mapping[str, np.ndarray] | None = None,
 ) -> ReconstructionReport:
-    """Models of the scene in `output/0` ... `output/n`; nothing is done where they are there for this database and options.
+    """Models of the scene in `output/0` ... `output/n`; nothing is done where they are there for this database and options, and
+    those of others are replaced, with a warning where options changed.
 
-    `detection_scale` is the size of a detection pixel in px of the photos (the median of the features' uncertainty): thresholds
-    are multiplied by it. `known_poses` (for the mapper `triangulation`): float64 (3, 4) cam_from_world by image name.
+    Thresholds are multiplied by the size of a detection pixel in px of the photos, the median of what `features` says of the
+    images: the file that the database was built from, by default `features.h5` beside it. Without one, or where that is of other
+    images, such as beside a database of another program, thresholds are px of the photos. `known_poses` (for the mapper
+    `triangulation`): float64 (3, 4) cam_from_world by image name.
 
     Raises: KeyboardInterrupt after the partial models were written.
     """
     database, images, output = Path(database), Path(images), Path(output)
     if not database.is_file():
         raise FileNotFoundError(f"{database} does not exist: run the stage verify first")
+    names = _image_names(database)
+    if features is None and database.with_name("features.h5").is_file():
+        features = database.with_name("features.h5")
+    scale = _detection_scale(features, names) if features is not None else 1.0
     poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
-    options = replace(options, max_error_px=options.max_error_px * detection_scale)
+    options = replace(options, max_error_px=options.max_error_px * scale)
     settings = {"options": asdict(options), "database": _hash(database), "poses": poses, "version": __version__}
     state = output / "settings.json"
-    names = _image_names(database)
-    if not state.exists() or json.loads(state.read_text()) != settings:
+    previous = json.loads(state.read_text()) if state.exists() else {}
+    if previous != settings:
+        _warn_of_changes(output, previous, settings)
         partial = output.with_name(f"{output.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -125,6 +135,13 @@ def reconstruct(
         if interrupted:
             raise KeyboardInterrupt
     return describe_models(output, names)
+
+
+def _warn_of_changes(output: Path, previous: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Says which settings of the models in `output` differ; that new photos or matches are mapped anew is no surprise."""
+    old, new = ({key: all_of.get(key) for key in ("options", "version")} for all_of in (previous, settings))
+    if previous and (changes := describe_changes(old, new)):
+        logger.warning("%s was made with other settings (%s): it is replaced", output, changes)
 
 
 def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
@@ -328,6 +345,12 @@ def _write_models(output: Path) -> None:
 def _image_names(database: Path) -> list[str]:
     with pycolmap.Database.open(database) as rows:
         return sorted(image.name for image in rows.read_all_images())
+
+
+def _detection_scale(features: Path | str, names: list[str]) -> float:
+    """Size of a detection pixel in px of the photos, the median over the images; 1 where the file has none of them."""
+    with H5Reader(features) as reader:
+        return float(np.median([reader.uncertainty(name) for name in names if name in reader.file] or [1.0]))
 
 
 def _num_verified_pairs(database: Path) -> int:

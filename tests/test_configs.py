@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image as PILImage
+from safetensors.numpy import save_file
 
 from sfm_lightglue import api, cli, pipeline
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class
@@ -19,9 +23,11 @@ from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.lookup import load_class
 from sfm_lightglue.matches import MATCHERS
+from sfm_lightglue.networks.weights import find_weights
 from sfm_lightglue.pairs.planner import PAIRINGS
 from sfm_lightglue.pipeline import Execution, choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
 
@@ -83,6 +89,7 @@ def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> N
     if name == "lightglue":
         assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # comes from the training before
         config.training.to_teacher = "to_teacher.safetensors"
+    assert ("muon_momentum" in config.training.loop) == (network == "superpoint")  # LightGlue has no kernels for it
     bound_to = typing.get_type_hints(load_class(network, TRAININGS, "training").__init__)["options"]
     options = bind(bound_to, config.training, "training")
     assert dataclasses.asdict(options) == OmegaConf.to_container(config.training, resolve=True)
@@ -140,6 +147,32 @@ def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: s
     choose_head(config)
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+@pytest.mark.parametrize("features", choices("features"))
+@pytest.mark.parametrize("matches", choices("matches"))
+def test_a_preset_goes_with_all_features_and_matchers(name: str, features: str, matches: str) -> None:
+    choice = [f"features={features}", f"matches={matches}", *(["matches.head=disk"] if matches == "lightglue" else [])]
+    config = compose_config([f"experiment={name}", "dataset.images=photos", *choice])
+    for group in ("features", "matches"):
+        if OmegaConf.is_missing(config[group], "path"):
+            config[group].path = "given by the user"
+    run = pipeline.Run(config)
+    for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
+        bind(options_class(load_class(config[group].name, table, group)), run.config[group], group)
+
+
+def test_a_preset_sets_what_the_features_have() -> None:
+    run = pipeline.Run(compose_config(["experiment=fast", "features=disk", "dataset.images=photos"]))
+    assert (run.config.features.max_keypoints, run.config.matches.precision) == (1024, "low")
+    assert "precision" not in run.config.features
+
+
+def test_an_option_that_the_features_have_not_is_no_preset_where_the_user_gives_it() -> None:
+    run = pipeline.Run(compose_config(["experiment=fast", "features=disk", "features.precision=low", "dataset.images=photos"]))
+    with pytest.raises(ValueError, match=r"unknown option 'features\.precision'"):
+        run.extractor()
 
 
 def test_the_default_preset_is_what_runs_without_one() -> None:
@@ -216,6 +249,25 @@ def test_values_of_any_kind_can_be_given_from_python() -> None:
 
 
 # --- the user's own files --------------------------------------------------------------------------------------------------
+
+
+def test_the_extractor_of_the_documentation_is_all_that_a_plug_in_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+    (tmp_path / "corners_of_the_documentation.py").write_text(text.split("```python\n")[1].split("```")[0])
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "corners.yaml").write_text("name: corners_of_the_documentation:Corners\nstep: 8\n")
+    PILImage.new("RGB", (64, 48), "red").save(tmp_path / "photo.png")
+    (tmp_path / "masks").mkdir()
+    PILImage.fromarray(np.repeat(np.uint8([[255, 0]]), 32, axis=1)).resize((64, 48)).save(tmp_path / "masks" / "photo.png.png")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(USER_CONFIGS, str(tmp_path))
+    given = ["features=corners", "dataset=folder", f"dataset.images='{tmp_path}'", f"output='{tmp_path}/out'"]
+    given.append(f"dataset.masks='{tmp_path}/masks'")
+    pipeline.extract(pipeline.Run(compose_config([*given, "experiment=quality"])))
+    with H5Reader(tmp_path / "out" / "features.h5") as reader:
+        assert len(reader.features("photo.png")) == 24  # of 48, the mask leaves the left half
+    with pytest.raises(SettingsChanged, match=r"options\.step: 8 -> 4"):
+        pipeline.extract(pipeline.Run(compose_config([*given, "features.step=4"])))
 
 
 def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,3 +423,37 @@ def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.M
 def test_lightglue_s_head_is_that_of_the_superpoint_which_the_features_come_from(overrides: list[str], expected: str) -> None:
     run = pipeline.Run(compose_config(["dataset=demo", *overrides]))
     assert run.config.matches.get("head") == expected
+
+
+def trained(path: Path, origins: str) -> Path:
+    """A file of weights that says of itself what a training here says."""
+    save_file({"weight": np.zeros(1, np.float16)}, path, {"network": "SuperPoint", "origins": origins})
+    return path
+
+
+def test_a_copy_of_the_open_superpoint_and_what_was_trained_from_it_have_its_head(tmp_path: Path) -> None:
+    tuned = trained(tmp_path / "tuned.safetensors", "aliked-n16 5be87, superpoint-open 18fac")
+    for path in (Path(shutil.copy(find_weights("superpoint-open"), tmp_path / "copy.safetensors")), tuned):
+        run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{path}'"]))
+        assert run.config.matches.head == "superpoint-open"
+        pipeline.check_head(run.config)
+
+
+def test_a_superpoint_trained_from_nothing_asks_for_a_lightglue_of_its_own_before_the_run(tmp_path: Path) -> None:
+    path = trained(tmp_path / "mine.safetensors", "aliked-n16 5be87")
+    given = ["dataset=demo", f"features.weights='{path}'"]
+    run = pipeline.Run(compose_config(given))  # to extract with them is no mistake
+    with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
+        pipeline.check_options(run)
+    with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
+        run.matcher()
+    for more in ("matches.weights=yours.safetensors", "matches.head=superpoint", "matches=nearest_neighbor", "features=aliked"):
+        pipeline.check_head(pipeline.Run(compose_config([*given[: 1 if "aliked" in more else 2], more])).config)
+
+
+def test_weights_that_are_no_safetensors_have_the_head_of_the_original(tmp_path: Path) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"no safetensors")
+    for name in ("superpoint_v1.pth", "damaged.safetensors"):
+        run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{tmp_path / name}'"]))
+        pipeline.check_head(run.config)
+        assert run.config.matches.head == "superpoint"

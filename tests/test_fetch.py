@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, is_right, sha256_of
+import sfm_lightglue.fetch as fetch_module
+from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, is_right, sha256_of, sha256_once
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -242,3 +243,12 @@ def test_a_file_is_right_only_with_its_size_and_hash(tmp_path: Path) -> None:
     assert is_right(path, None, None)
     assert not is_right(path, None, 4)
     assert not is_right(path, SHA256, 3)
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, hashed = tmp_path / "abc", []
+    monkeypatch.setattr(fetch_module, "sha256_of", lambda path: hashed.append(path) or path.read_text())
+    path.write_text("first")
+    assert [sha256_once(path), sha256_once(path)] == ["first", "first"] and len(hashed) == 1
+    path.write_text("second one")
+    assert sha256_once(path) == "second one"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from sfm_lightglue import fetch_datasets
+from sfm_lightglue import fetch, fetch_datasets
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.fetch_datasets import (
     dataset_folder,
     ensure_dataset,
@@ -20,6 +21,7 @@ from sfm_lightglue.fetch_datasets import (
     read_camera,
     write_poses,
 )
+from sfm_lightglue.pipeline import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACK = REPOSITORY / ".." / "shared" / "data"
@@ -134,6 +136,36 @@ def test_what_is_damaged_or_missing_is_fetched_again_and_nothing_else(published:
     (published / "2").unlink()
     fetch_dataset("toy")
     assert [(folder / "images" / name).read_bytes() for name in ("a.jpg", "b.jpg")] == [b"first", b"second"]
+
+
+def test_files_that_a_user_put_there_are_hashed_once(
+    published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(published, "toy", {"images/a.jpg": b"first", "images/b.jpg": b"second"})
+    folder = tmp_path / "cache" / "datasets" / "toy"
+    (folder / "images").mkdir(parents=True)
+    for name, content in (("a.jpg", b"first"), ("b.jpg", b"SECOND")):  # of the right size
+        (folder / "images" / name).write_bytes(content)
+    assert ensure_dataset("toy") == folder
+    assert (folder / "images" / "b.jpg").read_bytes() == b"second"
+    assert "b.jpg is not the file of dataset toy (expected 6 bytes with SHA-256" in caplog.text and "a.jpg" not in caplog.text
+    hashed: list[Path] = []
+    monkeypatch.setattr(fetch, "sha256_of", lambda path: hashed.append(path) or hashlib.sha256(path.read_bytes()).hexdigest())
+    ensure_dataset("toy")
+    assert hashed == []
+    (folder / "images" / "a.jpg").write_bytes(b"other")
+    assert (ensure_dataset("toy") / "images" / "a.jpg").read_bytes() == b"first"
+
+
+def test_a_dataset_of_which_a_part_is_there_is_completed_before_a_run(published: Path, tmp_path: Path) -> None:
+    publish(published, "toy", {"images/a.jpg": b"first", "images/b.jpg": b"second"})
+    folder = fetch_dataset("toy")
+    (folder / "images" / "b.jpg").unlink()
+    own = tmp_path / "own"
+    own.mkdir()
+    for images, names in ((folder / "images", ["a.jpg", "b.jpg"]), (own, [])):
+        run = Run(compose_config(["dataset=folder", "dataset.name=toy", f"dataset.images='{images}'", "output=out"]))
+        assert sorted(path.name for path in run.images.iterdir()) == names
 
 
 def test_a_dataset_goes_where_it_is_asked_to(published: Path, tmp_path: Path) -> None:

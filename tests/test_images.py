@@ -9,6 +9,7 @@ import unicodedata
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -415,6 +416,13 @@ def test_photos_with_random_wrong_bytes_are_decoded_or_unreadable_and_nothing_el
                 read(path)
             except UnreadableImage as error:
                 assert 10 < len(str(error)) <= 300
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="HEIC can be read here")
+def test_a_heic_photo_names_the_package_that_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(UnreadableImage, match="pip install pillow-heif"):
+        load_image(tmp_path, "a.HEIC")
 
 
 def test_empty_text_and_missing_files_are_unreadable_with_a_reason(tmp_path: Path) -> None:

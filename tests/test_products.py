@@ -62,3 +62,11 @@ def test_an_image_tells_its_width_before_its_height() -> None:
 def test_features_have_the_length_of_their_keypoints() -> None:
     features = Features(np.zeros((4, 2), np.float32), np.ones(4, np.float32), np.zeros((4, 8), np.float32), (30, 20))
     assert len(features) == 4
+
+
+def test_a_pair_is_the_same_either_way_round_and_none_of_an_image_with_itself() -> None:
+    pair = Pair("b", "a", "list", 0.5)
+    assert (pair.name0, pair.name1, pair.reason, pair.score) == ("a", "b", "list", 0.5)
+    assert {pair, Pair("a", "b")} == {pair}
+    with pytest.raises(ValueError, match="'a' is no pair with itself"):
+        Pair("a", "a")

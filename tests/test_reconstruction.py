@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,8 +18,9 @@ import pycolmap
 import pytest
 from known_scene import COLOR, FOCAL, SIZE, KnownScene, make_database
 
-from sfm_lightglue import reconstruction
+from sfm_lightglue import api, reconstruction
 from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
+from sfm_lightglue.storage import H5Reader, ShardStore, features_to_item
 
 OPTIONS = ReconstructionOptions(
     name="incremental",
@@ -277,14 +280,55 @@ def test_another_option_or_mapper_or_database_is_mapped_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
+def test_models_of_other_options_are_replaced_with_a_warning_and_those_of_other_matches_without(
+    database: Path, scene: KnownScene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(database, tmp_path / "out")
+    other = make_database(tmp_path / "other", scene, range(4), itertools.combinations(range(4), 2))
+    run(other, tmp_path / "out")
+    assert "other settings" not in caplog.text
+    run(other, tmp_path / "out", options(max_error_px=3.0))
+    assert "out was made with other settings (options.max_error_px: 4.0 -> 3.0): it is replaced" in caplog.text
+
+
+def write_uncertainty(database: Path, uncertainty: float, name: str = "features.h5") -> Path:
+    """A file of features beside the database that says how large a detection pixel of its images is."""
+    path = database.with_name(name)
+    with H5Reader(database.with_name("features.h5")) as reader, ShardStore(path.with_suffix(".new"), {}) as store:
+        for image in reader.names():
+            features = dataclasses.replace(reader.features(image), uncertainty=uncertainty)
+            store.add(image, features_to_item(features), "")
+        store.merge()
+    return path.with_suffix(".new").replace(path)
+
+
 def test_the_threshold_is_given_in_detection_pixels(noisy_database: Path, tmp_path: Path, mapped: list[str]) -> None:
-    strict, mild = (
-        run(noisy_database, tmp_path / "out", options(max_error_px=1.0), detection_scale=scale).models[0] for scale in (1.0, 4.0)
-    )
-    same = run(noisy_database, tmp_path / "same", options(max_error_px=4.0)).models[0]
+    shutil.copytree(noisy_database.parent, tmp_path / "scene")
+    database = tmp_path / "scene" / "database.db"
+    same = run(database, tmp_path / "same", options(max_error_px=4.0)).models[0]
+    strict = run(database, tmp_path / "out", options(max_error_px=1.0)).models[0]
+    coarse = write_uncertainty(database, 4.0, "coarse.h5")
+    assert run(database, tmp_path / "out", options(max_error_px=1.0), features=coarse).models[0] == same
+    assert strict.num_observations < 0.9 * same.num_observations
+    write_uncertainty(database, 4.0)
+    assert run(database, tmp_path / "out", options(max_error_px=1.0)).models[0] == same
     assert mapped == ["incremental"] * 3
-    assert strict.num_observations < 0.9 * mild.num_observations
-    assert mild == same
+
+
+def test_thresholds_are_px_of_the_photos_for_a_database_without_features_beside_it(noisy_database: Path, tmp_path: Path) -> None:
+    database = Path(shutil.copy2(noisy_database, tmp_path))
+    alone = reconstruct(database, noisy_database.parent / "images", tmp_path / "out", OPTIONS)
+    assert alone == run(noisy_database, tmp_path / "same")
+    with pytest.raises(FileNotFoundError, match=r"other\.h5 does not exist"):
+        run(noisy_database, tmp_path / "out", features=tmp_path / "other.h5")
+
+
+def test_the_python_api_scales_thresholds_as_the_pipeline_does(noisy_database: Path, tmp_path: Path) -> None:
+    shutil.copytree(noisy_database.parent, tmp_path / "scene")
+    database = tmp_path / "scene" / "database.db"
+    write_uncertainty(database, 3.0)
+    api.reconstruct(database, database.parent / "images", tmp_path / "out", max_error_px=1.0)
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["options"]["max_error_px"] == 3.0
 
 
 def test_other_poses_are_triangulated_again(database: Path, scene: KnownScene, tmp_path: Path, mapped: list[str]) -> None:

@@ -93,16 +93,21 @@ def choose_cameras(
 
 
 def read_intrinsics(path: Path) -> dict[str, Camera]:
-    """Cameras by image name from lines `name MODEL width height param param ...` (hloc's lists of queries with intrinsics)."""
-    cameras = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    """Cameras by image name from lines `name MODEL width height param param ...` (hloc's lists of queries with intrinsics).
+
+    Raises: ValueError for a line that is not understood, or that gives an image another camera than a line before.
+    """
+    cameras: dict[str, Camera] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = re.fullmatch(r"(.+?)\s+([A-Z_]+)\s+(\d+)\s+(\d+)((?:\s+[-+.\deE]+)+)", line.strip())
         if match is None:
             raise ValueError(f"{path}:{number}: expected `name MODEL width height param param ...`, found {line!r}")
         name, model, width, height, params = match.groups()
-        cameras[name] = Camera(model, (int(width), int(height)), tuple(float(value) for value in params.split()), True)
+        camera = Camera(model, (int(width), int(height)), tuple(float(value) for value in params.split()), True)
+        if cameras.setdefault(name, camera) != camera:
+            raise ValueError(f"{path}:{number}: {name!r} has another camera in a line before: leave one of them")
     return cameras
 
 

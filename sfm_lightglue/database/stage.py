@@ -62,12 +62,12 @@ def build_database(
     known_cameras: Mapping[str, Camera] | None = None,
     names: Iterable[str] | None = None,
     num_workers: int = 0,
-    if_settings_changed: str = "recompute",
 ) -> DatabaseReport:
     """The COLMAP database `output` of all images with features and all pairs with matches.
 
-    See `choose_cameras` for `intrinsics`, `camera_model` and `known_cameras`. `names` limits the images. Equal input gives
-    equal rows: the estimators are seeded, images are numbered in the order of their names.
+    See `choose_cameras` for `intrinsics`, `camera_model` and `known_cameras`. `names` limits the images. Equal input gives equal
+    rows: the estimators are seeded, images are numbered in the order of their names. Pairs verified with other options are
+    verified anew, with a warning: features and matches, which take long, are refused instead.
     """
     output, ordered = Path(output), sorted(set(pairs))
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader:
@@ -79,7 +79,7 @@ def build_database(
         cameras, groups = choose_cameras(Path(images), sizes, intrinsics, camera_model, known_cameras or {})
         settings = {"options": asdict(options), "features": feature_reader.fingerprint, "version": __version__}
         settings["matches"] = match_reader.fingerprint
-        store = ShardStore(output.with_name("verification.h5"), settings, if_settings_changed=if_settings_changed)
+        store = ShardStore(output.with_name("verification.h5"), settings, if_settings_changed="recompute")
         with store, colmap_log(None):
             _verify_all(store, feature_reader, match_reader, ordered, image_stamps, cameras, options, num_workers or num_cores())
         with H5Reader(store.path) as verified:
@@ -185,8 +185,8 @@ def _write_database(
     verified: H5Reader,
 ) -> None:
     """All rows in one transaction: the matches of every pair, the geometries of verified ones. Ids follow the sorted names."""
-    for stale in path.parent.glob(f"{path.name}*"):
-        stale.unlink()
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
     camera_numbers = unique_cameras(cameras, groups, names)
     image_ids: dict[str, int] = {}
     with pycolmap.Database.open(path) as database, pycolmap.DatabaseTransaction(database):

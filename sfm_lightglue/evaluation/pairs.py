@@ -175,7 +175,8 @@ def repeatability(
 
 
 def read_homographies(path: Path | str) -> dict[tuple[str, str], np.ndarray]:
-    """Homographies (3, 3), x_B ~ H x_A in COLMAP's pixels, by pair of names from lines `A B h11 h12 ... h33`.
+    """Homographies (3, 3), x_B ~ H x_A in COLMAP's pixels, by pair of names from lines `A B h11 h12 ... h33`, with a tab between
+    names that hold blanks.
 
     Raises: FileNotFoundError; ValueError with the number of the line that is not understood.
     """
@@ -187,7 +188,8 @@ def read_homographies(path: Path | str) -> dict[tuple[str, str], np.ndarray]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            name0, name1, *values = line.split()
+            names, *values = line.strip().rsplit(maxsplit=9)
+            name0, name1 = names.split("\t") if "\t" in names else names.split()
             homographies[name0, name1] = np.array([float(value) for value in values]).reshape(3, 3)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}; expected two names and nine numbers") from error

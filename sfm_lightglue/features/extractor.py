@@ -20,13 +20,16 @@ GPU_BATCH = 8
 
 
 class Extractor(Protocol):
-    """Finds and describes keypoints; built once per process, safe to call from several threads.
+    """Finds and describes keypoints; built once per process, by its `create(options, device)`; safe to call from several threads.
+
+    Its options are kept as `options`: with `weights` they tell results of other settings apart (docs/architecture.md).
 
     It resizes as it likes and returns pixels of the full image; keypoints where the mask is False are dropped before the
     strongest are chosen; the same image gives the same bits.
     """
 
     weights: tuple[WeightsRecord, ...]
+    """What was loaded; empty for an extractor without weights."""
 
     def __call__(self, image: Image) -> Features: ...
 

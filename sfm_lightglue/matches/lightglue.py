@@ -47,8 +47,9 @@ class LightGlueOptions:
     width_confidence: float | None
     """How sure it must be that a point has no match to drop it, -1 = keep all; None as published with the head."""
     filter_threshold: float
-    skip_hopeless: bool
-    """End pairs without matches whose first layers say that the photos do not overlap; for the heads of `HOPELESS`."""
+    skip_hopeless: bool | None
+    """End pairs without matches whose first layers say that the photos do not overlap, for the heads of `HOPELESS`; None: where
+    the rule was calibrated, that is for the published weights of these heads."""
     precision: str
     """float32, or low: 16 bit matrix products where the hardware is faster with them."""
 
@@ -61,7 +62,7 @@ class LightGlueOptions:
         if self.skip_hopeless and self.head not in HOPELESS:
             raise ValueError(
                 f"matches.skip_hopeless has been calibrated for the heads {', '.join(HOPELESS)}, not for {self.head!r}: "
-                "set it to false"
+                "set it to false, or to null (where calibrated)"
             )
         check_precision(self.precision, "matches.precision")
         if not 0 <= self.filter_threshold < 1:
@@ -74,7 +75,8 @@ class LightGlueMatcher:
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels() if device == "cpu" else None
         self.options, self.device, self.weights = options, device, (weights,)
-        hopeless = HOPELESS[options.head] if options.skip_hopeless else None
+        skip = options.head in HOPELESS and options.weights is None if options.skip_hopeless is None else options.skip_hopeless
+        hopeless = HOPELESS[options.head] if skip else None
         self.engine = LightGlueEngine(network, options.precision, device, kernels, hopeless)
         self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
 

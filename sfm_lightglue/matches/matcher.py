@@ -10,7 +10,10 @@ from sfm_lightglue.products import Features, Matches
 
 
 class Matcher(Protocol):
-    """Built once; called from several threads at a time."""
+    """Built once, by its `create(options, device)`; called from several threads at a time.
+
+    Its options are kept as `options`: with `weights` they tell results of other settings apart (docs/architecture.md).
+    """
 
     weights: tuple[WeightsRecord, ...]
     """What was loaded; empty for a matcher without weights."""

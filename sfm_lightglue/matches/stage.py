@@ -63,7 +63,7 @@ def match_pairs(
     ValueError for the first matches that do not fit the features, ChildProcessError where a process dies.
     """
     num_workers = num_workers or num_cores()
-    ordered = sorted({Pair(min(pair.name0, pair.name1), max(pair.name0, pair.name1)) for pair in pairs})
+    ordered = sorted(set(pairs))
     check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
     by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
     num_matches, num_layers = [], []

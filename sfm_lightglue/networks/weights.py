@@ -8,7 +8,7 @@ This file imports no torch at its top, so that listing weights takes a moment an
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, sha256_of
+from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, sha256_once
 from sfm_lightglue.lookup import closest
 
 logger = logging.getLogger(__name__)
@@ -233,11 +233,20 @@ def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
     Raises: ValueError for a file that holds anything but tensors: code in it is never run. And see `find_weights`.
     """
     path = find_weights(name_or_path)
-    digest = _cached_sha256(path, path.stat().st_mtime_ns)
+    digest = sha256_once(path)
     entry = next((entry for entry in WEIGHTS.values() if entry.sha256 == digest), None)
     state, metadata = _read(path)
     licence = entry.licence if entry else metadata.get("licence", "unknown (given by path)")
     return state, WeightsRecord(name_or_path, str(path), digest, licence, entry is not None and entry.research_only, metadata)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing for other files, and for those that loading will refuse."""
+    from safetensors import SafetensorError, safe_open  # here, not at the top: see the head of this file
+
+    with contextlib.suppress(SafetensorError, OSError), safe_open(path.expanduser(), framework="np") as file:
+        return dict(file.metadata() or {})
+    return {}
 
 
 def available_weights() -> list[tuple[WeightsEntry, Path | None]]:
@@ -260,7 +269,7 @@ def _search(entry: WeightsEntry) -> tuple[Path | None, list[str]]:
     for place, path in _places(entry):
         if path is None or not path.is_file():
             searched.append(f"{place}: {'not installed' if path is None else 'not there'}")
-        elif entry.sha256 in (None, found := _cached_sha256(path, path.stat().st_mtime_ns)):
+        elif entry.sha256 in (None, found := sha256_once(path)):
             return path, searched
         else:
             searched.append(f"{place}: wrong file, its SHA-256 is {found}, expected {entry.sha256}")
@@ -280,12 +289,6 @@ def _places(entry: WeightsEntry) -> Iterable[tuple[str, Path | None]]:
             yield f"package {distribution}", Path(str(importlib.metadata.distribution(distribution).locate_file(inside)))
         except importlib.metadata.PackageNotFoundError:
             yield f"package {distribution}", None
-
-
-@functools.lru_cache
-def _cached_sha256(path: Path, changed_ns: int) -> str:
-    """SHA-256 of the file as of its change time: one hash (35 ms for 48 MB) a process."""
-    return sha256_of(path)
 
 
 def _missing(entry: WeightsEntry, path: Path, searched: list[str], tried: Iterable[tuple[str, str]]) -> str:

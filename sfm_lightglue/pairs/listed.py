@@ -29,7 +29,7 @@ def read_pairs(path: Path | str) -> list[Pair]:
     # Only \n ends a line: str.splitlines would also split at the odd separators that file names may hold.
     lines = path.read_bytes().decode("utf-8-sig").split("\n")
     both = [_split(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    pairs = {Pair(min(names), max(names), "list") for names in both if names[0] != names[1]}
+    pairs = {Pair(*names, "list") for names in both if names[0] != names[1]}
     if num_selves := sum(name0 == name1 for name0, name1 in both):
         logger.warning("%s: %d lines pair an image with itself and are left out", path, num_selves)
     return sorted(pairs)

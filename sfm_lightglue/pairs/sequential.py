@@ -25,7 +25,7 @@ def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool
     if quadratic_overlap:
         distances |= {2**k for k in range(min(overlap, longest.bit_length()))}
     return sorted(
-        Pair(min(ends), max(ends), f"sequential+{distance}")
+        Pair(*ends, f"sequential+{distance}")
         for sequence in ordered
         for distance in distances
         for ends in zip(sequence, sequence[distance:], strict=False)  # stops at the shorter one

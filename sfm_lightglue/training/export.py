@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sfm_lightglue.fetch import sha256_of
+from sfm_lightglue.fetch import sha256_once
 from sfm_lightglue.networks.weights import WeightsRecord
 
 
@@ -47,7 +47,7 @@ def hash_of_photos(images: Path, names: Sequence[str]) -> str:
     """SHA-256 over the names and contents of the photos."""
     digest = hashlib.sha256()
     for name in sorted(names):
-        digest.update(f"{name} {sha256_of(images / name)}\n".encode())
+        digest.update(f"{name} {sha256_once(images / name)}\n".encode())
     return digest.hexdigest()
 
 

@@ -42,10 +42,6 @@ class LoopOptions:
     learning_rate: float
     """Of AdamW (Loshchilov & Hutter, arXiv:1711.05101), after `warmup_steps` and until the last part, `cooldown`."""
     weight_decay: float
-    muon_learning_rate: float
-    """Of Muon, which trains the weights that the task names `hidden`; AdamW trains the others."""
-    muon_momentum: float
-    muon_weight_decay: float
     warmup_steps: int
     cooldown: float
     """Share of the steps, at the end, in which the learning rate falls linearly to 0. A run can be made longer until then."""
@@ -67,6 +63,16 @@ class LoopOptions:
             raise ValueError(
                 f"training.loop.save_every must be a multiple of log_every, found {self.save_every} and {self.log_every}"
             )
+
+
+@dataclass(frozen=True)
+class MuonLoopOptions(LoopOptions):
+    """Of a task with hidden kernels."""
+
+    muon_learning_rate: float
+    """Of Muon, which trains the weights that the task names `hidden`; AdamW trains the others."""
+    muon_momentum: float
+    muon_weight_decay: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Task(Protocol):
     module: nn.Module
     """What is trained."""
     hidden: Sequence[str]
-    """Names of its kernels between other layers, which Muon trains."""
+    """Names of its kernels between other layers, which Muon trains: its options are then `MuonLoopOptions`."""
     data: Dataset[dict[str, Tensor]]
     """Item `step` is what the batch of that step is made from."""
     settings: Mapping[str, Any]
@@ -178,6 +184,7 @@ def make_optimizers(module: nn.Module, hidden: Sequence[str], options: LoopOptio
         "adamw": torch.optim.AdamW(parameters.values(), options.learning_rate, weight_decay=options.weight_decay)
     }
     if kernels:
+        assert isinstance(options, MuonLoopOptions)
         optimizers["muon"] = Muon(
             kernels, options.muon_learning_rate, momentum=options.muon_momentum, weight_decay=options.muon_weight_decay
         )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sfm_lightglue.execution.local import progress_bar
-from sfm_lightglue.fetch import sha256_of
+from sfm_lightglue.fetch import sha256_once
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest, to_grey
 from sfm_lightglue.lookup import fingerprint
 
@@ -29,7 +29,7 @@ Job = TypeVar("Job")
 def prepare_photos(images: Path, names: Sequence[str], folder: Path, size: int, processes: int) -> dict[str, Path]:
     """The files with the photos that can be read, their longest side at most `size` px; those in `folder` are not made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {name: folder / f"{fingerprint([size, name, sha256_of(images / name)])[:24]}.npy" for name in names}
+    paths = {name: folder / f"{fingerprint([size, name, sha256_once(images / name)])[:24]}.npy" for name in names}
     missing = [name for name in names if not paths[name].is_file()]
     in_processes(partial(_prepare_one, images, size), [(name, paths[name]) for name in missing], "photos", processes)
     return {name: path for name, path in paths.items() if path.is_file()}

@@ -24,7 +24,7 @@ from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import blend, check_licence, hash_of_photos, recipe, save_weights, split
-from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
+from sfm_lightglue.training.loop import MuonLoopOptions, TrainingRun, seeded_generator
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.student import LossOptions, Student
 from sfm_lightglue.training.teacher import TeacherOptions, describe_views, load_teacher, prepare_lessons, read_lesson
@@ -59,7 +59,7 @@ class SuperPointTraining:
     teacher: TeacherOptions
     views: ViewOptions
     losses: LossOptions
-    loop: LoopOptions
+    loop: MuonLoopOptions
     validation: ValidationOptions
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sfm_lightglue.features.aliked import detect
 from sfm_lightglue.features.extractor import local_maxima
-from sfm_lightglue.fetch import sha256_of
+from sfm_lightglue.fetch import sha256_once
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
 from sfm_lightglue.lookup import fingerprint
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
@@ -74,7 +74,7 @@ def prepare_lessons(
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = [asdict(options), load_weights(options.weights)[1].sha256, seed]
-    paths = {name: folder / f"{fingerprint([*settings, name, sha256_of(images / name)])[:24]}.npz" for name in names}
+    paths = {name: folder / f"{fingerprint([*settings, name, sha256_once(images / name)])[:24]}.npz" for name in names}
     jobs = [(name, paths[name]) for name in names if not paths[name].is_file()]
     in_processes(partial(_prepare_one, images, options, seed, device), jobs, "teach", processes)
     return {name: path for name, path in paths.items() if path.is_file()}

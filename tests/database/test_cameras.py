@@ -62,6 +62,15 @@ def test_a_zoomed_photo_has_a_camera_of_its_own(tmp_path: Path) -> None:
     assert numbers["a.jpg"] != numbers["b.jpg"]
 
 
+def test_photos_whose_focal_length_is_not_told_have_a_camera_each(tmp_path: Path) -> None:
+    for name in ("scan 1.jpg", "scan 2.jpg"):
+        write_photo(tmp_path, name, model="Scanner")
+    for name in ("unknown lens 1.jpg", "unknown lens 2.jpg"):
+        write_photo(tmp_path, name, model="X", focal_35mm=0)
+    _, numbers = choose(tmp_path, "exif")
+    assert sorted(numbers.values()) == [1, 2, 3, 4]
+
+
 def test_photos_of_another_size_have_another_camera_in_every_mode(tmp_path: Path) -> None:
     write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
     write_photo(tmp_path, "b.jpg", (48, 64), model="X", focal_35mm=30)
@@ -236,6 +245,20 @@ def test_a_wrong_line_of_intrinsics_is_refused(tmp_path: Path, line: str, expect
     path.write_text(f"# a comment\n{line}\n")
     with pytest.raises(ValueError, match=expected):
         choose(tmp_path, str(path), {"a.jpg": SIZE})
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "cameras.txt").write_text("a.jpg PINHOLE 64 48 50 50 32 24\n", encoding="utf-8-sig")
+    assert list(read_intrinsics(tmp_path / "cameras.txt")) == ["a.jpg"]
+
+
+def test_two_different_cameras_of_a_photo_are_refused_and_equal_ones_are_not(tmp_path: Path) -> None:
+    path, line = tmp_path / "cameras.txt", "a.jpg PINHOLE 64 48 50 50 32 24\n"
+    path.write_text(2 * line)
+    assert list(read_intrinsics(path)) == ["a.jpg"]
+    path.write_text(line + line.replace("50 50", "60 60"))
+    with pytest.raises(ValueError, match=r"cameras\.txt:2: 'a\.jpg' has another camera"):
+        read_intrinsics(path)
 
 
 def test_a_file_of_intrinsics_may_hold_nothing(tmp_path: Path) -> None:

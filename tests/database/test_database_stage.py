@@ -200,6 +200,10 @@ def test_the_matches_of_every_pair_are_there_and_the_geometries_of_verified_ones
     assert report.max_error_px == (2.0, 2.0)
 
 
+def test_a_pair_given_both_ways_round_is_one(flow: Flow) -> None:
+    assert flow.build([Pair("b c.jpg", "a.jpg"), Pair("a.jpg", "b c.jpg")]).num_pairs == 1
+
+
 def test_names_limit_the_images(flow: Flow) -> None:
     flow.build([Pair("a.jpg", "b/d.jpg")], names=["b/d.jpg", "a.jpg"])
     with pycolmap.Database.open(flow.database) as database:
@@ -318,12 +322,15 @@ def test_matches_of_other_features_are_refused(flow: Flow, change: dict[str, str
 
 
 @pytest.mark.parametrize("change", ["options", "features"])
-def test_everything_is_verified_again_with_other_options_or_features(flow: Flow, verified: list[int], change: str) -> None:
+def test_everything_is_verified_again_with_other_options_or_features_and_a_warning(
+    flow: Flow, verified: list[int], caplog: pytest.LogCaptureFixture, change: str
+) -> None:
     flow.build()
     if change == "features":
         flow.write_features("other")
     flow.build(options=dataclasses.replace(OPTIONS, max_error_px=3.0) if change == "options" else OPTIONS)
     assert len(verified) == 20
+    assert f"verification.h5 was made with other settings ({change}" in caplog.text
 
 
 # --- files -----------------------------------------------------------------------------------------------------------------
@@ -345,6 +352,14 @@ def test_the_journal_of_a_killed_process_does_not_reach_the_new_database(flow: F
     flow.build()
     assert not leftovers(flow)
     assert rows(flow.database) == rows(built[0].database)
+
+
+def test_the_rest_of_a_killed_run_is_removed_and_nothing_else_whatever_the_name(flow: Flow) -> None:
+    for name in ("a [1].db.tmp", "a [1].db.tmp-wal", "a [1].db.tmp.mine"):
+        (flow.folder / name).write_bytes(b"of a killed process" * 100)
+    arguments = [flow.folder / name for name in ("images", "features.h5", "matches.h5")]
+    build_database(*arguments, [], flow.folder / "a [1].db", OPTIONS, intrinsics=flow.intrinsics, camera_model="SIMPLE_RADIAL")
+    assert leftovers(flow) == {"a [1].db", "a [1].db.tmp.mine"}
 
 
 def kill_in_a_child(work: Callable[[], object]) -> None:

@@ -90,6 +90,14 @@ def test_hopeless_pairs_are_ended_where_asked(monkeypatch: pytest.MonkeyPatch) -
     assert len(ended) == 0 and ended.stop_layer == 1
 
 
+def test_hopeless_pairs_are_ended_where_calibrated_for_the_published_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HOPELESS, "aliked", HopelessRule(10**6, (1.1,)))
+    pair = [features(points) for points in random_points()]
+    assert len(matcher(head="aliked", skip_hopeless=None)(*pair)) == 0
+    assert len(matcher(head="aliked", skip_hopeless=None, weights="mine.pth")(*pair)) > 20
+    assert len(matcher(head="disk", skip_hopeless=None)(*pair)) > 20
+
+
 def test_published_weights_are_loaded_by_head() -> None:
     try:
         ours = create_matcher("lightglue", head="aliked", precision="low")
