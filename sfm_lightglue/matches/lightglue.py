@@ -24,7 +24,7 @@ HEAD_WEIGHTS = {head: f"{head}-lightglue" for head in HEADS} | {"xfeat": "xfeat-
 """Published weights of each head."""
 
 HOPELESS = {
-    "aliked": HopelessRule(min_distinct=0, enough_distinct=6, min_matchability=(0.85, 0.95)),
+    "aliked": HopelessRule(min_distinct=3, enough_distinct=6, min_matchability=(0.85, 0.95)),
     "superpoint-open": HopelessRule(min_distinct=3, enough_distinct=6, min_matchability=(0.75, 0.85)),
 }
 """By head: calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
