@@ -1,6 +1,6 @@
 """What ending hopeless pairs early saves and costs: all photos of several places against each other.
 
-    python benchmarks/hopeless.py DATA OUT [--pairs 2000] [--keypoints 2048] [--head aliked]
+    python benchmarks/hopeless.py DATA OUT [--pairs 2000] [--keypoints 2048] [--head superpoint-open]
 
 DATA holds the photos and `retrieval_groups.txt` with lines `set/images/photo group`: photos of one group show the same place.
 Pairs inside a group may overlap, pairs of different groups do not; of the latter a random sample is taken (0 = all). Both kinds
@@ -63,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     groups, out = read_groups(arguments.data), arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    extractor = create_extractor(arguments.head, max_keypoints=arguments.keypoints)
+    extractor = create_extractor(arguments.head.removesuffix("-open"), max_keypoints=arguments.keypoints)
     extract_features(arguments.data, out / "features.h5", extractor, names=sorted(groups))
 
     everything = [Pair(name0, name1) for name0, name1 in combinations(sorted(groups), 2)]
