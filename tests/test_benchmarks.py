@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sfm_lightglue import cli
@@ -154,6 +155,17 @@ def test_more_keypoints_take_more_memory(
         pytest.skip("this system does not tell")
     few = worker.memory_of(matcher, [worker.strongest(image, 64) for image in features], [(0, 1)], "cpu")
     assert many > few + 4 * 4 * 500 * 500 / 2**20  # at least one matrix of similarities for the 4 heads
+
+
+def test_superglue_is_timed_where_it_is_named(benchmark: Callable[[str], ModuleType], data: Path, cache: Path) -> None:
+    needs_weights()
+    matching, worker = benchmark("matching"), benchmark("matching_worker")
+    assert "superglue" not in matching.default_matchers("cpu")
+    features = [worker.strongest(image, 40) for image in worker.load_features(matching.features_file(data, cache, 512), 512)]
+    matcher = matching.MATCHERS["superglue"]("cpu")
+    with torch.inference_mode():
+        (found,) = matcher.match([(matcher.prepare(features[0]), matcher.prepare(features[1]))])
+    assert found.stop_layer == 18 and found.indices.shape[1] == 2
 
 
 def test_shares_of_equal_matches(benchmark: Callable[[str], ModuleType]) -> None:

@@ -91,7 +91,7 @@ def test_hopeless_pairs_are_ended_where_asked(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_hopeless_pairs_are_ended_where_calibrated_for_the_published_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(HOPELESS, "aliked", HopelessRule(10**6, (1.1,)))
+    monkeypatch.setitem(HOPELESS, "aliked", HopelessRule(0, 10**6, (1.1,)))
     pair = [features(points) for points in random_points()]
     assert len(matcher(head="aliked", skip_hopeless=None)(*pair)) == 0
     assert len(matcher(head="aliked", skip_hopeless=None, weights="mine.pth")(*pair)) > 20
