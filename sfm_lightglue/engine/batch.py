@@ -257,4 +257,5 @@ def _judge_descriptors(
             counts.append(count_distinct(image0.descriptors, image1.descriptors))
     if judged:
         num_distinct[judged] = torch.stack(counts).cpu().numpy()
-    return (num_distinct < rule.min_distinct, num_distinct < rule.enough_distinct) if rule else (num_distinct < 0,) * 2
+    limits = (rule.min_distinct, rule.enough_distinct) if rule else (0, 0)
+    return num_distinct < limits[0], num_distinct < limits[1]

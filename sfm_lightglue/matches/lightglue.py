@@ -48,8 +48,8 @@ class LightGlueOptions:
     """How sure it must be that a point has no match to drop it, -1 = keep all; None as published with the head."""
     filter_threshold: float
     skip_hopeless: bool | None
-    """End pairs without matches whose first layers say that the photos do not overlap, for the heads of `HOPELESS`; None: where
-    the rule was calibrated, that is for the published weights of these heads."""
+    """End pairs without matches whose descriptors or first layers say that the photos do not overlap, for heads of `HOPELESS`;
+    None: where the rule was calibrated, that is for the published weights of these heads."""
     precision: str
     """float32, or low: 16 bit matrix products where the hardware is faster with them."""
 

@@ -129,6 +129,7 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
     both = inside.unflatten(0, (2, -1)).all(dim=0)  # pairs n
     priority = torch.rand(both.shape, generator=generator, device=both.device).masked_fill(~both, -1)
     chosen = priority.topk(min(options.max_points, both.shape[1]), dim=1).indices
+    descriptors = batch["descriptors"].gather(1, chosen[..., None].expand(-1, -1, batch["descriptors"].shape[2]))
     is_natural = torch.arange(options.pairs, device=both.device) < options.natural_pairs
     changed, natural = change_photos(views, generator, options.photometric), is_natural.repeat(2)
     if options.natural_pairs:
@@ -139,10 +140,7 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
         "cell_weights": cells.all(dim=4).all(dim=2).float(),
         "points": points.gather(1, chosen.repeat(2, 1)[..., None].expand(-1, -1, 2)),
         "is_point": both.gather(1, chosen),
-        "teacher": batch["descriptors"]
-        .gather(1, chosen[..., None].expand(-1, -1, batch["descriptors"].shape[2]))
-        .repeat(2, 1, 1)
-        .float(),
+        "teacher": descriptors.repeat(2, 1, 1).float(),
         "between": (batch["homographies"][1] @ invert(batch["homographies"][0])).float(),
         "is_natural": is_natural,
     }
