@@ -54,11 +54,19 @@ class SuperPoint(nn.Module):
 
     With `batch_norm` each 3x3 convolution is followed by batch normalisation, which training wants; `fold_batch_norm` then
     gives the published architecture without it.
+
+    With `octaves` above 1 the same network describes the image at a half, a quarter, ... of its size too, and a descriptor is the
+    sum of those of all octaves, each through a linear map. It then knows the wider surroundings of its keypoint: 84 px, the
+    reach of the published network, become 168 and 336. Keypoints are found in the first octave alone.
     """
 
-    def __init__(self, *, batch_norm: bool = False) -> None:
+    def __init__(self, *, batch_norm: bool = False, octaves: int = 1) -> None:
         super().__init__()
         self.batch_norm = batch_norm
+        self.octaves = nn.ModuleList(
+            nn.Conv2d(DESCRIPTOR_SIZE, DESCRIPTOR_SIZE, 1, bias=False, dilation=ONE_DNN)
+            for _ in range(octaves if octaves > 1 else 0)
+        )
         for name, (channels_in, channels_out) in _LAYERS.items():
             self.add_module(f"conv{name}", nn.Conv2d(channels_in, channels_out, 3, padding=1))
             if batch_norm:
@@ -69,7 +77,7 @@ class SuperPoint(nn.Module):
     def lower(self, dtype: torch.dtype) -> None:
         """Makes the 3x3 convolutions compute in `dtype`, all but the first: it takes little time, and the image stays exact."""
         for name, module in self.named_children():
-            if name not in ("conv1a", "bn1a", "convPb", "convDb"):
+            if name not in ("conv1a", "bn1a", "convPb", "convDb", "octaves"):
                 module.to(dtype)
 
     def forward(self, grey: Tensor) -> SuperPointOutput:
@@ -80,14 +88,43 @@ class SuperPoint(nn.Module):
             empty = grey.new_zeros(batch, 1, *cells)  # max pooling refuses images without a whole cell
             logits, descriptors = empty.expand(-1, CELL**2 + 1, -1, -1), empty.expand(-1, DESCRIPTOR_SIZE, -1, -1)
             return SuperPointOutput(grey.new_zeros(batch, CELL * cells[0], CELL * cells[1]), descriptors, logits)
+        x = self._encode(grey)
+        logits = self.convPb(self._layer("Pa", x).float())
+        descriptors = self._describe(x)
+        if self.octaves:
+            descriptors = F.normalize(self._with_octaves(grey, descriptors), dim=1)
+        probabilities = logits.softmax(dim=1)[:, :-1]
+        return SuperPointOutput(F.pixel_shuffle(probabilities, CELL)[:, 0], descriptors, logits)
+
+    def _with_octaves(self, grey: Tensor, descriptors: Tensor) -> Tensor:
+        """(b, 256, hc, wc): the sum over the octaves of images (b, 1, h, w), of which `descriptors` are the first one's.
+
+        The cells of an octave are twice as large as those of the one before and share its upper left corner; images are continued
+        by their last rows and columns to whole cells.
+        """
+        maps = [descriptors]
+        for _ in self.octaves[1:]:
+            grey = F.avg_pool2d(grey, 2, ceil_mode=True)
+            height, width = grey.shape[2:]
+            maps.append(self._describe(self._encode(F.pad(grey, (0, -width % CELL, 0, -height % CELL), mode="replicate"))))
+        mapped = [linear(each) for linear, each in zip(self.octaves, maps, strict=True)]
+        total = mapped.pop()
+        while mapped:
+            finer = mapped.pop()
+            larger = F.interpolate(total, scale_factor=2, mode="bilinear", align_corners=False)
+            total = finer + larger[:, :, : finer.shape[2], : finer.shape[3]]
+        return total
+
+    def _encode(self, grey: Tensor) -> Tensor:
+        """(b, 128, hc, wc)."""
         x = grey
         for block in "123":
-            x = in_bands(partial(self._block, block), x, halo=2, stride=2, whole=self.training)
-        x = self._layer("4b", self._layer("4a", x))  # b 128 hc wc
-        logits = self.convPb(self._layer("Pa", x).float())
-        descriptors = self.convDb(self._layer("Da", x).float())
-        probabilities = logits.softmax(dim=1)[:, :-1]
-        return SuperPointOutput(F.pixel_shuffle(probabilities, CELL)[:, 0], F.normalize(descriptors, dim=1), logits)
+            x = in_bands(partial(self._block, block), x, halo=2, stride=2, whole=self.training and self.batch_norm)
+        return self._layer("4b", self._layer("4a", x))
+
+    def _describe(self, x: Tensor) -> Tensor:
+        """(b, 256, hc, wc), unit length, from the encoder's (b, 128, hc, wc)."""
+        return F.normalize(self.convDb(self._layer("Da", x).float()), dim=1)
 
     def _block(self, block: str, x: Tensor) -> Tensor:
         return F.max_pool2d(self._layer(f"{block}b", self._layer(f"{block}a", x)), 2)
@@ -206,12 +243,13 @@ def sample_descriptors(keypoints: Tensor, dense: Tensor, cell: int = CELL, *, ce
 
 
 def load_superpoint(state: Mapping[str, Tensor]) -> SuperPoint:
-    """The network with published weights, in evaluation mode; `state` as in `convert_state_dict`.
+    """The network with published weights, or with octaves, in evaluation mode; `state` as in `convert_state_dict`.
 
     Raises: ValueError that names missing and unexpected keys.
     """
-    network = SuperPoint()
-    load_strictly(network, convert_state_dict(state))
+    converted = convert_state_dict(state)
+    network = SuperPoint(octaves=max(1, sum(key.startswith("octaves.") for key in converted)))
+    load_strictly(network, converted)
     return network.eval()
 
 
@@ -262,6 +300,17 @@ def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:
         listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in problems.items() if keys)
         raise ValueError(f"these weights are not those of {type(network).__name__}: {listed}. Give weights of this network")
     network.load_state_dict(dict(state))
+
+
+def with_octaves(network: SuperPoint, octaves: int) -> SuperPoint:
+    """A network without batch normalisation, with so many octaves, which count the same where it had another number of them."""
+    changed = SuperPoint(octaves=octaves)
+    state = {key: value for key, value in network.state_dict().items() if not key.startswith("octaves.")}
+    state |= {key: torch.eye(DESCRIPTOR_SIZE)[:, :, None, None] for key in changed.state_dict() if key.startswith("octaves.")}
+    if len(changed.octaves) == len(network.octaves):
+        state = network.state_dict()
+    load_strictly(changed, state)
+    return changed.train(network.training)
 
 
 @torch.no_grad()

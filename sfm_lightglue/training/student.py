@@ -8,6 +8,7 @@ linear map predicts the teacher's.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class LossOptions:
 
 
 class Student(nn.Module):
-    """SuperPoint with batch normalisation, and what only training needs."""
+    """SuperPoint, with batch normalisation unless it has octaves, and what only training needs."""
 
     def __init__(self, teacher_size: int, temperature: float) -> None:
         super().__init__()
@@ -68,8 +69,18 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def start_from(self, network: SuperPoint, batch: Mapping[str, Tensor]) -> None:
-        """Takes over a trained network; statistics of layers and the map to the teacher's descriptors are those of a batch."""
-        self.network = unfold_batch_norm(network, batch["views"]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """Takes over a trained network; statistics of layers and the map to the teacher's descriptors are those of a batch.
+
+        One with octaves stays as it is but for the head of the descriptors: how bright and how rough images are differs from
+        octave to octave, so batch normalisation would have to.
+        """
+        if network.octaves:
+            self.network = copy.deepcopy(network)
+            for name, parameter in self.network.named_parameters():
+                parameter.requires_grad_(name.startswith(("convDa", "convDb", "octaves")))
+        else:
+            self.network = unfold_batch_norm(network, batch["views"])
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         descriptors = sample_descriptors(batch["points"], network(batch["views"]).descriptors, centred=True)
         is_point = batch["is_point"].repeat(2, 1)
         known = F.pad(descriptors[is_point], (0, 1), value=1.0)

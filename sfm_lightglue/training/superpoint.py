@@ -5,6 +5,7 @@ photos -> lessons (the teacher's keypoints and descriptors) -> pairs of views ->
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from sfm_lightglue import __version__
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.networks.precision import check_precision, network_dtype
-from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_superpoint
+from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_superpoint, with_octaves
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import blend, check_licence, hash_of_photos, recipe, save_weights, split
@@ -52,6 +53,8 @@ class SuperPointTraining:
     """Weights to go on from, a name or a file; None: from random ones."""
     start_share: float
     """Of these weights in those that are exported, the rest is what was learnt, as with LightGlue."""
+    octaves: int
+    """Of `SuperPoint`; with more than 1, which wants a start, the head of the descriptors alone is trained."""
     licence: str
     """Under which the trained weights are to be used."""
     commit: str | None
@@ -69,6 +72,11 @@ class SuperPointTraining:
                 f"training.start_share must lie in 0..1, below 1, and be 0 without training.start, found {self.start_share} and "
                 f"training.start={self.start}"
             )
+        if self.octaves < 1 or (self.start is None and self.octaves > 1):
+            raise ValueError(
+                f"training.octaves must be 1 or more, and 1 without training.start, found {self.octaves} and "
+                f"training.start={self.start}"
+            )
 
 
 class SuperPointTask:
@@ -82,7 +90,7 @@ class SuperPointTask:
         self.start: SuperPoint | None = None
         if options.start is not None:
             state, record = load_weights(options.start)
-            self.start = load_superpoint({key: value.float() for key, value in state.items()})
+            self.start = with_octaves(load_superpoint({key: value.float() for key, value in state.items()}), options.octaves)
             self.origins.append(record)
         check_licence(options.licence, self.origins)  # before the long work
         photos = prepare_photos(run.images, run.names, run.output / "photos", options.teacher.photo_size, run.processes)
@@ -108,7 +116,9 @@ class SuperPointTask:
             student.start_from(self.start, make_views(self.data[0], options.views, seeded_generator("cpu", options.seed, 0)))
         self.module: nn.Module = student
         self.teacher = load_teacher(options.teacher, run.device) if options.views.natural_pairs else None
-        self.hidden: Sequence[str] = [f"network.conv{name}.weight" for name in HIDDEN_LAYERS]
+        self.hidden: Sequence[str] = [
+            f"network.conv{name}.weight" for name in HIDDEN_LAYERS if options.octaves == 1 or name == "Da"
+        ]
         self.settings: Mapping[str, Any] = {
             **recipe(options),
             "data": self.data_sha256,
@@ -146,13 +156,16 @@ class SuperPointTask:
             "commit": self.options.commit or "unknown",
             "validation": json.dumps(history.last("validation"), sort_keys=True),
         }
+        if self.start is not None:
+            metadata["start_record"] = json.dumps(self.origins[-1].metadata, sort_keys=True)
         save_weights(self._folded(module), path, metadata)
         metadata["network"] = "linear map of descriptors to the teacher's"
         save_weights(student.to_teacher, path.with_name("to_teacher.safetensors"), metadata)
 
     def _folded(self, module: nn.Module) -> SuperPoint:
         """The network that is exported, see `start_share`; on the CPU."""
-        folded = fold_batch_norm(cast(Student, module).network).cpu()
+        network = cast(Student, module).network
+        folded = (fold_batch_norm(network) if network.batch_norm else copy.deepcopy(network)).cpu().eval()
         if self.start is not None:
             folded.load_state_dict(blend(folded.state_dict(), self.start.state_dict(), self.options.start_share))
         return folded

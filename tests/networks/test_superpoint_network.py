@@ -21,6 +21,7 @@ from sfm_lightglue.networks.superpoint import (
     sliding_maximum,
     unfold_batch_norm,
     windows,
+    with_octaves,
 )
 
 transformers = pytest.importorskip("transformers")
@@ -145,6 +146,70 @@ def test_batch_norm_is_put_back_without_changing_the_maps() -> None:
     assert norm.weight.requires_grad and norm.running_var.min() > 0 and norm.running_mean.any()
 
 
+# --- octaves ---------------------------------------------------------------------------------------------------------------
+
+
+def with_random_maps(octaves: int) -> SuperPoint:
+    torch.manual_seed(0)
+    network = SuperPoint(octaves=octaves).eval()
+    for linear in network.octaves:
+        torch.nn.init.orthogonal_(linear.weight)
+    return network
+
+
+@pytest.mark.parametrize("size", [(96, 128), (101, 83), (17, 200)])
+@torch.inference_mode()
+def test_a_descriptor_is_the_sum_of_those_of_both_sizes_of_the_image(size: tuple[int, int]) -> None:
+    network, grey = with_random_maps(2), picture(*size)
+    plain = with_octaves(network, 1)
+    half = F.avg_pool2d(F.pad(grey, (0, size[1] % 2, 0, size[0] % 2), mode="replicate"), 2)  # the odd one is averaged with itself
+    half = F.pad(half, (0, -half.shape[3] % 8, 0, -half.shape[2] % 8), mode="replicate")
+    found, first, second = network(grey).descriptors, plain(grey).descriptors, plain(half).descriptors
+    rows, columns = found.shape[2:]
+    y, x = torch.meshgrid(torch.arange(rows) * 8 + 3.5, torch.arange(columns) * 8 + 3.5, indexing="ij")  # px, centres of cells
+    centres = torch.stack([x, y], dim=-1).view(-1, 2)
+    cells = (((centres + 0.5) / 2 - 0.5) - 3.5) / 8  # of the half image; its outermost ones reach to its edge
+    cells = cells.clamp(min=0).minimum(torch.tensor([second.shape[3] - 1.0, second.shape[2] - 1.0]))
+    low = cells.floor().long()
+    high, share = (low + 1).minimum(torch.tensor([second.shape[3] - 1, second.shape[2] - 1])), cells - low
+    corners = [
+        (x_share * y_share) * second[0][:, y, x]
+        for x, x_share in ((low[:, 0], 1 - share[:, 0]), (high[:, 0], share[:, 0]))
+        for y, y_share in ((low[:, 1], 1 - share[:, 1]), (high[:, 1], share[:, 1]))
+    ]
+    first_map, second_map = (linear.weight[:, :, 0, 0] for linear in network.octaves)
+    expected = F.normalize(first_map @ first[0].flatten(1) + second_map @ sum(corners), dim=0)
+    torch.testing.assert_close(found[0].flatten(1), expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_octaves_leave_keypoints_alone_and_see_further() -> None:
+    network, grey = with_random_maps(3), picture(400, 400)
+    changed = grey.clone()
+    changed[:, :, :, 280:] = 0.5
+    for octaves, reach in ((1, 42), (2, 84), (3, 168)):  # px: half the side of what a descriptor depends on
+        some = with_octaves(network, octaves)
+        assert torch.equal(some(grey).logits, network(grey).logits)
+        moved = (some(grey).descriptors - some(changed).descriptors).abs().amax(dim=(0, 1, 2)) > 1e-7  # by column
+        first = 8 * int(moved.nonzero()[0]) + 3.5
+        # A cell of the last octave is 8 * 2**(octaves - 1) px wide; cells between take part of it.
+        assert reach - 8 < 280 - first < reach + 8 * 2**octaves
+
+
+@torch.inference_mode()
+def test_octaves_are_loaded_added_and_taken_away() -> None:
+    network, grey = with_random_maps(3), picture(64, 96)
+    again = load_superpoint(network.state_dict())
+    assert len(again.octaves) == 3 and not again.training
+    assert torch.equal(again(grey).descriptors, network(grey).descriptors)
+    assert torch.equal(with_octaves(network, 3)(grey).descriptors, network(grey).descriptors)
+    plain = with_octaves(network, 1)
+    assert plain.state_dict().keys() == SuperPoint().state_dict().keys()
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in plain.state_dict().items())
+    mean = with_octaves(plain, 2)
+    assert all(torch.equal(linear.weight[:, :, 0, 0], torch.eye(256)) for linear in mean.octaves)
+
+
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_gradients_reach_every_parameter(batch_norm: bool) -> None:
     torch.manual_seed(0)
@@ -167,10 +232,12 @@ def test_scores_of_a_cell_stand_at_its_pixels() -> None:
     torch.testing.assert_close(output.scores[0, 16:24, 8:16], cell)
 
 
+@pytest.mark.parametrize("octaves", [1, 3])
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (7, 100), (8, 8), (9, 17)])
 @torch.inference_mode()
-def test_tiny_images_have_no_keypoints(size: tuple[int, int]) -> None:
-    output = SuperPoint().eval()(picture(*size))
+def test_tiny_images_have_no_keypoints(size: tuple[int, int], octaves: int) -> None:
+    output = SuperPoint(octaves=octaves).eval()(picture(*size))
+    assert output.descriptors.shape[1:] == (256, size[0] // 8, size[1] // 8)
     assert output.scores.shape[1:] == (size[0] // 8 * 8, size[1] // 8 * 8)
     assert output.logits.shape[1:] == (65, size[0] // 8, size[1] // 8)
     keypoints, scores = detect_keypoints(output.scores[0], **{**ALL, "subpixel": True})
@@ -185,11 +252,12 @@ def test_a_black_image_has_no_keypoints_where_cells_are_empty() -> None:
     assert len(keypoints) == 0
 
 
+@pytest.mark.parametrize("octaves", [1, 2])
 @pytest.mark.parametrize("size", [(130, 70), (101, 83)])
 @torch.inference_mode()
-def test_bands_of_rows_give_what_whole_maps_give(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+def test_bands_of_rows_give_what_whole_maps_give(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], octaves: int) -> None:
     torch.manual_seed(0)
-    network = SuperPoint().eval()
+    network = SuperPoint(octaves=octaves).eval()
     whole = network(picture(*size))
     monkeypatch.setattr(superpoint, "BAND_PIXELS", 16 * size[1])
     bands = network(picture(*size))

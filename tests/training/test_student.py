@@ -367,6 +367,25 @@ def test_a_student_that_starts_from_a_network_is_that_network_and_knows_what_the
     assert figures["teacher_cosine"] > 0.99
 
 
+def test_of_a_student_with_octaves_the_descriptors_alone_learn(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    network, student, batch = SuperPoint(octaves=2).eval(), Student(8, OPTIONS.temperature), make_batch(generator)
+    student.start_from(network, batch)
+    loss, _ = student.train().losses(batch, OPTIONS, DETECTION, torch.float32)
+    loss.backward()
+    learning = {name for name, value in student.named_parameters() if value.grad is not None and value.grad.any()}
+    parts = [f"network.conv{name}.{part}" for name in ("Da", "Db") for part in ("weight", "bias")]
+    assert learning == {*parts, "network.octaves.0.weight", "network.octaves.1.weight"} | {
+        "to_teacher.weight",
+        "to_teacher.bias",
+        "log_scale",
+    }
+    with torch.no_grad():
+        found, expected = student.network(batch["views"]), network(batch["views"])
+    torch.testing.assert_close(found.descriptors, expected.descriptors)
+    torch.testing.assert_close(found.logits, expected.logits)
+
+
 def test_rows_that_fill_up_do_not_count(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student, batch = Student(8, OPTIONS.temperature).eval(), make_batch(generator)

@@ -78,7 +78,8 @@ def test_a_training_starts_from_the_weights_of_another(trained: Trained, tmp_pat
         (tmp_path / RESUME_FILE).unlink()
     assert 1e-3 < changes[0.0].abs().max() < 0.1  # one step
     torch.testing.assert_close(changes[0.75], 0.25 * changes[0.0], atol=2e-3, rtol=0)  # of 16 bit
-    assert sha256_of(start) in metadata_of(tmp_path / "weights.safetensors")["origins"]
+    found = metadata_of(tmp_path / "weights.safetensors")
+    assert sha256_of(start) in found["origins"] and json.loads(found["start_record"]) == metadata_of(start)
 
 
 def test_the_teacher_describes_natural_views_themselves(trained: Trained, tmp_path: Path) -> None:
@@ -93,6 +94,35 @@ def test_the_teacher_describes_natural_views_themselves(trained: Trained, tmp_pa
         (tmp_path / RESUME_FILE).unlink()
     assert histories[0]["taught_contrast_loss"] == 0 < histories[1]["taught_contrast_loss"]
     assert json.loads(metadata_of(tmp_path / "weights.safetensors")["recipe"])["views"]["natural_pairs"] == 2
+
+
+def test_octaves_are_learnt_on_top_of_trained_weights_that_keep_their_keypoints(trained: Trained, tmp_path: Path) -> None:
+    start, steps = (
+        trained.whole / "weights.safetensors",
+        ["training.loop.steps=2", "training.loop.log_every=1", "training.loop.save_every=1"],
+    )
+    small = [*SMALL, *steps, "training.loop.data_workers=0", f"data.images={trained.photos}", f"output={tmp_path}"]
+    train_from(
+        compose_config(
+            ["training=superpoint_octaves", *small, "training.views.natural_pairs=1", f"training.start={start}"], "train"
+        )
+    )
+    before, after = load_file(start), load_file(tmp_path / "weights.safetensors")
+    assert after.keys() - before.keys() == {f"octaves.{i}.weight" for i in range(3)}
+    kept = {key for key, value in before.items() if torch.equal(value, after[key])}
+    assert (
+        before.keys() - kept <= {"convDa.weight", "convDa.bias", "convDb.weight", "convDb.bias"} and "convDa.weight" not in kept
+    )
+    image, options = Image("a", picture(SIZE, 20)), {"detection_threshold": 0.0, "max_keypoints": 300}
+    old, new = (extractor(path, **options)(image) for path in (start, tmp_path / "weights.safetensors"))
+    np.testing.assert_array_equal(new.keypoints, old.keypoints)
+    assert not np.allclose(new.descriptors, old.descriptors, atol=0.01)
+
+
+def test_octaves_of_no_start_are_refused() -> None:
+    config = compose_config(["data.images=photos", "training.octaves=3"], "train")
+    with pytest.raises(ValueError, match=r"1 without training\.start, found 3 and training\.start=None"):
+        bind(SuperPointTraining, config.training, "training")
 
 
 def test_a_share_of_no_start_is_refused() -> None:
