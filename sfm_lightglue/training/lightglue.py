@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -26,17 +27,34 @@ from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.precision import check_precision, network_dtype
-from sfm_lightglue.networks.superpoint import non_maximum_suppression, sample_descriptors, strongest_keypoints
+from sfm_lightglue.networks.superpoint import (
+    DESCRIPTOR_SIZE,
+    detect_keypoints,
+    non_maximum_suppression,
+    sample_descriptors,
+    strongest_keypoints,
+)
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import blend, check_licence, hash_of_photos, recipe, save_weights, split
 from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
-from sfm_lightglue.training.matching import MatchingLossOptions, label_keypoints, matching_losses, prediction_scale, warm_start
+from sfm_lightglue.training.matching import (
+    MatchingLossOptions,
+    behind_map,
+    label_keypoints,
+    matching_losses,
+    prediction_scale,
+    warm_start,
+)
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.scenes import SceneOptions, Scenes, make_scenes
-from sfm_lightglue.training.validation import ValidationOptions, ViewPair, make_view_pairs, validate
+from sfm_lightglue.training.validation import ValidationOptions, make_view_pairs, validate
 
 logger = logging.getLogger(__name__)
+
+TEACHER = "aliked-lightglue"
+MAPPED_PHOTOS = 200
+"""From so many the linear map between descriptors of two SuperPoints is learnt."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,12 @@ class LightGlueTraining:
     """Weights that it starts from: LightGlue's for the same features, or ALIKED's with `to_teacher`."""
     to_teacher: str | None
     """File of the linear map of SuperPoint's descriptors to ALIKED's, which the training of SuperPoint exports."""
+    teacher_share: float
+    """Of ALIKED's own LightGlue behind `to_teacher` in the weights that are exported, the rest as by `start_share`: it has seen
+    real pairs of photos, under changes of light and place that scenes of planes do not have."""
+    start_superpoint: str | None
+    """Weights of the SuperPoint that `start` was trained for, where it is another one: the new descriptors are mapped to the old
+    ones, linearly, before it."""
     start_share: float
     """Of the weights at the start in those that are exported, the rest is what was learnt: Wortsman et al., "Robust fine-tuning
     of zero-shot models" (arXiv:2109.01903), keep so what the training photos do not show, here nights and weathers."""
@@ -74,10 +98,13 @@ class LightGlueTraining:
 
     def __post_init__(self) -> None:
         check_precision(self.precision, "training.precision")
-        if not 0 <= self.start_share < 1:
-            raise ValueError(f"training.start_share must lie in 0..1, below 1, found {self.start_share}")
-        if not 0 <= self.lost_keypoints < 1:
-            raise ValueError(f"training.lost_keypoints must lie in 0..1, below 1, found {self.lost_keypoints}")
+        for key in ("start_share", "teacher_share", "lost_keypoints"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"training.{key} must lie in 0..1, below 1, found {getattr(self, key)}")
+        if self.teacher_share > 0 and self.to_teacher is None:
+            raise ValueError(
+                f"training.teacher_share={self.teacher_share} needs training.to_teacher, the map to the teacher's descriptors"
+            )
 
 
 class LightGlueTask:
@@ -98,14 +125,45 @@ class LightGlueTask:
         self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
         self.extractor = SuperPointExtractor.create(replace(run.features, precision=options.precision), run.device)
         state, self.start_weights = load_weights(options.start)
-        self.module: nn.Module = _start(state, options, self.extractor, self.validation_pairs)
-        check_licence(options.licence, (*self.extractor.weights, self.start_weights))
-        self.start_state = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
+        self.origins = [*self.extractor.weights, self.start_weights]
+        network = self._network(state)
+        if options.start_superpoint is not None:
+            old = SuperPointExtractor.create(replace(self.extractor.options, weights=options.start_superpoint), run.device)
+            self.origins += old.weights
+            sample = [read_photo(photos[name]) for name in train[:: -(-len(train) // MAPPED_PHOTOS)]]
+            network = behind_map(network, *map_between(self.extractor, old, sample))
+        self.module: nn.Module = network
+        self.start_state = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        self.teacher_state: Mapping[str, Tensor] | None = None
+        if options.teacher_share > 0:
+            state, record = load_weights(TEACHER)
+            self.origins.append(record)
+            self.teacher_state = self._network(state).state_dict()
+        check_licence(options.licence, self.origins)
         self.settings: Mapping[str, Any] = {
             **recipe(options),
             "data": self.data_sha256,
-            "weights": [weights.sha256 for weights in (*self.extractor.weights, self.start_weights)],
+            "weights": [weights.sha256 for weights in self.origins],
         }
+
+    def _network(self, state: Mapping[str, Tensor]) -> LightGlue:
+        """One with these weights, for SuperPoint's descriptors; ALIKED's behind the map to its descriptors.
+
+        Raises: ValueError where they are for other descriptors.
+        """
+        settings, options = settings_from_state_dict(state), self.options
+        if settings.input_dim == DESCRIPTOR_SIZE:
+            return load_lightglue(state, settings)
+        if options.to_teacher is None:
+            raise ValueError(
+                f"training.start={options.start} takes {settings.input_dim}-d descriptors, SuperPoint's are {DESCRIPTOR_SIZE}-d: "
+                "give training.to_teacher, the map between them, or weights of a LightGlue for SuperPoint"
+            )
+        linear, _ = load_weights(options.to_teacher)
+        weight, bias = linear["weight"].float(), linear["bias"].float()
+        seen = (self.extractor(pair.images[0]).descriptors for pair in self.validation_pairs)
+        descriptors = torch.cat([torch.from_numpy(each).float() for each in seen])
+        return warm_start(state, weight, bias, prediction_scale(descriptors, weight, bias))
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         options, network = self.options, cast(LightGlue, self.module)
@@ -144,7 +202,8 @@ class LightGlueTask:
         metadata = {
             "network": "LightGlue",
             "features": ", ".join(f"{weights.name} {weights.sha256}" for weights in self.extractor.weights),
-            "start": f"{self.start_weights.name} {self.start_weights.sha256}",
+            "start": ", ".join(f"{weights.name} {weights.sha256}" for weights in self.origins[len(self.extractor.weights) :]),
+            "start_record": json.dumps(self.start_weights.metadata, sort_keys=True),
             "licence": self.options.licence,
             "recipe": json.dumps(recipe(self.options), sort_keys=True),
             "training_photos": f"{self.num_photos}, sha256 {self.data_sha256}",
@@ -156,8 +215,10 @@ class LightGlueTask:
         save_weights(self._blended(module), path, metadata)
 
     def _blended(self, module: nn.Module) -> LightGlue:
-        """The network that is exported, see `start_share`; on the CPU."""
+        """The network that is exported, see `start_share` and `teacher_share`; on the CPU."""
         state = blend(module.state_dict(), self.start_state, self.options.start_share)
+        if self.teacher_state is not None:
+            state = blend(state, self.teacher_state, self.options.teacher_share)
         return load_lightglue(state, cast(LightGlue, module).settings)
 
 
@@ -191,19 +252,32 @@ def mix_descriptors(descriptors: Tensor, most: float, generator: Generator) -> T
     return F.normalize(descriptors + weight * others, dim=2)
 
 
-def _start(
-    state: Mapping[str, Tensor], options: LightGlueTraining, extractor: SuperPointExtractor, pairs: Sequence[ViewPair]
-) -> LightGlue:
-    """The network before the first step. Raises: ValueError where its weights are for other descriptors."""
-    if options.to_teacher is not None:
-        linear, _ = load_weights(options.to_teacher)
-        weight, bias = linear["weight"].float(), linear["bias"].float()
-        descriptors = torch.cat([torch.from_numpy(extractor(pair.images[0]).descriptors).float() for pair in pairs])
-        return warm_start(state, weight, bias, prediction_scale(descriptors, weight, bias))
-    settings = settings_from_state_dict(state)
-    if settings.input_dim != 256:
-        raise ValueError(
-            f"training.start={options.start} takes {settings.input_dim}-d descriptors, SuperPoint's are 256-d: give "
-            "training.to_teacher, the map between them, or weights of a LightGlue for SuperPoint"
+@torch.no_grad()
+def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Weight (256, 256) and bias (256,) that predict the descriptors of one SuperPoint from those of another, by least squares.
+
+    Their points are the keypoints that `new` finds in grey photos, uint8 (h, w). Predictions have a length of 1 in the mean.
+    """
+    known: list[Tensor] = []
+    wanted: list[Tensor] = []
+    for photo in photos:
+        grey = torch.from_numpy(photo).to(new.device)[None, None].float() / 255
+        output, options = new.network(grey), new.options
+        keypoints, _ = detect_keypoints(
+            output.scores[0],
+            threshold=options.detection_threshold,
+            nms_radius=options.nms_radius,
+            max_keypoints=options.max_keypoints,
+            border=options.border,
+            subpixel=options.subpixel,
         )
-    return load_lightglue(state, settings)
+        for descriptors, dense, extractor in ((known, output.descriptors, new), (wanted, old.network(grey).descriptors, old)):
+            descriptors.append(sample_descriptors(keypoints[None], dense, centred=extractor.centred)[0])
+    inputs, outputs = F.pad(torch.cat(known), (0, 1), value=1.0), torch.cat(wanted)
+    solution = torch.linalg.lstsq(inputs, outputs).solution
+    predicted = inputs @ solution
+    logger.info(
+        "the new descriptors predict the old ones with a cosine of %.3f", F.cosine_similarity(predicted, outputs, dim=1).mean()
+    )
+    solution = solution / predicted.norm(dim=1).mean()
+    return solution[:-1].T.cpu(), solution[-1].cpu()

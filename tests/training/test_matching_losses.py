@@ -18,6 +18,7 @@ from sfm_lightglue.training.matching import (
     UNMATCHABLE,
     MatchingLossOptions,
     TruePositions,
+    behind_map,
     label_keypoints,
     matching_losses,
     negative_log_likelihood,
@@ -364,6 +365,21 @@ def test_a_warm_start_is_the_teachers_network_after_the_map_to_its_descriptors(a
         torch.testing.assert_close(found.descriptors1[i], expected.descriptors1[i], rtol=1e-4, atol=1e-4)
     for name, value in aliked_network.state_dict().items():
         assert name.startswith("input_proj.") or torch.equal(network.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("project_input", [False, True])
+@torch.no_grad()
+def test_a_network_behind_a_map_does_what_it_did_with_what_the_map_gives(project_input: bool) -> None:
+    torch.manual_seed(1)
+    network = LightGlue(LightGlueSettings(32, descriptor_dim=32, num_layers=2, num_heads=1, project_input=project_input)).eval()
+    weight, bias = torch.randn(32, 24), torch.randn(32)
+    moved = behind_map(network, weight, bias)
+    keypoints, size = 300 * torch.rand(2, 1, 15, 2), torch.tensor([[320, 240]])
+    descriptors = torch.randn(2, 1, 15, 24)
+    found = moved(*keypoints, *descriptors, size, size)
+    expected = network(*keypoints, *(descriptors @ weight.T + bias), size, size)
+    for i in range(2):
+        torch.testing.assert_close(found.descriptors0[i], expected.descriptors0[i], rtol=1e-4, atol=1e-4)
 
 
 def test_a_map_to_other_descriptors_is_refused(aliked_network: LightGlue) -> None:
