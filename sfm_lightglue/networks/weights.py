@@ -155,8 +155,8 @@ _ENTRIES = (
         name="superpoint-open",
         file="superpoint-open.safetensors",
         urls=(),  # in this package
-        sha256="18facc090504b8c017ee3efdb71999dac5c9dacce6e2957e89b8cf2596e1e768",
-        size=2_608_186,
+        sha256="3407c0452962c2bc3dbb11d44f951b065f26aaf0bd03ee53ea4dde2231ac4a3e",
+        size=3_005_546,
         licence="Apache-2.0",
         for_="features=superpoint",
         origin="SuperPoint, DeTone et al. (arXiv:1712.07629), trained with this package (docs/superpoint.md)",
@@ -179,8 +179,8 @@ _ENTRIES = (
         name="superpoint-open-lightglue",
         file="superpoint-open-lightglue.safetensors",
         urls=(),  # in this package
-        sha256="abb3a0cbeabd474bc5bf491ed6e619ce0c8f84f79bec591cfcbbcb70279cc46d",
-        size=23_869_810,
+        sha256="071c462050195036a6426c3d65ed5f0195eca0a63e5e34146968a671ade26037",
+        size=23_874_026,
         licence="Apache-2.0",
         for_="matches=lightglue head superpoint-open",
         origin="LightGlue, Lindenberger et al. (arXiv:2306.13643), trained with this package from ALIKED's (docs/superpoint.md)",
