@@ -85,7 +85,7 @@ def test_every_file_belongs_to_a_group() -> None:
 def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> None:
     config = compose_config([f"training={name}", "data.images=photos"], "train")
     network = config.training.name
-    assert network in TRAININGS and name in (network, f"{network}_tuning")
+    assert network in TRAININGS and name in (network, f"{network}_tuning", "superpoint_octaves")
     if name == "lightglue":
         assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # comes from the training before
         config.training.to_teacher = "to_teacher.safetensors"
@@ -432,7 +432,7 @@ def trained(path: Path, origins: str) -> Path:
 
 
 def test_a_copy_of_the_open_superpoint_and_what_was_trained_from_it_have_its_head(tmp_path: Path) -> None:
-    tuned = trained(tmp_path / "tuned.safetensors", "aliked-n16 5be87, superpoint-open 18fac")
+    tuned = trained(tmp_path / "tuned.safetensors", "aliked-n16 5be87, superpoint-open 3407c")
     for path in (Path(shutil.copy(find_weights("superpoint-open"), tmp_path / "copy.safetensors")), tuned):
         run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{path}'"]))
         assert run.config.matches.head == "superpoint-open"

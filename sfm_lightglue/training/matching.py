@@ -173,7 +173,8 @@ def warm_start(teacher: Mapping[str, Tensor], weight: Tensor, bias: Tensor, scal
             f"{sizes} and {sizes[:1]}: give the file to_teacher.safetensors that the training of SuperPoint exports"
         )
     network = load_lightglue(teacher, HEADS["aliked"])
-    return behind_map(network, scale * weight, scale * bias)
+    moved = behind_map(network, scale * weight, scale * bias)
+    return load_lightglue(moved.state_dict(), HEADS["superpoint-open"])
 
 
 def behind_map(network: LightGlue, weight: Tensor, bias: Tensor) -> LightGlue:
