@@ -53,6 +53,7 @@ from sfm_lightglue.training.validation import ValidationOptions, make_view_pairs
 logger = logging.getLogger(__name__)
 
 TEACHER = "aliked-lightglue"
+"""The network of `teacher_share`."""
 MAPPED_PHOTOS = 200
 """From so many the linear map between descriptors of two SuperPoints is learnt."""
 
@@ -153,6 +154,11 @@ class LightGlueTask:
         """
         settings, options = settings_from_state_dict(state), self.options
         if settings.input_dim == DESCRIPTOR_SIZE:
+            if options.to_teacher is not None and options.teacher_share == 0:
+                raise ValueError(
+                    f"training.to_teacher has no part in this training: training.start={options.start} is for SuperPoint and "
+                    "training.teacher_share 0. Give training.to_teacher=null, or a share"
+                )
             return load_lightglue(state, settings)
         if options.to_teacher is None:
             raise ValueError(

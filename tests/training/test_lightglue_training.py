@@ -141,6 +141,13 @@ def test_what_is_exported_has_its_share_of_the_teachers_network(overrides: list[
             torch.testing.assert_close(found[key].float(), expected, atol=2e-3, rtol=2e-3)
 
 
+def test_a_map_that_has_no_part_is_refused(overrides: list[str], tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"to_teacher has no part in this training: .* Give training\.to_teacher=null, or a share"
+    ):
+        train([*overrides, "training.to_teacher=map.safetensors"], tmp_path / "out")
+
+
 def test_a_share_of_the_teachers_network_needs_the_map(overrides: list[str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"teacher_share=0\.5 needs training\.to_teacher"):
         train([*overrides, "training.teacher_share=0.5"], tmp_path / "out")
