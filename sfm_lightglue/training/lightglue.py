@@ -29,12 +29,12 @@ from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, setting
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import (
     DESCRIPTOR_SIZE,
-    detect_keypoints,
     non_maximum_suppression,
     sample_descriptors,
     strongest_keypoints,
 )
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
+from sfm_lightglue.products import Image
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import blend, check_licence, hash_of_photos, recipe, save_weights, split
 from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
@@ -56,6 +56,8 @@ TEACHER = "aliked-lightglue"
 """The network of `teacher_share`."""
 MAPPED_PHOTOS = 200
 """From so many the linear map between descriptors of two SuperPoints is learnt."""
+RIDGE = 1e-5
+"""The variance that counts little there, of descriptors of unit length: that of an element is about 1 / 256."""
 
 
 @dataclass(frozen=True)
@@ -264,26 +266,20 @@ def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequ
 
     Their points are the keypoints that `new` finds in grey photos, uint8 (h, w). Predictions have a length of 1 in the mean.
     """
-    known: list[Tensor] = []
-    wanted: list[Tensor] = []
+    known, wanted = [], []
     for photo in photos:
-        grey = torch.from_numpy(photo).to(new.device)[None, None].float() / 255
-        output, options = new.network(grey), new.options
-        keypoints, _ = detect_keypoints(
-            output.scores[0],
-            threshold=options.detection_threshold,
-            nms_radius=options.nms_radius,
-            max_keypoints=options.max_keypoints,
-            border=options.border,
-            subpixel=options.subpixel,
-        )
-        for descriptors, dense, extractor in ((known, output.descriptors, new), (wanted, old.network(grey).descriptors, old)):
-            descriptors.append(sample_descriptors(keypoints[None], dense, centred=extractor.centred)[0])
-    inputs, outputs = F.pad(torch.cat(known), (0, 1), value=1.0), torch.cat(wanted)
-    solution = torch.linalg.lstsq(inputs, outputs).solution
+        features = new(Image("", np.repeat(photo[..., None], 3, axis=2)))
+        grey = torch.from_numpy(photo).to(old.device)[None, None].float() / 255
+        keypoints = torch.from_numpy(features.keypoints).to(old.device)[None]
+        known.append(torch.from_numpy(features.descriptors).float())
+        wanted.append(sample_descriptors(keypoints, old.network(grey).descriptors, centred=old.centred)[0].cpu())
+    inputs, outputs = F.pad(torch.cat(known), (0, 1), value=1.0).double(), torch.cat(wanted).double()
+    # Some directions hardly vary: without the ridge their weights are noise, and torch's lstsq gives others in each process.
+    gram = inputs.T @ inputs + RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.double)
+    solution = torch.linalg.solve(gram, inputs.T @ outputs)
     predicted = inputs @ solution
     logger.info(
         "the new descriptors predict the old ones with a cosine of %.3f", F.cosine_similarity(predicted, outputs, dim=1).mean()
     )
     solution = solution / predicted.norm(dim=1).mean()
-    return solution[:-1].T.cpu(), solution[-1].cpu()
+    return solution[:-1].T.float(), solution[-1].float()
