@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sfm_lightglue.features.extractor import (
     batch_size_on,
@@ -19,9 +20,13 @@ from sfm_lightglue.images import MIN_SIDE, to_grey
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import (
     DESCRIPTOR_SIZE,
+    SMALL_OCTAVE,
+    SMALL_SHARE,
     SuperPoint,
+    SuperPointOutput,
     detect_keypoints,
     load_superpoint,
+    octave_to_image,
     sample_descriptors,
 )
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
@@ -37,6 +42,8 @@ class SuperPointOptions:
     """A name, or the path of a file with the original's or Hugging Face's keys."""
     resize_max: int | None
     """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    small_share: float | None
+    """Of `max_keypoints`, found at a quarter of that size at most; None: SMALL_SHARE for weights with octaves, else none."""
     max_keypoints: int
     detection_threshold: float
     """Smallest probability of a keypoint, 0..1."""
@@ -50,7 +57,9 @@ class SuperPointOptions:
 
     def __post_init__(self) -> None:
         check_precision(self.precision, "features.precision")
-        check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, detection_threshold=0, nms_radius=0, border=0)
+        if self.small_share is not None and self.small_share > 1:
+            raise ValueError(f"features.small_share is a share, 0..1, found {self.small_share}")
+        check_at_least(self, resize_max=MIN_SIDE, small_share=0, max_keypoints=1, detection_threshold=0, nms_radius=0, border=0)
 
 
 class SuperPointExtractor:
@@ -59,6 +68,9 @@ class SuperPointExtractor:
     def __init__(self, options: SuperPointOptions, network: SuperPoint, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
         self.centred = weights.metadata.get("descriptor_sampling") == "centred"
+        by_weights = SMALL_SHARE if network.octaves else 0.0
+        self.small_share = by_weights if options.small_share is None else options.small_share
+        self.octaves = (0, SMALL_OCTAVE) if self.small_share > 0 else (0,)
         self.batch_size = batch_size_on(device)
 
     @classmethod
@@ -70,6 +82,10 @@ class SuperPointExtractor:
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(options, network, device, record)
 
+    def num_small(self, max_keypoints: int) -> int:
+        """How many of so many keypoints are found at a quarter of the size at most."""
+        return int(self.small_share * max_keypoints)
+
     def __call__(self, image: Image) -> Features:
         return self.extract_many([image])[0]
 
@@ -80,12 +96,16 @@ class SuperPointExtractor:
     @torch.inference_mode()
     def _extract(self, images: list[Image], pixels: np.ndarray) -> list[Features]:
         """Features of images whose pixels, resized, are (b, h, w, 3)."""
-        options = self.options
         grey = np.stack([to_grey(each) for each in pixels])
-        output = self.network(torch.tensor(grey, device=self.device)[:, None])
+        outputs = self.network.pyramid(torch.tensor(grey, device=self.device)[:, None], self.octaves)
         size = pixels.shape[2], pixels.shape[1]
-        features = []
-        for i, image in enumerate(images):
+        return [self._features(image, size, outputs, i) for i, image in enumerate(images)]
+
+    def _features(self, image: Image, size: tuple[int, int], outputs: Sequence[SuperPointOutput], i: int) -> Features:
+        """Of image i of a batch, resized to `size`. The first octave gets what the small one leaves."""
+        options = self.options
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for octave, output in zip(reversed(self.octaves), reversed(outputs), strict=True):
             keypoints, scores = detect_keypoints(
                 output.scores[i],
                 threshold=options.detection_threshold,
@@ -94,7 +114,12 @@ class SuperPointExtractor:
                 border=options.border,
                 subpixel=options.subpixel,
             )
-            kept = strongest(image, size, keypoints, scores, options.max_keypoints)
+            places = octave_to_image(keypoints, octave)
+            small = self.num_small(options.max_keypoints)
+            number = small if octave else options.max_keypoints - sum(len(there) for there, _, _ in found)
+            kept = strongest(image, size, places, scores, number)
             descriptors = sample_descriptors(keypoints[kept][None], output.descriptors[i : i + 1], centred=self.centred)[0]
-            features.append(make_features(image, size, keypoints[kept], scores[kept], descriptors))
-        return features
+            found.append((places[kept], scores[kept], descriptors))
+        keypoints, scores, descriptors = (torch.cat(parts) for parts in zip(*reversed(found), strict=True))
+        order = torch.argsort(scores, descending=True, stable=True)
+        return make_features(image, size, keypoints[order], scores[order], descriptors[order])

@@ -9,7 +9,7 @@ Keypoints are (x, y) px of the network's input, centre of the top-left pixel at 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -22,6 +22,11 @@ from torch.nn.utils import fuse_conv_bn_weights
 CELL = 8
 """Side of the square of pixels (px) that one cell of the network's output stands for."""
 DESCRIPTOR_SIZE = 256
+SMALL_OCTAVE = 2
+"""In which keypoints are found beside the first, 0: the image at a quarter of its size. Descriptors bear changes of size by 2, so
+both together reach from the same size to 6 or 8 times."""
+SMALL_SHARE = 0.1
+"""Of the keypoints of a network with octaves, in `SMALL_OCTAVE` at most. The published network has none there."""
 BAND_PIXELS = 2**15
 """A CPU computes the first layers in bands of about so many pixels, which its caches hold."""
 ONE_DNN = 2
@@ -57,7 +62,9 @@ class SuperPoint(nn.Module):
 
     With `octaves` above 1 the same network describes the image at a half, a quarter, ... of its size too, and a descriptor is the
     sum of those of all octaves, each through a linear map. It then knows the wider surroundings of its keypoint: 84 px, the
-    reach of the published network, become 168 and 336. Keypoints are found in the first octave alone.
+    reach of the published network, become 168 and 336.
+
+    `pyramid` finds keypoints in smaller copies of the image too, which are found again in a photo from further away.
     """
 
     def __init__(self, *, batch_norm: bool = False, octaves: int = 1) -> None:
@@ -82,38 +89,58 @@ class SuperPoint(nn.Module):
 
     def forward(self, grey: Tensor) -> SuperPointOutput:
         """Maps of images (b, 1, h, w) with values in 0..1; rows and columns after the last whole cell have no part in them."""
+        return self.pyramid(grey, (0,))[0]
+
+    def pyramid(self, grey: Tensor, octaves: Sequence[int]) -> list[SuperPointOutput]:
+        """Maps of images (b, 1, h, w) at some octaves, 2^-octave of their size, rounded up.
+
+        Smaller images are continued by their last rows and columns to whole cells, but their scores end where they do. The
+        descriptors of an octave are the sum over those from it on. See `octave_to_image` for where pixels are.
+        """
         batch, _, height, width = grey.shape
         cells = height // CELL, width // CELL
         if 0 in cells:
             empty = grey.new_zeros(batch, 1, *cells)  # max pooling refuses images without a whole cell
             logits, descriptors = empty.expand(-1, CELL**2 + 1, -1, -1), empty.expand(-1, DESCRIPTOR_SIZE, -1, -1)
-            return SuperPointOutput(grey.new_zeros(batch, CELL * cells[0], CELL * cells[1]), descriptors, logits)
-        x = self._encode(grey)
-        logits = self.convPb(self._layer("Pa", x).float())
-        descriptors = self._describe(x)
-        if self.octaves:
-            descriptors = F.normalize(self._with_octaves(grey, descriptors), dim=1)
-        probabilities = logits.softmax(dim=1)[:, :-1]
-        return SuperPointOutput(F.pixel_shuffle(probabilities, CELL)[:, 0], descriptors, logits)
+            nothing = SuperPointOutput(grey.new_zeros(batch, CELL * cells[0], CELL * cells[1]), descriptors, logits)
+            return [nothing] * len(octaves)
+        summed = range(max(1, len(self.octaves)))
+        described = {octave + i for octave in octaves for i in summed}
+        found, maps = {}, {}
+        for octave in range(max(described) + 1):
+            if octave:
+                grey = F.avg_pool2d(grey[:, :, :height, :width], 2, ceil_mode=True)
+                height, width = grey.shape[2:]
+                grey = F.pad(grey, (0, -width % CELL, 0, -height % CELL), mode="replicate")
+            if octave not in described:
+                continue
+            x = self._encode(grey)
+            if octave in octaves:
+                logits = self.convPb(self._layer("Pa", x).float())
+                scores = F.pixel_shuffle(logits.softmax(dim=1)[:, :-1], CELL)[:, 0]
+                found[octave] = scores[:, :height, :width], logits
+            maps[octave] = self._describe(x)
+        outputs = []
+        for octave in octaves:
+            scores, logits = found[octave]
+            descriptors = self._sum_of_octaves([maps[octave + i] for i in summed])
+            outputs.append(SuperPointOutput(scores, descriptors, logits))
+        return outputs
 
-    def _with_octaves(self, grey: Tensor, descriptors: Tensor) -> Tensor:
-        """(b, 256, hc, wc): the sum over the octaves of images (b, 1, h, w), of which `descriptors` are the first one's.
+    def _sum_of_octaves(self, maps: list[Tensor]) -> Tensor:
+        """(b, 256, hc, wc), unit length, from the descriptors (b, 256, ., .) of each octave, the first one's (b, 256, hc, wc).
 
-        The cells of an octave are twice as large as those of the one before and share its upper left corner; images are continued
-        by their last rows and columns to whole cells.
+        The cells of an octave are twice as large as those of the one before and share its upper left corner.
         """
-        maps = [descriptors]
-        for _ in self.octaves[1:]:
-            grey = F.avg_pool2d(grey, 2, ceil_mode=True)
-            height, width = grey.shape[2:]
-            maps.append(self._describe(self._encode(F.pad(grey, (0, -width % CELL, 0, -height % CELL), mode="replicate"))))
+        if not self.octaves:
+            return maps[0]
         mapped = [linear(each) for linear, each in zip(self.octaves, maps, strict=True)]
         total = mapped.pop()
         while mapped:
             finer = mapped.pop()
             larger = F.interpolate(total, scale_factor=2, mode="bilinear", align_corners=False)
             total = finer + larger[:, :, : finer.shape[2], : finer.shape[3]]
-        return total
+        return F.normalize(total, dim=1)
 
     def _encode(self, grey: Tensor) -> Tensor:
         """(b, 128, hc, wc)."""
@@ -137,6 +164,11 @@ class SuperPoint(nn.Module):
         if self.batch_norm:
             x = self.get_submodule(f"bn{name}")(x)
         return F.relu(x, inplace=True)
+
+
+def octave_to_image(keypoints: Tensor, octave: int) -> Tensor:
+    """Keypoints (..., 2) px of the image, from those of an octave of `SuperPoint.pyramid`, whose pixels are 2^octave px wide."""
+    return (keypoints + 0.5) * 2**octave - 0.5 if octave else keypoints
 
 
 def non_maximum_suppression(scores: Tensor, radius: int) -> Tensor:

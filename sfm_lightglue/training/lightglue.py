@@ -30,6 +30,7 @@ from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import (
     DESCRIPTOR_SIZE,
     non_maximum_suppression,
+    octave_to_image,
     sample_descriptors,
     strongest_keypoints,
 )
@@ -178,9 +179,9 @@ class LightGlueTask:
         generator = seeded_generator(self.device, options.seed, step)
         scenes = make_scenes(item, options.scenes, generator)
         number = options.num_keypoints[step % len(options.num_keypoints)]
-        keypoints, descriptors = detect_many(self.extractor, scenes.views, number, generator, options.lost_keypoints)
+        keypoints, descriptors, scales = detect_many(self.extractor, scenes.views, number, generator, options.lost_keypoints)
         descriptors = mix_descriptors(descriptors, options.foreign_descriptors, generator)
-        labels = label_keypoints(*scenes.find(keypoints), options.losses.match_px, options.losses.no_match_px)
+        labels = label_keypoints(*scenes.find(keypoints, scales), options.losses.match_px, options.losses.no_match_px)
         sizes = keypoints.new_tensor([options.scenes.size]).expand(options.scenes.pairs, 2)
         dtype = network_dtype(options.precision, self.device)
         dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # gradients do not underflow there
@@ -233,20 +234,29 @@ class LightGlueTask:
 @torch.no_grad()
 def detect_many(
     extractor: SuperPointExtractor, views: Tensor, number: int, generator: Generator, lost: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Keypoints (b, number, 2) px and descriptors (b, number, 256) of views (b, 1, h, w): the strongest, and where there are
-    fewer, random pixels: LightGlue is to leave out keypoints that nothing distinguishes. Each view is without a share of its
-    keypoints, drawn up to `lost`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keypoints (b, number, 2) px, descriptors (b, number, 256) and scales (b, number) of views (b, 1, h, w).
+
+    They are the strongest of each octave, and where there are fewer, random pixels: LightGlue is to leave out keypoints that
+    nothing distinguishes. Each octave is without a share of its keypoints, drawn up to `lost`. The scale is the size of a pixel
+    of its octave, px of the view.
+    """
     options = extractor.options
-    output = extractor.network(views)
-    peaks = non_maximum_suppression(output.scores, options.nms_radius)
-    if lost > 0:
-        share = lost * torch.rand((len(peaks), 1, 1), generator=generator, device=peaks.device)
-        peaks = peaks.where(torch.rand(peaks.shape, generator=generator, device=peaks.device) >= share, 0)
-    filler = torch.rand(peaks.shape, generator=generator, device=peaks.device) * options.detection_threshold
-    strength = peaks.where(peaks > options.detection_threshold, filler)
-    keypoints, _ = strongest_keypoints(strength, output.scores, number, border=options.border, subpixel=options.subpixel)
-    return keypoints, sample_descriptors(keypoints, output.descriptors, centred=extractor.centred)
+    keypoints, descriptors, scales = [], [], []
+    for octave, output in zip(extractor.octaves, extractor.network.pyramid(views, extractor.octaves), strict=True):
+        peaks = non_maximum_suppression(output.scores, options.nms_radius)
+        if lost > 0:
+            share = lost * torch.rand((len(peaks), 1, 1), generator=generator, device=peaks.device)
+            peaks = peaks.where(torch.rand(peaks.shape, generator=generator, device=peaks.device) >= share, 0)
+        filler = torch.rand(peaks.shape, generator=generator, device=peaks.device) * options.detection_threshold
+        strength = peaks.where(peaks > options.detection_threshold, filler)
+        small = extractor.num_small(number)
+        count = small if octave else number - small
+        found, _ = strongest_keypoints(strength, output.scores, count, border=options.border, subpixel=options.subpixel)
+        keypoints.append(octave_to_image(found, octave))
+        descriptors.append(sample_descriptors(found, output.descriptors, centred=extractor.centred))
+        scales.append(torch.full_like(found[..., 0], 2.0**octave))
+    return torch.cat(keypoints, dim=1), torch.cat(descriptors, dim=1), torch.cat(scales, dim=1)
 
 
 def mix_descriptors(descriptors: Tensor, most: float, generator: Generator) -> Tensor:
@@ -264,9 +274,11 @@ def mix_descriptors(descriptors: Tensor, most: float, generator: Generator) -> T
 def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Weight (256, 256) and bias (256,) that predict the descriptors of one SuperPoint from those of another, by least squares.
 
-    Their points are the keypoints that `new` finds in grey photos, uint8 (h, w). Predictions have a length of 1 in the mean.
+    Their points are the keypoints that `new` finds in grey photos, uint8 (h, w), at their full size alone: there `old` describes
+    them too. Predictions have a length of 1 in the mean.
     """
     known, wanted = [], []
+    new = SuperPointExtractor(replace(new.options, small_share=0.0), new.network, new.device, *new.weights)
     for photo in photos:
         features = new(Image("", np.repeat(photo[..., None], 3, axis=2)))
         grey = torch.from_numpy(photo).to(old.device)[None, None].float() / 255

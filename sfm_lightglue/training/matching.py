@@ -18,6 +18,9 @@ from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
 
 UNMATCHABLE, IGNORED = -1, -2
 
+OCTAVE_PX = 2.0
+"""So much further from its true position a keypoint may be that is of the right scale, than one of twice that scale."""
+
 
 @dataclass(frozen=True)
 class MatchingLossOptions:
@@ -50,24 +53,31 @@ class TruePositions:
     """bool (b, m): the partner shows that point."""
     known: Tensor
     """bool (b, m): whether all this is known; else the keypoint is ignored."""
+    scales: Tensor
+    """(b, m): how large the keypoints are, px of the image."""
+    mapped_scales: Tensor
+    """(b, m): how large the partner shows them, px of the partner."""
 
 
 def label_keypoints(truth0: TruePositions, truth1: TruePositions, match_px: float, no_match_px: float) -> tuple[Tensor, Tensor]:
     """int64 (b, m) and (b, n): the partner of each keypoint, UNMATCHABLE or IGNORED.
 
     A match is the best for both by the larger of its two errors: each keypoint must lie near the true position of the other, so
-    that a large keypoint distance in the image seen from near by is not forgiven for a small one in the other. A keypoint
-    without a match is UNMATCHABLE where its point is hidden, or further than `no_match_px` from all keypoints of the partner.
-    Of several keypoints at one place one can match, the others are IGNORED.
+    that a large keypoint distance in the image seen from near by is not forgiven for a small one in the other. Of keypoints at
+    one place, found in several sizes of the image, that of the same scale is the best: OCTAVE_PX are added for each factor of 2.
+    A keypoint without a match is UNMATCHABLE where its point is hidden, or further than `no_match_px` from all keypoints of the
+    partner. Of several keypoints at one place one can match, or one of each scale, the others are IGNORED.
     """
     visible = truth0.visible & truth0.known, truth1.visible & truth1.known
     error0 = _distances(truth0.positions, truth1.keypoints).masked_fill(~visible[0][:, :, None], torch.inf)  # b m n
     error1 = _distances(truth0.keypoints, truth1.positions).masked_fill(~visible[1][:, None], torch.inf)
     error = torch.maximum(error0, error1)
-    best0, best1 = error.min(dim=2), error.min(dim=1)
+    octaves = (truth0.mapped_scales.log2()[:, :, None] - truth1.scales.log2()[:, None, :]).abs()
+    cost = (error + OCTAVE_PX * octaves).where(error < match_px, torch.inf)
+    best0, best1 = cost.min(dim=2), cost.min(dim=1)
     rows, columns = (torch.arange(length, device=error.device) for length in error.shape[1:])
-    is_match0 = (best1.indices.gather(1, best0.indices) == rows) & (best0.values < match_px)
-    is_match1 = (best0.indices.gather(1, best1.indices) == columns) & (best1.values < match_px)
+    is_match0 = (best1.indices.gather(1, best0.indices) == rows) & best0.values.isfinite()
+    is_match1 = (best0.indices.gather(1, best1.indices) == columns) & best1.values.isfinite()
     alone0, alone1 = error0.amin(dim=2) > no_match_px, error1.amin(dim=1) > no_match_px  # also what is not visible
     return (
         best0.indices.where(is_match0, torch.where(alone0 & truth0.known, UNMATCHABLE, IGNORED)),

@@ -155,16 +155,19 @@ class SceneViews:
     related: Tensor
     """bool (b,)."""
 
-    def find(self, keypoints: Tensor) -> tuple[TruePositions, TruePositions]:
-        """Where keypoints (b, n, 2) px of the views are in the partners: of the first views, and of the second ones."""
+    def find(self, keypoints: Tensor, scales: Tensor) -> tuple[TruePositions, TruePositions]:
+        """Where keypoints (b, n, 2) px of the views are in the partners, and how large of scales (b, n) px: of the first views,
+        and of the second ones."""
         own = self._layers_at(keypoints, self.layers)
         chosen = self.homographies.gather(1, own.clamp(min=0)[:, :, None, None].expand(-1, -1, 3, 3))  # b n 3 3
         ones = torch.cat([keypoints.double(), torch.ones_like(keypoints[..., :1])], dim=2)
         mapped = (chosen @ ones[..., None])[..., 0]
         positions = (mapped[..., :2] / mapped[..., 2:]).float()
+        # The determinant of the Jacobian of a homography is its own divided by the cube of the third coordinate.
+        magnified = scales * (torch.linalg.det(chosen) / mapped[..., 2] ** 3).abs().sqrt().float()
         partners = torch.cat(self.layers.chunk(2)[::-1])
         visible = (own >= 0) & (mapped[..., 2] > 0) & (self._layers_at(positions, partners) == own) & self.related[:, None]
-        sides = zip(*(each.chunk(2) for each in (keypoints, positions, visible, own >= 0)), strict=True)
+        sides = zip(*(each.chunk(2) for each in (keypoints, positions, visible, own >= 0, scales, magnified)), strict=True)
         first, second = (TruePositions(*side) for side in sides)
         return first, second
 

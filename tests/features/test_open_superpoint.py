@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 from sfm_lightglue.api import create_extractor, load_image
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.networks.weights import find_weights
+from sfm_lightglue.features.superpoint import SuperPointExtractor
+from sfm_lightglue.networks.superpoint import load_superpoint, with_octaves
+from sfm_lightglue.networks.weights import WeightsRecord, find_weights, load_weights
 from sfm_lightglue.products import Image
 
 DEMO = Path(__file__).resolve().parents[2] / "datasets" / "demo" / "images"
@@ -28,13 +32,88 @@ def test_it_lies_in_the_package_and_says_under_which_licence(extractor: Extracto
     assert record.metadata["licence"] == record.licence and record.metadata["descriptor_sampling"] == "centred"
 
 
-def test_a_photo_that_is_shifted_has_the_same_keypoints_and_descriptors(extractor: Extractor) -> None:
-    pixels = load_image(sorted(DEMO.glob("*"))[0]).pixels[:400, :480]
-    shift = np.array([16, 8])  # whole cells
-    features0 = extractor(Image("a", pixels[:-8, :-16]))
-    features1 = extractor(Image("b", pixels[8:, 16:]))
+def test_keypoints_of_the_small_photo_lie_where_those_of_the_photo_do() -> None:
+    """A corner that is found in both has one place: half a pixel of the small photo would be 1.5 px."""
+    photo = load_image(sorted(DEMO.glob("*"))[0])
+    photo = replace(photo, pixels=photo.pixels[:384, :640])  # whole pixels of the small one
+    once = create_extractor("superpoint", max_keypoints=4096, small_share=0.0)
+    small = once(Image("small", np.array(PILImage.fromarray(photo.pixels).resize((160, 96), PILImage.Resampling.BOX))))
+    found = small_keypoints(photo, 4096)
+    assert len(found) > 50
+    for keypoints, nearest_px, share in (((small.keypoints + 0.5) * 4 - 0.5, 0.4, 0.9), (once(photo).keypoints, 6.0, 0.3)):
+        offsets = found[:, None] - keypoints
+        distance = np.linalg.norm(offsets, axis=2)
+        near = distance.min(axis=1) < nearest_px
+        mean = offsets[np.arange(len(found)), distance.argmin(axis=1)][near].mean(axis=0)
+        assert near.mean() > share and np.abs(mean).max() < 0.5
+
+
+def test_a_photo_from_four_times_as_far_is_matched_by_keypoints_of_the_small_one() -> None:
+    photo = load_image(sorted(DEMO.glob("*"))[0])
+    far = Image("far", np.array(PILImage.fromarray(photo.pixels).resize((160, 120), PILImage.Resampling.LANCZOS)))
+    right = []
+    for share in (0.0, 0.1):
+        extractor = create_extractor("superpoint", max_keypoints=1000, resize_max=640, small_share=share)
+        near_features, far_features = extractor(photo), extractor(far)
+        assert len(near_features) == 1000 and (np.diff(near_features.scores) <= 0).all()
+        descriptors0, descriptors1 = (each.descriptors.astype(np.float32) for each in (near_features, far_features))
+        similarity = descriptors0 @ descriptors1.T
+        best = similarity.argmax(axis=1)
+        mutual = similarity.argmax(axis=0)[best] == np.arange(len(best))
+        expected = (near_features.keypoints + 0.5) * (np.array(far.size) / photo.size) - 0.5
+        error = np.linalg.norm(expected - far_features.keypoints[best], axis=1)
+        right.append(int((mutual & (error < 1.5)).sum()))
+    assert right[1] > 2 * right[0] and right[1] > 30
+
+
+def test_the_small_photo_has_its_share_and_the_published_network_none() -> None:
+    photo = load_image(sorted(DEMO.glob("*"))[0])
+    assert len(small_keypoints(photo, 500)) == 50
+    network = load_superpoint(load_weights("superpoint-open")[0])
+    record = WeightsRecord("plain", "", "", "", False)
+    options = create_extractor("superpoint", max_keypoints=500, resize_max=320).options
+    assert SuperPointExtractor(options, network, "cpu", record).octaves == (0, 2)
+    assert SuperPointExtractor(options, with_octaves(network, 1), "cpu", record).octaves == (0,)
+    plain = SuperPointExtractor(replace(options, small_share=0.3), with_octaves(network, 1), "cpu", record)
+    assert plain.octaves == (0, 2) and len(plain(photo)) == 500
+
+
+def test_a_photo_without_structure_in_small_gives_the_rest_of_the_keypoints() -> None:
+    """Fine noise is grey at a quarter of the size: all keypoints are those of the photo then."""
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 1), np.uint8)
+    noise[1::2, ::2], noise[::2, 1::2], noise[1::2, 1::2] = 255 - noise[::2, ::2], 255 - noise[::2, ::2], noise[::2, ::2]
+    extractor = create_extractor("superpoint", max_keypoints=200, detection_threshold=0.01)
+    assert len(extractor(Image("noise", np.repeat(noise, 3, axis=2)))) == 200
+
+
+def test_a_share_is_no_number_of_keypoints() -> None:
+    with pytest.raises(ValueError, match=r"features\.small_share is a share, 0\.\.1, found 200"):
+        create_extractor("superpoint", small_share=200)
+
+
+def test_masks_keep_keypoints_of_all_octaves_out(extractor: Extractor) -> None:
+    photo = load_image(sorted(DEMO.glob("*"))[0])
+    mask = np.zeros(photo.size[::-1], bool)
+    mask[:, : photo.size[0] // 2] = True
+    keypoints = extractor(replace(photo, mask=mask)).keypoints
+    assert len(keypoints) > 500 and keypoints[:, 0].max() < photo.size[0] // 2 + 1
+
+
+def small_keypoints(photo: Image, number: int) -> np.ndarray:
+    """(n, 2) px of the photo: those of `number` that are found in the small one and not in the photo itself."""
+    without, features = (create_extractor("superpoint", max_keypoints=number, small_share=share)(photo) for share in (0.0, 0.1))
+    known = {tuple(each) for each in without.keypoints}
+    return np.array([each for each in features.keypoints if tuple(each) not in known])
+
+
+def test_a_photo_that_is_shifted_has_the_same_keypoints_and_descriptors() -> None:
+    extractor = create_extractor("superpoint", max_keypoints=4096, detection_threshold=0.01)  # so that none has to give way
+    pixels = load_image(sorted(DEMO.glob("*"))[0]).pixels[:448, :704]
+    shift = np.array([64, 32])  # whole cells of the third octave
+    features0 = extractor(Image("a", pixels[:-32, :-64]))
+    features1 = extractor(Image("b", pixels[32:, 64:]))
     distance = np.linalg.norm(features0.keypoints[:, None] - shift - features1.keypoints, axis=2)
-    inside = ((features0.keypoints - shift >= 24) & (features0.keypoints - shift < [440, 368])).all(axis=1)
+    inside = ((features0.keypoints - shift >= 64) & (features0.keypoints - shift < [512, 320])).all(axis=1)
     assert inside.sum() > 200
     assert np.mean(distance.min(axis=1)[inside] < 0.1) > 0.9
     nearest = distance.argmin(axis=1)[inside]

@@ -17,6 +17,7 @@ from sfm_lightglue.networks.superpoint import (
     fold_batch_norm,
     load_superpoint,
     non_maximum_suppression,
+    octave_to_image,
     sample_descriptors,
     sliding_maximum,
     unfold_batch_norm,
@@ -196,6 +197,38 @@ def test_octaves_leave_keypoints_alone_and_see_further() -> None:
         assert reach - 8 < 280 - first < reach + 8 * 2**octaves
 
 
+@pytest.mark.parametrize("octaves", [1, 3])
+@torch.inference_mode()
+def test_the_pyramid_is_the_network_on_smaller_images(octaves: int) -> None:
+    network, grey = with_random_maps(octaves), picture(96, 160)
+    first, third = network.pyramid(grey, (0, 2))
+    for output, size in ((first, 1), (third, 4)):
+        alone = network(F.avg_pool2d(grey, size))
+        for name in ("scores", "descriptors", "logits"):
+            torch.testing.assert_close(getattr(output, name), getattr(alone, name), atol=1e-6, rtol=0)
+    assert third.scores.shape == (1, 24, 40)
+
+
+@torch.inference_mode()
+def test_smaller_images_of_odd_sizes_end_where_they_do() -> None:
+    grey = picture(101, 83)
+    first, second, third = with_random_maps(2).pyramid(grey, (0, 1, 2))
+    assert [tuple(each.scores.shape[1:]) for each in (first, second, third)] == [(96, 80), (51, 42), (26, 21)]
+    assert [tuple(each.descriptors.shape[2:]) for each in (first, second, third)] == [(12, 10), (7, 6), (4, 3)]
+    half = F.avg_pool2d(F.pad(grey, (0, 1, 0, 1), mode="replicate"), 2)
+    half = F.pad(half, (0, 6, 0, 5), mode="replicate")
+    torch.testing.assert_close(with_octaves(with_random_maps(2), 1)(half).scores[:, :51, :42], second.scores, atol=1e-6, rtol=0)
+
+
+def test_pixels_of_smaller_images_lie_in_the_middle_of_what_they_are_made_of() -> None:
+    pixels = torch.tensor([[0.0, 0.0], [3.0, 5.0]])
+    assert octave_to_image(pixels, 0) is pixels
+    ramp = torch.arange(16.0).expand(1, 1, 8, 16)  # its value is x
+    for octave in (1, 2):
+        ramp = F.avg_pool2d(ramp, 2)
+        assert octave_to_image(pixels, octave)[1, 0] == ramp[0, 0, 0, 3]
+
+
 @torch.inference_mode()
 def test_octaves_are_loaded_added_and_taken_away() -> None:
     network, grey = with_random_maps(3), picture(64, 96)
@@ -242,6 +275,13 @@ def test_tiny_images_have_no_keypoints(size: tuple[int, int], octaves: int) -> N
     assert output.logits.shape[1:] == (65, size[0] // 8, size[1] // 8)
     keypoints, scores = detect_keypoints(output.scores[0], **{**ALL, "subpixel": True})
     assert keypoints.shape == (0, 2) and scores.shape == (0,)
+
+
+@torch.inference_mode()
+def test_tiny_images_have_as_many_maps_as_asked_for() -> None:
+    network = SuperPoint(octaves=2).eval()
+    assert [tuple(each.scores.shape) for each in network.pyramid(picture(7, 9), (0, 2))] == [(1, 0, 8)] * 2
+    assert [tuple(each.scores.shape) for each in network.pyramid(picture(17, 9), (0, 2))] == [(1, 16, 8), (1, 5, 3)]
 
 
 @torch.inference_mode()

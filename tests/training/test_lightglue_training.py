@@ -154,13 +154,15 @@ def test_a_share_of_the_teachers_network_needs_the_map(overrides: list[str], tmp
 
 
 def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() -> None:
-    extractor = create_extractor("superpoint", max_keypoints=2000, detection_threshold=0.1)
+    extractor = create_extractor("superpoint", max_keypoints=2000, detection_threshold=0.1, small_share=0.0)
     pixels = np.repeat(picture((160, 120), 0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     features = extractor(Image("a", pixels))
     views = torch.from_numpy(pixels[..., 0]).float()[None, None] / 255
     number = len(features) + 20
-    keypoints, descriptors = detect_many(extractor, views, number, torch.Generator().manual_seed(0))
-    assert keypoints.shape == (1, number, 2) and descriptors.shape == (1, number, 256) and len(features) > 30
+    keypoints, descriptors, scales = detect_many(extractor, views, number, torch.Generator().manual_seed(0))
+    assert (
+        (scales == 1).all() and keypoints.shape == (1, number, 2) and descriptors.shape == (1, number, 256) and len(features) > 30
+    )
     distance = np.linalg.norm(features.keypoints[:, None] - keypoints[0].numpy(), axis=2)
     assert (distance.min(axis=1) < 1e-2).all()
     similar = (features.descriptors.astype(np.float32) * descriptors[0].numpy()[distance.argmin(axis=1)]).sum(axis=1)
@@ -169,13 +171,27 @@ def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() 
     assert len(np.unique(others.round(), axis=0)) > 10
 
 
+def test_the_small_view_gives_its_share_of_the_keypoints_of_the_extractor() -> None:
+    number = 64
+    extractor = create_extractor("superpoint", max_keypoints=number, detection_threshold=0.001)
+    pixels = np.repeat(picture((320, 240), 0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    features = extractor(Image("a", pixels))
+    views = torch.from_numpy(pixels[..., 0]).float()[None, None] / 255
+    keypoints, descriptors, scales = detect_many(extractor, views, number, torch.Generator().manual_seed(0))
+    assert scales[0].tolist() == [1.0] * 58 + [4.0] * 6 and len(features) == number
+    order, expected = (np.lexsort(np.round(each).T) for each in (keypoints[0].numpy(), features.keypoints))
+    np.testing.assert_allclose(keypoints[0].numpy()[order], features.keypoints[expected], atol=1e-2)
+    similar = (features.descriptors[expected].astype(np.float32) * descriptors[0].numpy()[order]).sum(axis=1)
+    assert similar.min() > 0.99
+
+
 def test_views_lose_a_share_of_their_keypoints_each_its_own() -> None:
-    extractor = create_extractor("superpoint", max_keypoints=2000, detection_threshold=0.1)
+    extractor = create_extractor("superpoint", max_keypoints=2000, detection_threshold=0.1, small_share=0.0)
     view = torch.from_numpy(picture((160, 120), 0).mean(axis=2).astype(np.float32)) / 255
     views = view.expand(12, 1, -1, -1)
     kept = []
     for lost in (0.0, 0.8):
-        keypoints, _ = detect_many(extractor, views, 40, torch.Generator().manual_seed(0), lost)
+        keypoints, _, _ = detect_many(extractor, views, 40, torch.Generator().manual_seed(0), lost)
         assert keypoints.shape == (12, 40, 2)
         if not lost:
             strongest = keypoints[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -31,12 +31,12 @@ OPTIONS = MatchingLossOptions(match_px=3.0, no_match_px=5.0, confidence=0.5)
 
 
 def truth(keypoints: Tensor, positions: Tensor, visible: Tensor | None = None, known: Tensor | None = None) -> TruePositions:
-    """Of (b, m, 2) or, for one pair, (m, 2)."""
+    """Of (b, m, 2) or, for one pair, (m, 2); all of one scale."""
     if keypoints.ndim == 2:
         keypoints, positions = keypoints[None], positions[None]
     all_of_them = torch.ones(keypoints.shape[:2], dtype=torch.bool)
     given = (all_of_them if flags is None else flags.reshape(all_of_them.shape) for flags in (visible, known))
-    return TruePositions(keypoints, positions, *given)
+    return TruePositions(keypoints, positions, *given, torch.ones(keypoints.shape[:2]), torch.ones(keypoints.shape[:2]))
 
 
 def labels_of(truth0: TruePositions, truth1: TruePositions) -> tuple[list, list]:
@@ -139,6 +139,21 @@ def test_the_larger_of_the_two_errors_decides() -> None:
     """Image 1 is magnified twice: what is 2 px off in image 0 is 4 px off there."""
     points0, points1 = torch.tensor([[10.0, 10.0]]), torch.tensor([[24.0, 20.0]])
     assert labels_of(truth(points0, 2 * points0), truth(points1, points1 / 2)) == ([[IGNORED]], [[IGNORED]])
+
+
+def test_keypoints_at_one_place_match_those_of_their_scale() -> None:
+    """Two of scales 1 and 2 at one place, seen twice as large by the partner, which has them in scales 1, 2 and 4."""
+    points0 = torch.tensor([[[10.0, 10.0], [10.0, 10.0]]])
+    points1 = torch.tensor([[[20.0, 20.0], [20.5, 20.0], [21.0, 20.0]]])
+    sides = truth(points0, 2 * points0), truth(points1, points1 / 2)
+    scales0, scales1 = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0, 4.0]])
+    truth0 = replace(sides[0], scales=scales0, mapped_scales=2 * scales0)
+    truth1 = replace(sides[1], scales=scales1, mapped_scales=scales1 / 2)
+    assert labels_of(truth0, truth1) == ([[1, 2]], [[IGNORED, 0, 1]])
+    first = TruePositions(*(getattr(truth1, field.name)[:, :1] for field in fields(truth1)))
+    assert labels_of(truth0, first) == ([[0, IGNORED]], [[0]])  # of another scale is better than none
+    far = replace(truth0, keypoints=points0 + 4, positions=2 * (points0 + 4))
+    assert labels_of(far, truth1) == ([[UNMATCHABLE] * 2], [[UNMATCHABLE] * 3])  # the right scale brings nothing nearer
 
 
 def test_near_points_are_told_apart_far_from_the_origin() -> None:

@@ -58,7 +58,7 @@ def test_blobs_of_all_layers_are_in_the_partner_where_the_scene_says(tmp_path: P
             inside = ((points >= 8) & (points < np.array(SIZE) - 8)).all(axis=1)
             keypoints = torch.zeros(2 * options.pairs, inside.sum(), 2)
             keypoints[pair] = torch.from_numpy(points[inside])
-            truth, _ = found.find(keypoints)
+            truth, _ = found.find(keypoints, torch.ones(keypoints.shape[:2]))
             x, y = keypoints[pair].round().long().unbind(1)
             shown = (found.layers[pair, y, x] == layer) & truth.visible[pair]
             picture, partner = found.views[options.pairs + pair, 0].numpy(), found.layers[options.pairs + pair].numpy()
@@ -83,7 +83,7 @@ def test_what_a_piece_hides_in_the_partner_is_not_visible_there(tmp_path: Path, 
         item = Scenes(index, max(SIZE), options, seed=0)[step]
         item["photos"][1:] = torch.from_numpy((white * 255).astype(np.uint8))[0, 0]
         found = make_scenes(item, options, Generator().manual_seed(step))
-        truth, _ = found.find(keypoints.expand(2 * options.pairs, -1, -1))
+        truth, _ = found.find(keypoints.expand(2 * options.pairs, -1, -1), torch.ones(2 * options.pairs, keypoints.shape[1]))
         for pair in range(options.pairs):
             own = found.layers[pair, rows.ravel(), columns.ravel()] == 0
             x, y = truth.positions[pair].round().long().clamp(min=-1, max=max(SIZE)).unbind(1)
@@ -115,11 +115,26 @@ def test_all_planes_of_a_scene_are_seen_by_the_same_two_cameras(options: SceneOp
     assert checked > 10
 
 
+def test_the_partner_shows_a_square_around_a_keypoint_as_large_as_told(tmp_path: Path, options: SceneOptions) -> None:
+    index = write_photos(tmp_path, *(gaussian_blobs(CENTRES + i, SIZE, 2.0) for i in range(4)))
+    _, found = scene(index, options, 0)
+    centres = 20 + torch.rand(2 * options.pairs, 50, 2, generator=Generator().manual_seed(0)) * (torch.tensor(SIZE) - 40)
+    scales = torch.linspace(1, 4, 50).expand(len(centres), -1)
+    shift = 0.01 * scales[..., None] * torch.tensor([1.0, 0.0]), 0.01 * scales[..., None] * torch.tensor([0.0, 1.0])
+    truth, right, below = (found.find(points.double(), scales)[0] for points in (centres, centres + shift[0], centres + shift[1]))
+    assert torch.equal(truth.scales, scales[: options.pairs])
+    x, y = ((other.positions - truth.positions).double() / 0.01 for other in (right, below))
+    side = (x[..., 0] * y[..., 1] - x[..., 1] * y[..., 0]).abs().sqrt()
+    seen = truth.visible & right.visible & below.visible
+    assert seen.sum() > 50 and side[seen].max() / side[seen].min() > 3
+    torch.testing.assert_close(truth.mapped_scales[seen].double(), side[seen], rtol=0.05, atol=0.02)
+
+
 def test_unrelated_pairs_have_no_matches(tmp_path: Path, options: SceneOptions) -> None:
     index = write_photos(tmp_path, *(gaussian_blobs(CENTRES + i, SIZE, 2.0) for i in range(4)))
     _, found = scene(index, replace(options, unrelated=2), 0)
     keypoints = torch.rand(2 * options.pairs, 100, 2, generator=Generator().manual_seed(0)) * torch.tensor(SIZE)
-    truth0, truth1 = found.find(keypoints)
+    truth0, truth1 = found.find(keypoints, torch.ones(keypoints.shape[:2]))
     assert truth0.visible[:4].any() and not truth0.visible[4:].any() and not truth1.visible[4:].any()
     labels0, _ = label_keypoints(truth0, truth1, 3.0, 5.0)
     assert (labels0[4:][truth0.known[4:]] == UNMATCHABLE).all() and truth0.known[4:].any()
