@@ -49,6 +49,7 @@ from sfm_lightglue.training.matching import (
 )
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.scenes import SceneOptions, Scenes, make_scenes
+from sfm_lightglue.training.student import linear_map
 from sfm_lightglue.training.validation import ValidationOptions, make_view_pairs, validate
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,6 @@ TEACHER = "aliked-lightglue"
 """The network of `teacher_share`."""
 MAPPED_PHOTOS = 200
 """From so many the linear map between descriptors of two SuperPoints is learnt."""
-RIDGE = 1e-5
-"""The variance that counts little there, of descriptors of unit length: that of an element is about 1 / 256."""
 
 
 @dataclass(frozen=True)
@@ -121,29 +120,31 @@ class LightGlueTask:
     def __init__(self, options: LightGlueTraining, run: TrainingRun) -> None:
         """The matcher of the run has no part in it: the validation matches with what is trained."""
         self.options, self.device = options, run.device
+        self.extractor = SuperPointExtractor.create(replace(run.features, precision=options.precision), run.device)
+        state, self.start_weights = load_weights(options.start)
+        self.origins = [*self.extractor.weights, self.start_weights]
+        if options.start_superpoint is not None:
+            old = SuperPointExtractor.create(replace(self.extractor.options, weights=options.start_superpoint), run.device)
+            self.origins += old.weights
+        if options.teacher_share > 0:
+            teacher, record = load_weights(TEACHER)
+            self.origins.append(record)
+        check_licence(options.licence, self.origins)  # before the long work
         photos = prepare_photos(run.images, run.names, run.output / "photos", options.photo_size, run.processes)
         held_out, train = split(sorted(photos), options.validation.photos, options.seed)
         self.data_sha256, self.num_photos = hash_of_photos(run.images, train), len(train)
         index = write_index(run.output / "index.json", [[photos[name]] for name in train])
         self.data: Dataset[dict[str, Tensor]] = Scenes(index, options.photo_size, options.scenes, options.seed)
         self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
-        self.extractor = SuperPointExtractor.create(replace(run.features, precision=options.precision), run.device)
-        state, self.start_weights = load_weights(options.start)
-        self.origins = [*self.extractor.weights, self.start_weights]
         network = self._network(state)
         if options.start_superpoint is not None:
-            old = SuperPointExtractor.create(replace(self.extractor.options, weights=options.start_superpoint), run.device)
-            self.origins += old.weights
             sample = [read_photo(photos[name]) for name in train[:: -(-len(train) // MAPPED_PHOTOS)]]
             network = behind_map(network, *map_between(self.extractor, old, sample))
         self.module: nn.Module = network
         self.start_state = {key: value.detach().clone() for key, value in network.state_dict().items()}
         self.teacher_state: Mapping[str, Tensor] | None = None
         if options.teacher_share > 0:
-            state, record = load_weights(TEACHER)
-            self.origins.append(record)
-            self.teacher_state = self._network(state).state_dict()
-        check_licence(options.licence, self.origins)
+            self.teacher_state = self._network(teacher).state_dict()
         self.settings: Mapping[str, Any] = {
             **recipe(options),
             "data": self.data_sha256,
@@ -285,13 +286,11 @@ def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequ
         keypoints = torch.from_numpy(features.keypoints).to(old.device)[None]
         known.append(torch.from_numpy(features.descriptors).float())
         wanted.append(sample_descriptors(keypoints, old.network(grey).descriptors, centred=old.centred)[0].cpu())
-    inputs, outputs = F.pad(torch.cat(known), (0, 1), value=1.0).double(), torch.cat(wanted).double()
-    # Some directions hardly vary: without the ridge their weights are noise, and torch's lstsq gives others in each process.
-    gram = inputs.T @ inputs + RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.double)
-    solution = torch.linalg.solve(gram, inputs.T @ outputs)
-    predicted = inputs @ solution
+    inputs, outputs = torch.cat(known), torch.cat(wanted)
+    weight, bias = linear_map(inputs, outputs)
+    predicted = F.linear(inputs, weight, bias)
     logger.info(
         "the new descriptors predict the old ones with a cosine of %.3f", F.cosine_similarity(predicted, outputs, dim=1).mean()
     )
-    solution = solution / predicted.norm(dim=1).mean()
-    return solution[:-1].T.float(), solution[-1].float()
+    length = predicted.norm(dim=1).mean()
+    return weight / length, bias / length

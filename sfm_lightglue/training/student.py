@@ -31,6 +31,8 @@ from sfm_lightglue.training.homographies import invert, warp
 
 NOT_SIMILAR = -1e30
 """Below all scalar products by far, yet finite: a row without any other point gives no gradient, instead of nan."""
+RIDGE = 1e-5
+"""The variance that counts little in a linear map of descriptors of unit length: that of an element is about 1 / 256."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,9 @@ class Student(nn.Module):
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         descriptors = sample_descriptors(batch["points"], network(batch["views"]).descriptors, centred=True)
         is_point = batch["is_point"].repeat(2, 1)
-        known = F.pad(descriptors[is_point], (0, 1), value=1.0)
-        solution = torch.linalg.lstsq(known, batch["teacher"][is_point]).solution
-        self.to_teacher.weight.copy_(solution[:-1].T)
-        self.to_teacher.bias.copy_(solution[-1])
+        weight, bias = linear_map(descriptors[is_point], batch["teacher"][is_point])
+        self.to_teacher.weight.copy_(weight)
+        self.to_teacher.bias.copy_(bias)
 
     def losses(
         self, batch: Mapping[str, Tensor], options: LossOptions, detection: SuperPointOptions, dtype: torch.dtype
@@ -230,3 +231,14 @@ def _near(batch: Mapping[str, Tensor], radius: float) -> Tensor:
     first, second = (torch.cdist(points, points) < radius for points in batch["points"].chunk(2))
     others = ~torch.eye(first.shape[1], dtype=torch.bool, device=first.device)
     return (first | second) & others
+
+
+def linear_map(known: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (e, d) and bias (e,) that predict the descriptors `wanted` (n, e) from those `known` (n, d), by least squares.
+
+    The same bits in each process, which torch's lstsq does not give: some directions hardly vary, and their weights were noise.
+    """
+    inputs, outputs = F.pad(known, (0, 1), value=1.0).double(), wanted.double()
+    gram = inputs.T @ inputs + RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.double, device=inputs.device)
+    solution = torch.linalg.solve(gram, inputs.T @ outputs).to(known.dtype)
+    return solution[:-1].T, solution[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
 from sfm_lightglue.networks.superpoint import load_superpoint, with_octaves
-from sfm_lightglue.networks.weights import load_weights
+from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Image
 from sfm_lightglue.train import train_from
 from sfm_lightglue.training.lightglue import LightGlueTask, detect_many, mix_descriptors
@@ -47,6 +48,19 @@ def overrides(tmp_path: Path) -> list[str]:
 
 def train(overrides: list[str], output: Path) -> str:
     return train_from(compose_config([*overrides, f"output={output}"], "train"))
+
+
+def test_a_licence_that_the_weights_forbid_is_refused_before_the_long_work(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def research_only(name: str) -> tuple[dict[str, torch.Tensor], WeightsRecord]:
+        state, record = load_weights(name)
+        return state, replace(record, research_only=True, licence="for research")
+
+    monkeypatch.setattr("sfm_lightglue.training.lightglue.load_weights", research_only)
+    with pytest.raises(ValueError, match=r"training\.licence=Apache-2\.0, but .*start\.safetensors is for research only"):
+        train(overrides, tmp_path / "out")
+    assert not (tmp_path / "out" / "photos").exists()
 
 
 def test_an_interrupted_training_ends_as_if_it_had_not_been(

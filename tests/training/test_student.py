@@ -19,6 +19,7 @@ from sfm_lightglue.training.student import (
     contrastive_loss,
     find_keypoints,
     keypoint_loss,
+    linear_map,
     location_loss,
     reprojection_loss,
     similarities,
@@ -41,6 +42,7 @@ DETECTION = SuperPointOptions(
     weights="",
     resize_max=None,
     max_keypoints=100,
+    small_share=0.0,
     detection_threshold=0.005,
     nms_radius=2,
     border=2,
@@ -365,6 +367,16 @@ def test_a_student_that_starts_from_a_network_is_that_network_and_knows_what_the
             student.eval().network(batch["views"]).logits, network(batch["views"]).logits, atol=1e-3, rtol=1e-3
         )
     assert figures["teacher_cosine"] > 0.99
+
+
+def test_a_linear_map_is_found_where_a_direction_hardly_varies(generator: torch.Generator) -> None:
+    known = torch.nn.functional.normalize(torch.randn(2000, 16, generator=generator), dim=1)
+    known[:, 3] = 0.2 + 1e-7 * known[:, 3]
+    weight, bias = torch.randn(5, 16, generator=generator), torch.randn(5, generator=generator)
+    wanted = known @ weight.T + bias
+    found = linear_map(known, wanted)
+    assert found[0].shape == (5, 16) and found[0].abs().max() < 2 * weight.abs().max()
+    torch.testing.assert_close(known @ found[0].T + found[1], wanted, atol=1e-2, rtol=0)
 
 
 def test_of_a_student_with_octaves_the_descriptors_alone_learn(generator: torch.Generator) -> None:
