@@ -179,8 +179,8 @@ _ENTRIES = (
         name="superpoint-open-lightglue",
         file="superpoint-open-lightglue.safetensors",
         urls=(),  # in this package
-        sha256="071c462050195036a6426c3d65ed5f0195eca0a63e5e34146968a671ade26037",
-        size=23_874_026,
+        sha256="83a78a1169fdd2f0753417aff70c8064ebe6699a64d4e9c3e2ffdc82e712b1b2",
+        size=23_880_706,
         licence="Apache-2.0",
         for_="matches=lightglue head superpoint-open",
         origin="LightGlue, Lindenberger et al. (arXiv:2306.13643), trained with this package from ALIKED's (docs/superpoint.md)",

@@ -327,4 +327,5 @@ def test_through_hlocs_files_the_result_is_that_of_our_own_pipeline(
     matched = np.flatnonzero(matches0 > -1)
     assert len(matched) > 50
     shifts = own[0].keypoints[matched] - own[1].keypoints[matches0[matched]]
-    assert (np.abs(shifts - SHIFT).max(axis=1) < 1).mean() > 0.95, "and they are the right ones"
+    # Keypoints of the small photo have pixels of 4 px.
+    assert (np.abs(shifts - SHIFT).max(axis=1) < 2).mean() > 0.95, "and they are the right ones"
