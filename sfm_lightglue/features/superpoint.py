@@ -42,9 +42,9 @@ class SuperPointOptions:
     """A name, or the path of a file with the original's or Hugging Face's keys."""
     resize_max: int | None
     """Longest side, px, at which keypoints are detected; None keeps the full size."""
-    small_share: float | None
-    """Of `max_keypoints`, found at a quarter of that size at most; None: SMALL_SHARE for weights with octaves, else none."""
     max_keypoints: int
+    small_share: float | None
+    """Of them, found at a quarter of that size at most; None: SMALL_SHARE for weights with octaves, else none."""
     detection_threshold: float
     """Smallest probability of a keypoint, 0..1."""
     nms_radius: int
