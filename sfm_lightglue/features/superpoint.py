@@ -104,6 +104,7 @@ class SuperPointExtractor:
     def _features(self, image: Image, size: tuple[int, int], outputs: Sequence[SuperPointOutput], i: int) -> Features:
         """Of image i of a batch, resized to `size`. The first octave gets what the small one leaves."""
         options = self.options
+        room = options.max_keypoints
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for octave, output in zip(reversed(self.octaves), reversed(outputs), strict=True):
             keypoints, scores = detect_keypoints(
@@ -115,9 +116,8 @@ class SuperPointExtractor:
                 subpixel=options.subpixel,
             )
             places = octave_to_image(keypoints, octave)
-            small = self.num_small(options.max_keypoints)
-            number = small if octave else options.max_keypoints - sum(len(there) for there, _, _ in found)
-            kept = strongest(image, size, places, scores, number)
+            kept = strongest(image, size, places, scores, self.num_small(room) if octave else room)
+            room -= len(kept)
             descriptors = sample_descriptors(keypoints[kept][None], output.descriptors[i : i + 1], centred=self.centred)[0]
             found.append((places[kept], scores[kept], descriptors))
         keypoints, scores, descriptors = (torch.cat(parts) for parts in zip(*reversed(found), strict=True))

@@ -82,8 +82,13 @@ def test_a_photo_without_structure_in_small_gives_the_rest_of_the_keypoints() ->
     """Fine noise is grey at a quarter of the size: all keypoints are those of the photo then."""
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 1), np.uint8)
     noise[1::2, ::2], noise[::2, 1::2], noise[1::2, 1::2] = 255 - noise[::2, ::2], 255 - noise[::2, ::2], noise[::2, ::2]
-    extractor = create_extractor("superpoint", max_keypoints=200, detection_threshold=0.01)
-    assert len(extractor(Image("noise", np.repeat(noise, 3, axis=2)))) == 200
+    image = Image("noise", np.repeat(noise, 3, axis=2))
+    without, features = (
+        create_extractor("superpoint", max_keypoints=200, detection_threshold=0.01, small_share=share)(image)
+        for share in (0.0, 0.1)
+    )
+    assert len(features) == 200
+    np.testing.assert_array_equal(features.keypoints, without.keypoints)
 
 
 def test_a_share_is_no_number_of_keypoints() -> None:
