@@ -102,12 +102,15 @@ def read_header(path: Path) -> PhotoHeader:
         return PhotoHeader(image.size, focal, key)
 
 
-def resize_longest(pixels: np.ndarray, resize_max: int | None) -> np.ndarray:
-    """uint8 (h', w', 3): the picture with its longest side at most `resize_max` px, antialiased; never enlarged."""
+def resize_longest(pixels: np.ndarray, resize_max: int | None, enlarge_max: float = 1.0) -> np.ndarray:
+    """uint8 (h', w', 3): the picture with its longest side at most `resize_max` px, antialiased.
+
+    A smaller one is enlarged to that, though at most `enlarge_max` times.
+    """
     height, width = pixels.shape[:2]
-    if resize_max is None or max(height, width) <= resize_max:
+    scale = 1.0 if resize_max is None else min(enlarge_max, resize_max / max(height, width))
+    if scale == 1:
         return pixels
-    scale = resize_max / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.array(PILImage.fromarray(pixels).resize(size, PILImage.Resampling.LANCZOS))
 

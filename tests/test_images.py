@@ -475,10 +475,29 @@ def test_reading_photos_in_threads_leaves_the_warning_filters_as_they_were(tmp_p
         ((100, 50), None, (100, 50)),
     ],
 )
-def test_the_longest_side_is_reduced_and_never_enlarged(
+def test_the_longest_side_is_reduced_and_not_enlarged_unasked(
     size: tuple[int, int], resize_max: int | None, expected: tuple[int, int]
 ) -> None:
     resized = resize_longest(np.zeros((size[1], size[0], 3), np.uint8), resize_max)
+    assert resized.shape == (expected[1], expected[0], 3) and resized.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "size, resize_max, expected",
+    [
+        ((640, 480), 1024, (1024, 768)),
+        ((150, 333), 600, (270, 600)),  # 270.27
+        ((640, 480), 1600, (1280, 960)),  # twice, not 2.5 times
+        ((5, 7), 1024, (10, 14)),
+        ((1000, 500), 100, (100, 50)),
+        ((100, 50), 100, (100, 50)),
+        ((100, 50), None, (100, 50)),
+    ],
+)
+def test_a_small_picture_is_enlarged_where_that_is_asked_for(
+    size: tuple[int, int], resize_max: int | None, expected: tuple[int, int]
+) -> None:
+    resized = resize_longest(np.zeros((size[1], size[0], 3), np.uint8), resize_max, 2.0)
     assert resized.shape == (expected[1], expected[0], 3) and resized.dtype == np.uint8
 
 

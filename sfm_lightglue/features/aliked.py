@@ -42,6 +42,8 @@ class AlikedOptions:
     """A name, or the path of a file of this variant."""
     resize_max: int | None
     """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    enlarge_max: float
+    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
     max_keypoints: int
     detection_threshold: float
     """Smallest score of a keypoint, 0..1."""
@@ -54,7 +56,7 @@ class AlikedOptions:
         if self.variant not in VARIANTS:
             raise ValueError(f"features.variant={self.variant} is no variant of ALIKED. {closest(self.variant, VARIANTS)}")
         check_precision(self.precision, "features.precision")
-        check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, detection_threshold=0, nms_radius=1)
+        check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, detection_threshold=0, nms_radius=1)
 
 
 class AlikedExtractor:
@@ -79,7 +81,7 @@ class AlikedExtractor:
     def extract_many(self, images: Sequence[Image]) -> list[Features]:
         """Features of each image, `batch_size` of equal size at a time."""
         size = self.network.variant.descriptor_size
-        return extract_in_batches(images, self.options.resize_max, self.batch_size, self._extract, size)
+        return extract_in_batches(images, self.options.resize_max, self.options.enlarge_max, self.batch_size, self._extract, size)
 
     @torch.inference_mode()
     def _extract(self, images: list[Image], pixels: np.ndarray) -> list[Features]:

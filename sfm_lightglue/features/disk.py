@@ -37,6 +37,8 @@ class DiskOptions:
     """A name, or the path of a file in the authors' format."""
     resize_max: int | None
     """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    enlarge_max: float
+    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
     max_keypoints: int
     detection_threshold: float
     """Smallest detection logit."""
@@ -45,7 +47,7 @@ class DiskOptions:
     subpixel: bool
 
     def __post_init__(self) -> None:
-        check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, nms_radius=1)
+        check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, nms_radius=1)
 
 
 class DiskExtractor:
@@ -64,7 +66,7 @@ class DiskExtractor:
 
     @torch.inference_mode()
     def __call__(self, image: Image) -> Features:
-        pixels = resize_longest(image.pixels, self.options.resize_max)
+        pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return no_features(image, DESCRIPTOR_SIZE)
         height, width = pixels.shape[:2]

@@ -114,6 +114,7 @@ def no_features(image: Image, descriptor_size: int) -> Features:
 def extract_in_batches(
     images: Sequence[Image],
     resize_max: int | None,
+    enlarge_max: float,
     batch_size: int,
     extract: Callable[[list[Image], np.ndarray], list[Features]],
     descriptor_size: int,
@@ -122,7 +123,7 @@ def extract_in_batches(
     features = [no_features(image, descriptor_size) for image in images]
     groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     for i, image in enumerate(images):
-        pixels = resize_longest(image.pixels, resize_max)
+        pixels = resize_longest(image.pixels, resize_max, enlarge_max)
         if not is_featureless(pixels):
             groups.setdefault(pixels.shape, []).append((i, pixels))
     for group in groups.values():

@@ -24,6 +24,8 @@ class SiftOptions:
     name: str
     resize_max: int | None
     """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    enlarge_max: float
+    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
     max_keypoints: int
     peak_threshold: float
     """Smallest contrast of a keypoint (difference of Gaussians), of intensities in 0..1."""
@@ -31,7 +33,7 @@ class SiftOptions:
     """-1 doubles the image before detection (Lowe, section 3.3), 0 does not."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, peak_threshold=1e-6, first_octave=-1)
+        check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, peak_threshold=1e-6, first_octave=-1)
 
 
 class SiftExtractor:
@@ -55,7 +57,7 @@ class SiftExtractor:
             return cls(options, pycolmap.FeatureExtractor.create(detection, pycolmap.Device.cpu))
 
     def __call__(self, image: Image) -> Features:
-        pixels = resize_longest(image.pixels, self.options.resize_max)
+        pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return no_features(image, DESCRIPTOR_SIZE)
         found, described = self.detector.extract_from_float32_array(to_grey(pixels))

@@ -42,6 +42,8 @@ class SuperPointOptions:
     """A name, or the path of a file with the original's or Hugging Face's keys."""
     resize_max: int | None
     """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    enlarge_max: float
+    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
     max_keypoints: int
     small_share: float | None
     """Of them, found at a quarter of that size at most; None: SMALL_SHARE for weights with octaves, else none."""
@@ -59,7 +61,16 @@ class SuperPointOptions:
         check_precision(self.precision, "features.precision")
         if self.small_share is not None and self.small_share > 1:
             raise ValueError(f"features.small_share is a share, 0..1, found {self.small_share}")
-        check_at_least(self, resize_max=MIN_SIDE, small_share=0, max_keypoints=1, detection_threshold=0, nms_radius=0, border=0)
+        check_at_least(
+            self,
+            resize_max=MIN_SIDE,
+            enlarge_max=1,
+            small_share=0,
+            max_keypoints=1,
+            detection_threshold=0,
+            nms_radius=0,
+            border=0,
+        )
 
 
 class SuperPointExtractor:
@@ -91,7 +102,9 @@ class SuperPointExtractor:
 
     def extract_many(self, images: Sequence[Image]) -> list[Features]:
         """Features of each image, `batch_size` of equal size at a time."""
-        return extract_in_batches(images, self.options.resize_max, self.batch_size, self._extract, DESCRIPTOR_SIZE)
+        return extract_in_batches(
+            images, self.options.resize_max, self.options.enlarge_max, self.batch_size, self._extract, DESCRIPTOR_SIZE
+        )
 
     @torch.inference_mode()
     def _extract(self, images: list[Image], pixels: np.ndarray) -> list[Features]:

@@ -37,6 +37,8 @@ class XFeatOptions:
     """A name, or the path of a file in the authors' format."""
     resize_max: int | None
     """Longest side, px, before it is rounded down to a multiple of 32; None keeps the full size."""
+    enlarge_max: float
+    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
     max_keypoints: int
     detection_threshold: float
     """Smallest probability of a keypoint, 0..1."""
@@ -45,7 +47,7 @@ class XFeatOptions:
     subpixel: bool
 
     def __post_init__(self) -> None:
-        check_at_least(self, resize_max=MIN_SIDE, max_keypoints=1, detection_threshold=0, nms_radius=1)
+        check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, detection_threshold=0, nms_radius=1)
 
 
 class XFeatExtractor:
@@ -64,7 +66,7 @@ class XFeatExtractor:
 
     @torch.inference_mode()
     def __call__(self, image: Image) -> Features:
-        pixels = resize_longest(image.pixels, self.options.resize_max)
+        pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return no_features(image, DESCRIPTOR_SIZE)
         height, width = (max(1, side // STRIDE) * STRIDE for side in pixels.shape[:2])

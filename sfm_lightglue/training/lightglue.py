@@ -120,7 +120,9 @@ class LightGlueTask:
     def __init__(self, options: LightGlueTraining, run: TrainingRun) -> None:
         """The matcher of the run has no part in it: the validation matches with what is trained."""
         self.options, self.device = options, run.device
-        self.extractor = SuperPointExtractor.create(replace(run.features, precision=options.precision), run.device)
+        # Views are what they are: enlarged, they would not show what the losses see.
+        features = replace(run.features, precision=options.precision, enlarge_max=1.0)
+        self.extractor = SuperPointExtractor.create(features, run.device)
         state, self.start_weights = load_weights(options.start)
         self.origins = [*self.extractor.weights, self.start_weights]
         if options.start_superpoint is not None:
@@ -279,7 +281,7 @@ def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequ
     them too. Predictions have a length of 1 in the mean.
     """
     known, wanted = [], []
-    new = SuperPointExtractor(replace(new.options, small_share=0.0), new.network, new.device, *new.weights)
+    new = SuperPointExtractor(replace(new.options, small_share=0.0, enlarge_max=1.0), new.network, new.device, *new.weights)
     for photo in photos:
         features = new(Image("", np.repeat(photo[..., None], 3, axis=2)))
         grey = torch.from_numpy(photo).to(old.device)[None, None].float() / 255

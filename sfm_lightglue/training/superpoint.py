@@ -9,7 +9,7 @@ import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,7 +85,8 @@ class SuperPointTask:
     use = "features=superpoint features.weights={path}"
 
     def __init__(self, options: SuperPointTraining, run: TrainingRun) -> None:
-        self.options, self.device, self.features, self.matcher = options, run.device, run.features, run.create_matcher()
+        self.options, self.device, self.matcher = options, run.device, run.create_matcher()
+        self.features = replace(run.features, enlarge_max=1.0)  # views are what they are
         self.origins = [load_weights(options.teacher.weights)[1]]
         self.start: SuperPoint | None = None
         if options.start is not None:

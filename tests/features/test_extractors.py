@@ -66,7 +66,7 @@ def create(superpoint_weights: Path):
         if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
             pytest.skip(f"needs the weights of package {PACKAGES[name]}")
         if name == "superpoint":
-            changes = {"weights": str(superpoint_weights), **changes}
+            changes = {"weights": str(superpoint_weights), "enlarge_max": 1.0, **changes}
         if (key := f"{name} {changes}") not in built:
             built[key] = create_from_yaml(name, changes)
         return built[key]
@@ -180,6 +180,19 @@ def test_detection_at_a_smaller_size_returns_pixels_of_the_full_image(create, na
     np.testing.assert_array_equal(full.descriptors, small.descriptors)
     scale = np.mean([311 / resized.shape[1], 233 / resized.shape[0]])
     assert full.uncertainty == pytest.approx(scale * small.uncertainty, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_small_photo_is_enlarged_where_that_is_asked_for(create, name: str) -> None:
+    """Keypoints are px of the photo all the same, and known better than to one of its pixels."""
+    pixels = scene(150, 200)
+    enlarged = np.asarray(PILImage.fromarray(pixels).resize((400, 300), PILImage.Resampling.LANCZOS))
+    expected = create(name, resize_max=None)(Image("a", enlarged))
+    forced = create(name, resize_max=400, enlarge_max=2.0)(Image("a", pixels))
+    assert len(create(name, resize_max=400, enlarge_max=1.0)(Image("a", pixels))) < len(forced)
+    np.testing.assert_allclose(forced.keypoints, keypoints_to_full_image(expected.keypoints, (400, 300), (200, 150)), atol=1e-3)
+    np.testing.assert_array_equal(forced.descriptors, expected.descriptors)
+    assert forced.image_size == (200, 150) and forced.uncertainty == pytest.approx(expected.uncertainty / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", TRAINED)

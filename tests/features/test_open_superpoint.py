@@ -21,7 +21,7 @@ DEMO = Path(__file__).resolve().parents[2] / "datasets" / "demo" / "images"
 
 @pytest.fixture(scope="module")
 def extractor() -> Extractor:
-    return create_extractor("superpoint", max_keypoints=1000, resize_max=640)
+    return create_extractor("superpoint", enlarge_max=1, max_keypoints=1000, resize_max=640)
 
 
 def test_it_lies_in_the_package_and_says_under_which_licence(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_keypoints_of_the_small_photo_lie_where_those_of_the_photo_do() -> None:
     """A corner that is found in both has one place: half a pixel of the small photo would be 1.5 px."""
     photo = load_image(sorted(DEMO.glob("*"))[0])
     photo = replace(photo, pixels=photo.pixels[:384, :640])  # whole pixels of the small one
-    once = create_extractor("superpoint", max_keypoints=4096, small_share=0.0)
+    once = create_extractor("superpoint", enlarge_max=1, max_keypoints=4096, small_share=0.0)
     small = once(Image("small", np.array(PILImage.fromarray(photo.pixels).resize((160, 96), PILImage.Resampling.BOX))))
     found = small_keypoints(photo, 4096)
     assert len(found) > 50
@@ -53,7 +53,7 @@ def test_a_photo_from_four_times_as_far_is_matched_by_keypoints_of_the_small_one
     far = Image("far", np.array(PILImage.fromarray(photo.pixels).resize((160, 120), PILImage.Resampling.LANCZOS)))
     right = []
     for share in (0.0, 0.1):
-        extractor = create_extractor("superpoint", max_keypoints=1000, resize_max=640, small_share=share)
+        extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=1000, resize_max=640, small_share=share)
         near_features, far_features = extractor(photo), extractor(far)
         assert len(near_features) == 1000 and (np.diff(near_features.scores) <= 0).all()
         descriptors0, descriptors1 = (each.descriptors.astype(np.float32) for each in (near_features, far_features))
@@ -71,7 +71,7 @@ def test_the_small_photo_has_its_share_and_the_published_network_none() -> None:
     assert len(small_keypoints(photo, 500)) == 50
     network = load_superpoint(load_weights("superpoint-open")[0])
     record = WeightsRecord("plain", "", "", "", False)
-    options = create_extractor("superpoint", max_keypoints=500, resize_max=320).options
+    options = create_extractor("superpoint", enlarge_max=1, max_keypoints=500, resize_max=320).options
     assert SuperPointExtractor(options, network, "cpu", record).octaves == (0, 2)
     assert SuperPointExtractor(options, with_octaves(network, 1), "cpu", record).octaves == (0,)
     plain = SuperPointExtractor(replace(options, small_share=0.3), with_octaves(network, 1), "cpu", record)
@@ -84,7 +84,7 @@ def test_a_photo_without_structure_in_small_gives_the_rest_of_the_keypoints() ->
     noise[1::2, ::2], noise[::2, 1::2], noise[1::2, 1::2] = 255 - noise[::2, ::2], 255 - noise[::2, ::2], noise[::2, ::2]
     image = Image("noise", np.repeat(noise, 3, axis=2))
     without, features = (
-        create_extractor("superpoint", max_keypoints=200, detection_threshold=0.01, small_share=share)(image)
+        create_extractor("superpoint", enlarge_max=1, max_keypoints=200, detection_threshold=0.01, small_share=share)(image)
         for share in (0.0, 0.1)
     )
     assert len(features) == 200
@@ -93,7 +93,7 @@ def test_a_photo_without_structure_in_small_gives_the_rest_of_the_keypoints() ->
 
 def test_a_share_is_no_number_of_keypoints() -> None:
     with pytest.raises(ValueError, match=r"features\.small_share is a share, 0\.\.1, found 200"):
-        create_extractor("superpoint", small_share=200)
+        create_extractor("superpoint", enlarge_max=1, small_share=200)
 
 
 def test_masks_keep_keypoints_of_all_octaves_out(extractor: Extractor) -> None:
@@ -106,13 +106,17 @@ def test_masks_keep_keypoints_of_all_octaves_out(extractor: Extractor) -> None:
 
 def small_keypoints(photo: Image, number: int) -> np.ndarray:
     """(n, 2) px of the photo: those of `number` that are found in the small one and not in the photo itself."""
-    without, features = (create_extractor("superpoint", max_keypoints=number, small_share=share)(photo) for share in (0.0, 0.1))
+    without, features = (
+        create_extractor("superpoint", enlarge_max=1, max_keypoints=number, small_share=share)(photo) for share in (0.0, 0.1)
+    )
     known = {tuple(each) for each in without.keypoints}
     return np.array([each for each in features.keypoints if tuple(each) not in known])
 
 
 def test_a_photo_that_is_shifted_has_the_same_keypoints_and_descriptors() -> None:
-    extractor = create_extractor("superpoint", max_keypoints=4096, detection_threshold=0.01)  # so that none has to give way
+    extractor = create_extractor(
+        "superpoint", enlarge_max=1, max_keypoints=4096, detection_threshold=0.01
+    )  # so that none has to give way
     pixels = load_image(sorted(DEMO.glob("*"))[0]).pixels[:448, :704]
     shift = np.array([64, 32])  # whole cells of the third octave
     features0 = extractor(Image("a", pixels[:-32, :-64]))

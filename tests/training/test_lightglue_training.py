@@ -168,7 +168,7 @@ def test_a_share_of_the_teachers_network_needs_the_map(overrides: list[str], tmp
 
 
 def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() -> None:
-    extractor = create_extractor("superpoint", max_keypoints=2000, detection_threshold=0.1, small_share=0.0)
+    extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=2000, detection_threshold=0.1, small_share=0.0)
     pixels = np.repeat(picture((160, 120), 0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     features = extractor(Image("a", pixels))
     views = torch.from_numpy(pixels[..., 0]).float()[None, None] / 255
@@ -187,7 +187,7 @@ def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() 
 
 def test_the_small_view_gives_its_share_of_the_keypoints_of_the_extractor() -> None:
     number = 64
-    extractor = create_extractor("superpoint", max_keypoints=number, detection_threshold=0.001)
+    extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=number, detection_threshold=0.001)
     pixels = np.repeat(picture((320, 240), 0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     features = extractor(Image("a", pixels))
     views = torch.from_numpy(pixels[..., 0]).float()[None, None] / 255
@@ -200,7 +200,7 @@ def test_the_small_view_gives_its_share_of_the_keypoints_of_the_extractor() -> N
 
 
 def test_views_lose_a_share_of_their_keypoints_each_its_own() -> None:
-    extractor = create_extractor("superpoint", max_keypoints=2000, detection_threshold=0.1, small_share=0.0)
+    extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=2000, detection_threshold=0.1, small_share=0.0)
     view = torch.from_numpy(picture((160, 120), 0).mean(axis=2).astype(np.float32)) / 255
     views = view.expand(12, 1, -1, -1)
     kept = []

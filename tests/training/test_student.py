@@ -41,6 +41,7 @@ DETECTION = SuperPointOptions(
     name="superpoint",
     weights="",
     resize_max=None,
+    enlarge_max=1.0,
     max_keypoints=100,
     small_share=0.0,
     detection_threshold=0.005,
