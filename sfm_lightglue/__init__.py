@@ -15,7 +15,7 @@ import zlib  # noqa: F401
 with contextlib.suppress(OSError):
     ctypes.CDLL("libz.so.1")
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 _API = {
     "Features": "products",

@@ -46,7 +46,8 @@ class LightGlueOptions:
     """Share of confident points at which to stop, -1 = always all layers; None as published with the head."""
     width_confidence: float | None
     """How sure it must be that a point has no match to drop it, -1 = keep all; None as published with the head."""
-    filter_threshold: float
+    filter_threshold: float | None
+    """Smallest score of a match, 0..1; None as published with the head."""
     skip_hopeless: bool | None
     """End pairs without matches whose descriptors or first layers say that the photos do not overlap, for heads of `HOPELESS`;
     None: where the rule was calibrated, that is for the published weights of these heads."""
@@ -65,7 +66,7 @@ class LightGlueOptions:
                 "set it to false, or to null (where calibrated)"
             )
         check_precision(self.precision, "matches.precision")
-        if not 0 <= self.filter_threshold < 1:
+        if self.filter_threshold is not None and not 0 <= self.filter_threshold < 1:
             raise ValueError(f"matches.filter_threshold must lie in 0..1, found {self.filter_threshold}")
 
 
@@ -86,12 +87,11 @@ class LightGlueMatcher:
         state, record = load_weights(options.weights or HEAD_WEIGHTS[options.head])
         head = HEADS[options.head]
         size = settings_from_state_dict(state) if options.weights else head  # of the user's own, perhaps of another size
-        settings = replace(
-            size,
-            depth_confidence=head.depth_confidence if options.depth_confidence is None else options.depth_confidence,
-            width_confidence=head.width_confidence if options.width_confidence is None else options.width_confidence,
-            filter_threshold=options.filter_threshold,
-        )
+        thresholds = {
+            key: getattr(head if getattr(options, key) is None else options, key)
+            for key in ("depth_confidence", "width_confidence", "filter_threshold")
+        }
+        settings = replace(size, **thresholds)
         return cls(options, load_lightglue(state, settings), device, record)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:

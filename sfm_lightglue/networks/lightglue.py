@@ -46,8 +46,8 @@ class LightGlueSettings:
 
 HEADS: dict[str, LightGlueSettings] = {
     "superpoint": LightGlueSettings(input_dim=256),
-    # Ours. At 0.95 it would end hard pairs too early (docs/superpoint.md).
-    "superpoint-open": LightGlueSettings(input_dim=256, project_input=True, depth_confidence=0.99),
+    # Ours, with thresholds of its own (docs/superpoint.md).
+    "superpoint-open": LightGlueSettings(input_dim=256, project_input=True, depth_confidence=0.99, filter_threshold=0.15),
     "aliked": LightGlueSettings(input_dim=128),
     "disk": LightGlueSettings(input_dim=128),
     "sift": LightGlueSettings(input_dim=128, add_scale_orientation=True),

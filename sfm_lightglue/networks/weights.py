@@ -179,7 +179,7 @@ _ENTRIES = (
         name="superpoint-open-lightglue",
         file="superpoint-open-lightglue.safetensors",
         urls=(),  # in this package
-        sha256="83a78a1169fdd2f0753417aff70c8064ebe6699a64d4e9c3e2ffdc82e712b1b2",
+        sha256="b6bc9b5538b8991c8156458fb69a6d39c491ffaf056ed410478edee4c41f18cf",
         size=23_880_706,
         licence="Apache-2.0",
         for_="matches=lightglue head superpoint-open",

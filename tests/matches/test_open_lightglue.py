@@ -12,6 +12,7 @@ from sfm_lightglue.api import create_extractor, create_matcher, load_image
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.evaluation.poses import fundamental_matrix, read_poses
 from sfm_lightglue.geometry import sampson_error
+from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.weights import WEIGHTS, find_weights
 from sfm_lightglue.pipeline import Run
@@ -38,6 +39,26 @@ def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch
         "superpoint-open",
         "superpoint-open-lightglue",
     ]
+
+
+@pytest.mark.parametrize(
+    ("head", "changes", "expected"),
+    [
+        ("superpoint-open", {}, 0.15),
+        ("superpoint-open", {"filter_threshold": 0.0}, 0.0),
+        ("superpoint-open", {"filter_threshold": 0.1}, 0.1),
+        ("aliked", {}, 0.1),
+    ],
+)
+def test_the_smallest_score_is_that_of_the_head_unless_it_is_chosen(
+    head: str, changes: dict[str, float], expected: float
+) -> None:
+    try:
+        created = create_matcher(head=head, **changes)
+    except FileNotFoundError:
+        pytest.skip(f"the weights of {head} are not at hand")
+    assert isinstance(created, LightGlueMatcher)
+    assert created.engine.settings.filter_threshold == expected
 
 
 def test_its_matches_on_the_demo_scene_obey_the_true_poses(matcher: Matcher) -> None:
