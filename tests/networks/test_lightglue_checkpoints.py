@@ -175,7 +175,8 @@ def test_too_few_layers_are_refused(state: dict[str, Tensor]) -> None:
 )
 def test_odd_sizes_load_without_a_configuration(settings: LightGlueSettings) -> None:
     state = LightGlue(settings).state_dict()
-    assert settings_from_state_dict(state) == replace(settings, depth_confidence=LightGlueSettings.depth_confidence)
+    published = {key: getattr(LightGlueSettings, key) for key in ("depth_confidence", "filter_threshold")}
+    assert settings_from_state_dict(state) == replace(settings, **published)
     load_lightglue(state, settings)
 
 

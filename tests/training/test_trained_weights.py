@@ -59,7 +59,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 def extractor(path: Path, **changes: object) -> SuperPointExtractor:
     values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(ROOT / "configs/features/superpoint.yaml"), resolve=True))
-    return SuperPointExtractor.create(SuperPointOptions(**{**values, "weights": str(path), **changes}), "cpu")
+    return SuperPointExtractor.create(SuperPointOptions(**{**values, "weights": str(path), "enlarge_max": 1.0, **changes}), "cpu")
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------------
