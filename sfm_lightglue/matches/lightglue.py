@@ -83,7 +83,10 @@ class LightGlueMatcher:
 
     @classmethod
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
-        """The matcher with its weights loaded. Raises: FileNotFoundError where they are not at hand."""
+        """The matcher with its weights loaded; its options name the head's thresholds, which files of matches remember.
+
+        Raises: FileNotFoundError where the weights are not at hand.
+        """
         state, record = load_weights(options.weights or HEAD_WEIGHTS[options.head])
         head = HEADS[options.head]
         size = settings_from_state_dict(state) if options.weights else head  # of the user's own, perhaps of another size
@@ -91,8 +94,8 @@ class LightGlueMatcher:
             key: getattr(head if getattr(options, key) is None else options, key)
             for key in ("depth_confidence", "width_confidence", "filter_threshold")
         }
-        settings = replace(size, **thresholds)
-        return cls(options, load_lightglue(state, settings), device, record)
+        network = load_lightglue(state, replace(size, **thresholds))
+        return cls(replace(options, **thresholds), network, device, record)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
         """Raises: ValueError where the descriptors are not those of the head."""

@@ -59,6 +59,7 @@ def test_the_smallest_score_is_that_of_the_head_unless_it_is_chosen(
         pytest.skip(f"the weights of {head} are not at hand")
     assert isinstance(created, LightGlueMatcher)
     assert created.engine.settings.filter_threshold == expected
+    assert created.options.filter_threshold == expected  # which is what files of matches remember
 
 
 def test_its_matches_on_the_demo_scene_obey_the_true_poses(matcher: Matcher) -> None:
