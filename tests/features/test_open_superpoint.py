@@ -114,9 +114,8 @@ def small_keypoints(photo: Image, number: int) -> np.ndarray:
 
 
 def test_a_photo_that_is_shifted_has_the_same_keypoints_and_descriptors() -> None:
-    extractor = create_extractor(
-        "superpoint", enlarge_max=1, max_keypoints=4096, detection_threshold=0.01
-    )  # so that none has to give way
+    # So many that none has to give way.
+    extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=4096, detection_threshold=0.01)
     pixels = load_image(sorted(DEMO.glob("*"))[0]).pixels[:448, :704]
     shift = np.array([64, 32])  # whole cells of the third octave
     features0 = extractor(Image("a", pixels[:-32, :-64]))
