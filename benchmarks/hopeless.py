@@ -22,7 +22,7 @@ from measure import RESULTS, append_section, markdown_table, section
 
 from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.database.stage import build_database
+from sfm_lightglue.database import build_database
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.matches.stage import MatchingReport, match_pairs
 from sfm_lightglue.pipeline import DatabaseOptions

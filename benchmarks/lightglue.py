@@ -42,10 +42,11 @@ from photo_pairs import (
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.engine.batch import PairMatches
 from sfm_lightglue.evaluation.pairs import homography_precision, read_homographies
-from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
-from sfm_lightglue.execution.local import num_cores, torch_threads
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.threads import torch_threads
 from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.pipeline import Run
+from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.storage import H5Reader
 

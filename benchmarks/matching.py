@@ -22,7 +22,7 @@ from matching_worker import NUM_PHOTOS, USES, IndexPair, index_pair, load_featur
 from measure import RESULTS, append_section, clock_of, last_json, markdown_table, run_process, script, section
 
 from sfm_lightglue.api import create_extractor
-from sfm_lightglue.execution.local import num_cores
+from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.products import Features
 

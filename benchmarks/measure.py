@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from sfm_lightglue import __version__
-from sfm_lightglue.execution.local import num_cores
+from sfm_lightglue.execution.devices import num_cores
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "RESULTS.md"

@@ -13,16 +13,16 @@ import numpy as np
 import pycolmap
 from hopeless import read_groups
 
+from sfm_lightglue.cameras import choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.database.cameras import choose_cameras
-from sfm_lightglue.database.verification import verify_matches
 from sfm_lightglue.evaluation.pairs import evaluate_homography, evaluate_pair_poses, homography_auc
-from sfm_lightglue.evaluation.poses import PosedCamera, fundamental_matrix
 from sfm_lightglue.features.stage import extract_features
+from sfm_lightglue.geometries.verification import verify_matches
 from sfm_lightglue.geometry import sampson_error, warp_points
 from sfm_lightglue.pairs.listed import write_pairs
 from sfm_lightglue.pipeline import DatabaseOptions, Run, locked, match
+from sfm_lightglue.poses import PosedCamera, fundamental_matrix
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader
 

@@ -3,7 +3,7 @@
     python benchmarks/photo_sets.py DATA OUTPUT [sets=NAME+NAME] [key=value ...]
 
 DATA holds one folder a set, with `images/` and, where there is ground truth, `poses.txt` in the format that
-`sfm_lightglue.evaluation.poses` reads. Overrides go to every run, such as `features=disk database.intrinsics=single`.
+`sfm_lightglue.poses` reads. Overrides go to every run, such as `features=disk database.intrinsics=single`.
 Sets named in SEQUENCES are matched along the sequence; sets without poses have no intrinsics either.
 """
 

@@ -15,12 +15,12 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image as PILImage
 
+from sfm_lightglue import database as database_stage
 from sfm_lightglue import images as photos
 from sfm_lightglue import reconstruction
+from sfm_lightglue.cameras import Camera
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.database import stage as database_stage
-from sfm_lightglue.database.cameras import Camera
-from sfm_lightglue.database.stage import DatabaseReport
+from sfm_lightglue.database import DatabaseReport
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.matches import MATCHERS

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sfm_lightglue import __version__
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.registry import closest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -188,13 +188,13 @@ def _weights(arguments: list[str]) -> int:
 
 
 def _datasets(arguments: list[str]) -> int:
-    from sfm_lightglue import fetch_datasets
+    from sfm_lightglue import datasets
 
     if arguments[:1] == ["fetch"] and len(arguments) in (2, 3):
-        print(fetch_datasets.fetch_dataset(*arguments[1:]))
+        print(datasets.fetch_dataset(*arguments[1:]))
         return 0
     _expect_list(arguments, "datasets")
-    for entry in fetch_datasets.list_datasets():
+    for entry in datasets.list_datasets():
         size = f"{entry.size / 1e6:.1f} MB" if entry.size else "embedded" if entry.is_present else "size unknown"
         note = "" if entry.is_verified else ", downloads are not verified"
         where = entry.folder if entry.is_present else "not here"

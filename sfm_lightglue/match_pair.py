@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from sfm_lightglue.api import ImageMatches, join_matches, load_image
+from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.database.cameras import GUESSED_FOCAL_FACTOR, Camera
-from sfm_lightglue.database.verification import verify_matches
+from sfm_lightglue.geometries.verification import verify_matches
 from sfm_lightglue.pipeline import DatabaseOptions, Run
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.report.matches import plot_matches

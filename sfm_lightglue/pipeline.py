@@ -19,31 +19,31 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from sfm_lightglue.cameras import Camera, choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.config import bind, check_keys, drop_unknown, options_class
-from sfm_lightglue.database.cameras import Camera, choose_cameras
-from sfm_lightglue.database.stage import build_database
-from sfm_lightglue.database.verification import VerificationOptions
+from sfm_lightglue.database import build_database
+from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import read_homographies
-from sfm_lightglue.evaluation.poses import read_poses
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
-from sfm_lightglue.execution.local import num_cores
+from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.fetch_datasets import ensure_dataset, list_datasets
+from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.images import list_images
-from sfm_lightglue.lookup import closest, load_class
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.networks.weights import read_metadata
 from sfm_lightglue.pairs.listed import read_pairs, write_pairs, write_reasons
 from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
+from sfm_lightglue.poses import read_poses
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
+from sfm_lightglue.registry import closest, load_class
 from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.storage import H5Reader

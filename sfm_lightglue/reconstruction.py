@@ -25,8 +25,9 @@ import pycolmap
 
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.execution.local import progress_bar
-from sfm_lightglue.lookup import closest, describe_changes
+from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.registry import closest
+from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
 
 logger = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sfm_lightglue.lookup import describe_changes, fingerprint
 from sfm_lightglue.products import Features, Matches
+from sfm_lightglue.settings import describe_changes, fingerprint
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 
-from sfm_lightglue.database.stage import build_database
-from sfm_lightglue.database.verification import VerificationOptions
+from sfm_lightglue.database import build_database
+from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import ShardStore, features_to_item, match_key, matches_to_item
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 import sfm_lightglue
 from sfm_lightglue.api import ImageMatches
-from sfm_lightglue.evaluation.poses import fundamental_matrix, read_poses
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometry import sampson_error
 from sfm_lightglue.images import UnreadableImage
@@ -20,6 +19,7 @@ from sfm_lightglue.match_pair import match_pair
 from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.weights import available_weights, find_weights
+from sfm_lightglue.poses import fundamental_matrix, read_poses
 
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo"
 NAMES = ("04.jpg", "06.jpg")

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from sfm_lightglue import cli
-from sfm_lightglue.evaluation.poses import PosedCamera, read_poses
+from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.products import Features, Matches
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,12 +21,12 @@ from sfm_lightglue import api, cli, pipeline
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.features import EXTRACTORS
-from sfm_lightglue.lookup import load_class
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import find_weights
 from sfm_lightglue.pairs.planner import PAIRINGS
 from sfm_lightglue.pipeline import Execution, choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.registry import load_class
 from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining

@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
-from sfm_lightglue.evaluation.poses import PosedCamera, fundamental_matrix, read_poses
 from sfm_lightglue.geometry import sampson_error
+from sfm_lightglue.poses import PosedCamera, fundamental_matrix, read_poses
 
 import pycolmap  # isort: skip
 

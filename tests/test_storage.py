@@ -20,8 +20,8 @@ import h5py
 import numpy as np
 import pytest
 
-from sfm_lightglue.lookup import describe_changes, fingerprint
 from sfm_lightglue.products import Features, Matches
+from sfm_lightglue.settings import describe_changes, fingerprint
 from sfm_lightglue.storage import (
     H5Reader,
     Item,

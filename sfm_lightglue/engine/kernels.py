@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfm_lightglue.fetch import cache_dir, sha256_of
+from sfm_lightglue.download import cache_dir, sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from sfm_lightglue.evaluation.pairs import (
     homography_precision,
     repeatability,
 )
-from sfm_lightglue.evaluation.poses import PosedCamera
+from sfm_lightglue.poses import PosedCamera
 from sfm_lightglue.storage import H5Reader
 
 

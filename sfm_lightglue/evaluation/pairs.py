@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from sfm_lightglue.evaluation.poses import PosedCamera, direction_angle_deg, rotation_angle_deg
 from sfm_lightglue.geometry import warp_points
+from sfm_lightglue.poses import PosedCamera, direction_angle_deg, rotation_angle_deg
 
 POSE_THRESHOLDS_DEG = (5, 10, 20)
 HOMOGRAPHY_THRESHOLDS_PX = (1, 3, 5)

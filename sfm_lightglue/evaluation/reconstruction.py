@@ -12,7 +12,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.evaluation.pairs import pose_auc
-from sfm_lightglue.evaluation.poses import Pose, direction_angle_deg, nearest_rotation, rotation_angle_deg
+from sfm_lightglue.poses import Pose, direction_angle_deg, nearest_rotation, rotation_angle_deg
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from sfm_lightglue.execution.local import run_jobs, torch_threads
+from sfm_lightglue.execution.threads import run_jobs, torch_threads
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")

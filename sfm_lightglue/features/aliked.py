@@ -20,12 +20,12 @@ from sfm_lightglue.features.extractor import (
     strongest,
 )
 from sfm_lightglue.images import MIN_SIDE
-from sfm_lightglue.lookup import closest
 from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.registry import closest
 
 TEMPERATURE = 0.1
 """Of the softmax over scores that gives the sub-pixel position (paper, section III-C): the published networks were trained so."""

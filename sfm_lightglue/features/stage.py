@@ -14,11 +14,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.threads import run_jobs, torch_threads
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
 from sfm_lightglue.images import UnreadableImage, list_images, load_image
-from sfm_lightglue.lookup import plugin_settings
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import Item, SettingsChanged, ShardStore, features_to_item
 
 logger = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from sfm_lightglue.engine.batch import ImageState
 from sfm_lightglue.engine.hopeless import HopelessRule
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
-from sfm_lightglue.lookup import closest
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.precision import check_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Matches
+from sfm_lightglue.registry import closest
 
 HEAD_WEIGHTS = {head: f"{head}-lightglue" for head in HEADS} | {"xfeat": "xfeat-lighterglue"}
 """Published weights of each head."""

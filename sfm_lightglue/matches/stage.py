@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import torch
 
 from sfm_lightglue.execution.cache import BoundedCache
-from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
+from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.processes import run_jobs_in_processes
-from sfm_lightglue.lookup import plugin_settings
+from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.threads import run_jobs, torch_threads
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.products import Matches, Pair
+from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import H5Reader, Item, ShardStore, check_match_keys, match_key, matches_to_item
 
 logger = logging.getLogger(__name__)

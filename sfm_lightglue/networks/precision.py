@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.registry import closest
 
 PRECISIONS = ("float32", "low")
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, sha256_once
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, sha256_once
+from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sfm_lightglue.execution.local import progress_bar
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.pairs.exhaustive import exhaustive_pairs
 from sfm_lightglue.pairs.listed import listed_pairs
 from sfm_lightglue.pairs.retrieval import top_k_pairs
 from sfm_lightglue.pairs.sequential import sequences, sequential_pairs
 from sfm_lightglue.pairs.vlad import learn_codebook, sample_descriptors, vlad
 from sfm_lightglue.products import Pair
+from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
 

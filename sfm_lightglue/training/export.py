@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sfm_lightglue.fetch import sha256_once
+from sfm_lightglue.download import sha256_once
 from sfm_lightglue.networks.weights import WeightsRecord
 
 

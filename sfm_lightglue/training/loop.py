@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sfm_lightglue.execution.local import progress_bar
+from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.features.superpoint import SuperPointOptions
-from sfm_lightglue.lookup import describe_changes
 from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.training.curves import History, write_curves
 from sfm_lightglue.training.optimizer import Muon
 

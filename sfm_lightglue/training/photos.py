@@ -16,10 +16,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from sfm_lightglue.execution.local import progress_bar
-from sfm_lightglue.fetch import sha256_once
+from sfm_lightglue.download import sha256_once
+from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest, to_grey
-from sfm_lightglue.lookup import fingerprint
+from sfm_lightglue.settings import fingerprint
 
 logger = logging.getLogger(__name__)
 

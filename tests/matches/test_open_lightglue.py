@@ -10,12 +10,12 @@ import pytest
 
 from sfm_lightglue.api import create_extractor, create_matcher, load_image
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.evaluation.poses import fundamental_matrix, read_poses
 from sfm_lightglue.geometry import sampson_error
 from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.weights import WEIGHTS, find_weights
 from sfm_lightglue.pipeline import Run
+from sfm_lightglue.poses import fundamental_matrix, read_poses
 from sfm_lightglue.products import Image
 
 DEMO = Path(__file__).resolve().parents[2] / "datasets" / "demo"

@@ -10,7 +10,7 @@ import pytest
 from generated_photos import picture, write_photos
 from PIL import Image as PILImage
 
-from sfm_lightglue import fetch
+from sfm_lightglue import download
 from sfm_lightglue.training import photos
 from sfm_lightglue.training.export import hash_of_photos
 from sfm_lightglue.training.photos import in_processes, prepare_photos, read_index, read_photo, row_of, stack_photos, write_index
@@ -55,7 +55,7 @@ def test_photos_that_lie_there_are_not_made_again(tmp_path: Path, monkeypatch: p
 def test_each_photo_is_hashed_once_in_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = write_photos(tmp_path / "photos", 3)
     hashed: list[str] = []
-    monkeypatch.setattr(fetch, "sha256_of", lambda path: hashed.append(path.name) or str(path))
+    monkeypatch.setattr(download, "sha256_of", lambda path: hashed.append(path.name) or str(path))
     prepare_photos(tmp_path / "photos", names, tmp_path / "out", 80, 1)
     hash_of_photos(tmp_path / "photos", names)
     assert hashed == names

@@ -17,16 +17,18 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue import __version__
+from sfm_lightglue.cameras import Camera, choose_cameras, unique_cameras
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.database.cameras import Camera, choose_cameras, unique_cameras
-from sfm_lightglue.database.verification import (
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.threads import run_jobs
+from sfm_lightglue.geometries.verification import (
     CONFIGURATIONS,
     NOT_VERIFIED,
     VerificationOptions,
     geometry_from_item,
     verify_matches,
 )
-from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs
 from sfm_lightglue.products import Matches, Pair
 from sfm_lightglue.storage import H5Reader, Item, ShardStore, match_key
 

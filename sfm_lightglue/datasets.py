@@ -19,8 +19,9 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 from tqdm import tqdm
 
-from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, is_right
-from sfm_lightglue.lookup import closest, fingerprint
+from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, is_right
+from sfm_lightglue.registry import closest
+from sfm_lightglue.settings import fingerprint
 
 logger = logging.getLogger(__name__)
 

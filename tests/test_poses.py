@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfm_lightglue.evaluation.poses import (
+from sfm_lightglue.poses import (
     direction_angle_deg,
     nearest_rotation,
     quaternion_from_rotation,

@@ -9,10 +9,11 @@ import pytest
 
 from sfm_lightglue import __version__
 from sfm_lightglue.features import EXTRACTORS
-from sfm_lightglue.lookup import closest, load_class, plugin_settings
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher
 from sfm_lightglue.networks.weights import WeightsRecord
+from sfm_lightglue.registry import closest, load_class
+from sfm_lightglue.settings import plugin_settings
 
 
 @pytest.mark.parametrize("table", [EXTRACTORS, MATCHERS])

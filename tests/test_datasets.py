@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from sfm_lightglue import fetch, fetch_datasets
+from sfm_lightglue import datasets, download
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.fetch_datasets import (
+from sfm_lightglue.datasets import (
     dataset_folder,
     ensure_dataset,
     fetch_dataset,
@@ -49,7 +49,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder that stands in for the servers; the shipped folders are moved to `tmp_path/shipped`."""
-    monkeypatch.setattr(fetch_datasets, "_shipped", lambda kind: tmp_path / "shipped" / kind)
+    monkeypatch.setattr(datasets, "_shipped", lambda kind: tmp_path / "shipped" / kind)
     (tmp_path / "shipped" / "configs" / "dataset").mkdir(parents=True)
     (tmp_path / "published").mkdir()
     return tmp_path / "published"
@@ -150,7 +150,7 @@ def test_files_that_a_user_put_there_are_hashed_once(
     assert (folder / "images" / "b.jpg").read_bytes() == b"second"
     assert "b.jpg is not the file of dataset toy (expected 6 bytes with SHA-256" in caplog.text and "a.jpg" not in caplog.text
     hashed: list[Path] = []
-    monkeypatch.setattr(fetch, "sha256_of", lambda path: hashed.append(path) or hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(download, "sha256_of", lambda path: hashed.append(path) or hashlib.sha256(path.read_bytes()).hexdigest())
     ensure_dataset("toy")
     assert hashed == []
     (folder / "images" / "a.jpg").write_bytes(b"other")

@@ -1,7 +1,7 @@
 """Our extractors and matchers inside hloc (github.com/cvg/Hierarchical-Localization), without a change to it.
 
     from hloc import extract_features, match_features
-    from sfm_lightglue.plugins import hloc as ours
+    from sfm_lightglue.integrations import hloc as ours
 
     ours.register()
     features = extract_features.main(ours.extractor_conf(), images, outputs)
@@ -23,8 +23,8 @@ import torch
 
 from sfm_lightglue import __version__
 from sfm_lightglue.api import create_extractor, create_matcher
-from sfm_lightglue.lookup import fingerprint
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.settings import fingerprint
 
 MODULE = "sfm_lightglue"
 

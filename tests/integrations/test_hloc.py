@@ -18,9 +18,10 @@ import torch
 from PIL import Image as PILImage
 
 from sfm_lightglue.api import create_extractor, create_matcher
-from sfm_lightglue.execution.local import num_cores, torch_threads
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.threads import torch_threads
+from sfm_lightglue.integrations import hloc as ours
 from sfm_lightglue.networks.weights import available_weights
-from sfm_lightglue.plugins import hloc as ours
 from sfm_lightglue.products import Features, Image, Matches
 from sfm_lightglue.storage import H5Reader
 

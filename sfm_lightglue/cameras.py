@@ -16,7 +16,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.images import read_header
-from sfm_lightglue.lookup import closest
+from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
 

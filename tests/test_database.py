@@ -19,9 +19,8 @@ import pytest
 from known_scene import FOCAL, SIZE, KnownScene
 from PIL import Image as PILImage
 
-from sfm_lightglue.database import stage
-from sfm_lightglue.database.stage import DatabaseReport, build_database
-from sfm_lightglue.database.verification import VerificationOptions
+from sfm_lightglue.database import DatabaseReport, build_database, stage
+from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_item, match_key, matches_to_item
 

@@ -1,26 +1,19 @@
-"""Many independent jobs on one machine: threads, since torch, PIL and pycolmap's estimators release the GIL."""
+"""Many independent jobs in the threads of this process: since torch, PIL and pycolmap's estimators release the GIL."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
 import torch
-from tqdm import tqdm
+
+from sfm_lightglue.execution.devices import num_cores
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(
@@ -63,19 +56,3 @@ def torch_threads(num_workers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def progress_bar(total: int, description: str, unit: str, initial: int = 0) -> tqdm:
-    """A tqdm bar with rate and remaining time; where stderr is no terminal it prints a line every 10 s at most."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, desc=f"{description:<11}", unit=unit, initial=initial, mininterval=interval, smoothing=0.1)
-
-
-class BarFriendlyHandler(logging.StreamHandler):
-    """Logs to stderr without breaking a progress bar that is being drawn there."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            tqdm.write(self.format(record), file=sys.stderr)
-        except Exception:  # as logging's own handlers do: a broken log line must not end the run
-            self.handleError(record)

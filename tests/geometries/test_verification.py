@@ -11,9 +11,9 @@ import pycolmap
 import pytest
 from omegaconf import OmegaConf
 
+from sfm_lightglue.cameras import Camera
 from sfm_lightglue.config_files import config_dir
-from sfm_lightglue.database.cameras import Camera
-from sfm_lightglue.database.verification import (
+from sfm_lightglue.geometries.verification import (
     CONFIGURATIONS,
     NOT_VERIFIED,
     VerificationOptions,

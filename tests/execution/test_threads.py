@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sfm_lightglue.execution.local import num_cores, progress_bar, run_jobs, torch_threads
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.threads import run_jobs, torch_threads
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 7])

@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags
 from PIL import Image as PILImage
 
-from sfm_lightglue.database.cameras import MODELS, Camera, choose_cameras, read_intrinsics, unique_cameras
+from sfm_lightglue.cameras import MODELS, Camera, choose_cameras, read_intrinsics, unique_cameras
 
 SIZE = (64, 48)
 

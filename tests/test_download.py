@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import sfm_lightglue.fetch as fetch_module
-from sfm_lightglue.fetch import FetchError, WrongFileError, cache_dir, fetch, is_right, sha256_of, sha256_once
+import sfm_lightglue.download as fetch_module
+from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, is_right, sha256_of, sha256_once
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
