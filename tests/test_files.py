@@ -44,7 +44,13 @@ def test_json_without_numbers_that_json_lacks(tmp_path: Path) -> None:
         write_json(tmp_path / "a.json", {"x": float("nan")})
 
 
-HOLDER = "import sys, time; from sfm_lightglue.files import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+HOLDER = """
+import sys, time
+from sfm_lightglue.files import locked
+with locked(sys.argv[1]):
+    print('held', flush=True)
+    time.sleep(60)
+"""
 
 
 def test_a_lock_keeps_others_out_until_its_process_is_killed(tmp_path: Path) -> None:
