@@ -30,7 +30,7 @@ from sfm_lightglue.geometries.verification import (
     verify_matches,
 )
 from sfm_lightglue.products import Matches, Pair
-from sfm_lightglue.storage import H5Reader, Item, ShardStore, match_key
+from sfm_lightglue.storage import GroupData, H5Reader, ShardStore, match_key
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _verify_all(
         content = match_reader.match_stamp(pair.name0, pair.name1), of_images
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
-    def verify(key: str) -> Item:
+    def verify(key: str) -> GroupData:
         pair = by_key[key]
         matches = _read_matches(match_reader, pair)
         features0, features1 = feature_reader.features(pair.name0), feature_reader.features(pair.name1)

@@ -41,7 +41,7 @@ class Features:
     """float32 or float16 (n, d)."""
     image_size: tuple[int, int]
     """(width, height) px of the full image."""
-    uncertainty: float = 1.0
+    pixel_scale: float = 1.0
     """Size of one detection pixel in full-image pixels: full size / size at which keypoints were detected."""
     scales: np.ndarray | None = None
     """float32 (n,), keypoint diameters in px of the full image (SIFT-like detectors), or None."""

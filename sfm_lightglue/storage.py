@@ -37,14 +37,14 @@ LIBVER = ("v110", "v110")
 
 
 @dataclass(frozen=True)
-class Item:
+class GroupData:
     """What is stored under one key: datasets, and attributes of the group ("") or of a dataset."""
 
     datasets: Mapping[str, np.ndarray]
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def features_to_item(features: Features) -> Item:
+def features_to_group(features: Features) -> GroupData:
     """hloc's layout: keypoints float32, descriptors (d, n) and scores float16."""
     datasets: dict[str, np.ndarray] = {
         "keypoints": features.keypoints.astype(np.float32),
@@ -54,7 +54,7 @@ def features_to_item(features: Features) -> Item:
     }
     if features.scales is not None and features.orientations is not None:
         datasets |= {"scales": features.scales.astype(np.float32), "oris": features.orientations.astype(np.float32)}
-    return Item(datasets, {"keypoints": {"uncertainty": float(features.uncertainty)}})
+    return GroupData(datasets, {"keypoints": {"uncertainty": float(features.pixel_scale)}})
 
 
 def features_from_group(group: h5py.Group, name: str) -> Features:
@@ -78,20 +78,20 @@ def features_from_group(group: h5py.Group, name: str) -> Features:
         scores=np.ones(count, np.float32) if scores is None else scores[()].astype(np.float32),
         descriptors=group["descriptors"][()].astype(np.float32).T,
         image_size=(int(group["image_size"][0]), int(group["image_size"][1])),
-        uncertainty=float(keypoints.attrs.get("uncertainty", 1.0)),
+        pixel_scale=float(keypoints.attrs.get("uncertainty", 1.0)),
         scales=group["scales"][()].astype(np.float32) if "scales" in group else None,
         orientations=group["oris"][()].astype(np.float32) if "oris" in group else None,
         name=name,
     )
 
 
-def matches_to_item(matches: Matches, num_keypoints0: int) -> Item:
+def matches_to_group(matches: Matches, num_keypoints0: int) -> GroupData:
     """hloc's layout: one entry per keypoint of image 0, int16 where the indices fit, else int32."""
     matches0 = matches.matches0(num_keypoints0)
     dtype = np.int16 if matches0.max(initial=-1) <= np.iinfo(np.int16).max else np.int32
     scores0 = matches.matching_scores0(num_keypoints0).astype(np.float16)
     attributes = {"": {"stop_layer": matches.stop_layer}}
-    return Item({"matches0": matches0.astype(dtype), "matching_scores0": scores0}, attributes)
+    return GroupData({"matches0": matches0.astype(dtype), "matching_scores0": scores0}, attributes)
 
 
 def matches_from_group(group: h5py.Group) -> Matches:
@@ -178,7 +178,7 @@ class H5Reader:
         width, height = self.file[name]["image_size"][()]
         return int(width), int(height)
 
-    def uncertainty(self, name: str) -> float:
+    def pixel_scale(self, name: str) -> float:
         """Size of a detection pixel in px of the photo, without reading its features; 1 where the file does not say."""
         return float(self.file[name]["keypoints"].attrs.get("uncertainty", 1.0))
 
@@ -211,7 +211,7 @@ class H5Reader:
             raise KeyError(f"{self.path} has no global_descriptor of {len(missing)} images, the first is {missing[0]!r}")
         return np.stack([self.file[name]["global_descriptor"][()].astype(np.float32) for name in names])
 
-    def item(self, key: str) -> Item:
+    def item(self, key: str) -> GroupData:
         """Everything stored under the key."""
         return _read_item(self.file[key])
 
@@ -264,7 +264,7 @@ class ShardStore:
         self.shard_items, self.shard_seconds = shard_items, shard_seconds
         self.stamps: dict[str, str] = {}
         self._places: dict[str, Path] = {}  # key -> file with its newest item
-        self._buffer: dict[str, Item] = {}
+        self._buffer: dict[str, GroupData] = {}
         self._buffer_since = 0.0
         self._next_shard = 0
 
@@ -288,12 +288,12 @@ class ShardStore:
         """Keys of `stamps`, in their order, that are not on disk or were computed from something else."""
         return [key for key, stamp in stamps.items() if self.stamps.get(key) != stamp]
 
-    def add(self, key: str, item: Item, stamp: str) -> None:
+    def add(self, key: str, item: GroupData, stamp: str) -> None:
         """Keep the result; it is on disk after at most `shard_items` results or `shard_seconds`."""
         if not self._buffer:
             self._buffer_since = time.monotonic()
         attributes = {**item.attributes, "": {**item.attributes.get("", {}), "stamp": stamp}}
-        self._buffer[key] = Item(item.datasets, attributes)
+        self._buffer[key] = GroupData(item.datasets, attributes)
         self.stamps[key] = stamp
         if len(self._buffer) >= self.shard_items or time.monotonic() - self._buffer_since > self.shard_seconds:
             self.flush()
@@ -376,13 +376,13 @@ class ShardStore:
         temporary.replace(path)
 
 
-def _read_item(group: h5py.Group) -> Item:
+def _read_item(group: h5py.Group) -> GroupData:
     datasets = dict(group.items())
     attributes = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
-    return Item({name: dataset[()] for name, dataset in datasets.items()}, {"": dict(group.attrs), **attributes})
+    return GroupData({name: dataset[()] for name, dataset in datasets.items()}, {"": dict(group.attrs), **attributes})
 
 
-def _read_items(places: Mapping[str, Path]) -> Iterator[tuple[str, Item]]:
+def _read_items(places: Mapping[str, Path]) -> Iterator[tuple[str, GroupData]]:
     """Sorted keys and their items from the files of `places`, few of which are open at a time."""
     files: dict[Path, h5py.File] = {}  # the least recently used first
     try:
@@ -399,7 +399,7 @@ def _read_items(places: Mapping[str, Path]) -> Iterator[tuple[str, Item]]:
             file.close()
 
 
-def _write_item(file: h5py.File, key: str, item: Item) -> None:
+def _write_item(file: h5py.File, key: str, item: GroupData) -> None:
     group = file.require_group(key)
     for name in sorted(item.datasets):
         array = item.datasets[name]

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from sfm_lightglue.database import build_database
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import ShardStore, features_to_item, match_key, matches_to_item
+from sfm_lightglue.storage import ShardStore, features_to_group, match_key, matches_to_group
 
 SIZE = (640, 480)
 FOCAL = 700.0
@@ -76,12 +76,12 @@ def make_database(
             features = scene.features(index)
             noise = noise_px * generator.standard_normal(features.keypoints.shape).astype(np.float32)
             noisy = dataclasses.replace(features, keypoints=features.keypoints + noise)
-            store.add(scene.names[index], features_to_item(noisy), "")
+            store.add(scene.names[index], features_to_group(noisy), "")
             PILImage.new("RGB", SIZE, COLOR).save(folder / "images" / scene.names[index], quality=95)
         store.merge()
     with ShardStore(folder / "matches.h5", {}) as store:
         for first, second in pairs:
-            item = matches_to_item(scene.matches(first, second), len(scene.features(first)))
+            item = matches_to_group(scene.matches(first, second), len(scene.features(first)))
             store.add(match_key(scene.names[first], scene.names[second]), item, "")
         store.merge()
     build_database(

@@ -22,7 +22,7 @@ from PIL import Image as PILImage
 from sfm_lightglue.database import DatabaseReport, build_database, stage
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_item, match_key, matches_to_item
+from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 
 OPTIONS = VerificationOptions(
     max_error_px=2.0, min_num_inliers=20, min_inlier_ratio=0.0, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
@@ -46,13 +46,13 @@ class Flow:
     def write_features(self, settings: str = "", stamp: str = "photo") -> None:
         with ShardStore(self.folder / "features.h5", {"settings": settings}, if_settings_changed="recompute") as store:
             for name, features in self.features.items():
-                store.add(name, features_to_item(features), f"{stamp} {name}")
+                store.add(name, features_to_group(features), f"{stamp} {name}")
             store.merge()
 
     def write_matches(self, matches: dict[Pair, Matches], stamp: str = "") -> None:
         with ShardStore(self.folder / "matches.h5", {}) as store:
             for pair, found in matches.items():
-                item = matches_to_item(found, len(self.features[pair.name0]))
+                item = matches_to_group(found, len(self.features[pair.name0]))
                 store.add(match_key(pair.name0, pair.name1), item, f"{pair.name0} {pair.name1} {stamp}")
             store.merge()
 
@@ -311,7 +311,7 @@ def test_matches_of_other_features_are_refused(flow: Flow, change: dict[str, str
         settings = {"features": reader.fingerprint}
         with ShardStore(flow.folder / "matches.h5", settings, if_settings_changed="recompute") as store:
             for pair, matches in flow.matches.items():
-                item = matches_to_item(matches, len(flow.features[pair.name0]))
+                item = matches_to_group(matches, len(flow.features[pair.name0]))
                 store.add(match_key(pair.name0, pair.name1), item, f"{reader.stamp(pair.name0)} {reader.stamp(pair.name1)}")
             store.merge()
     flow.build()

@@ -101,7 +101,7 @@ def make_features(image: Image, size: tuple[int, int], keypoints: Tensor, scores
         scores=scores.float().cpu().numpy(),
         descriptors=descriptors.float().contiguous().cpu().numpy(),
         image_size=image.size,
-        uncertainty=(image.size[0] / size[0] + image.size[1] / size[1]) / 2,
+        pixel_scale=(image.size[0] / size[0] + image.size[1] / size[1]) / 2,
         name=image.name,
     )
 

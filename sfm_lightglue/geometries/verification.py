@@ -14,7 +14,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.products import Features, Matches
-from sfm_lightglue.storage import Item
+from sfm_lightglue.storage import GroupData
 
 CONFIGURATIONS = {int(value): name for name, value in pycolmap.TwoViewGeometryConfiguration.__members__.items()}
 NOT_VERIFIED = int(pycolmap.TwoViewGeometryConfiguration.DEGENERATE)
@@ -52,7 +52,7 @@ def verify_matches(
     features1: Features,
     matches: Matches,
     options: VerificationOptions,
-) -> Item:
+) -> GroupData:
     """The two-view geometry of the pair, as it is stored: `inlier_matches` (k, 2), `E`, `F`, `H` where estimated.
 
     The item's attributes hold COLMAP's configuration number, `num_matches` and `max_error_px` in px of the full images.
@@ -60,9 +60,9 @@ def verify_matches(
 
     Raises: ValueError where an index lies outside the keypoints: native code does not check it.
     """
-    max_error_px = options.max_error_px * (features0.uncertainty + features1.uncertainty) / 2
+    max_error_px = options.max_error_px * (features0.pixel_scale + features1.pixel_scale) / 2
     attributes = {"num_matches": len(matches), "max_error_px": float(max_error_px), "config": NOT_VERIFIED}
-    rejected = Item({"inlier_matches": np.zeros((0, 2), np.int32)}, {"": attributes})
+    rejected = GroupData({"inlier_matches": np.zeros((0, 2), np.int32)}, {"": attributes})
     _check_indices(matches, len(features0), len(features1))
     if len(matches) < max(options.min_num_inliers, 8):
         return rejected
@@ -83,7 +83,7 @@ def verify_matches(
         return rejected
     datasets = {"inlier_matches": inliers}
     datasets |= {name: matrix for name in "EFH" if (matrix := getattr(geometry, name)) is not None}
-    return Item(datasets, {"": {**attributes, "config": int(geometry.config)}})
+    return GroupData(datasets, {"": {**attributes, "config": int(geometry.config)}})
 
 
 def _chance(features: Features, max_error_px: float) -> float:
@@ -92,7 +92,7 @@ def _chance(features: Features, max_error_px: float) -> float:
     return 2 * max_error_px * math.hypot(width, height) / (width * height)
 
 
-def geometry_from_item(item: Item) -> pycolmap.TwoViewGeometry:
+def geometry_from_item(item: GroupData) -> pycolmap.TwoViewGeometry:
     """COLMAP's record of a verified pair."""
     geometry = pycolmap.TwoViewGeometry()
     geometry.config = int(item.attributes[""]["config"])

@@ -22,7 +22,7 @@ from sfm_lightglue.geometries.verification import (
 )
 from sfm_lightglue.geometry import essential_matrix, sampson_error
 from sfm_lightglue.products import Features, Matches
-from sfm_lightglue.storage import Item
+from sfm_lightglue.storage import GroupData
 
 SIZE = (640, 480)
 FOCAL = 600.0
@@ -55,9 +55,9 @@ class TwoViews:
         return inverse.T @ self.essential @ inverse
 
 
-def make_features(keypoints: np.ndarray, uncertainty: float = 1.0) -> Features:
+def make_features(keypoints: np.ndarray, pixel_scale: float = 1.0) -> Features:
     count = len(keypoints)
-    return Features(keypoints.astype(np.float32), np.ones(count, np.float32), np.ones((count, 2), np.float32), SIZE, uncertainty)
+    return Features(keypoints.astype(np.float32), np.ones(count, np.float32), np.ones((count, 2), np.float32), SIZE, pixel_scale)
 
 
 def make_matches(indices: np.ndarray) -> Matches:
@@ -69,7 +69,7 @@ def identity(count: int) -> Matches:
 
 
 def two_views(
-    count: int = 200, *, noise_px: float = 0.0, flat: bool = False, baseline: float = 1.0, uncertainty: float = 1.0
+    count: int = 200, *, noise_px: float = 0.0, flat: bool = False, baseline: float = 1.0, pixel_scale: float = 1.0
 ) -> TwoViews:
     """`count` random points (on one plane if `flat`) 4 to 8 baselines away; `noise_px` is the deviation of each coordinate."""
     generator = np.random.default_rng(7)
@@ -83,14 +83,14 @@ def two_views(
     points1 = points0 @ rotation.T + translation
     keypoints = [FOCAL * points[:, :2] / points[:, 2:] + (319.5, 239.5) for points in (points0, points1)]
     noisy = [points + noise_px * generator.standard_normal(points.shape) for points in keypoints]
-    return TwoViews(make_features(noisy[0], uncertainty), make_features(noisy[1], uncertainty), rotation, translation)
+    return TwoViews(make_features(noisy[0], pixel_scale), make_features(noisy[1], pixel_scale), rotation, translation)
 
 
-def verify(views: TwoViews, matches: Matches, options: VerificationOptions = DEFAULTS, *, camera: Camera = CAMERA) -> Item:
+def verify(views: TwoViews, matches: Matches, options: VerificationOptions = DEFAULTS, *, camera: Camera = CAMERA) -> GroupData:
     return verify_matches(camera.to_colmap(), camera.to_colmap(), views.features0, views.features1, matches, options)
 
 
-def configuration(item: Item) -> str:
+def configuration(item: GroupData) -> str:
     return CONFIGURATIONS[item.attributes[""]["config"]]
 
 
@@ -159,8 +159,8 @@ def test_colmap_s_record_holds_what_was_verified() -> None:
 def test_the_threshold_grows_with_the_uncertainty_of_the_keypoints() -> None:
     options = dataclasses.replace(DEFAULTS, max_error_px=2.0, min_inlier_ratio=0.9)
     # 2 px of noise: 68 % of the errors are below 2 px, 99.7 % below 6 px.
-    coarse = verify(two_views(noise_px=2.0, uncertainty=3.0), identity(200), options)
-    fine = verify(two_views(noise_px=2.0, uncertainty=1.0), identity(200), options)
+    coarse = verify(two_views(noise_px=2.0, pixel_scale=3.0), identity(200), options)
+    fine = verify(two_views(noise_px=2.0, pixel_scale=1.0), identity(200), options)
     assert configuration(coarse) == "CALIBRATED"
     assert configuration(fine) == "DEGENERATE"
     assert coarse.attributes[""]["max_error_px"] == 6.0
@@ -169,7 +169,7 @@ def test_the_threshold_grows_with_the_uncertainty_of_the_keypoints() -> None:
 
 def test_two_uncertainties_are_averaged() -> None:
     views = two_views()
-    mixed = dataclasses.replace(views, features1=dataclasses.replace(views.features1, uncertainty=4.0))
+    mixed = dataclasses.replace(views, features1=dataclasses.replace(views.features1, pixel_scale=4.0))
     assert verify(mixed, identity(200)).attributes[""]["max_error_px"] == 2.5 * DEFAULTS.max_error_px
 
 
