@@ -24,10 +24,10 @@ from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.database import build_database
 from sfm_lightglue.features.stage import extract_features
+from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches.stage import MatchingReport, match_pairs
-from sfm_lightglue.pipeline import DatabaseOptions
 from sfm_lightglue.products import Pair
-from sfm_lightglue.storage import H5Reader, match_key
+from sfm_lightglue.storage import H5Reader
 
 
 def read_groups(data: Path) -> dict[str, str]:
@@ -44,10 +44,10 @@ def timed_matching(features: Path, pairs: list[Pair], output: Path, matcher: obj
 
 
 def verified_pairs(data: Path, features: Path, matches: Path, pairs: list[Pair], output: Path) -> set[Pair]:
-    options = bind(DatabaseOptions, compose_config([]).database, "database")
-    build_database(data, features, matches, pairs, output, options.verification, intrinsics="exif", camera_model="SIMPLE_RADIAL")
+    options = bind(VerificationOptions, compose_config([]).geometries, "geometries")
+    build_database(data, features, matches, pairs, output, options, intrinsics="exif", camera_model="SIMPLE_RADIAL")
     with H5Reader(output.with_name("verification.h5")) as verified:
-        found = {pair: len(verified.item(match_key(pair.name0, pair.name1)).datasets["inlier_matches"]) for pair in pairs}
+        found = {pair: verified.num_inliers(pair.name0, pair.name1) for pair in pairs}
     return {pair for pair, num_inliers in found.items() if num_inliers}
 
 

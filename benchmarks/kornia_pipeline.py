@@ -30,13 +30,13 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.pairs.listed import read_pairs, write_pairs
-from sfm_lightglue.pipeline import Run, reconstruct_models, verify
+from sfm_lightglue.pipeline import Run, build_database, reconstruct_models, verify
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 from sfm_lightglue.summary import recorded
 
 SET = "fountain_p11"
-STAGES = ("extract", "match", "verify", "reconstruct")
+STAGES = ("extract", "match", "verify", "database", "reconstruct")
 DETECTION_THRESHOLD = 0.2
 """As in configs/features/aliked.yaml."""
 
@@ -95,6 +95,7 @@ def run_with_kornia(options: argparse.Namespace) -> None:
                 store.add(match_key(pair.name0, pair.name1), item, "pair")
             store.merge()
     verify(run)
+    build_database(run)
     reconstruct_models(run)
 
 

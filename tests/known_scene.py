@@ -93,7 +93,6 @@ def make_database(
         VerificationOptions(
             max_error_px=2.0,
             min_num_inliers=15,
-            min_inlier_ratio=0.0,
             min_mean_score=0.0,
             confidence=0.9999,
             max_num_trials=200,
