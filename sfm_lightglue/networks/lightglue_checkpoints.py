@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfm_lightglue.networks.checkpoints import load_strictly
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
-from sfm_lightglue.networks.superpoint import load_strictly
 
 # The position encoding has one weight, which every format has once: what precedes its name precedes all names of the matcher.
 _ANCHORS = ("posenc.Wr.weight", "positional_encoder.projector.weight")

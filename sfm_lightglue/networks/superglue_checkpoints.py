@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import fuse_linear_bn_weights
 
+from sfm_lightglue.networks.checkpoints import load_strictly
 from sfm_lightglue.networks.superglue import SuperGlue, SuperGlueSettings
-from sfm_lightglue.networks.superpoint import load_strictly
 
 # Counters of training steps, and the SuperPoint that Hugging Face stores with the matcher.
 _UNUSED = re.compile(r".+\.num_batches_tracked|keypoint_detector\..+")
