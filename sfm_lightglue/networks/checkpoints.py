@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+
+KeyPatterns = Mapping[str, str | Callable[[re.Match[str]], str]]
+"""Regular expressions, each with its replacement as `re.sub` takes it."""
+
+
+def rename_key(key: str, patterns: KeyPatterns) -> str:
+    """The key after all replacements, in the order of the patterns."""
+    for pattern, replacement in patterns.items():
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:

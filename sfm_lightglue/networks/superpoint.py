@@ -7,7 +7,6 @@ Keypoints are (x, y) px of the network's input, centre of the top-left pixel at 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
-from sfm_lightglue.networks.checkpoints import load_strictly
+from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, rename_key
 from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
 
 CELL = 8
@@ -36,6 +35,12 @@ _LAYERS = {
     **{"1a": (1, 64), "1b": (64, 64), "2a": (64, 64), "2b": (64, 64)},
     **{"3a": (64, 128), "3b": (128, 128), "4a": (128, 128), "4b": (128, 128)},
     **{"Pa": (128, 256), "Da": (128, 256)},
+}
+
+_HUGGING_FACE: KeyPatterns = {
+    r"^encoder\.conv_blocks\.(\d)\.conv_([ab])": lambda found: f"conv{int(found[1]) + 1}{found[2]}",
+    r"keypoint_decoder\.conv_score_": "convP",
+    r"descriptor_decoder\.conv_descriptor_": "convD",
 }
 
 
@@ -196,14 +201,7 @@ def load_superpoint(state: Mapping[str, Tensor]) -> SuperPoint:
 
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under this network's names, from the original checkpoint's (the same) or Hugging Face's."""
-    heads = {"keypoint_decoder.conv_score_": "convP", "descriptor_decoder.conv_descriptor_": "convD"}
-    converted = {}
-    for key, value in state.items():
-        name = re.sub(r"^encoder\.conv_blocks\.(\d)\.conv_([ab])", lambda found: f"conv{int(found[1]) + 1}{found[2]}", key)
-        for theirs, ours in heads.items():
-            name = name.replace(theirs, ours)
-        converted[name] = value
-    return converted
+    return {rename_key(key, _HUGGING_FACE): value for key, value in state.items()}
 
 
 def with_octaves(network: SuperPoint, octaves: int) -> SuperPoint:
