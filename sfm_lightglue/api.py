@@ -21,12 +21,13 @@ from sfm_lightglue import reconstruction
 from sfm_lightglue.cameras import Camera
 from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.database import DatabaseReport
+from sfm_lightglue.execution.devices import default_device
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.pairs import planner
-from sfm_lightglue.pipeline import DatabaseOptions, Run, choose_head, create_plugin, default_device, locked, run_all
+from sfm_lightglue.pipeline import DatabaseOptions, Run, choose_head, create_plugin, locked, run_all
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.storage import H5Reader

@@ -11,12 +11,10 @@ import dataclasses
 import functools
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sfm_lightglue.cameras import Camera, choose_cameras
@@ -28,7 +26,7 @@ from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, eval
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
-from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.devices import chosen_devices, num_cores
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
@@ -196,31 +194,6 @@ def check_head(config: DictConfig) -> None:
             "matches.weights=FILE (training=lightglue makes it), matches.head=superpoint-open where it was trained from ours, or "
             "matches=nearest_neighbor"
         )
-
-
-def default_device(device: str) -> str:
-    """`auto` is a GPU where torch sees one, else the CPU. Raises: ValueError where torch cannot use the device."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"execution.device={device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def chosen_devices(devices: str) -> list[str]:
-    """`all` is every GPU that torch sees; several have commas between them. Raises: ValueError where torch cannot use one."""
-    num_gpus = torch.cuda.device_count()
-    if devices == "all":
-        if not num_gpus:
-            raise ValueError("execution.device=all means all GPUs, and torch sees none: choose cpu")
-        return [f"cuda:{i}" for i in range(num_gpus)]
-    first, *others = (device.strip() for device in devices.split(","))
-    for device in others:  # told without using them, which would take memory there in this process
-        if not re.fullmatch(r"cpu|cuda:\d+", device) or (device != "cpu" and int(device[5:]) >= num_gpus):
-            raise ValueError(f"execution.device={devices!r}: expected cpu or cuda:0, cuda:1 ...; torch sees {num_gpus} GPUs")
-    return [default_device(first), *others]
 
 
 def create_plugin(node: DictConfig, table: dict[str, str], group: str, device: str) -> Any:

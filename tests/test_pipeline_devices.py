@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.pipeline import Run, chosen_devices
+from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.pipeline import Run
 
 FOLDER = ["dataset=folder", "dataset.images=photos"]
 
