@@ -26,7 +26,9 @@ from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, eval
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
-from sfm_lightglue.execution.devices import chosen_devices, num_cores
+from sfm_lightglue.execution import EXECUTORS
+from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.execution.executor import ExecutionOptions, Executor, create_executor
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
@@ -63,26 +65,6 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class Execution:
-    """Where and how the work is done."""
-
-    name: str
-    device: str
-    num_workers: int
-    cache_mb: float
-    if_settings_changed: str
-
-    def __post_init__(self) -> None:
-        if self.if_settings_changed not in ("refuse", "recompute"):
-            raise ValueError(
-                f"execution.if_settings_changed={self.if_settings_changed!r}. "
-                f"{closest(self.if_settings_changed, ('refuse', 'recompute'))}"
-            )
-        if self.num_workers < 0:
-            raise ValueError(f"execution.num_workers must be 0 (one per core) or more, found {self.num_workers}")
-
-
-@dataclasses.dataclass(frozen=True)
 class DatabaseOptions(VerificationOptions):
     """The group `database`: the options of the verification, and how cameras are chosen."""
 
@@ -110,7 +92,8 @@ class Run:
             raise ValueError(
                 "dataset.masks drops keypoints, and matches=imported numbers them all: leave the masks out, or match again"
             )
-        self.execution = bind(Execution, config.execution, "execution")
+        options = _options_class(config.execution, EXECUTORS, "execution")
+        self.execution: ExecutionOptions = bind(options, config.execution, "execution")
         self.output = Path(config.output)
         self.features = self.output / "features.h5"
         self.pairs = self.output / "pairs.txt"
@@ -138,19 +121,13 @@ class Run:
         return list_images(self.images, without=[self.output, self.output / "plots", *masks])
 
     @property
-    def devices(self) -> list[str]:
-        """Where pairs are matched. Raises: ValueError where torch cannot use one of them."""
-        return chosen_devices(self.execution.device)
-
-    @property
     def device(self) -> str:
-        """Where all else is computed."""
-        return self.devices[0]
+        """Where this process computes; an executor may use more devices. Raises: ValueError if torch cannot use one of them."""
+        return chosen_devices(self.execution.device)[0]
 
-    @property
-    def num_network_workers(self) -> int:
-        """Photos or pairs in a network at a time: one per core, two on a GPU, so that one is read while one is computed."""
-        return self.execution.num_workers or (num_cores() if self.device == "cpu" else 2)
+    def executor(self, device: str | None = None) -> Executor:
+        """What runs the jobs of a stage, on the devices of the configuration or on this one."""
+        return create_executor(dataclasses.replace(self.execution, device=device or self.execution.device))
 
     def extractor(self) -> Extractor:
         return create_plugin(self.config.features, EXTRACTORS, "features", self.device)
@@ -158,12 +135,6 @@ class Run:
     def matcher(self) -> Matcher:
         check_head(self.config)
         return create_plugin(self.config.matches, MATCHERS, "matches", self.device)
-
-    def matchers_in_processes(self) -> list[Callable[[], Matcher]]:
-        """What creates the matcher on each of several devices, in a process each; none for one device."""
-        devices = self.devices
-        recipes = [plugin_recipe(self.config.matches, MATCHERS, "matches", device) for device in devices]
-        return recipes if len(devices) > 1 else []
 
     @contextlib.contextmanager
     def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
@@ -198,13 +169,8 @@ def check_head(config: DictConfig) -> None:
 
 def create_plugin(node: DictConfig, table: dict[str, str], group: str, device: str) -> Any:
     """The extractor or matcher that a configuration group describes."""
-    return plugin_recipe(node, table, group, device)()
-
-
-def plugin_recipe(node: DictConfig, table: dict[str, str], group: str, device: str) -> Callable[[], Any]:
-    """What creates the extractor or matcher that a configuration group describes; picklable."""
     plugin = load_class(str(node.name), table, group)
-    return functools.partial(plugin.create, bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
+    return plugin.create(bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
 
 
 def _options_class(node: DictConfig, table: dict[str, str], group: str) -> type:
@@ -225,7 +191,7 @@ def extract(run: Run) -> None:
             extractor,
             names=run.list_photos(),
             masks=run.dataset.masks,
-            num_workers=run.num_network_workers,
+            executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
         )
         record |= dataclasses.asdict(report)
@@ -258,8 +224,7 @@ def match(run: Run) -> None:
             _read_pairs(run),
             run.matches,
             matcher,
-            in_processes=run.matchers_in_processes(),
-            num_workers=run.num_network_workers,
+            executor=run.executor(),
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
         )

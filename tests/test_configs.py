@@ -20,30 +20,32 @@ from safetensors.numpy import save_file
 from sfm_lightglue import api, cli, pipeline
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
+from sfm_lightglue.execution import EXECUTORS
+from sfm_lightglue.execution.executor import ExecutionOptions
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import find_weights
 from sfm_lightglue.pairs.planner import PAIRINGS
-from sfm_lightglue.pipeline import Execution, choose_head
+from sfm_lightglue.pipeline import choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
 from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
 
+PLUGINS = {"features": EXTRACTORS, "matches": MATCHERS, "execution": EXECUTORS}
 CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
 
 
 def dataclass_of(group: str, node: DictConfig) -> type:
     """The dataclass that a group's values are bound to."""
-    if group in ("features", "matches"):
-        return options_class(load_class(str(node.name), {"features": EXTRACTORS, "matches": MATCHERS}[group], group))
+    if group in PLUGINS:
+        return options_class(load_class(str(node.name), PLUGINS[group], group))
     return {
         "dataset": pipeline.Dataset,
         "pairs": PAIRINGS.get(str(node.name)),
         "database": pipeline.DatabaseOptions,
         "reconstruction": ReconstructionOptions,
-        "execution": pipeline.Execution,
     }[group]
 
 
@@ -99,7 +101,7 @@ def test_what_a_training_validates_with_binds_too() -> None:
     config = compose_config(["data.images=photos"], "train")
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
-    assert bind(Execution, config.execution, "execution").num_workers == 0
+    assert bind(ExecutionOptions, config.execution, "execution").num_workers == 0
     assert OmegaConf.missing_keys(compose_config([], "train")) == {"data.images"}
 
 
@@ -117,7 +119,7 @@ def test_a_mistake_in_a_nested_option_is_named_in_full(override: str, expected: 
         bind(SuperPointTraining, compose_config([override], "train").training, "training")
 
 
-@pytest.mark.parametrize(("group", "table"), [("features", EXTRACTORS), ("matches", MATCHERS), ("pairs", PAIRINGS)])
+@pytest.mark.parametrize(("group", "table"), [*PLUGINS.items(), ("pairs", PAIRINGS)])
 def test_every_plug_in_has_a_file_of_its_name(group: str, table: dict[str, Any]) -> None:
     assert set(choices(group)) == set(table)
     for name in choices(group):
@@ -335,6 +337,17 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
         (
             ["execution.if_settings_changed=recomput"],
             "execution.if_settings_changed='recomput'. Did you mean 'recompute'? There are: ",
+        ),
+        (
+            ["execution=thread"],
+            "there is no execution named 'thread'. Did you mean 'threads'? There are: ",
+        ),
+        (["execution.name=ray"], "no execution is named 'ray'. There are: local, processes, threads; or give your own as "),
+        (["execution.name=proceses"], "no execution is named 'proceses'. Did you mean 'processes'? There are: "),
+        (["execution.num_processes=2"], "unknown option 'execution.num_processes'. "),
+        (
+            ["execution=processes", "execution.num_processes=-1"],
+            "execution.num_processes must be 0 (chosen by the device)",
         ),
         (["execution.num_workers=-1"], "execution.num_workers must be 0 (one per core) or more, found -1"),
         (["database.camera_model=PINHOL"], "database.camera_model='PINHOL' does not exist. Did you mean 'PINHOLE'? There are: "),
