@@ -197,7 +197,7 @@ class LightGlueTask:
             depth_confidence=settings.depth_confidence,
             width_confidence=settings.width_confidence,
             filter_threshold=settings.filter_threshold,
-            skip_hopeless=False,
+            early_rejection=False,
             precision="float32",
         )
         record = WeightsRecord("trained", "", "", self.options.licence, False)
