@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from hopeless import read_groups
+from early_rejection import read_groups
 
 from sfm_lightglue.cameras import choose_cameras
 from sfm_lightglue.colmap import colmap_log

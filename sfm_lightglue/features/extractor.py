@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import MIN_SIDE, resize_longest
-from sfm_lightglue.networks.superpoint import sliding_maximum, windows
+from sfm_lightglue.networks.heatmaps import sliding_maximum, windows
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 
