@@ -85,7 +85,7 @@ class Run:
         check_keys(config)
         for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
             drop_unknown(config[group], functools.partial(_options_class, config[group], table, group))
-        choose_head(config)
+        select_open_lightglue(config)
         self.config = config
         self.dataset = bind(Dataset, config.dataset, "dataset")
         if self.dataset.masks and config.features.name == config.matches.name == "imported":
@@ -133,7 +133,7 @@ class Run:
         return create_plugin(self.config.features, EXTRACTORS, "features", self.device)
 
     def matcher(self) -> Matcher:
-        check_head(self.config)
+        check_lightglue_fits(self.config)
         return create_plugin(self.config.matches, MATCHERS, "matches", self.device)
 
     @contextlib.contextmanager
@@ -145,25 +145,29 @@ class Run:
             yield record
 
 
-def choose_head(config: DictConfig) -> None:
-    """Has LightGlue's head for SuperPoint be that of the open SuperPoint where features come from it or one trained from it."""
+def select_open_lightglue(config: DictConfig) -> None:
+    """Selects LightGlue for the open SuperPoint if the features come from the open SuperPoint or a model fine-tuned from it."""
     features, matches = config.features, config.matches
-    if matches.get("head") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
+    if matches.get("trained_for") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
         weights = str(features.get("weights"))
         if weights == "superpoint-open" or "superpoint-open " in read_metadata(Path(weights)).get("origins", ""):
-            matches.head = "superpoint-open"
+            matches.trained_for = "superpoint-open"
 
 
-def check_head(config: DictConfig) -> None:
-    """Raises: ValueError where the published LightGlue would match a SuperPoint trained from nothing, unless it was asked to."""
+def check_lightglue_fits(config: DictConfig) -> None:
+    """Raises: ValueError if the published LightGlue would match a SuperPoint trained from scratch, and no one asked for that."""
     features, matches = config.features, config.matches
-    if matches.get("head") != "superpoint" or matches.get("weights") or not OmegaConf.is_interpolation(matches, "head"):
+    if (
+        matches.get("trained_for") != "superpoint"
+        or matches.get("weights")
+        or not OmegaConf.is_interpolation(matches, "trained_for")
+    ):
         return
     if read_metadata(Path(str(features.get("weights")))).get("network") == "SuperPoint":
         raise ValueError(
             f"no published LightGlue goes with the SuperPoint that was trained into features.weights={features.weights}: give "
-            "matches.weights=FILE (training=lightglue makes it), matches.head=superpoint-open where it was trained from ours, or "
-            "matches=nearest_neighbor"
+            "matches.weights=FILE (from training=lightglue), matches.trained_for=superpoint-open if it was trained from ours, "
+            "or matches=nearest_neighbor"
         )
 
 
@@ -277,7 +281,7 @@ def check_options(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise show after hours, in a late stage."""
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(_options_class(run.config[group], table, group), run.config[group], group)
-    check_head(run.config)
+    check_lightglue_fits(run.config)
     _pairing_options(run)
     options = bind(DatabaseOptions, run.config.database, "database")
     bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")
