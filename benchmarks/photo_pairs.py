@@ -122,14 +122,14 @@ class MarkedPair:
 def extract_listed(images: Path, out: Path, overrides: Sequence[str], pairs: Iterable[Names]) -> Run:
     """Features of the photos of the pairs, computed where they are not in `out` yet."""
     run = Run(compose_config(["dataset=folder", f"dataset.images={images}", f"output={out}", *overrides]))
-    names, workers = sorted({name for pair in pairs for name in pair}), run.num_network_workers
+    names = sorted({name for pair in pairs for name in pair})
     with locked(run.output):
         extract_features(
             images,
             run.features,
             run.extractor(),
             names=names,
-            num_workers=workers,
+            executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
         )
     return run

@@ -21,14 +21,15 @@ from sfm_lightglue import images as photos
 from sfm_lightglue import reconstruction
 from sfm_lightglue.cameras import Camera
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.database import BuildReport, DatabaseOptions
+from sfm_lightglue.database import DatabaseReport
+from sfm_lightglue.execution.devices import default_device
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.pairs import planner
-from sfm_lightglue.pipeline import Run, choose_head, create_plugin, default_device, locked, run_all
+from sfm_lightglue.pipeline import DatabaseOptions, Run, create_plugin, locked, run_all, select_open_lightglue
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.storage import H5Reader
@@ -44,13 +45,14 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
 
 
 def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: Any) -> Matcher:
-    """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `head="disk"`.
+    """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `trained_for="disk"`.
 
-    LightGlue without a head is the one for the default features; `head="superpoint"` is the one for the original SuperPoint.
+    LightGlue is by default the network for the default features, the open SuperPoint; `trained_for="superpoint"` is the network
+    for the original SuperPoint.
     """
     config = compose_config([f"matches={name}", *_overrides("matches", options)])
-    if "head" not in options:
-        choose_head(config)
+    if "trained_for" not in options:
+        select_open_lightglue(config)
     return create_plugin(config.matches, MATCHERS, "matches", default_device(device))
 
 

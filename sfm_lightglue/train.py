@@ -12,11 +12,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sfm_lightglue.config import bind
-from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.devices import chosen_devices, num_cores
 from sfm_lightglue.features.superpoint import SuperPointOptions
 from sfm_lightglue.images import list_images
 from sfm_lightglue.matches import MATCHERS
-from sfm_lightglue.pipeline import chosen_devices, create_plugin, locked
+from sfm_lightglue.pipeline import create_plugin, locked
 from sfm_lightglue.registry import load_class
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.loop import TrainingRun, keep_freed_memory, train

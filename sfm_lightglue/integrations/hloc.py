@@ -54,10 +54,10 @@ def extractor_conf(name: str = "superpoint", *, resize_max: int | None = 1600, *
     return {"output": _file_name(f"feats-sfm-lightglue-{name}", conf), **conf}
 
 
-def matcher_conf(head: str = "superpoint-open", **options: Any) -> dict[str, Any]:
-    """A configuration for hloc's `match_features.main`; `head` and `options` as in configs/matches/lightglue.yaml."""
-    conf = {"model": {"name": MODULE, "head": head, "options": dict(sorted(options.items()))}}
-    return {"output": _file_name(f"matches-sfm-lightglue-{head}", conf), **conf}
+def matcher_conf(trained_for: str = "superpoint-open", **options: Any) -> dict[str, Any]:
+    """A configuration for hloc's `match_features.main`; `trained_for` and `options` as in configs/matches/lightglue.yaml."""
+    conf = {"model": {"name": MODULE, "trained_for": trained_for, "options": dict(sorted(options.items()))}}
+    return {"output": _file_name(f"matches-sfm-lightglue-{trained_for}", conf), **conf}
 
 
 def _file_name(start: str, conf: dict[str, Any]) -> str:
@@ -85,7 +85,9 @@ def _extract(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def _init_matcher(self: Any, conf: dict[str, Any]) -> None:
-    self.matcher = create_matcher("lightglue", head=conf["head"], **conf["options"])
+    if "head" in conf:
+        raise ValueError(f"the key 'head' of the configuration is called 'trained_for' now: 'trained_for': {conf['head']!r}")
+    self.matcher = create_matcher("lightglue", trained_for=conf["trained_for"], **conf["options"])
 
 
 def _match(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -129,7 +131,7 @@ _EXTRACTOR = {
     "_forward": _extract,
 }
 _MATCHER = {
-    "default_conf": {"head": "superpoint-open", "options": {}},
+    "default_conf": {"trained_for": "superpoint-open", "options": {}},
     "required_inputs": ["keypoints0", "keypoints1", "descriptors0", "descriptors1"],
     "_init": _init_matcher,
     "_forward": _match,

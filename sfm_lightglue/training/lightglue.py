@@ -192,7 +192,7 @@ class LightGlueTask:
         network = self._blended(module)
         options = LightGlueOptions(
             name="lightglue",
-            head="superpoint-open",
+            trained_for="superpoint-open",
             weights=None,
             depth_confidence=settings.depth_confidence,
             width_confidence=settings.width_confidence,

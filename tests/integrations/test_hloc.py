@@ -166,7 +166,7 @@ def test_hloc_finds_one_class_for_each_kind(package: str) -> None:
 
 def test_by_default_it_is_the_open_superpoint_with_its_lightglue() -> None:
     assert ours.extractor_conf()["model"]["extractor"] == "superpoint"
-    assert ours.matcher_conf()["model"]["head"] == "superpoint-open"
+    assert ours.matcher_conf()["model"]["trained_for"] == "superpoint-open"
 
 
 def test_each_configuration_has_files_of_its_own() -> None:
@@ -229,7 +229,7 @@ def fake_features(num: int) -> Features:
 
 def test_the_matcher_gets_what_the_feature_files_hold(package: str, fakes: dict[str, Any]) -> None:
     matcher = load(package, "matchers", ours.matcher_conf("disk", filter_threshold=0.2))
-    assert fakes["matcher_arguments"] == ("lightglue", {"head": "disk", "filter_threshold": 0.2})
+    assert fakes["matcher_arguments"] == ("lightglue", {"trained_for": "disk", "filter_threshold": 0.2})
     pair = fake_features(3), fake_features(4)
     found = matcher(matcher_input(pair))
     assert found["matches0"].tolist() == [[-1, 1, 2]] and found["matches0"].dtype == torch.int64
@@ -292,20 +292,20 @@ def photo_pair() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("name", "head"),
+    ("name", "trained_for"),
     [
         ("superpoint", "superpoint-open"),
         pytest.param("aliked", "aliked", marks=pytest.mark.skipif(not has_weights(), reason="ALIKED's weights are not here")),
     ],
 )
 def test_through_hlocs_files_the_result_is_that_of_our_own_pipeline(
-    name: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+    name: str, trained_for: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     write_package(tmp_path, "hloc_real.hloc")
     monkeypatch.syspath_prepend(tmp_path)
     pixels = photo_pair()
     extractor = load("hloc_real.hloc", "extractors", ours.extractor_conf(name, max_keypoints=150))
-    matcher = load("hloc_real.hloc", "matchers", ours.matcher_conf(head))
+    matcher = load("hloc_real.hloc", "matchers", ours.matcher_conf(trained_for))
 
     # as hloc does: features to a file, in the file's names; from the file to the matcher
     with h5py.File(tmp_path / "feats.h5", "w") as file:
@@ -323,7 +323,7 @@ def test_through_hlocs_files_the_result_is_that_of_our_own_pipeline(
     for given, expected in zip(through_hloc, own, strict=True):
         np.testing.assert_array_equal(given.keypoints, expected.keypoints)
         np.testing.assert_array_equal(given.descriptors, expected.descriptors)
-    np.testing.assert_array_equal(matches0, create_matcher("lightglue", head=head)(*own).matches0(len(own[0])))
+    np.testing.assert_array_equal(matches0, create_matcher("lightglue", trained_for=trained_for)(*own).matches0(len(own[0])))
 
     matched = np.flatnonzero(matches0 > -1)
     assert len(matched) > 50

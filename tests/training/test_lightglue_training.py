@@ -87,7 +87,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     assert metadata["network"] == "LightGlue" and metadata["licence"] == "Apache-2.0" and metadata["steps"] == "12"
     assert metadata["features"].startswith("superpoint-open ") and metadata["commit"] == "0123abc"
     assert json.loads(metadata["recipe"])["start_share"] == 0.2
-    matcher = create_matcher("lightglue", head="superpoint-open", weights=str(tmp_path / "whole" / "weights.safetensors"))
+    matcher = create_matcher("lightglue", trained_for="superpoint-open", weights=str(tmp_path / "whole" / "weights.safetensors"))
     assert matcher.engine.settings.num_layers == 2
 
 
