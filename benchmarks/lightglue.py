@@ -40,7 +40,7 @@ from photo_pairs import (
 )
 
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.engine.batch import PairMatches
+from sfm_lightglue.engine.results import PairMatches
 from sfm_lightglue.evaluation.pairs import homography_precision, read_homographies
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.threads import torch_threads
