@@ -410,7 +410,7 @@ def test_kill_leaves_the_previous_reconstruction(database: Path, tmp_path: Path,
 
 
 def test_a_missing_database_names_the_stage_to_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"database.db does not exist: run the stage verify first"):
+    with pytest.raises(FileNotFoundError, match=r"database.db does not exist: run the stage database first"):
         run(tmp_path / "database.db", tmp_path / "out")
 
 

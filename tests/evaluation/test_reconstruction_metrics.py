@@ -128,7 +128,7 @@ def test_estimates_at_one_place_have_no_direction_and_do_not_crash(truth: dict[s
 
 
 def test_one_image_of_truth_is_too_few(truth: dict[str, Pose]) -> None:
-    with pytest.raises(ValueError, match="two at least"):
+    with pytest.raises(ValueError, match="at least two"):
         evaluate_reconstruction(truth, {"0.jpg": truth["0.jpg"]})
 
 
