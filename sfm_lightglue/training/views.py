@@ -19,7 +19,7 @@ from sfm_lightglue.networks.superpoint import CELL
 from sfm_lightglue.training.homographies import HomographyRange, invert, random_homography, warp, warp_photos
 from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 from sfm_lightglue.training.photos import read_index, read_photo, row_of, stack_photos
-from sfm_lightglue.training.teacher import TeacherOptions, read_lesson
+from sfm_lightglue.training.teacher import TeacherOptions, read_targets
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def files(self) -> list[list[Path]]:
-        """Photo and lesson; read by each process that makes batches."""
+        """Each row holds the files of a photo and its targets. Each process that makes batches reads the index."""
         return read_index(self.index)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
@@ -87,14 +87,14 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
             [random_homography(rng, tuple(size), options.size, each) for size, each in zip(sizes.tolist(), ranges, strict=True)]
             for _ in "01"
         ]
-        lessons = [read_lesson(lesson) for _, lesson in files]
+        targets = [read_targets(path) for _, path in files]
         return {
             "photos": photos,
             "sizes": sizes,
             "homographies": torch.from_numpy(np.array(homographies)),
-            "keypoints": self._stack([lesson.keypoints for lesson in lessons]),
-            "repeatability": self._stack([lesson.repeatability for lesson in lessons]),
-            "descriptors": self._stack([lesson.descriptors for lesson in lessons]),
+            "keypoints": self._stack([each.keypoints for each in targets]),
+            "repeatability": self._stack([each.repeatability for each in targets]),
+            "descriptors": self._stack([each.descriptors for each in targets]),
         }
 
     def _stack(self, arrays: Sequence[np.ndarray]) -> Tensor:

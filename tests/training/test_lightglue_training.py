@@ -157,7 +157,7 @@ def test_what_is_exported_has_its_share_of_the_teachers_network(overrides: list[
 
 def test_a_map_that_has_no_part_is_refused(overrides: list[str], tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"to_teacher has no part in this training: .* Give training\.to_teacher=null, or a share"
+        ValueError, match=r"to_teacher is not used by this training: .* Give training\.to_teacher=null, or a share"
     ):
         train([*overrides, "training.to_teacher=map.safetensors"], tmp_path / "out")
 

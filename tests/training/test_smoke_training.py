@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from small_training import Trained
 
+from sfm_lightglue.training.export import split
 from sfm_lightglue.training.loop import RESUME_FILE
 from sfm_lightglue.training.photos import prepare_photos, read_index
-from sfm_lightglue.training.superpoint import split
 
 
 def figures(output: Path, kind: str, name: str) -> list[float]:
@@ -77,7 +77,7 @@ def test_photos_that_are_held_out_are_not_trained_on(trained: Trained) -> None:
     held_out, train = split(names, 4, 0)
     used = [photo for photo, _ in read_index(trained.whole / "index.json")]
     assert len(held_out) == 4 and used == [photos[name] for name in train]
-    assert len({lesson for _, lesson in read_index(trained.whole / "index.json")}) == 6
+    assert len({targets for _, targets in read_index(trained.whole / "index.json")}) == 6
 
 
 def test_the_runs_were_killed_in_their_midst_and_could_start_again_at_once(trained: Trained) -> None:
@@ -85,9 +85,9 @@ def test_the_runs_were_killed_in_their_midst_and_could_start_again_at_once(train
     first, second = trained.steps_at_kills
     assert 0 < first < second < 36
     steps = [path.read_text() for path in sorted((trained.killed / "logs").rglob("sfm_lightglue.log"))]
-    assert "goes on from step" not in steps[0]
-    assert f"goes on from step {first} of" in steps[1]
-    assert f"goes on from step {second} of" in steps[2]
+    assert "resumes from step" not in steps[0]
+    assert f"resumes from step {first} of" in steps[1]
+    assert f"resumes from step {second} of" in steps[2]
 
 
 def test_a_killed_run_ends_bit_for_bit_as_one_that_was_left_alone(trained: Trained) -> None:
@@ -105,4 +105,4 @@ def test_a_picture_is_drawn_where_matplotlib_is_installed(trained: Trained) -> N
 
 
 def test_nothing_half_written_is_left(trained: Trained) -> None:
-    assert not [path for output in (trained.whole, trained.killed) for path in output.rglob("*.part*")]
+    assert not [path for output in (trained.whole, trained.killed) for path in output.rglob("*.tmp")]

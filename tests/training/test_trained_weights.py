@@ -29,10 +29,10 @@ from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Image
 from sfm_lightglue.train import train_from
-from sfm_lightglue.training.export import check_licence
+from sfm_lightglue.training.export import check_licence, save_weights, split
 from sfm_lightglue.training.loop import RESUME_FILE
 from sfm_lightglue.training.student import Student
-from sfm_lightglue.training.superpoint import SuperPointTraining, save_weights, split
+from sfm_lightglue.training.superpoint import SuperPointTraining
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (160, 120)

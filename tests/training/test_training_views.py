@@ -112,7 +112,7 @@ def grey_of(disc: int) -> int:
 
 
 def write_discs(folder: Path, number: int) -> tuple[Path, Path]:
-    """A photo of 20 discs, each of a grey of its own, and a lesson: their centres, descriptor i the unit vector i."""
+    """A photo of 20 discs, each of a grey of its own, and its targets: their centres, descriptor i the unit vector i."""
     rng = np.random.default_rng(number)
     grid = np.stack(np.meshgrid(np.arange(16, 160, 30), np.arange(15, 120, 30)), axis=-1).reshape(-1, 2)
     centres = grid + rng.uniform(-3, 3, grid.shape)
@@ -122,9 +122,9 @@ def write_discs(folder: Path, number: int) -> tuple[Path, Path]:
         photo = np.maximum(photo, grey_of(disc) * np.clip(RADIUS + 0.5 - np.hypot(columns - x, rows - y), 0, 1))
     np.save(folder / f"{number}.npy", photo.round().astype(np.uint8))
     repeatability = np.linspace(1, 0.4, 20).astype(np.float16)
-    lesson = folder / f"{number}.npz"
-    np.savez(lesson, keypoints=centres.astype(np.float32), repeatability=repeatability, descriptors=np.eye(20, dtype=np.float16))
-    return folder / f"{number}.npy", lesson
+    targets = folder / f"{number}.npz"
+    np.savez(targets, keypoints=centres.astype(np.float32), repeatability=repeatability, descriptors=np.eye(20, dtype=np.float16))
+    return folder / f"{number}.npy", targets
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +306,7 @@ def test_the_targets_have_the_repeatability_of_the_points(index: Path, teacher: 
                 x, y = np.floor(point).astype(int)
                 window = found[y - 1 : y + 3, x - 1 : x + 3]
                 disc = int(descriptor.argmax())
-                assert window.sum() == pytest.approx(repeatability[disc], abs=1e-3)  # lessons are stored in 16 bit
+                assert window.sum() == pytest.approx(repeatability[disc], abs=1e-3)  # targets are stored in 16 bit
                 np.testing.assert_allclose(centre_of_mass(found, point, 2), point, atol=1e-4)
                 checked += 1
     assert checked > 15
