@@ -163,7 +163,7 @@ def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.C
         (["train"], 1, "train on which photos? Give data.images=DIR: any folder of photos will do"),
         (["train", "training=superpoint", "data.imagez=."], 1, "train on which photos? Give data.images=DIR"),
         (["train", "data.images=null"], 1, "train on which photos? Give data.images=DIR"),
-        (["train", "data.images=."], 1, "no photos in .: expected files that end in .jpg"),
+        (["train", "data.images=."], 1, ". contains no photos: expected files that end in .jpg"),
         (["train", "++data.images=nowhere"], 1, "image folder nowhere does not exist: give a folder of photos"),
         (
             ["train", "data.images=.", "training=superpont"],
@@ -317,7 +317,7 @@ def test_too_few_photos_to_train_on_are_counted(folder: Path, capsys: pytest.Cap
     assert cli.main(["train", "data.images=photos", *small, "training.validation.photos=2"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    expected = "error: 2 readable photos, of which training.validation.photos=2 are held out: give more photos\n"
+    expected = "error: found 2 readable photos, but training.validation.photos=2 are held out: give more photos\n"
     assert printed.err.endswith(expected)
 
 
