@@ -1,4 +1,4 @@
-"""The targets: with a detector of bright blobs, whose places are known, and with ALIKED's published weights."""
+"""The teacher's targets: from a detector of bright blobs at known places, and from ALIKED with its published weights."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Maps:
 
 
 class BlobNetwork:
-    """Takes for the score of a pixel how much brighter it is than those around it; descriptors are all equal."""
+    """The score of a pixel is how much brighter it is than its surroundings. All descriptors are equal."""
 
     def __init__(self) -> None:
         self.num_views = 0
@@ -67,7 +67,7 @@ class BlobNetwork:
 
 
 class ForgetfulNetwork(BlobNetwork):
-    """In views it does not see the weak blobs."""
+    """It detects the weak blobs in the photo, but not in the views."""
 
     def __call__(self, photos: Tensor) -> Maps:
         scores = super().__call__(photos).scores
@@ -90,9 +90,9 @@ def test_keypoints_are_gathered_where_all_views_find_them(options: TeacherOption
     targets = targets_of(network, gaussian_blobs(BLOBS, SIZE, 2.0), replace(options, views=12))
     assert network.num_views == 13
     distances = np.linalg.norm(targets.keypoints[:, None] - BLOBS[None], axis=2)
-    assert sorted(distances.argmin(axis=1)) == list(range(30))  # each blob once, and nothing else
+    assert sorted(distances.argmin(axis=1)) == list(range(30))  # each blob is found once, and nothing else is found
     assert distances.min(axis=1).max() < 0.3
-    # Not 1: findings 0.5 px apart count 0.95, see SPREAD, and at its edge a view finds nothing.
+    # Less than 1: detections 0.5 px apart count 0.95, see SPREAD, and nothing is detected at the edge of a view.
     assert np.median(targets.repeatability) > 0.85 and targets.repeatability.min() > 0.4
 
 
@@ -102,26 +102,26 @@ def test_repeatability_is_the_share_of_views_that_find_a_keypoint(options: Teach
     found = targets_of(ForgetfulNetwork(), photo, replace(options, views=3))
     np.testing.assert_allclose(found.keypoints, blobs, atol=0.5)
     np.testing.assert_allclose(found.repeatability, [1, 0.25], atol=0.1)
-    # What fewer than half a view finds is left out.
+    # Keypoints that count less than half a view are left out.
     assert len(targets_of(ForgetfulNetwork(), photo, replace(options, views=0)).keypoints) == 2
 
 
 def test_a_view_that_does_not_show_a_keypoint_does_not_count_against_it(options: TeacherOptions) -> None:
     still = {"rotation_deg": 0, "large_rotation_deg": 0, "perspective": 0, "shift": 0}
-    larger = replace(options.homographies, min_scale=1.5, max_scale=1.5, **still)  # shows two thirds of each side
+    larger = replace(options.homographies, min_scale=1.5, max_scale=1.5, **still)  # the views show two thirds of each side
     blobs = np.array([[12.0, 12.0], [80.0, 60.0], [148.0, 60.0]])
     targets = targets_of(BlobNetwork(), gaussian_blobs(blobs, SIZE, 1.5), replace(options, views=5, homographies=larger))
     assert len(targets.keypoints) == 3
     np.testing.assert_allclose(targets.repeatability, 1, atol=0.1)
 
 
-def test_the_edge_of_the_photo_in_a_view_is_no_keypoint(options: TeacherOptions) -> None:
+def test_the_edge_of_the_photo_in_a_view_gives_no_keypoints(options: TeacherOptions) -> None:
     ranges = replace(options.homographies, min_scale=0.5, max_scale=0.6)
     plain = np.full((120, 160), 0.6, np.float32)
     assert len(targets_of(BlobNetwork(), plain, replace(options, views=10, homographies=ranges)).keypoints) == 0
 
 
-def test_without_views_keypoints_are_those_of_the_photo(options: TeacherOptions) -> None:
+def test_without_views_keypoints_come_from_the_photo_alone(options: TeacherOptions) -> None:
     targets = targets_of(BlobNetwork(), gaussian_blobs(BLOBS, SIZE, 2.0), replace(options, views=0, max_keypoints=7))
     assert len(targets.keypoints) == 7
     np.testing.assert_allclose(targets.repeatability, 1, atol=0.2)
@@ -142,7 +142,7 @@ def aliked() -> AlikedExtractor:
 
 
 @needs_weights
-def test_a_targets_of_aliked_keeps_what_it_promises(aliked: AlikedExtractor, options: TeacherOptions) -> None:
+def test_the_targets_of_aliked_have_the_documented_form(aliked: AlikedExtractor, options: TeacherOptions) -> None:
     pixels = picture(SIZE, 0)
     with torch.inference_mode():
         targets, again = (teacher_targets(aliked.network, pixels, options, np.random.default_rng(0)) for _ in range(2))
@@ -157,23 +157,21 @@ def test_a_targets_of_aliked_keeps_what_it_promises(aliked: AlikedExtractor, opt
 
 
 @needs_weights
-def test_descriptors_are_those_of_the_extractor_at_the_same_keypoints(aliked: AlikedExtractor, options: TeacherOptions) -> None:
+def test_descriptors_equal_those_of_the_extractor_at_the_same_keypoints(aliked: AlikedExtractor, options: TeacherOptions) -> None:
     pixels = picture(SIZE, 1)
     with torch.inference_mode():
         targets = teacher_targets(aliked.network, pixels, replace(options, views=0), np.random.default_rng(0))
     features = aliked(Image("a", pixels))
     distances = np.linalg.norm(targets.keypoints[:, None] - features.keypoints[None], axis=2)
     nearest = distances.argmin(axis=1)
-    same = distances.min(axis=1) < 0.02  # with a second keypoint near, the expected position is between
+    same = distances.min(axis=1) < 0.02  # near a second keypoint, the expected position lies between both
     assert same.sum() > 20 and same.mean() > 0.7
     cosine = (targets.descriptors.astype(np.float32) * features.descriptors[nearest]).sum(axis=1)
     assert cosine[same].min() > 0.999
 
 
 @needs_weights
-def test_lessons_that_lie_there_are_not_made_again(
-    options: TeacherOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_existing_targets_are_not_made_again(options: TeacherOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = write_photos(tmp_path / "photos", 3)
     targets = prepare_targets(tmp_path / "photos", names, tmp_path / "targets", options, seed=0, processes=1, device="cpu")
     assert list(targets) == names and len(set(targets.values())) == 3
@@ -191,7 +189,7 @@ def test_lessons_that_lie_there_are_not_made_again(
     again = prepare_targets(tmp_path / "photos", names, tmp_path / "targets", options, seed=0, processes=1, device="cpu")
     assert made == ["1.png"]
     assert again == targets
-    assert {name: path.read_bytes() for name, path in again.items()} == before  # also the one that was made again
+    assert {name: path.read_bytes() for name, path in again.items()} == before  # including the one that was made again
 
 
 @needs_weights
@@ -209,7 +207,7 @@ def test_other_options_and_seeds_give_other_files(options: TeacherOptions, tmp_p
 
 
 @needs_weights
-def test_another_photo_of_the_same_name_gets_a_targets_of_its_own(options: TeacherOptions, tmp_path: Path) -> None:
+def test_another_photo_of_the_same_name_gets_its_own_targets(options: TeacherOptions, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     targets = []
     for seed in (0, 1):
@@ -222,7 +220,7 @@ def test_another_photo_of_the_same_name_gets_a_targets_of_its_own(options: Teach
 
 
 @needs_weights
-def test_broken_photos_are_left_out_and_named_also_by_processes(
+def test_broken_photos_are_left_out_and_named_also_from_other_processes(
     options: TeacherOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = write_photos(tmp_path / "photos", 2)
@@ -242,7 +240,7 @@ def test_broken_photos_are_left_out_and_named_also_by_processes(
 
 
 @needs_weights
-def test_descriptors_of_views_are_those_of_each_view_alone(options: TeacherOptions) -> None:
+def test_descriptors_of_several_views_equal_those_of_each_view_alone(options: TeacherOptions) -> None:
     network, generator = load_teacher(options, "cpu"), torch.Generator().manual_seed(0)
     pictures = np.stack([picture(SIZE, seed)[..., 0] for seed in (3, 4)])
     views, points = torch.from_numpy(pictures)[:, None].float() / 255, torch.rand(2, 30, 2, generator=generator) * 100
