@@ -1,4 +1,4 @@
-"""A scene whose cameras, points and matches are known exactly: poses and models have a right answer."""
+"""A scene with exactly known cameras, points and matches, so that poses and models have a right answer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sfm_lightglue.storage import ShardStore, features_to_item, match_key, match
 
 SIZE = (640, 480)
 FOCAL = 700.0
-"""Of a pinhole camera with the principal point in the middle, px."""
+"""Focal length, px, of a pinhole camera with the principal point in the middle."""
 COLOR = (200, 100, 50)
 """RGB of all pixels of the photos."""
 
 
 class KnownScene:
-    """Points in a box, seen from cameras on an arc around it. Keypoints are in another order in each image."""
+    """Points in a box, seen from cameras on an arc around it. The keypoints have another order in each image."""
 
     def __init__(self, num_images: int = 8, num_points: int = 150) -> None:
         generator = np.random.default_rng(0)
@@ -34,7 +34,7 @@ class KnownScene:
         self._orders = [generator.permutation(num_points) for _ in self.names]
 
     def features(self, index: int) -> Features:
-        """The keypoints of one image, one of each point; all points are in view."""
+        """The keypoints of one image, one for each point. All points are in view."""
         pose, count = self.poses[index], len(self.points)
         points_in_cam = self.points[self._orders[index]] @ pose[:, :3].T + pose[:, 3]
         keypoints = FOCAL * points_in_cam[:, :2] / points_in_cam[:, 2:] + np.array(SIZE) / 2 - 0.5
@@ -68,7 +68,7 @@ def make_database(
     focal: float = FOCAL,
     noise_px: float = 0.0,
 ) -> Path:
-    """`folder/database.db` of some images and pairs of the scene, with a pinhole camera; the photos go to `folder/images`."""
+    """Writes `folder/database.db` of some images and pairs of the scene, with a pinhole camera. Photos go to `folder/images`."""
     images, pairs, generator = list(images), list(pairs), np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     with ShardStore(folder / "features.h5", {}) as store:
