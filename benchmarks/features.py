@@ -62,7 +62,7 @@ SETS = (
 # be wrong. The verification therefore uses the geometry alone, and COLMAP's own number of trials.
 NEAREST_NEIGHBOR = (
     *("matches=nearest_neighbor", "matches.mutual=true", "matches.max_distance=null"),
-    *("database.min_mean_score=0", "database.max_num_trials=10000"),
+    *("geometries.min_mean_score=0", "geometries.max_num_trials=10000"),
 )
 MAX_RATIO = 0.8
 """Ratio test of SIFT when the other features are matched by LightGlue: the classic baseline."""
