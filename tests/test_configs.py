@@ -94,7 +94,7 @@ def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> N
         assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # comes from the training before
         config.training.to_teacher = "to_teacher.safetensors"
     assert ("muon_momentum" in config.training.loop) == (network == "superpoint")  # LightGlue has no kernels for it
-    bound_to = typing.get_type_hints(load_class(network, TRAININGS, "training").__init__)["options"]
+    bound_to = typing.get_type_hints(load_class(network, TRAININGS, "training").create)["options"]
     options = bind(bound_to, config.training, "training")
     assert dataclasses.asdict(options) == OmegaConf.to_container(config.training, resolve=True)
 
