@@ -61,7 +61,7 @@ SETS = (
 # can be wrong: the verification looks at the geometry alone and takes COLMAP's own number of trials.
 NEAREST_NEIGHBOR = (
     *("matches=nearest_neighbor", "matches.mutual=true", "matches.max_distance=null"),
-    *("database.min_mean_score=0", "database.max_num_trials=10000"),
+    *("geometries.min_mean_score=0", "geometries.max_num_trials=10000"),
 )
 MAX_RATIO = 0.8
 """Of SIFT where the others have LightGlue: the classic baseline."""

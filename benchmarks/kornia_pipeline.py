@@ -30,13 +30,13 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.pairs.listed import read_pairs, write_pairs
-from sfm_lightglue.pipeline import Run, reconstruct_models, verify
+from sfm_lightglue.pipeline import Run, build_database, reconstruct_models, verify
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_item, match_key, matches_to_item
+from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 from sfm_lightglue.summary import recorded
 
 SET = "fountain_p11"
-STAGES = ("extract", "match", "verify", "reconstruct")
+STAGES = ("extract", "match", "verify", "database", "reconstruct")
 DETECTION_THRESHOLD = 0.2
 """As in configs/features/aliked.yaml."""
 
@@ -61,7 +61,7 @@ class Photo:
         scale = np.array(self.full_size) / np.array(self.size)
         keypoints = (self.keypoints.numpy() + 0.5) * scale - 0.5
         arrays = keypoints.astype(np.float32), self.scores.numpy(), self.descriptors.numpy()
-        return Features(*arrays, self.full_size, uncertainty=float(scale.mean()), name=name)
+        return Features(*arrays, self.full_size, pixel_scale=float(scale.mean()), name=name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,7 +83,7 @@ def run_with_kornia(options: argparse.Namespace) -> None:
         photos = detect_all(run.images, options)
         with ShardStore(run.features, {"name": "kornia ALIKED"}) as store:
             for name, photo in photos.items():
-                store.add(name, features_to_item(photo.to_features(name)), "photo")
+                store.add(name, features_to_group(photo.to_features(name)), "photo")
             store.merge()
     pairs = [Pair(name0, name1) for name0, name1 in itertools.combinations(sorted(photos), 2)]
     write_pairs(run.pairs, pairs)
@@ -91,10 +91,11 @@ def run_with_kornia(options: argparse.Namespace) -> None:
         matches = match_all(photos, pairs)
         with ShardStore(run.matches, {"name": "kornia LightGlue"}) as store:
             for pair, found in matches.items():
-                item = matches_to_item(found, len(photos[pair.name0].keypoints))
+                item = matches_to_group(found, len(photos[pair.name0].keypoints))
                 store.add(match_key(pair.name0, pair.name1), item, "pair")
             store.merge()
     verify(run)
+    build_database(run)
     reconstruct_models(run)
 
 

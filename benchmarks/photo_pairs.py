@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from hopeless import read_groups
+from early_rejection import read_groups
 
 from sfm_lightglue.cameras import choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.evaluation.pairs import evaluate_homography, evaluate_pair_poses, homography_auc
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.geometries.verification import verify_matches
+from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.geometry import sampson_error, warp_points
 from sfm_lightglue.pairs.listed import write_pairs
-from sfm_lightglue.pipeline import DatabaseOptions, Run, locked, match
+from sfm_lightglue.pipeline import Run, locked, match
 from sfm_lightglue.poses import PosedCamera, fundamental_matrix
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader
@@ -156,15 +157,16 @@ def matched_pairs(run: Run, pairs: Iterable[Names]) -> list[MatchedPair]:
 def num_verified(run: Run, pairs: Sequence[MatchedPair]) -> list[int]:
     """Number of verified matches of each pair, 0 for those that the pipeline would reject."""
     options = bind(DatabaseOptions, run.config.database, "database")
+    limits = bind(VerificationOptions, run.config.geometries, "geometries")
     sizes = {features.name: features.image_size for pair in pairs for features in (pair.features0, pair.features1)}
-    cameras, _ = choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, {})
+    cameras = choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, {}).cameras
     counts = []
     with colmap_log(None):
         for pair in pairs:
             both = pair.features0, pair.features1
             camera0, camera1 = (cameras[features.name].to_colmap() for features in both)
-            item = verify_matches(camera0, camera1, *both, pair.matches, options.verification)
-            counts.append(len(item.datasets["inlier_matches"]))
+            geometry = verify_matches(camera0, camera1, *both, pair.matches, limits)
+            counts.append(len(geometry.inlier_matches))
     return counts
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from measure import RESULTS, append_section, last_json, markdown_table, run_process, script, section
 
-STAGES = ("extract", "pairs", "match", "verify", "reconstruct")
+STAGES = ("extract", "pairs", "match", "verify", "database", "reconstruct")
 FOUNTAIN = "fountain_p11"
 GROWTH_SETS = (
     *(FOUNTAIN, "herzjesu_p8", "lund_door12", "sacre_coeur10", "drone_brighton18", "monstree_exif10", "temple_sparse16"),

@@ -17,7 +17,7 @@ import numpy as np
 from measure import PeakMemory
 
 from sfm_lightglue.products import Matches
-from sfm_lightglue.storage import H5Reader, ShardStore, match_key, matches_to_item
+from sfm_lightglue.storage import H5Reader, ShardStore, match_key, matches_to_group
 
 NUM_KEYPOINTS = 2048
 NUM_MATCHES = 300
@@ -34,7 +34,7 @@ def main() -> None:
     with ShardStore(folder / "matches.h5", settings) as store:
         with measured(steps, "add"):
             for number, (name0, name1) in enumerate(names):
-                item = matches_to_item(variants[number % NUM_VARIANTS], NUM_KEYPOINTS)
+                item = matches_to_group(variants[number % NUM_VARIANTS], NUM_KEYPOINTS)
                 store.add(match_key(name0, name1), item, "stamp")
             store.flush()
         with measured(steps, "merge"):

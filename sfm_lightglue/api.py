@@ -5,6 +5,7 @@ Defaults are those of configs/*.yaml, as on the command line.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,13 +21,14 @@ from sfm_lightglue import images as photos
 from sfm_lightglue import reconstruction
 from sfm_lightglue.cameras import Camera
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.database import DatabaseReport
+from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.pairs import planner
-from sfm_lightglue.pipeline import DatabaseOptions, Run, choose_head, create_plugin, default_device, locked, run_all
+from sfm_lightglue.pipeline import Run, choose_head, create_plugin, default_device, locked, run_all
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.storage import H5Reader
@@ -167,22 +169,25 @@ def build_database(
     *,
     known_cameras: Mapping[str, Camera] | None = None,
     **options: Any,
-) -> DatabaseReport:
-    """The COLMAP database `output` with verified pairs; `options` as in configs/database, such as `intrinsics="single"`.
+) -> BuildReport:
+    """The COLMAP database `output` with verified pairs; the two-view geometries are in `verification.h5` beside it.
 
+    `options` as in configs/geometries and configs/database, such as `min_num_inliers=30` or `intrinsics="single"`.
     `known_cameras` by image name are used with `intrinsics="poses"`.
     """
-    config = compose_config(_overrides("database", options))
-    bound = bind(DatabaseOptions, config.database, "database")
+    ours = {field.name for field in dataclasses.fields(DatabaseOptions)}
+    of_group = {key: "database" if key in ours else "geometries" for key in options}
+    config = compose_config([f"{of_group[key]}.{key}={_quote(value)}" for key, value in options.items()])
+    cameras = bind(DatabaseOptions, config.database, "database")
     return database_stage.build_database(
         images,
         features,
         matches,
         pairs,
         output,
-        bound.verification,
-        intrinsics=bound.intrinsics,
-        camera_model=bound.camera_model,
+        bind(VerificationOptions, config.geometries, "geometries"),
+        intrinsics=cameras.intrinsics,
+        camera_model=cameras.camera_model,
         known_cameras=known_cameras,
     )
 

@@ -1,6 +1,7 @@
-"""Which camera took which photo, and what is known of its intrinsics.
+"""Cameras: which photos share a camera, and the intrinsics of each camera.
 
-Parameters follow COLMAP: its model names and order of parameters, pixels with the centre of the top-left pixel at (0.5, 0.5).
+Model names and the order of the parameters are COLMAP's, and so are the pixels: the centre of the top-left pixel is at
+(0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,26 +22,32 @@ from sfm_lightglue.registry import closest
 logger = logging.getLogger(__name__)
 
 GUESSED_FOCAL_FACTOR = 1.2
-"""Focal length over longest side where nothing is known: COLMAP's guess, a 45 degree view."""
+"""COLMAP's guess of an unknown focal length, as a multiple of the longest side: a 45 degree view."""
 MODELS = tuple(model for model in pycolmap.CameraModelId.__members__ if model != "INVALID")
+"""COLMAP's names of camera models."""
 SHARING = ("exif", "single", "per_folder", "per_image")
+"""Values of `intrinsics` that estimate the focal length. They say which photos share a camera."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Intrinsics as COLMAP has them."""
+    """Intrinsics of a camera, in COLMAP's conventions."""
 
     model: str
     """COLMAP's model name, such as SIMPLE_RADIAL."""
     size: tuple[int, int]
     """(width, height) px."""
     params: tuple[float, ...]
-    """In the model's order."""
+    """In the order of the model, px for lengths."""
     has_prior_focal_length: bool
-    """Whether the focal length is known (given or from EXIF) rather than guessed."""
+    """Whether the focal length is known (given, or from EXIF), not guessed."""
 
     def to_colmap(self) -> pycolmap.Camera:
-        """Raises: ValueError where the number of parameters is not the model's, or one of them is no sensible number."""
+        """COLMAP's record of the camera.
+
+        Raises: ValueError if the model does not exist, the number of parameters is wrong, a parameter is not finite, or a focal
+        length is not positive.
+        """
         if self.model not in MODELS:
             raise ValueError(f"there is no camera model {self.model!r}. {closest(self.model, MODELS)}")
         camera = pycolmap.Camera(
@@ -54,23 +61,45 @@ class Camera:
             expected = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 2, 2).params_info
             raise ValueError(f"camera model {self.model} takes the parameters {expected}, but {len(self.params)} were given")
         if not np.isfinite(self.params).all() or any(self.params[index] <= 0 for index in camera.focal_length_idxs()):
-            raise ValueError(f"the parameters of a camera must be finite and its focal length positive, found {self.params}")
+            raise ValueError(f"camera parameters must be finite and focal lengths positive, found {self.params}")
         return camera
+
+
+@dataclass(frozen=True)
+class CameraAssignment:
+    """The camera of each image, and which images share a camera."""
+
+    cameras: Mapping[str, Camera]
+    """Camera by image name."""
+    groups: Mapping[str, str]
+    """Group by image name: images of one group share one camera."""
+
+    def camera_ids(self, names: Iterable[str]) -> dict[str, int]:
+        """Number of the camera of each image, in the order of `names`. Groups are numbered from 1 as they occur in `names`."""
+        numbers: dict[str, int] = {}
+        return {name: numbers.setdefault(self.groups[name], len(numbers) + 1) for name in names}
 
 
 def choose_cameras(
     images: Path, sizes: Mapping[str, tuple[int, int]], intrinsics: str, camera_model: str, known: Mapping[str, Camera]
-) -> tuple[dict[str, Camera], dict[str, str]]:
-    """The camera of each image, and the group it is shared in: images of a group have one camera between them.
+) -> CameraAssignment:
+    """The camera of each image in `sizes`.
 
-    `sizes` are (width, height) px by image name. `intrinsics` is one of
-    - `exif`: focal length from EXIF; photos of one make, model, focal length and size share a camera, others have their own;
-    - `single`, `per_folder`, `per_image`: one camera for all, each folder, each photo, with EXIF's focal length or a guess;
-    - `poses`: those of `known`, by image name; equal ones are shared;
-    - a camera: `MODEL,param,param,...` (or `:` or blanks between them), shared by all;
-    - a file of lines `name MODEL width height param param ...`; equal ones are shared.
+    Args:
+        images: folder of the photos; their EXIF data is read if intrinsics are estimated.
+        sizes: (width, height) px by image name.
+        intrinsics: one of
+            `exif`: focal length from EXIF. Photos with the same make, model, focal length and size share a camera; a photo
+            without EXIF data has its own.
+            `single`, `per_folder`, `per_image`: one camera for all photos, for each folder, for each photo. Its focal length is
+            from EXIF, or guessed.
+            `poses`: the cameras in `known`. Equal cameras are shared.
+            a camera `MODEL,param,param,...` (`:` or a blank may replace the comma), shared by all photos.
+            a file with lines `name MODEL width height param param ...`. Equal cameras are shared.
+        camera_model: COLMAP's model of estimated cameras.
+        known: cameras by image name, for `intrinsics="poses"`.
 
-    Raises: ValueError where intrinsics are missing for an image or made for another image size, or a choice is not known.
+    Raises: ValueError if an image has no intrinsics, if they are for another image size, or if a choice does not exist.
     """
     if camera_model not in MODELS:
         raise ValueError(f"database.camera_model={camera_model!r} does not exist. {closest(camera_model, MODELS)}")
@@ -80,7 +109,7 @@ def choose_cameras(
         if not known:
             raise ValueError("database.intrinsics=poses needs the file of poses that holds them: dataset.poses=FILE")
         cameras = dict(known)
-    elif os.path.isfile(intrinsics):  # noqa: PTH113 - Path.is_file raises where a camera is longer than a file name may be
+    elif os.path.isfile(intrinsics):  # noqa: PTH113 - Path.is_file raises if the text is longer than a file name
         cameras = read_intrinsics(Path(intrinsics))
     else:
         camera = _parse_camera(intrinsics)
@@ -89,13 +118,15 @@ def choose_cameras(
             raise ValueError(f"one camera is given for all photos, but they have {len(set(sizes.values()))} sizes")
     _check_given(cameras, sizes)
     chosen = {name: cameras[name] for name in sizes}
-    return chosen, {name: repr(camera) for name, camera in chosen.items()}
+    return CameraAssignment(chosen, {name: repr(camera) for name, camera in chosen.items()})
 
 
 def read_intrinsics(path: Path) -> dict[str, Camera]:
-    """Cameras by image name from lines `name MODEL width height param param ...` (hloc's lists of queries with intrinsics).
+    """Cameras by image name from a file with lines `name MODEL width height param param ...`, as hloc's lists of query images.
 
-    Raises: ValueError for a line that is not understood, or that gives an image another camera than a line before.
+    Blank lines and lines that start with # are skipped.
+
+    Raises: ValueError if a line has another form, or gives an image a second, different camera.
     """
     cameras: dict[str, Camera] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
@@ -107,11 +138,12 @@ def read_intrinsics(path: Path) -> dict[str, Camera]:
         name, model, width, height, params = match.groups()
         camera = Camera(model, (int(width), int(height)), tuple(float(value) for value in params.split()), True)
         if cameras.setdefault(name, camera) != camera:
-            raise ValueError(f"{path}:{number}: {name!r} has another camera in a line before: leave one of them")
+            raise ValueError(f"{path}:{number}: {name!r} has another camera in an earlier line: remove one of them")
     return cameras
 
 
 def _parse_camera(text: str) -> Camera:
+    """A camera of size (1, 1) from `MODEL,param,param,...`. Raises: ValueError."""
     match = re.fullmatch(r"([A-Z_]+)(?:\s*[,:\s]\s*(.+))?", text.strip())
     if match is None:
         choices = (*SHARING, "poses", "a camera such as PINHOLE:fx:fy:cx:cy", "a file of intrinsics")
@@ -126,19 +158,18 @@ def _parse_camera(text: str) -> Camera:
 
 
 def _check_given(cameras: Mapping[str, Camera], sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Raises: ValueError if an image has no camera, a camera for another size, or wrong parameters."""
     missing = [name for name in sizes if name not in cameras]
     if missing:
-        raise ValueError(f"no intrinsics are given for {len(missing)} of {len(sizes)} images, the first is {missing[0]!r}")
+        raise ValueError(f"{len(missing)} of {len(sizes)} images have no intrinsics, the first is {missing[0]!r}")
     for name, size in sizes.items():
         if cameras[name].size != size:
             raise ValueError(f"the intrinsics of {name!r} are for {cameras[name].size} px, but the photo has {size} px")
         cameras[name].to_colmap()
 
 
-def _estimated_cameras(
-    images: Path, sizes: Mapping[str, tuple[int, int]], sharing: str, camera_model: str
-) -> tuple[dict[str, Camera], dict[str, str]]:
-    """Cameras with EXIF's focal length or a guess, principal point in the middle, no distortion."""
+def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], sharing: str, camera_model: str) -> CameraAssignment:
+    """Cameras with the focal length from EXIF or guessed, the principal point in the middle and no distortion."""
     headers = {name: read_header(images / name) for name in sizes}
     keys = {name: header.camera_key for name, header in headers.items()}
     groups = {
@@ -149,24 +180,19 @@ def _estimated_cameras(
     }[sharing]
     cameras: dict[str, Camera] = {}
     focal_of_group: dict[str, float] = {}
-    for name in sorted(sizes):  # the first photo with a focal length speaks for its group
+    for name in sorted(sizes):  # a group gets the focal length of its first photo that has one
         if focal := headers[name].focal_length_px:
             focal_of_group.setdefault(f"{groups[name]} {sizes[name]}", focal)
     for name, size in sizes.items():
-        groups[name] = f"{groups[name]} {size}"  # photos of another size cannot share a camera
+        groups[name] = f"{groups[name]} {size}"  # photos of different sizes cannot share a camera
         focal = focal_of_group.get(groups[name])
         cameras[name] = _simple_camera(camera_model, size, focal or GUESSED_FOCAL_FACTOR * max(size), focal is not None)
     if sharing == "single" and len(set(groups.values())) > 1:
         logger.warning("the photos have %d sizes, so there is one camera for each size", len(set(groups.values())))
-    return cameras, groups
+    return CameraAssignment(cameras, groups)
 
 
 def _simple_camera(model: str, size: tuple[int, int], focal_px: float, known: bool) -> Camera:
+    """A camera of the model without distortion; `known`: whether the focal length is known."""
     camera = pycolmap.Camera.create_from_model_name(1, model, focal_px, *size)
     return Camera(model, size, tuple(float(value) for value in camera.params), known)
-
-
-def unique_cameras(cameras: Mapping[str, Camera], groups: Mapping[str, str], names: Sequence[str]) -> dict[str, int]:
-    """The number of each image's camera, from 1, in the order in which `names` first show a group."""
-    numbers: dict[str, int] = {}
-    return {name: numbers.setdefault(groups[name], len(numbers) + 1) for name in names}

@@ -17,7 +17,7 @@ from sfm_lightglue.registry import closest
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-STAGE_COMMANDS = ("run", "extract", "pairs", "match", "verify", "reconstruct", "evaluate")
+STAGE_COMMANDS = ("run", "extract", "pairs", "match", "verify", "database", "reconstruct", "evaluate")
 HELP = """\
 sfm_lightglue {version}: photos in, a verified COLMAP reconstruction out
 
@@ -27,7 +27,8 @@ python -m sfm_lightglue COMMAND [key=value ...]
     extract      photos -> features.h5
     pairs        features.h5 -> pairs.txt
     match        pairs.txt -> matches.h5
-    verify       matches.h5 -> database.db
+    verify       matches.h5 -> verification.h5
+    database     verification.h5 -> database.db
     reconstruct  database.db -> reconstruction/0 ... n
   evaluate       reconstruction against ground truth -> evaluation.json
   train          photos -> weights of a network                             (training=superpoint data.images=DIR)

@@ -12,8 +12,8 @@ import numpy as np
 from sfm_lightglue.api import ImageMatches, join_matches, load_image
 from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.geometries.verification import verify_matches
-from sfm_lightglue.pipeline import DatabaseOptions, Run
+from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
+from sfm_lightglue.pipeline import Run
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.report.matches import plot_matches
 
@@ -40,7 +40,7 @@ def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: b
     features0, features1 = (extractor(record) for record in records)
     matches = matcher(features0, features1)
     result = join_matches(features0, features1, matches)
-    verified = _verify(features0, features1, matches, bind(DatabaseOptions, config.database, "database"))
+    verified = _verify(features0, features1, matches, bind(VerificationOptions, config.geometries, "geometries"))
     picture = run.output / f"{Path(image0).stem}-{Path(image1).stem}.jpg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     plot_matches(
@@ -57,14 +57,14 @@ def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: b
     return _json(image0, image1, pair) if as_json else _table(image0, image1, pair)
 
 
-def _verify(features0: Features, features1: Features, matches: Matches, options: DatabaseOptions) -> np.ndarray:
+def _verify(features0: Features, features1: Features, matches: Matches, options: VerificationOptions) -> np.ndarray:
     """bool (k,): which matches a two-view geometry with guessed focal lengths keeps."""
     cameras = [
         Camera("SIMPLE_PINHOLE", size, (GUESSED_FOCAL_FACTOR * max(size), size[0] / 2, size[1] / 2), False).to_colmap()
         for size in (features0.image_size, features1.image_size)
     ]
-    item = verify_matches(cameras[0], cameras[1], features0, features1, matches, options.verification)
-    return np.isin(matches.indices[:, 0], item.datasets["inlier_matches"][:, 0])
+    geometry = verify_matches(cameras[0], cameras[1], features0, features1, matches, options)
+    return np.isin(matches.indices[:, 0], geometry.inlier_matches[:, 0])
 
 
 def _table(image0: str, image1: str, pair: PairResult) -> str:

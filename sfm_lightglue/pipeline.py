@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sfm_lightglue.cameras import Camera, choose_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.config import bind, check_keys, drop_unknown, options_class
-from sfm_lightglue.database import build_database
+from sfm_lightglue.database import DatabaseOptions, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
@@ -32,6 +32,7 @@ from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
+from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.images import list_images
 from sfm_lightglue.matches import MATCHERS
@@ -84,20 +85,6 @@ class Execution:
             raise ValueError(f"execution.num_workers must be 0 (one per core) or more, found {self.num_workers}")
 
 
-@dataclasses.dataclass(frozen=True)
-class DatabaseOptions(VerificationOptions):
-    """The group `database`: the options of the verification, and how cameras are chosen."""
-
-    name: str
-    intrinsics: str
-    camera_model: str
-
-    @property
-    def verification(self) -> VerificationOptions:
-        """Without what is about cameras."""
-        return VerificationOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(VerificationOptions)})
-
-
 class Run:
     """One configuration bound to types, and the paths of its output folder. Nothing is loaded or written yet."""
 
@@ -117,6 +104,7 @@ class Run:
         self.features = self.output / "features.h5"
         self.pairs = self.output / "pairs.txt"
         self.matches = self.output / "matches.h5"
+        self.geometries = self.output / "verification.h5"
         self.database = self.output / "database.db"
         self.reconstruction = self.output / "reconstruction"
         self.summary = self.output / "summary.json"
@@ -294,23 +282,30 @@ def match(run: Run) -> None:
 
 
 def verify(run: Run) -> None:
-    """features.h5 and matches.h5 -> database.db with verified two-view geometries"""
-    with run.recorded("verify") as record, H5Reader(run.features) as reader:
-        options = bind(DatabaseOptions, run.config.database, "database")
-        report = build_database(
-            run.images,
+    """features.h5 and matches.h5 -> verification.h5"""
+    with run.recorded("verify") as record:
+        options = bind(VerificationOptions, run.config.geometries, "geometries")
+        names, cameras = _choose_cameras(run)
+        report = verify_pairs(
             run.features,
             run.matches,
             _read_pairs(run),
-            run.database,
-            options.verification,
-            intrinsics=options.intrinsics,
-            camera_model=options.camera_model,
-            known_cameras=_known_cameras(run),
-            names=_current_names(run, reader),
+            run.geometries,
+            options,
+            cameras.cameras,
+            names=names,
             num_workers=run.execution.num_workers,
         )
-        record |= {"intrinsics": options.intrinsics, "seed": options.seed, **dataclasses.asdict(report)}
+        record |= {"seed": options.seed, **dataclasses.asdict(report)}
+
+
+def build_database(run: Run) -> None:
+    """features.h5, matches.h5 and verification.h5 -> database.db"""
+    with run.recorded("database") as record:
+        names, cameras = _choose_cameras(run)
+        pairs = _read_pairs(run)
+        report = write_database(run.features, run.matches, run.geometries, pairs, run.database, cameras, names=names)
+        record |= {"intrinsics": run.config.database.intrinsics, **dataclasses.asdict(report)}
 
 
 def reconstruct_models(run: Run) -> None:
@@ -331,6 +326,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "pairs": pairs,
     "match": match,
     "verify": verify,
+    "database": build_database,
     "reconstruct": reconstruct_models,
 }
 
@@ -341,6 +337,7 @@ def check_options(run: Run) -> None:
         bind(_options_class(run.config[group], table, group), run.config[group], group)
     check_head(run.config)
     _pairing_options(run)
+    bind(VerificationOptions, run.config.geometries, "geometries")
     options = bind(DatabaseOptions, run.config.database, "database")
     bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")
     run.list_photos()
@@ -433,6 +430,15 @@ def _read_pairs(run: Run) -> list[Pair]:
 def _read_global_descriptors(path: str, names: list[str]) -> Any:
     with H5Reader(path) as reader:
         return reader.global_descriptors(names)
+
+
+def _choose_cameras(run: Run) -> tuple[list[str], CameraAssignment]:
+    """The images with features, sorted, and their cameras."""
+    options = bind(DatabaseOptions, run.config.database, "database")
+    with H5Reader(run.features) as reader:
+        names = _current_names(run, reader)
+        sizes = {name: reader.image_size(name) for name in names}
+    return names, choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, _known_cameras(run))
 
 
 def _known_cameras(run: Run) -> dict[str, Camera]:

@@ -1,8 +1,8 @@
-"""The records that travel between the stages: Image, Features, Pair, Matches.
+"""The records that the stages exchange: Image, Features, Pair, Matches, TwoViewGeometry.
 
-Every array is numpy, every record frozen. Pixel coordinates are (x, y) in pixels of the image as stored on disk (no EXIF
-rotation applied), with the centre of the top-left pixel at (0, 0); the only other convention in the package is COLMAP's
-(top-left centre at (0.5, 0.5)), and `database.py` is the only place that knows it.
+All arrays are numpy arrays, all records are frozen. Coordinates are (x, y) in pixels of the photo as it is stored on disk,
+without EXIF rotation. The centre of the top-left pixel is at (0, 0). COLMAP's convention is (0.5, 0.5): cameras, poses,
+homographies and the matrices of a TwoViewGeometry use it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Image:
     pixels: np.ndarray
     """uint8 (height, width, 3), RGB, as stored."""
     mask: np.ndarray | None = None
-    """bool (height, width); keypoints are kept where it is True. None keeps all."""
+    """bool (height, width); keypoints are kept if their pixel is True. None keeps all."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,35 +41,38 @@ class Features:
     """float32 or float16 (n, d)."""
     image_size: tuple[int, int]
     """(width, height) px of the full image."""
-    uncertainty: float = 1.0
-    """Size of one detection pixel in full-image pixels: full size / size at which keypoints were detected."""
+    pixel_scale: float = 1.0
+    """Size of a detection pixel in px of the full image: full size / size of the resized image that the detector saw."""
     scales: np.ndarray | None = None
     """float32 (n,), keypoint diameters in px of the full image (SIFT-like detectors), or None."""
     orientations: np.ndarray | None = None
     """float32 (n,), angles in radians from x towards y (SIFT-like detectors), or None."""
     name: str = ""
-    """Name of the image, where the stage knows it."""
+    """Name of the image; empty if it is not known."""
 
     def __len__(self) -> int:
         return len(self.keypoints)
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the arrays."""
+        """Memory of all arrays, bytes."""
         arrays = self.keypoints, self.scores, self.descriptors, self.scales, self.orientations
         return sum(array.nbytes for array in arrays if array is not None)
 
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """Two images to be matched, in the order of their names however they are given, so that each pair exists once."""
+    """Two images to be matched. `name0` < `name1`: the constructor swaps the names if necessary, so each pair exists once.
+
+    Raises: ValueError if both names are equal.
+    """
 
     name0: str
     name1: str
     reason: str = field(default="", compare=False)
-    """Why the pair was chosen: `exhaustive`, `sequential+4`, `retrieval#3`, `loop#1`, `list`; several joined by `,`."""
+    """Why the pair was chosen: `exhaustive`, `sequential+4`, `retrieval#3`, `loop#1`, `list`; several are joined by `,`."""
     score: float = field(default=float("nan"), compare=False)
-    """Retrieval similarity where there is one, else NaN."""
+    """Similarity of the images from retrieval, else NaN."""
 
     def __post_init__(self) -> None:
         if self.name0 == self.name1:
@@ -85,32 +88,64 @@ class Matches:
     """Correspondences between the keypoints of two images."""
 
     indices: np.ndarray
-    """int32 (k, 2), indices into keypoints0 and keypoints1; each index at most once per column, column 0 ascending."""
+    """int32 (k, 2), indices into keypoints0 and keypoints1. An index occurs at most once per column; column 0 ascends."""
     scores: np.ndarray
     """float32 (k,), matching scores in 0..1."""
     stop_layer: int = 0
-    """Number of network layers that ran (LightGlue's adaptive depth), 0 for other matchers."""
+    """Number of LightGlue layers that ran (adaptive depth); 0 for other matchers."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def matches0(self, num_keypoints0: int) -> np.ndarray:
-        """int64 (num_keypoints0,): index into keypoints1 for each keypoint of image 0, -1 for none."""
+        """int64 (num_keypoints0,): for each keypoint of image 0 the index into keypoints1, -1 for no match."""
         return _dense(self.indices, self.indices[:, 1], num_keypoints0, -1, np.int64)
 
     def matching_scores0(self, num_keypoints0: int) -> np.ndarray:
-        """float32 (num_keypoints0,): matching score of each keypoint of image 0, 0 for none."""
+        """float32 (num_keypoints0,): matching score of each keypoint of image 0, 0 for no match."""
         return _dense(self.indices, self.scores, num_keypoints0, 0, np.float32)
 
     @staticmethod
     def from_dense(matches0: np.ndarray, scores0: np.ndarray, stop_layer: int = 0) -> Matches:
-        """The record for `matches0` (n0,) with -1 for none and `scores0` (n0,)."""
+        """Matches from one entry per keypoint of image 0: `matches0` (n0,) with -1 for no match, and `scores0` (n0,)."""
         index0 = np.flatnonzero(matches0 > -1)
         indices = np.stack([index0, matches0[index0]], axis=1).astype(np.int32)
         return Matches(indices, scores0[index0].astype(np.float32), stop_layer)
 
 
+@dataclass(frozen=True)
+class TwoViewGeometry:
+    """The relation of two images that geometric verification estimated from their matches.
+
+    E, F and H relate points in COLMAP's pixels: the centre of the top-left pixel is at (0.5, 0.5).
+    """
+
+    configuration: str
+    """COLMAP's name: CALIBRATED (E fits best), UNCALIBRATED (F), PLANAR, PANORAMIC or PLANAR_OR_PANORAMIC (H), or other names.
+    Rejected pairs are DEGENERATE."""
+    inlier_matches: np.ndarray
+    """int32 (k, 2), the rows of `Matches.indices` that agree with the geometry, in their order; (0, 2) if rejected."""
+    num_matches: int
+    """Number of matches before verification."""
+    max_error_px: float
+    """Largest epipolar error of an inlier, px of the full images."""
+    E: np.ndarray | None = None
+    """float64 (3, 3) essential matrix, x1.T @ E @ x0 = 0 for normalised points; None if it was not estimated."""
+    F: np.ndarray | None = None
+    """float64 (3, 3) fundamental matrix, x1.T @ F @ x0 = 0; None if it was not estimated."""
+    H: np.ndarray | None = None
+    """float64 (3, 3) homography, x1 ~ H @ x0; None if it was not estimated."""
+    rejected_because: str = ""
+    """Empty if verified, else `few matches`, `few inliers` or `low score`."""
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the images see the same scene: the pair was not rejected."""
+        return self.configuration != "DEGENERATE"
+
+
 def _dense(indices: np.ndarray, values: np.ndarray, size: int, empty: float, dtype: type) -> np.ndarray:
+    """An array of `size` entries `empty`, with `values` (k,) at the keypoints of image 0."""
     dense: np.ndarray = np.full(size, empty, dtype)
     dense[indices[:, 0]] = values
     return dense

@@ -351,7 +351,7 @@ def _image_names(database: Path) -> list[str]:
 def _detection_scale(features: Path | str, names: list[str]) -> float:
     """Size of a detection pixel in px of the photos, the median over the images; 1 where the file has none of them."""
     with H5Reader(features) as reader:
-        return float(np.median([reader.uncertainty(name) for name in names if name in reader.file] or [1.0]))
+        return float(np.median([reader.pixel_scale(name) for name in names if reader.has(name)] or [1.0]))
 
 
 def _num_verified_pairs(database: Path) -> int:

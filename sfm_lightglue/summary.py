@@ -13,7 +13,7 @@ from typing import Any
 
 from sfm_lightglue import __version__
 
-STAGES = ("extract", "pairs", "match", "verify", "reconstruct", "plots")
+STAGES = ("extract", "pairs", "match", "verify", "database", "reconstruct", "plots")
 """In the order in which they are listed."""
 
 

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from sfm_lightglue.database import build_database
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import ShardStore, features_to_item, match_key, matches_to_item
+from sfm_lightglue.storage import ShardStore, features_to_group, match_key, matches_to_group
 
 SIZE = (640, 480)
 FOCAL = 700.0
@@ -76,12 +76,12 @@ def make_database(
             features = scene.features(index)
             noise = noise_px * generator.standard_normal(features.keypoints.shape).astype(np.float32)
             noisy = dataclasses.replace(features, keypoints=features.keypoints + noise)
-            store.add(scene.names[index], features_to_item(noisy), "")
+            store.add(scene.names[index], features_to_group(noisy), "")
             PILImage.new("RGB", SIZE, COLOR).save(folder / "images" / scene.names[index], quality=95)
         store.merge()
     with ShardStore(folder / "matches.h5", {}) as store:
         for first, second in pairs:
-            item = matches_to_item(scene.matches(first, second), len(scene.features(first)))
+            item = matches_to_group(scene.matches(first, second), len(scene.features(first)))
             store.add(match_key(scene.names[first], scene.names[second]), item, "")
         store.merge()
     build_database(
@@ -93,7 +93,6 @@ def make_database(
         VerificationOptions(
             max_error_px=2.0,
             min_num_inliers=15,
-            min_inlier_ratio=0.0,
             min_mean_score=0.0,
             confidence=0.9999,
             max_num_trials=200,

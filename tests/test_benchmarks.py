@@ -257,7 +257,7 @@ def test_peak_memory_counts_from_its_beginning(benchmark: Callable[[str], Module
     assert 60 < peak.extra_mb() < 200
 
 
-def test_hopeless_pairs_of_two_places_are_counted_and_timed(
+def test_rejected_pairs_of_two_places_are_counted_and_timed(
     benchmark: Callable[[str], ModuleType],
     data: Path,
     tmp_path: Path,
@@ -270,11 +270,11 @@ def test_hopeless_pairs_of_two_places_are_counted_and_timed(
     (data / "retrieval_groups.txt").write_text("\n".join(["# photo place", *groups]), encoding="utf-8")
     results = tmp_path / "results.md"
     options = ["--pairs", "3", "--keypoints", "128", "--results", str(results)]
-    monkeypatch.setattr(sys, "argv", ["hopeless.py", str(data), str(tmp_path / "out"), *options])
-    benchmark("hopeless").main()
+    monkeypatch.setattr(sys, "argv", ["early_rejection.py", str(data), str(tmp_path / "out"), *options])
+    benchmark("early_rejection").main()
     printed = capsys.readouterr().out
     assert "| may overlap, 2 |" in printed and "| no overlap, 3 of 4 |" in printed
-    assert "## Hopeless pairs" in results.read_text(encoding="utf-8")
+    assert "## Early rejection" in results.read_text(encoding="utf-8")
 
 
 def marked_points(camera0: PosedCamera, camera1: PosedCamera, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags
 from PIL import Image as PILImage
 
-from sfm_lightglue.cameras import MODELS, Camera, choose_cameras, read_intrinsics, unique_cameras
+from sfm_lightglue.cameras import MODELS, Camera, CameraAssignment, choose_cameras, read_intrinsics
 
 SIZE = (64, 48)
 
@@ -40,8 +40,8 @@ def choose(
     if sizes is None:
         paths = sorted(path for path in folder.rglob("*.jpg"))
         sizes = {path.relative_to(folder).as_posix(): PILImage.open(path).size for path in paths}
-    cameras, groups = choose_cameras(folder, sizes, intrinsics, camera_model, known or {})
-    return cameras, unique_cameras(cameras, groups, sorted(sizes))
+    assignment = choose_cameras(folder, sizes, intrinsics, camera_model, known or {})
+    return dict(assignment.cameras), assignment.camera_ids(sorted(sizes))
 
 
 # --- estimated intrinsics --------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_poses_without_a_file_of_poses_are_refused(tmp_path: Path) -> None:
 
 def test_a_photo_without_intrinsics_is_named(tmp_path: Path) -> None:
     known = {"a.jpg": Camera("PINHOLE", SIZE, (50.0, 50.0, 32.0, 24.0), True)}
-    with pytest.raises(ValueError, match=r"no intrinsics are given for 2 of 3 images, the first is 'b.jpg'"):
+    with pytest.raises(ValueError, match=r"2 of 3 images have no intrinsics, the first is 'b.jpg'"):
         choose(tmp_path, "poses", dict.fromkeys(("a.jpg", "b.jpg", "c.jpg"), SIZE), known=known)
 
 
@@ -272,4 +272,4 @@ def test_a_file_of_intrinsics_may_hold_nothing(tmp_path: Path) -> None:
 
 def test_cameras_are_numbered_in_the_order_of_the_names() -> None:
     groups = {"b": "x", "a": "y", "c": "x"}
-    assert unique_cameras({}, groups, ["a", "b", "c"]) == {"a": 1, "b": 2, "c": 2}
+    assert CameraAssignment({}, groups).camera_ids(["a", "b", "c"]) == {"a": 1, "b": 2, "c": 2}

@@ -20,7 +20,9 @@ from safetensors.numpy import save_file
 from sfm_lightglue import api, cli, pipeline
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
+from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
+from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import find_weights
 from sfm_lightglue.pairs.planner import PAIRINGS
@@ -40,8 +42,9 @@ def dataclass_of(group: str, node: DictConfig) -> type:
         return options_class(load_class(str(node.name), {"features": EXTRACTORS, "matches": MATCHERS}[group], group))
     return {
         "dataset": pipeline.Dataset,
-        "pairs": PAIRINGS.get(str(node.name)),
-        "database": pipeline.DatabaseOptions,
+        "pairs": PAIRINGS.get(str(node.get("name"))),
+        "geometries": VerificationOptions,
+        "database": DatabaseOptions,
         "reconstruction": ReconstructionOptions,
         "execution": pipeline.Execution,
     }[group]

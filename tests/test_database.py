@@ -19,13 +19,16 @@ import pytest
 from known_scene import FOCAL, SIZE, KnownScene
 from PIL import Image as PILImage
 
-from sfm_lightglue.database import DatabaseReport, build_database, stage
+from sfm_lightglue import database as database_stage
+from sfm_lightglue.cameras import choose_cameras
+from sfm_lightglue.database import BuildReport, build_database, geometry_to_colmap, write_database
+from sfm_lightglue.geometries import stage
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_item, match_key, matches_to_item
+from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 
 OPTIONS = VerificationOptions(
-    max_error_px=2.0, min_num_inliers=20, min_inlier_ratio=0.0, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
+    max_error_px=2.0, min_num_inliers=20, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
 )
 NAMES = ["a.jpg", "b c.jpg", "b/d.jpg", "z.jpg", "ü/東京 1.jpg"]
 """Sorted, as the images are numbered."""
@@ -46,17 +49,17 @@ class Flow:
     def write_features(self, settings: str = "", stamp: str = "photo") -> None:
         with ShardStore(self.folder / "features.h5", {"settings": settings}, if_settings_changed="recompute") as store:
             for name, features in self.features.items():
-                store.add(name, features_to_item(features), f"{stamp} {name}")
+                store.add(name, features_to_group(features), f"{stamp} {name}")
             store.merge()
 
     def write_matches(self, matches: dict[Pair, Matches], stamp: str = "") -> None:
         with ShardStore(self.folder / "matches.h5", {}) as store:
             for pair, found in matches.items():
-                item = matches_to_item(found, len(self.features[pair.name0]))
+                item = matches_to_group(found, len(self.features[pair.name0]))
                 store.add(match_key(pair.name0, pair.name1), item, f"{pair.name0} {pair.name1} {stamp}")
             store.merge()
 
-    def build(self, pairs: list[Pair] | None = None, options: VerificationOptions = OPTIONS, **arguments: Any) -> DatabaseReport:
+    def build(self, pairs: list[Pair] | None = None, options: VerificationOptions = OPTIONS, **arguments: Any) -> BuildReport:
         return build_database(
             self.folder / "images",
             self.folder / "features.h5",
@@ -73,7 +76,7 @@ class Flow:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Flow, DatabaseReport]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Flow, BuildReport]:
     """All pairs of five images of the synthetic scene, built once; those of `NOT_VERIFIED` have random matches."""
     folder, scene = tmp_path_factory.mktemp("built"), KnownScene(len(NAMES))
     features = {name: scene.features(index) for index, name in enumerate(NAMES)}
@@ -93,7 +96,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Flow, DatabaseRepor
 
 
 @pytest.fixture
-def flow(built: tuple[Flow, DatabaseReport], tmp_path: Path) -> Flow:
+def flow(built: tuple[Flow, BuildReport], tmp_path: Path) -> Flow:
     """The same, not yet built."""
     original, _ = built
     shutil.copytree(original.folder / "images", tmp_path / "images")
@@ -136,14 +139,14 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # --- rows ------------------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_numbered_in_the_order_of_their_names_and_keep_them(built: tuple[Flow, DatabaseReport]) -> None:
+def test_images_are_numbered_in_the_order_of_their_names_and_keep_them(built: tuple[Flow, BuildReport]) -> None:
     flow, _ = built
     with pycolmap.Database.open(flow.database) as database:
         images = {image.image_id: image.name for image in database.read_all_images()}
     assert images == dict(enumerate(NAMES, 1))
 
 
-def test_keypoints_take_colmap_s_pixel_origin(built: tuple[Flow, DatabaseReport]) -> None:
+def test_keypoints_take_colmap_s_pixel_origin(built: tuple[Flow, BuildReport]) -> None:
     flow, _ = built
     with pycolmap.Database.open(flow.database) as database:
         for number, name in enumerate(NAMES, 1):
@@ -153,7 +156,7 @@ def test_keypoints_take_colmap_s_pixel_origin(built: tuple[Flow, DatabaseReport]
 
 
 def test_a_shared_camera_has_one_row_and_one_rig_with_a_frame_for_each_image(
-    built: tuple[Flow, DatabaseReport],
+    built: tuple[Flow, BuildReport],
 ) -> None:
     flow, report = built
     with pycolmap.Database.open(flow.database) as database:
@@ -180,7 +183,7 @@ def test_cameras_of_their_own_are_numbered_like_the_images_and_each_has_a_rig(fl
 
 
 def test_the_matches_of_every_pair_are_there_and_the_geometries_of_verified_ones(
-    built: tuple[Flow, DatabaseReport],
+    built: tuple[Flow, BuildReport],
 ) -> None:
     flow, report = built
     with pycolmap.Database.open(flow.database) as database:
@@ -196,7 +199,18 @@ def test_the_matches_of_every_pair_are_there_and_the_geometries_of_verified_ones
     assert (report.num_pairs, report.num_verified_pairs) == (10, 9)
     assert report.configurations == {"CALIBRATED": 9, "DEGENERATE": 1}
     assert report.num_inliers == sum(len(matches) for pair, matches in flow.matches.items() if pair != NOT_VERIFIED)
+    assert report.rejected_because == {"few inliers": 1}
     assert report.max_error_px == (2.0, 2.0)
+
+
+def test_colmap_s_record_of_a_geometry_holds_the_same_values(built: tuple[Flow, BuildReport]) -> None:
+    with H5Reader(built[0].folder / "verification.h5") as reader:
+        geometry = reader.geometry(NAMES[0], NAMES[1])
+    record = geometry_to_colmap(geometry)
+    assert record.config == pycolmap.TwoViewGeometryConfiguration.CALIBRATED
+    np.testing.assert_array_equal(record.inlier_matches, geometry.inlier_matches)
+    for name in ("E", "F", "H"):
+        np.testing.assert_array_equal(getattr(record, name), getattr(geometry, name))
 
 
 def test_a_pair_given_both_ways_round_is_one(flow: Flow) -> None:
@@ -224,7 +238,7 @@ def test_images_without_pairs_and_without_keypoints_are_still_there(flow: Flow) 
     assert (report.num_pairs, report.num_verified_pairs, report.max_error_px) == (0, 0, (0.0, 0.0))
 
 
-def test_equal_input_gives_equal_rows_whatever_the_number_of_workers(flow: Flow, built: tuple[Flow, DatabaseReport]) -> None:
+def test_equal_input_gives_equal_rows_whatever_the_number_of_workers(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
     flow.build(list(reversed(flow.matches)), num_workers=3)
     first, _ = built
     assert rows(flow.database) == rows(first.database)
@@ -311,7 +325,7 @@ def test_matches_of_other_features_are_refused(flow: Flow, change: dict[str, str
         settings = {"features": reader.fingerprint}
         with ShardStore(flow.folder / "matches.h5", settings, if_settings_changed="recompute") as store:
             for pair, matches in flow.matches.items():
-                item = matches_to_item(matches, len(flow.features[pair.name0]))
+                item = matches_to_group(matches, len(flow.features[pair.name0]))
                 store.add(match_key(pair.name0, pair.name1), item, f"{reader.stamp(pair.name0)} {reader.stamp(pair.name1)}")
             store.merge()
     flow.build()
@@ -345,7 +359,7 @@ def leftovers(flow: Flow) -> set[str]:
     }
 
 
-def test_the_journal_of_a_killed_process_does_not_reach_the_new_database(flow: Flow, built: tuple[Flow, DatabaseReport]) -> None:
+def test_the_journal_of_a_killed_process_does_not_reach_the_new_database(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
     for suffix in ("-wal", "-shm", ".tmp", ".tmp-wal"):
         (flow.folder / f"database.db{suffix}").write_bytes(b"of a killed process" * 100)
     flow.build()
@@ -379,15 +393,15 @@ def kill_in_a_child(work: Callable[[], object]) -> None:
     [
         (stage, "verify_matches", 5),
         (ShardStore, "merge", 1),
-        (stage, "_write_database", 1),
-        (stage, "_write_image", 3),
-        (stage, "geometry_from_item", 4),
+        (database_stage, "write_database", 1),
+        (database_stage, "_write_image", 3),
+        (database_stage, "geometry_to_colmap", 4),
         (Path, "replace", 5),  # of the shards and their merged file before, then of the database
     ],
 )
 def test_a_run_killed_anywhere_resumes_to_the_same_rows(
     flow: Flow,
-    built: tuple[Flow, DatabaseReport],
+    built: tuple[Flow, BuildReport],
     verified: list[int],
     monkeypatch: pytest.MonkeyPatch,
     target: Any,
@@ -422,13 +436,47 @@ def test_a_run_that_fails_leaves_the_database_of_the_last_one(flow: Flow, monkey
     def fail(*arguments: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(stage, "_write_image", fail)
+    monkeypatch.setattr(database_stage, "_write_image", fail)
     with pytest.raises(OSError, match="the disk is full"):
         flow.build()
     assert rows(flow.database) == expected
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------------
+
+
+def write_only(flow: Flow, pairs: list[Pair], intrinsics: str | None = None) -> None:
+    """Writes the database from the existing file of geometries."""
+    sizes = dict.fromkeys(NAMES, SIZE)
+    cameras = choose_cameras(flow.folder / "images", sizes, intrinsics or flow.intrinsics, "SIMPLE_RADIAL", {})
+    features, matches, geometries = (flow.folder / name for name in ("features.h5", "matches.h5", "verification.h5"))
+    write_database(features, matches, geometries, pairs, flow.database, cameras)
+
+
+def test_the_database_is_written_from_existing_geometries(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
+    flow.build()
+    flow.database.unlink()
+    write_only(flow, list(flow.matches))
+    assert rows(flow.database) == rows(built[0].database)
+
+
+def test_a_pair_that_was_not_verified_is_named(flow: Flow) -> None:
+    flow.build(list(flow.matches)[:1])
+    with pytest.raises(KeyError, match=r"verification.h5 has no geometry of 'a.jpg' and 'b/d.jpg': run the stage verify first"):
+        write_only(flow, list(flow.matches))
+
+
+@pytest.mark.parametrize("change", ["features", "matches", "features again", "cameras"])
+def test_geometries_of_other_features_matches_or_cameras_are_refused(flow: Flow, change: str) -> None:
+    flow.build()
+    if change == "features":
+        flow.write_features("other settings")
+    elif change == "matches":
+        flow.write_matches(flow.matches, "again")
+    elif change == "features again":
+        flow.write_features(stamp="other photo")
+    with pytest.raises(ValueError, match=r"verification.h5.* with other .*: run the stage verify again"):
+        write_only(flow, list(flow.matches), "single" if change == "cameras" else None)
 
 
 def test_a_pair_without_matches_is_named(flow: Flow) -> None:

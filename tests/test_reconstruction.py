@@ -20,7 +20,7 @@ from known_scene import COLOR, FOCAL, SIZE, KnownScene, make_database
 
 from sfm_lightglue import api, reconstruction
 from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_item
+from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group
 
 OPTIONS = ReconstructionOptions(
     name="incremental",
@@ -291,13 +291,13 @@ def test_models_of_other_options_are_replaced_with_a_warning_and_those_of_other_
     assert "out was made with other settings (options.max_error_px: 4.0 -> 3.0): it is replaced" in caplog.text
 
 
-def write_uncertainty(database: Path, uncertainty: float, name: str = "features.h5") -> Path:
+def write_pixel_scale(database: Path, pixel_scale: float, name: str = "features.h5") -> Path:
     """A file of features beside the database that says how large a detection pixel of its images is."""
     path = database.with_name(name)
     with H5Reader(database.with_name("features.h5")) as reader, ShardStore(path.with_suffix(".new"), {}) as store:
         for image in reader.names():
-            features = dataclasses.replace(reader.features(image), uncertainty=uncertainty)
-            store.add(image, features_to_item(features), "")
+            features = dataclasses.replace(reader.features(image), pixel_scale=pixel_scale)
+            store.add(image, features_to_group(features), "")
         store.merge()
     return path.with_suffix(".new").replace(path)
 
@@ -307,10 +307,10 @@ def test_the_threshold_is_given_in_detection_pixels(noisy_database: Path, tmp_pa
     database = tmp_path / "scene" / "database.db"
     same = run(database, tmp_path / "same", options(max_error_px=4.0)).models[0]
     strict = run(database, tmp_path / "out", options(max_error_px=1.0)).models[0]
-    coarse = write_uncertainty(database, 4.0, "coarse.h5")
+    coarse = write_pixel_scale(database, 4.0, "coarse.h5")
     assert run(database, tmp_path / "out", options(max_error_px=1.0), features=coarse).models[0] == same
     assert strict.num_observations < 0.9 * same.num_observations
-    write_uncertainty(database, 4.0)
+    write_pixel_scale(database, 4.0)
     assert run(database, tmp_path / "out", options(max_error_px=1.0)).models[0] == same
     assert mapped == ["incremental"] * 3
 
@@ -326,7 +326,7 @@ def test_thresholds_are_px_of_the_photos_for_a_database_without_features_beside_
 def test_the_python_api_scales_thresholds_as_the_pipeline_does(noisy_database: Path, tmp_path: Path) -> None:
     shutil.copytree(noisy_database.parent, tmp_path / "scene")
     database = tmp_path / "scene" / "database.db"
-    write_uncertainty(database, 3.0)
+    write_pixel_scale(database, 3.0)
     api.reconstruct(database, database.parent / "images", tmp_path / "out", max_error_px=1.0)
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["options"]["max_error_px"] == 3.0
 

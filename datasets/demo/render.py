@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,29 +19,18 @@ from courtyard import build
 from mesh import MATERIALS, Mesh
 from textures import TEXTURES, Surface, rgb, sky
 
+from sfm_lightglue.poses import Pose, PosedCamera, write_poses
+
 NUM_VIEWS = 16
 WIDTH, HEIGHT = 800, 600
 F35 = 28  # mm, the EXIF tag holds whole numbers only, so the focal length follows from it
 FOCAL = F35 / np.hypot(36, 24) * np.hypot(WIDTH, HEIGHT)  # px, 35 mm equivalents compare diagonals
 CENTRE = (401.0, 299.25)  # px, with the centre of the top-left pixel at (0.5, 0.5)
-POSES_HEADER = "# name qw qx qy qz tx ty tz fx fy cx cy width height   (world-to-camera, COLMAP axes; pixel centre at 0.5; exact)"
 SUN = np.array([-0.50, -0.62, 0.60])
 SUNLIGHT, SKYLIGHT, BOUNCE = 2.7 * rgb("fff3e4"), 1.15 * rgb("c4d8f2"), 0.45 * rgb("ecd6ba")
 
 
-@dataclass(frozen=True)
-class View:
-    """A camera: x_cam = rotation @ x_world + translation, x right, y down, z forward."""
-
-    rotation: np.ndarray
-    translation: np.ndarray
-
-    @property
-    def centre(self) -> np.ndarray:
-        return -self.rotation.T @ self.translation
-
-
-def view(index: int) -> View:
+def view(index: int) -> Pose:
     """Camera `index` of an arc around the fountain; height, distance, aim and roll vary as in a hand."""
     generator = np.random.default_rng(100 + index)
     azimuth = np.radians(-60 + 8 * index + generator.uniform(-1, 1))
@@ -57,7 +45,7 @@ def view(index: int) -> View:
     roll = np.radians(generator.uniform(-1.5, 1.5))
     right, down = np.cos(roll) * right + np.sin(roll) * down, np.cos(roll) * down - np.sin(roll) * right
     rotation = np.stack([right, down, forward])
-    return View(rotation, -rotation @ centre)
+    return Pose(rotation, -rotation @ centre)
 
 
 def rasterize(
@@ -141,7 +129,7 @@ class Renderer:
         self.sky_directions = dome(num_sky)
         self.sky = [ShadowMap(mesh, direction, sky_resolution) for direction in self.sky_directions]
 
-    def photo(self, view: View, width: int, samples: int, seed: int) -> np.ndarray:
+    def photo(self, view: Pose, width: int, samples: int, seed: int) -> np.ndarray:
         """uint8 (height, width, 3): the picture of a view with `samples` x `samples` samples a pixel."""
         scale = width / WIDTH
         size = (round(WIDTH * scale) * samples, round(HEIGHT * scale) * samples)
@@ -165,7 +153,7 @@ class Renderer:
         return develop(radiance, focal / samples, centre / samples, seed)
 
     def _band(
-        self, view: View, rays: np.ndarray, owner: np.ndarray, nearness: np.ndarray, projected: np.ndarray, inverse: np.ndarray,
+        self, view: Pose, rays: np.ndarray, owner: np.ndarray, nearness: np.ndarray, projected: np.ndarray, inverse: np.ndarray,
         grid: tuple[np.ndarray, np.ndarray], focal: float, group: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
         """float32 (n, 3) radiance of n samples."""
@@ -179,7 +167,7 @@ class Renderer:
         weights = barycentric(projected[corners], position) * inverse[corners]
         weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
         distance = (np.linalg.norm(rays[hit], axis=1) / nearness[hit]).astype(np.float32)
-        points = (view.centre + world_rays[hit] / nearness[hit][:, None]).astype(np.float32)
+        points = (view.center + world_rays[hit] / nearness[hit][:, None]).astype(np.float32)
         colours[hit] = self._shade(points, directions[hit], owner[hit], weights, distance / np.float32(focal), group[hit])
         return colours
 
@@ -281,28 +269,12 @@ def develop(radiance: np.ndarray, focal: float, centre: np.ndarray, seed: int) -
     return np.clip(255 * np.clip(tone, 0, 1) ** (1 / 2.2) + 0.5, 0, 255).astype(np.uint8)
 
 
-def quaternion(rotation: np.ndarray) -> np.ndarray:
-    """float64 (4,), (w, x, y, z) with w >= 0."""
-    # 4 q q^T - 1 (rows and columns in the order x, y, z, w) has the quaternion as its largest eigenvector.
-    r, trace = rotation, np.trace(rotation)
-    outer = np.empty((4, 4))
-    outer[:3, :3], outer[3, 3] = r + r.T - trace * np.eye(3), trace
-    outer[3, :3] = outer[:3, 3] = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
-    x, y, z, w = np.linalg.eigh(outer)[1][:, -1]
-    return np.array([w, x, y, z]) * (1 if w >= 0 else -1)
-
-
 def save(pixels: np.ndarray, path: Path, quality: int) -> None:
     image = PIL.Image.fromarray(pixels)
     exif = image.getexif()
     exif[0x010F], exif[0x0110] = "Synthetic", "Courtyard"  # Make, Model
     exif.get_ifd(0x8769).update({0x920A: float(F35), 0xA405: F35})  # FocalLength, FocalLengthIn35mmFilm
     image.save(path, quality=quality, optimize=True, exif=exif)
-
-
-def pose_line(name: str, view: View) -> str:
-    numbers = [*quaternion(view.rotation), *view.translation, FOCAL, FOCAL, *CENTRE]
-    return " ".join([name, *(f"{number:.12g}" for number in numbers), str(WIDTH), str(HEIGHT)])
 
 
 def main() -> None:
@@ -326,8 +298,12 @@ def main() -> None:
         path = options.out / "images" / f"{index:02d}.jpg"
         save(renderer.photo(view(index), options.width, options.samples, index), path, options.quality)
         logging.info("%s", path)
-    lines = [pose_line(f"{index:02d}.jpg", view(index)) for index in range(NUM_VIEWS)]
-    (options.out / "poses.txt").write_text("\n".join([POSES_HEADER, *lines]) + "\n")
+    camera_matrix = np.array([[FOCAL, 0, CENTRE[0]], [0, FOCAL, CENTRE[1]], [0, 0, 1]])
+    cameras = {}
+    for index in range(NUM_VIEWS):
+        pose = view(index)
+        cameras[f"{index:02d}.jpg"] = PosedCamera(pose.rotation, pose.translation, camera_matrix, (WIDTH, HEIGHT))
+    write_poses(options.out / "poses.txt", cameras)
 
 
 if __name__ == "__main__":

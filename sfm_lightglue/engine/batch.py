@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.engine.arithmetic import Arithmetic, Tokens, linear
 from sfm_lightglue.engine.assignment import assign, assign_many
-from sfm_lightglue.engine.hopeless import RANK, HopelessRule, count_distinct
+from sfm_lightglue.engine.early_rejection import RANK, EarlyRejection, count_distinct
+from sfm_lightglue.engine.numerics import Numerics, Tokens, linear
 from sfm_lightglue.engine.packing import PackedLayer
 from sfm_lightglue.networks.lightglue import LightGlueSettings
 
@@ -31,7 +31,7 @@ class ImageState:
     cos_sin: Tensor
     """(n, d / h), rotary encoding."""
     descriptors: Tensor | None = None
-    """float32 (n, c), of unit length; where hopeless pairs are to be found."""
+    """float32 (n, c), of unit length; for early rejection."""
 
     def __len__(self) -> int:
         return len(self.state)
@@ -64,16 +64,16 @@ class Batch:
         self,
         pairs: Sequence[tuple[ImageState, ImageState]],
         settings: LightGlueSettings,
-        arithmetic: Arithmetic,
-        hopeless: HopelessRule | None = None,
+        numerics: Numerics,
+        early_rejection: EarlyRejection | None = None,
     ) -> None:
-        self.settings, self.arithmetic, self.hopeless = settings, arithmetic, hopeless
+        self.settings, self.numerics, self.early_rejection = settings, numerics, early_rejection
         all_lengths = np.array([[len(pair[side]) for pair in pairs] for side in (0, 1)], dtype=np.int64)  # 2 pairs
         self.places = np.concatenate([[0], np.cumsum(all_lengths)])
         """Borders of the images in `survived`."""
-        is_hopeless, self.is_doubtful = _judge_descriptors(pairs, hopeless)
+        is_rejected, self.is_doubtful = _judge_descriptors(pairs, early_rejection)
         """Of all pairs given: those that the descriptors give little hope."""
-        self.pairs = np.flatnonzero(all_lengths.all(axis=0) & ~is_hopeless)
+        self.pairs = np.flatnonzero(all_lengths.all(axis=0) & ~is_rejected)
         """Which of the pairs given are in play; at first those with keypoints in both images, and hope."""
         self.lengths = all_lengths[:, self.pairs]
         """(2, pairs in play): number of points in play."""
@@ -91,7 +91,7 @@ class Batch:
         """Pairs (b,), places in `survived` (b, m, 2) and scores (b, m), -1 for no match: still on the GPU."""
         if self.images:
             state, cos_sin = (torch.cat([getattr(image, key) for image in self.images]) for key in ("state", "cos_sin"))
-            self.tokens = Tokens.of(state, cos_sin, arithmetic.dtype)
+            self.tokens = Tokens.of(state, cos_sin, numerics.dtype)
             starts = [self.places[side * len(pairs) + i] for side in (0, 1) for i in self.pairs]
             ranges = zip(starts, self.lengths.flat, strict=True)
             self.origin = _send(np.concatenate([np.arange(start, start + length) for start, length in ranges]), device)
@@ -112,7 +112,7 @@ class Batch:
         """Number of tokens of images 0."""
         return int(self.lengths[0].sum())
 
-    def narrow(self, logits: Tensor, i: int, layer: PackedLayer, threshold: float) -> None:
+    def prune(self, logits: Tensor, i: int, layer: PackedLayer, threshold: float) -> None:
         """Ends the pairs that are done after layer i, and drops points from the others (section 3.3).
 
         From logits (T, 2) of confidence and matchability; points with a confidence from `threshold` on are confident. All
@@ -133,9 +133,9 @@ class Batch:
         is_done = np.zeros(len(self.pairs), dtype=bool)
         if depth > 0:  # in float32, as in the network: at the limit a rounding decides
             is_done = 1 - num_unconfident.sum(axis=0).astype(np.float32) / self.num_points.astype(np.float32) > np.float32(depth)
-        is_hopeless = self._is_hopeless(matchability, i)
-        self._finish(is_done & ~is_hopeless, logits, layer)
-        self._drop(keep, num_kept, is_done | is_hopeless)
+        is_rejected = self._is_rejected(matchability, i)
+        self._finish(is_done & ~is_rejected, logits, layer)
+        self._drop(keep, num_kept, is_done | is_rejected)
 
     def results(self) -> list[PairMatches]:
         """Of all pairs given, in their order."""
@@ -153,9 +153,9 @@ class Batch:
         at_borders = totals[:, _send(np.array(self.borders), flags.device)].cpu().numpy()
         return np.diff(at_borders, axis=1).reshape(len(flags), 2, -1)
 
-    def _is_hopeless(self, matchability: Tensor, i: int) -> np.ndarray:
+    def _is_rejected(self, matchability: Tensor, i: int) -> np.ndarray:
         """Which of the doubtful pairs end after layer i without matches: with fewer than `RANK` matchable points in an image."""
-        limits = self.hopeless.min_matchability if self.hopeless else ()
+        limits = self.early_rejection.min_matchability if self.early_rejection else ()
         if i >= len(limits) or not self.is_doubtful[self.pairs].any():
             return np.zeros(len(self.pairs), dtype=bool)
         (num_matchable,) = self._count(matchability[None] >= limits[i])  # 2 pairs
@@ -171,7 +171,7 @@ class Batch:
             rows = [slice(borders[image], borders[image + 1]) for image in (j, count + j)]
             vectors = [linear(self.tokens.state[side], layer.projection_weight, layer.projection_bias) for side in rows]
             matchability = (logits[side, 1] for side in rows)
-            scan, threshold = self.arithmetic.scan_rows, self.settings.filter_threshold
+            scan, threshold = self.numerics.scan_rows, self.settings.filter_threshold
             indices, scores = assign(*vectors, *matchability, threshold, scan)  # type: ignore[call-arg, arg-type]
             pair = int(self.pairs[j])
             starts = self.places[[pair, len(self.stop_layers) + pair]]
@@ -247,7 +247,7 @@ def _places(keep: Tensor, count: int) -> Tensor:
 
 
 def _judge_descriptors(
-    pairs: Sequence[tuple[ImageState, ImageState]], rule: HopelessRule | None
+    pairs: Sequence[tuple[ImageState, ImageState]], rule: EarlyRejection | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which pairs are not worth a layer, and which the first layers may end; all numbers come from the device at once."""
     num_distinct, judged, counts = np.full(len(pairs), np.inf), [], []

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.engine.arithmetic import Arithmetic, KernelArithmetic, Tokens, TorchArithmetic
 from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
-from sfm_lightglue.engine.hopeless import HopelessRule
+from sfm_lightglue.engine.early_rejection import EarlyRejection
 from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
+from sfm_lightglue.engine.numerics import KernelNumerics, Numerics, Tokens, TorchNumerics
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
 from sfm_lightglue.networks.precision import PRECISIONS, network_dtype
@@ -31,18 +31,24 @@ class LightGlueEngine:
         precision: str = "float32",
         device: str = "cpu",
         kernels: Kernels | None = None,
-        hopeless: HopelessRule | None = None,
+        early_rejection: EarlyRejection | None = None,
     ) -> None:
-        """`precision` is `float32`, or `low`: 16 bit matrix products, with states, softmax and scores in float32. `kernels`
-        speed it up on CPUs. By the rule `hopeless`, pairs that do not overlap are ended after the first layers, without matches.
+        """Packs the weights for the device.
 
-        Raises: ValueError for another precision.
+        Args:
+            network: the weights. The engine takes it over: it moves the network to the device, in float32.
+            precision: `float32`, or `low` for 16-bit matrix products. States, softmax and scores are float32 in both.
+            device: torch's name, such as `cpu` or `cuda:0`.
+            kernels: compiled kernels, which make the engine faster on CPUs.
+            early_rejection: when to end pairs that do not overlap, without matches. None: never.
+
+        Raises: ValueError for an unknown precision.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
-        self.settings, self.device, self.hopeless = network.settings, device, hopeless
-        self.arithmetic = _arithmetic(network.settings, precision, device, kernels)
-        self.layers = pack_layers(network, self.arithmetic.dtype, self.arithmetic.vector_dtype, device)
+        self.settings, self.device, self.early_rejection = network.settings, device, early_rejection
+        self.numerics = _numerics(network.settings, precision, device, kernels)
+        self.layers = pack_layers(network, self.numerics.dtype, self.numerics.vector_dtype, device)
         self.network = network.float().to(device)
         self.thresholds = [network.confidence_threshold(i) for i in range(len(self.layers))]
 
@@ -61,50 +67,50 @@ class LightGlueEngine:
         extra = None if scales_orientations is None else scales_orientations[None]
         size = keypoints.new_tensor([image_size])
         (state,), encoding = self.network.embed(keypoints[None], descriptors[None], size, extra)
-        cos_sin = torch.cat([encoding[0, 0, 0], encoding[1, 0, 0]], dim=1).to(self.arithmetic.vector_dtype)
-        tokens = Tokens.of(state.clone(), cos_sin, self.arithmetic.dtype)
+        cos_sin = torch.cat([encoding[0, 0, 0], encoding[1, 0, 0]], dim=1).to(self.numerics.vector_dtype)
+        tokens = Tokens.of(state.clone(), cos_sin, self.numerics.dtype)
         dim = state.shape[1]
-        projections = state.new_empty((0, 2 * dim), dtype=self.arithmetic.dtype)
+        projections = state.new_empty((0, 2 * dim), dtype=self.numerics.dtype)
         if len(state):
             self._self_block(tokens, self.layers[0], [0, len(state)])
-            projections = self.arithmetic.cross_projections(tokens, self.layers[0]).clone()
-        unit = None if self.hopeless is None else F.normalize(descriptors.float(), dim=1)
+            projections = self.numerics.cross_projections(tokens, self.layers[0]).clone()
+        unit = None if self.early_rejection is None else F.normalize(descriptors.float(), dim=1)
         return ImageState(tokens.state.clone(), projections, cos_sin, unit)
 
     @torch.inference_mode()
     def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[PairMatches]:
         """Matches of each pair, the same as if it were alone (on a CPU bit for bit)."""
-        batch = Batch(pairs, self.settings, self.arithmetic, self.hopeless)
+        batch = Batch(pairs, self.settings, self.numerics, self.early_rejection)
         for i, layer in enumerate(self.layers):
             if not len(batch.pairs):
                 break
             logits = self._layer(batch, layer, i) + layer.heads_bias
-            batch.narrow(logits, i, layer, self.thresholds[i])
+            batch.prune(logits, i, layer, self.thresholds[i])
         return batch.results()
 
     def _layer(self, batch: Batch, layer: PackedLayer, i: int) -> Tensor:
         """Updates the states; logits (T, 2) of confidence and matchability, without bias."""
-        tokens, arithmetic, dim = batch.tokens, self.arithmetic, self.settings.descriptor_dim
+        tokens, numerics, dim = batch.tokens, self.numerics, self.settings.descriptor_dim
         if i == 0:
             projected = torch.cat([state.projections for state in batch.images])
         else:
             self._self_block(tokens, layer, batch.borders)
-            projected = arithmetic.cross_projections(tokens, layer)
+            projected = numerics.cross_projections(tokens, layer)
         half, (borders0, borders1) = batch.half, batch.borders_of_sides
         keys, values = projected[:, :dim], projected[:, dim:]
-        arithmetic.attend(keys[:half], keys[half:], values[half:], tokens.context[:half], (borders0, borders1))
-        arithmetic.attend(keys[half:], keys[:half], values[:half], tokens.context[half:], (borders1, borders0))
-        logits = arithmetic.update(tokens, layer.cross_update, layer.heads_weight)
+        numerics.attend(keys[:half], keys[half:], values[half:], tokens.context[:half], (borders0, borders1))
+        numerics.attend(keys[half:], keys[:half], values[:half], tokens.context[half:], (borders1, borders0))
+        logits = numerics.update(tokens, layer.cross_update, layer.heads_weight)
         assert logits is not None
         return logits
 
     def _self_block(self, tokens: Tokens, layer: PackedLayer, borders: Sequence[int]) -> None:
-        query, key, value = self.arithmetic.self_projections(tokens, layer).chunk(3, dim=1)
-        self.arithmetic.attend(query, key, value, tokens.context, (borders, borders))
-        self.arithmetic.update(tokens, layer.self_update, None)
+        query, key, value = self.numerics.self_projections(tokens, layer).chunk(3, dim=1)
+        self.numerics.attend(query, key, value, tokens.context, (borders, borders))
+        self.numerics.update(tokens, layer.self_update, None)
 
 
-def _arithmetic(settings: LightGlueSettings, precision: str, device: str, kernels: Kernels | None) -> Arithmetic:
+def _numerics(settings: LightGlueSettings, precision: str, device: str, kernels: Kernels | None) -> Numerics:
     """What computes best on the device."""
     num_heads, dtype = settings.num_heads, network_dtype(precision, device)
     if (
@@ -113,5 +119,5 @@ def _arithmetic(settings: LightGlueSettings, precision: str, device: str, kernel
         or settings.descriptor_dim // num_heads not in HEAD_SIZES
         or (dtype == torch.bfloat16 and not kernels.supports_bfloat16)
     ):
-        return TorchArithmetic(num_heads, dtype, device)
-    return KernelArithmetic(num_heads, dtype, kernels)
+        return TorchNumerics(num_heads, dtype, device)
+    return KernelNumerics(num_heads, dtype, kernels)

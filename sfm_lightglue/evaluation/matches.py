@@ -40,7 +40,7 @@ def evaluate_matched_homographies(
             size0, size1 = feature_reader.image_size(name0), feature_reader.image_size(name1)
             corner_errors.append(evaluate_homography(points0, points1, homography, size0))
             precisions.append(homography_precision(points0, points1, homography))
-            keypoints0, keypoints1 = (feature_reader.features(name).keypoints for name in (name0, name1))
+            keypoints0, keypoints1 = (feature_reader.keypoints(name) for name in (name0, name1))
             share, error_px = repeatability(keypoints0, keypoints1, homography, size0, size1)
             repeated.append(share)
             localisation += [error_px] if np.isfinite(error_px) else []
@@ -72,9 +72,9 @@ def table(title: str, scores: Mapping[str, Any]) -> str:
 def _matched_points(features: H5Reader, matches: H5Reader, name0: str, name1: str) -> tuple[np.ndarray, np.ndarray]:
     """Matched keypoints (k, 2), (k, 2) of the pair; none where an image or the pair is missing."""
     found = matches.find_matches(name0, name1)
-    if found is None or name0 not in features.file or name1 not in features.file:
+    if found is None or not features.has(name0) or not features.has(name1):
         return np.zeros((0, 2)), np.zeros((0, 2))
-    keypoints0, keypoints1 = features.features(name0).keypoints, features.features(name1).keypoints
+    keypoints0, keypoints1 = features.keypoints(name0), features.keypoints(name1)
     return keypoints0[found.indices[:, 0]], keypoints1[found.indices[:, 1]]
 
 

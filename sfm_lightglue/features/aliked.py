@@ -21,8 +21,8 @@ from sfm_lightglue.features.extractor import (
 )
 from sfm_lightglue.images import MIN_SIDE
 from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
+from sfm_lightglue.networks.heatmaps import expected_offsets, windows
 from sfm_lightglue.networks.precision import check_precision, network_dtype
-from sfm_lightglue.networks.superpoint import expected_offsets, windows
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.registry import closest

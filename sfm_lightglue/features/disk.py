@@ -19,7 +19,8 @@ from sfm_lightglue.features.extractor import (
     strongest,
 )
 from sfm_lightglue.images import MIN_SIDE, resize_longest
-from sfm_lightglue.networks.superpoint import load_strictly, windows
+from sfm_lightglue.networks.checkpoints import load_strictly
+from sfm_lightglue.networks.heatmaps import windows
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import MIN_SIDE, resize_longest
-from sfm_lightglue.networks.superpoint import sliding_maximum, windows
+from sfm_lightglue.networks.heatmaps import sliding_maximum, windows
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 
@@ -101,7 +101,7 @@ def make_features(image: Image, size: tuple[int, int], keypoints: Tensor, scores
         scores=scores.float().cpu().numpy(),
         descriptors=descriptors.float().contiguous().cpu().numpy(),
         image_size=image.size,
-        uncertainty=(image.size[0] / size[0] + image.size[1] / size[1]) / 2,
+        pixel_scale=(image.size[0] / size[0] + image.size[1] / size[1]) / 2,
         name=image.name,
     )
 

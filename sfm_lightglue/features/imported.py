@@ -43,7 +43,7 @@ class ImportedExtractor:
         """Raises: KeyError where the file lacks the photo, ValueError where it was made from a photo of another size."""
         with H5Reader(self.options.path) as reader:
             features = reader.features(image.name)
-            is_half = reader.file[image.name]["keypoints"].dtype == np.float16
+            is_half = reader.keypoints_are_half(image.name)
         if features.image_size != image.size:
             raise ValueError(
                 f"{self.options.path}: {image.name} has image_size {features.image_size}, the photo has {image.size}"

@@ -69,5 +69,5 @@ class SiftExtractor:
         kept = strongest(image, size, keypoints, torch.from_numpy(table[:, 2]), self.options.max_keypoints)
         descriptors = torch.nn.functional.normalize(torch.tensor(described.data[kept.numpy()], dtype=torch.float32), dim=1)
         features = make_features(image, size, keypoints[kept], torch.from_numpy(table[:, 2])[kept], descriptors)
-        diameters = 2 * table[kept.numpy(), 2] * np.float32(features.uncertainty)  # COLMAP's scale is a standard deviation
+        diameters = 2 * table[kept.numpy(), 2] * np.float32(features.pixel_scale)  # COLMAP's scale is a standard deviation
         return replace(features, scales=diameters, orientations=table[kept.numpy(), 3])

@@ -21,7 +21,7 @@ from sfm_lightglue.features.extractor import BatchExtractor, Extractor
 from sfm_lightglue.images import UnreadableImage, list_images, load_image
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
-from sfm_lightglue.storage import Item, SettingsChanged, ShardStore, features_to_item
+from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def extract_features(
 
 def _extract_each(
     names: Sequence[str], read: Callable[[str], Image], extractor: Extractor, num_workers: int
-) -> Iterator[tuple[str, tuple[Item, int] | Exception]]:
+) -> Iterator[tuple[str, tuple[GroupData, int] | Exception]]:
     """Each photo with what is to be stored and its number of keypoints, or why it failed; several together where the extractor
     gains from that. Which ones does not depend on the order in which they finish."""
     batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
@@ -108,10 +108,10 @@ def _extract_each(
     with ThreadPoolExecutor(num_cores()) as readers:
         read_all = readers.map if batch_size > 1 else map
 
-        def extract(batch: tuple[str, ...]) -> list[tuple[Item, int] | Exception]:
+        def extract(batch: tuple[str, ...]) -> list[tuple[GroupData, int] | Exception]:
             images = list(read_all(partial(_attempt, read), batch))
             found = iter(_extract_batch(extractor, [image for image in images if isinstance(image, Image)]))
-            results: list[tuple[Item, int] | Exception] = []
+            results: list[tuple[GroupData, int] | Exception] = []
             for image in images:
                 features = next(found) if isinstance(image, Image) else image
                 results.append(features if isinstance(features, Exception) else _attempt(_checked_item, image, features))
@@ -177,10 +177,10 @@ def _content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _checked_item(image: Image, features: Features) -> tuple[Item, int]:
+def _checked_item(image: Image, features: Features) -> tuple[GroupData, int]:
     """What is stored, and the number of keypoints."""
     _check(features, image)
-    return features_to_item(features), len(features)
+    return features_to_group(features), len(features)
 
 
 def _check(features: Features, image: Image) -> None:

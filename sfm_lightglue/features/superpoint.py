@@ -17,6 +17,7 @@ from sfm_lightglue.features.extractor import (
     strongest,
 )
 from sfm_lightglue.images import MIN_SIDE, to_grey
+from sfm_lightglue.networks.heatmaps import detect_keypoints
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import (
     DESCRIPTOR_SIZE,
@@ -24,7 +25,6 @@ from sfm_lightglue.networks.superpoint import (
     SMALL_SHARE,
     SuperPoint,
     SuperPointOutput,
-    detect_keypoints,
     load_superpoint,
     octave_to_image,
     sample_descriptors,

@@ -1,1 +1,1 @@
-"""Features and matches into a COLMAP database: cameras, geometric verification, rows."""
+"""Geometric verification: matches -> two-view geometries."""

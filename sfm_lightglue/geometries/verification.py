@@ -1,8 +1,8 @@
-"""Two-view geometric verification of a pair's matches by COLMAP's estimators, seeded, one pair at a time.
+"""Geometric verification of the matches of one pair, with COLMAP's seeded estimators.
 
-The pixel threshold belongs to the resolution at which keypoints were detected: a keypoint found in a photo shrunk to a third
-is known to a third of the precision. It is therefore given in detection pixels and scaled by the features' uncertainty
-(discussed in COLMAP's issue 1278).
+The error limit is given in pixels of the resized image in which the detector found the keypoints, because that image limits
+their precision: a photo shrunk to a third gives keypoints with three times the error. The limit is multiplied by
+`Features.pixel_scale` to get px of the full images (see COLMAP's issue 1278).
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from sfm_lightglue.products import Features, Matches
-from sfm_lightglue.storage import Item
+from sfm_lightglue.products import Features, Matches, TwoViewGeometry
 
-CONFIGURATIONS = {int(value): name for name, value in pycolmap.TwoViewGeometryConfiguration.__members__.items()}
-NOT_VERIFIED = int(pycolmap.TwoViewGeometryConfiguration.DEGENERATE)
+MIN_NUM_MATCHES = 8
+"""COLMAP's estimators need this many matches."""
 CHANCE_FACTOR = 3.0
-"""RANSAC finds the most agreeable of all geometries, so random matches give more inliers than chance gives to any one of them.
+"""Factor on the number of inliers that wrong matches give by chance to a fixed geometry. RANSAC tries many geometries and returns
+the one with most inliers, so wrong matches give it more.
 
-Measured, 30 sets each at 2 px: 300 / 600 / 2000 random matches give up to 23 / 30 / 69 inliers in 640 x 480 px and up to
-20 / 26 / 58 in 1024 x 683 px. With this factor and 20 inliers they need 29 / 39 / 82 and 26 / 33 / 61.
+Measured with 30 sets of random matches at 2 px: 300 / 600 / 2000 matches give up to 23 / 30 / 69 inliers in images of
+640 x 480 px, and up to 20 / 26 / 58 in 1024 x 683 px. With this factor and min_num_inliers = 20 a pair needs 29 / 39 / 82 and
+26 / 33 / 61 inliers.
 """
 
 
 @dataclass(frozen=True)
 class VerificationOptions:
-    """How strict the verification is; the values stand in configs/database."""
+    """Limits of the verification and settings of RANSAC; configs/geometries holds the values."""
 
     max_error_px: float
-    """Largest epipolar error of an inlier, in px at the resolution of detection."""
+    """Largest epipolar error of an inlier, px of the resized image that the detector saw."""
     min_num_inliers: int
-    """Pairs with fewer are rejected, not counting those that wrong matches would give by chance."""
-    min_inlier_ratio: float
-    """Pairs with a smaller share of inliers are rejected."""
+    """A pair needs this many inliers, in addition to those that its wrong matches give by chance."""
     min_mean_score: float
-    """Pairs whose inliers have a smaller mean matching score are rejected: symmetric sides of a building agree on a geometry,
-    but LightGlue is not sure of such matches."""
+    """Smallest mean matching score of the inliers, 0..1. Two symmetric sides of a building can agree on a geometry, but LightGlue
+    gives their matches low scores."""
     confidence: float
+    """RANSAC stops when it has found the best geometry with this probability, 0..1."""
     max_num_trials: int
-    """RANSAC trials at most: bounds the time of pairs that do not overlap."""
+    """Largest number of RANSAC trials. It limits the time for pairs that do not overlap."""
     seed: int
+    """Seed of RANSAC's random samples."""
 
 
 def verify_matches(
@@ -52,54 +53,57 @@ def verify_matches(
     features1: Features,
     matches: Matches,
     options: VerificationOptions,
-) -> Item:
-    """The two-view geometry of the pair, as it is stored: `inlier_matches` (k, 2), `E`, `F`, `H` where estimated.
+) -> TwoViewGeometry:
+    """The two-view geometry of a pair, verified or rejected with the reason.
 
-    The item's attributes hold COLMAP's configuration number, `num_matches` and `max_error_px` in px of the full images.
-    A rejected pair has the configuration DEGENERATE and no inliers.
+    Args:
+        camera0: camera of image 0, with a prior focal length if it is known: then E is estimated, else F.
+        camera1: camera of image 1.
+        features0: keypoints of image 0, px. Descriptors are not used.
+        features1: keypoints of image 1, px.
+        matches: matches of the pair.
+        options: limits of the verification.
 
-    Raises: ValueError where an index lies outside the keypoints: native code does not check it.
+    Raises: ValueError if a match index is outside the keypoints: COLMAP does not check it.
     """
-    max_error_px = options.max_error_px * (features0.uncertainty + features1.uncertainty) / 2
-    attributes = {"num_matches": len(matches), "max_error_px": float(max_error_px), "config": NOT_VERIFIED}
-    rejected = Item({"inlier_matches": np.zeros((0, 2), np.int32)}, {"": attributes})
+    max_error_px = options.max_error_px * (features0.pixel_scale + features1.pixel_scale) / 2
     _check_indices(matches, len(features0), len(features1))
-    if len(matches) < max(options.min_num_inliers, 8):
-        return rejected
-    geometry = pycolmap.estimate_two_view_geometry(
+    if len(matches) < max(options.min_num_inliers, MIN_NUM_MATCHES):
+        return _rejected("few matches", matches, max_error_px)
+    estimated = pycolmap.estimate_two_view_geometry(
         camera0,
-        features0.keypoints.astype(np.float64) + 0.5,
+        _colmap_points(features0),
         camera1,
-        features1.keypoints.astype(np.float64) + 0.5,
+        _colmap_points(features1),
         matches.indices.astype(np.uint32),
         _colmap_options(options, max_error_px),
     )
-    inliers = np.asarray(geometry.inlier_matches, np.int32).reshape(-1, 2)
+    inliers = np.asarray(estimated.inlier_matches, np.int32).reshape(-1, 2)
+    configuration = pycolmap.TwoViewGeometryConfiguration(estimated.config).name
     chance = CHANCE_FACTOR * max(_chance(features, max_error_px) for features in (features0, features1))
     by_chance = chance * (len(matches) - len(inliers))
-    if len(inliers) < max(options.min_num_inliers + by_chance, options.min_inlier_ratio * len(matches)):
-        return rejected
+    if configuration == "DEGENERATE" or len(inliers) < options.min_num_inliers + by_chance:
+        return _rejected("few inliers", matches, max_error_px)
     if matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean() < options.min_mean_score:
-        return rejected
-    datasets = {"inlier_matches": inliers}
-    datasets |= {name: matrix for name in "EFH" if (matrix := getattr(geometry, name)) is not None}
-    return Item(datasets, {"": {**attributes, "config": int(geometry.config)}})
+        return _rejected("low score", matches, max_error_px)
+    return TwoViewGeometry(configuration, inliers, len(matches), float(max_error_px), E=estimated.E, F=estimated.F, H=estimated.H)
+
+
+def _rejected(reason: str, matches: Matches, max_error_px: float) -> TwoViewGeometry:
+    """The record of a rejected pair."""
+    no_inliers = np.zeros((0, 2), np.int32)
+    return TwoViewGeometry("DEGENERATE", no_inliers, len(matches), float(max_error_px), rejected_because=reason)
+
+
+def _colmap_points(features: Features) -> np.ndarray:
+    """float64 (n, 2): keypoints in COLMAP's pixels, the centre of the top-left pixel at (0.5, 0.5)."""
+    return features.keypoints.astype(np.float64) + 0.5
 
 
 def _chance(features: Features, max_error_px: float) -> float:
-    """Share of the image that lies within the threshold of an epipolar line, at most: how likely a wrong match is an inlier."""
+    """Largest probability, 0..1, that a wrong match is an inlier: the share of the image that is close to an epipolar line."""
     width, height = features.image_size
     return 2 * max_error_px * math.hypot(width, height) / (width * height)
-
-
-def geometry_from_item(item: Item) -> pycolmap.TwoViewGeometry:
-    """COLMAP's record of a verified pair."""
-    geometry = pycolmap.TwoViewGeometry()
-    geometry.config = int(item.attributes[""]["config"])
-    geometry.inlier_matches = np.ascontiguousarray(item.datasets["inlier_matches"], np.uint32)
-    for name in set("EFH") & set(item.datasets):
-        setattr(geometry, name, item.datasets[name])
-    return geometry
 
 
 def _colmap_options(options: VerificationOptions, max_error_px: float) -> pycolmap.TwoViewGeometryOptions:

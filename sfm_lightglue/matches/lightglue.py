@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfm_lightglue.engine.batch import ImageState
-from sfm_lightglue.engine.hopeless import HopelessRule
+from sfm_lightglue.engine.early_rejection import EarlyRejection
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
@@ -23,9 +23,9 @@ from sfm_lightglue.registry import closest
 HEAD_WEIGHTS = {head: f"{head}-lightglue" for head in HEADS} | {"xfeat": "xfeat-lighterglue"}
 """Published weights of each head."""
 
-HOPELESS = {
-    "aliked": HopelessRule(min_distinct=3, enough_distinct=6, min_matchability=(0.85, 0.95)),
-    "superpoint-open": HopelessRule(min_distinct=3, enough_distinct=6, min_matchability=(0.75, 0.85)),
+EARLY_REJECTION = {
+    "aliked": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.85, 0.95)),
+    "superpoint-open": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.75, 0.85)),
 }
 """By head: calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 
@@ -48,9 +48,9 @@ class LightGlueOptions:
     """How sure it must be that a point has no match to drop it, -1 = keep all; None as published with the head."""
     filter_threshold: float | None
     """Smallest score of a match, 0..1; None as published with the head."""
-    skip_hopeless: bool | None
-    """End pairs without matches whose descriptors or first layers say that the photos do not overlap, for heads of `HOPELESS`;
-    None: where the rule was calibrated, that is for the published weights of these heads."""
+    early_rejection: bool | None
+    """End pairs early, without matches, if the descriptors or the first layers say that the photos do not overlap. Possible for
+    the heads in `EARLY_REJECTION`. None: only with the published weights of these heads, for which the rule was calibrated."""
     precision: str
     """float32, or low: 16 bit matrix products where the hardware is faster with them."""
 
@@ -60,9 +60,9 @@ class LightGlueOptions:
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
-        if self.skip_hopeless and self.head not in HOPELESS:
+        if self.early_rejection and self.head not in EARLY_REJECTION:
             raise ValueError(
-                f"matches.skip_hopeless has been calibrated for the heads {', '.join(HOPELESS)}, not for {self.head!r}: "
+                f"matches.early_rejection has been calibrated for the heads {', '.join(EARLY_REJECTION)}, not for {self.head!r}: "
                 "set it to false, or to null (where calibrated)"
             )
         check_precision(self.precision, "matches.precision")
@@ -76,9 +76,10 @@ class LightGlueMatcher:
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels() if device == "cpu" else None
         self.options, self.device, self.weights = options, device, (weights,)
-        skip = options.head in HOPELESS and options.weights is None if options.skip_hopeless is None else options.skip_hopeless
-        hopeless = HOPELESS[options.head] if skip else None
-        self.engine = LightGlueEngine(network, options.precision, device, kernels, hopeless)
+        is_calibrated = options.head in EARLY_REJECTION and options.weights is None
+        rejects = is_calibrated if options.early_rejection is None else options.early_rejection
+        rule = EARLY_REJECTION[options.head] if rejects else None
+        self.engine = LightGlueEngine(network, options.precision, device, kernels, rule)
         self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
 
     @classmethod

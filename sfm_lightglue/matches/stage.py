@@ -21,7 +21,7 @@ from sfm_lightglue.execution.threads import run_jobs, torch_threads
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.products import Matches, Pair
 from sfm_lightglue.settings import plugin_settings
-from sfm_lightglue.storage import H5Reader, Item, ShardStore, check_match_keys, match_key, matches_to_item
+from sfm_lightglue.storage import GroupData, H5Reader, ShardStore, check_match_keys, match_key, matches_to_group
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def match_pairs(
 class _Result(NamedTuple):
     """What is kept of a pair."""
 
-    item: Item
+    item: GroupData
     num_matches: int
     num_layers: int
 
@@ -120,7 +120,7 @@ class _Work:
         for pair, matches, ((size0, _), (size1, _)) in zip(batch, found, images, strict=True):
             _check(matches, pair, (size0, size1))
         return [
-            _Result(matches_to_item(matches, size0), len(matches), matches.stop_layer)
+            _Result(matches_to_group(matches, size0), len(matches), matches.stop_layer)
             for matches, ((size0, _), _) in zip(found, images, strict=True)
         ]
 

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sfm_lightglue.networks.superpoint import ONE_DNN, in_bands, load_strictly
+from sfm_lightglue.networks.checkpoints import load_strictly
+from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
 
 MULTIPLE = 32
 """Sides of the network's input are multiples of it, px: the last level's pixel."""

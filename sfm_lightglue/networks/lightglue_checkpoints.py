@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfm_lightglue.networks.checkpoints import load_strictly, rename_key
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
-from sfm_lightglue.networks.superpoint import load_strictly
 
 # The position encoding has one weight, which every format has once: what precedes its name precedes all names of the matcher.
 _ANCHORS = ("posenc.Wr.weight", "positional_encoder.projector.weight")
@@ -87,7 +87,7 @@ def convert_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
     attention has two different projections for queries and keys, which LightGlue has not.
     """
     matcher = _matcher_of(state)
-    renamed = {_renamed(key): value for key, value in matcher.items() if not _UNUSED.fullmatch(key)}
+    renamed = {rename_key(key, _RENAMED): value for key, value in matcher.items() if not _UNUSED.fullmatch(key)}
     return _join_projections(renamed)
 
 
@@ -102,12 +102,6 @@ def _matcher_of(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _prefix(keys: Iterable[str]) -> str:
     return next((key[: -len(end)] for key in keys for end in _ANCHORS if key == end or key.endswith(f".{end}")), "")
-
-
-def _renamed(key: str) -> str:
-    for pattern, name in _RENAMED.items():
-        key = re.sub(pattern, name, key)
-    return key
 
 
 def _join_projections(state: dict[str, Any]) -> dict[str, Any]:

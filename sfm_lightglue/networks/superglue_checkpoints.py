@@ -6,15 +6,15 @@ Known are the original checkpoints, Hugging Face's SuperGlueForKeypointMatching,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import fuse_linear_bn_weights
 
+from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, rename_key
 from sfm_lightglue.networks.superglue import SuperGlue, SuperGlueSettings
-from sfm_lightglue.networks.superpoint import load_strictly
 
 # Counters of training steps, and the SuperPoint that Hugging Face stores with the matcher.
 _UNUSED = re.compile(r".+\.num_batches_tracked|keypoint_detector\..+")
@@ -27,8 +27,7 @@ def _linear_or_norm(found: re.Match[str]) -> str:
     return f"{found[1]}.{number}.{'norm.' if part else ''}"
 
 
-_Names = dict[str, str | Callable[[re.Match[str]], str]]
-_ORIGINAL: _Names = {
+_ORIGINAL: KeyPatterns = {
     r"^kenc\.encoder\.": "keypoint_encoder.",
     r"^gnn\.layers\.": "layers.",
     r"\.attn\.proj\.0\.": ".query.",
@@ -37,7 +36,7 @@ _ORIGINAL: _Names = {
     r"\.attn\.merge\.": ".merge.",
     r"^(keypoint_encoder|layers\.\d+\.mlp)\.(\d+)\.": _linear_or_norm,
 }
-_HUGGING_FACE: _Names = {
+_HUGGING_FACE: KeyPatterns = {
     r"^keypoint_encoder\.encoder\.": "keypoint_encoder.",
     r"^gnn\.layers\.": "layers.",
     r"\.attention\.self\.": ".",
@@ -68,8 +67,7 @@ def convert_state_dict(state: Mapping[str, Any], num_heads: int) -> dict[str, An
     for key, value in state.items():
         if _UNUSED.fullmatch(key):
             continue
-        for pattern, name in (_ORIGINAL if is_original else _HUGGING_FACE).items():
-            key = re.sub(pattern, name, key)
+        key = rename_key(key, _ORIGINAL if is_original else _HUGGING_FACE)
         converted[key] = _from_convolution(key, value, num_heads) if is_original else value
     return _join_projections(_fold_batch_norm(converted))
 

@@ -1,15 +1,13 @@
 """SuperPoint: self-supervised interest point detection and description (DeTone et al., arXiv:1712.07629).
 
-Owns the network, the step from its heatmap to keypoints and from its dense descriptors to those of the keypoints, and the
-formats in which its weights are published. Training and inference share everything here. `in_bands` and `ONE_DNN` make the other
-convolutional networks fast too.
+Owns the network, the step from its dense descriptors to those of the keypoints, and the formats in which its weights are
+published. Training and inference share everything here.
 Keypoints are (x, y) px of the network's input, centre of the top-left pixel at (0, 0).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -19,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
+from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, rename_key
+from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
+
 CELL = 8
 """Side of the square of pixels (px) that one cell of the network's output stands for."""
 DESCRIPTOR_SIZE = 256
@@ -27,11 +28,6 @@ SMALL_OCTAVE = 2
 both together reach from the same size to 6 or 8 times."""
 SMALL_SHARE = 0.1
 """Of the keypoints of a network with octaves, in `SMALL_OCTAVE` at most. The published network has none there."""
-BAND_PIXELS = 2**15
-"""A CPU computes the first layers in bands of about so many pixels, which its caches hold."""
-ONE_DNN = 2
-"""Dilation of 1x1 convolutions. They have no taps to move apart, but torch (2.13) then computes them with oneDNN also on a single
-thread, in half the time of its own code."""
 
 # The 3x3 convolutions: (channels in, channels out). A VGG-like encoder of four blocks, then the first layers of the heads:
 # "Pa" of the point detector, "Da" of the descriptor. The names are those of the published weights.
@@ -39,6 +35,12 @@ _LAYERS = {
     **{"1a": (1, 64), "1b": (64, 64), "2a": (64, 64), "2b": (64, 64)},
     **{"3a": (64, 128), "3b": (128, 128), "4a": (128, 128), "4b": (128, 128)},
     **{"Pa": (128, 256), "Da": (128, 256)},
+}
+
+_HUGGING_FACE: KeyPatterns = {
+    r"^encoder\.conv_blocks\.(\d)\.conv_([ab])": lambda found: f"conv{int(found[1]) + 1}{found[2]}",
+    r"keypoint_decoder\.conv_score_": "convP",
+    r"descriptor_decoder\.conv_descriptor_": "convD",
 }
 
 
@@ -171,94 +173,6 @@ def octave_to_image(keypoints: Tensor, octave: int) -> Tensor:
     return (keypoints + 0.5) * 2**octave - 0.5 if octave else keypoints
 
 
-def non_maximum_suppression(scores: Tensor, radius: int) -> Tensor:
-    """(b, h, w): the scores where they are the maximum of their square of `radius` px, else 0.
-
-    Pixels in the square of a maximum are set aside and the search is repeated twice, so a weaker keypoint is not lost because
-    of a neighbour that a stronger one has suppressed.
-    """
-
-    def maximum_nearby(values: Tensor) -> Tensor:
-        return sliding_maximum(F.pad(values, (radius,) * 4, value=-torch.inf), 2 * radius + 1)
-
-    is_maximum = scores == maximum_nearby(scores)
-    for _ in range(2):
-        suppressed = maximum_nearby(is_maximum.to(scores.dtype)) > 0
-        rest = scores.masked_fill(suppressed, 0)
-        is_maximum = is_maximum | ((rest == maximum_nearby(rest)) & ~suppressed)
-    return scores.masked_fill(~is_maximum, 0)
-
-
-def sliding_maximum(values: Tensor, side: int) -> Tensor:
-    """(..., h - side + 1, w - side + 1): the maxima of all squares in values (..., h, w). On a CPU 5 times as fast as pooling."""
-    for dim in (-1, -2):
-        reach = 1  # each value is the maximum of so many
-        while reach < side:
-            step = min(reach, side - reach)
-            length = values.shape[dim] - step
-            values = torch.maximum(values.narrow(dim, 0, length), values.narrow(dim, step, length))
-            reach += step
-    return values
-
-
-def detect_keypoints(
-    scores: Tensor, *, threshold: float, nms_radius: int, max_keypoints: int | None, border: int, subpixel: bool
-) -> tuple[Tensor, Tensor]:
-    """Keypoints float32 (n, 2) and their scores (n,) from the heatmap (h, w) of one image, strongest first.
-
-    Kept are the `max_keypoints` strongest (None: all) above `threshold` that are at least `border` px inside the heatmap; equal
-    scores stay in raster order. `subpixel` moves each to the expected position in its 5x5 window.
-    """
-    if scores.numel() == 0:
-        return scores.new_zeros((0, 2)).float(), scores.new_zeros(0)
-    peaks = non_maximum_suppression(scores[None], nms_radius)[0]
-    inside = torch.zeros_like(peaks, dtype=torch.bool)
-    inside[border : max(border, scores.shape[0] - border), border : max(border, scores.shape[1] - border)] = True
-    y, x = torch.nonzero((peaks > threshold) & inside, as_tuple=True)
-    values = scores[y, x]
-    order = torch.argsort(values, descending=True, stable=True)[:max_keypoints]
-    pixels = torch.stack([x, y], dim=1)[order]
-    keypoints = pixels.float()
-    if subpixel:
-        keypoints = keypoints + expected_offsets(windows(scores, pixels, radius=2))
-    return keypoints, values[order]
-
-
-def strongest_keypoints(
-    strengths: Tensor, heatmaps: Tensor, number: int, *, border: int, subpixel: bool
-) -> tuple[Tensor, Tensor]:
-    """Keypoints float32 (b, number, 2) of many heatmaps (b, h, w) at once, and their strengths (b, number), strongest first.
-
-    They are the strongest pixels of `strengths` (b, h, w) at least `border` px inside; `subpixel` as in `detect_keypoints`, and
-    differentiable in the heatmaps. Nothing here waits for a GPU.
-    """
-    height, width = strengths.shape[1:]
-    inside = strengths[:, border : height - border, border : width - border]
-    found, places = inside.flatten(1).topk(number, dim=1)
-    pixels = torch.stack([places % inside.shape[2], places // inside.shape[2]], dim=2) + border
-    keypoints = pixels.float()
-    if subpixel:
-        keypoints = keypoints + expected_offsets(windows(heatmaps, pixels, radius=2))
-    return keypoints, found
-
-
-def windows(heatmaps: Tensor, pixels: Tensor, radius: int) -> Tensor:
-    """(..., n, k, k), k = 2 radius + 1: values of heatmaps (..., h, w) around int64 (x, y) `pixels` (..., n, 2), 0 outside."""
-    padded = F.pad(heatmaps, (radius,) * 4)
-    step = torch.arange(2 * radius + 1, device=heatmaps.device)
-    rows, columns = pixels[..., 1, None] + step, pixels[..., 0, None] + step
-    places = rows[..., :, None] * padded.shape[-1] + columns[..., None, :]
-    return padded.flatten(-2).gather(-1, places.flatten(-3)).view(places.shape)
-
-
-def expected_offsets(weights: Tensor) -> Tensor:
-    """float32 (..., 2): mean (x, y) offset from the centre of windows (..., k, k) of weights >= 0, not all 0."""
-    radius = weights.shape[-1] // 2
-    step = torch.arange(-radius, radius + 1, device=weights.device, dtype=torch.float32)
-    weights = weights.float() / weights.float().sum(dim=(-2, -1), keepdim=True)
-    return torch.stack([weights.sum(dim=-2) @ step, weights.sum(dim=-1) @ step], dim=-1)
-
-
 def sample_descriptors(keypoints: Tensor, dense: Tensor, cell: int = CELL, *, centred: bool = False) -> Tensor:
     """Unit-length descriptors (b, n, d), interpolated bilinearly in `dense` (b, d, hc, wc) at keypoints (b, n, 2).
 
@@ -287,51 +201,7 @@ def load_superpoint(state: Mapping[str, Tensor]) -> SuperPoint:
 
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under this network's names, from the original checkpoint's (the same) or Hugging Face's."""
-    heads = {"keypoint_decoder.conv_score_": "convP", "descriptor_decoder.conv_descriptor_": "convD"}
-    converted = {}
-    for key, value in state.items():
-        name = re.sub(r"^encoder\.conv_blocks\.(\d)\.conv_([ab])", lambda found: f"conv{int(found[1]) + 1}{found[2]}", key)
-        for theirs, ours in heads.items():
-            name = name.replace(theirs, ours)
-        converted[name] = value
-    return converted
-
-
-def in_bands(layers: Callable[[Tensor], Tensor], x: Tensor, *, halo: int = 0, stride: int = 1, whole: bool = False) -> Tensor:
-    """layers(x), computed on a CPU in bands of rows, whose maps stay in its caches, and memory small; in one piece if `whole`.
-
-    `halo` rows of x to each side are what a row of the result depends on, `stride` rows of x become one.
-    """
-    height, width = x.shape[2:]
-    rows = max(16, BAND_PIXELS // width // 8 * 8)  # an even number of strides
-    if whole or x.is_cuda or rows >= height:
-        return layers(x)
-    result = None
-    for start in range(0, height // stride * stride, rows):
-        first = max(0, start - halo)
-        band = layers(x[:, :, first : start + rows + halo])[:, :, (start - first) // stride :][:, :, : rows // stride]
-        if result is None:
-            shape = (*band.shape[:2], height // stride, band.shape[3])
-            result = torch.empty(shape, dtype=band.dtype, device=x.device, memory_format=torch.channels_last)
-        result[:, :, start // stride :][:, :, : rows // stride] = band
-    assert result is not None
-    return result
-
-
-def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:
-    """Copies the weights into the network. Raises: ValueError that names what does not fit."""
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(getattr(value, "shape", ("not a tensor",))) for key, value in state.items()}
-    shared = expected.keys() & found.keys()
-    problems = {
-        "missing": sorted(expected.keys() - shared),
-        "unexpected": sorted(found.keys() - shared),
-        "of another shape": [f"{k} {found[k]} instead of {expected[k]}" for k in sorted(shared) if found[k] != expected[k]],
-    }
-    if any(problems.values()):
-        listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in problems.items() if keys)
-        raise ValueError(f"these weights are not those of {type(network).__name__}: {listed}. Give weights of this network")
-    network.load_state_dict(dict(state))
+    return {rename_key(key, _HUGGING_FACE): value for key, value in state.items()}
 
 
 def with_octaves(network: SuperPoint, octaves: int) -> SuperPoint:

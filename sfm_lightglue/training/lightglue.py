@@ -24,16 +24,11 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.matches.lightglue import LightGlueMatcher, LightGlueOptions
 from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.networks.heatmaps import non_maximum_suppression, strongest_keypoints
 from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.precision import check_precision, network_dtype
-from sfm_lightglue.networks.superpoint import (
-    DESCRIPTOR_SIZE,
-    non_maximum_suppression,
-    octave_to_image,
-    sample_descriptors,
-    strongest_keypoints,
-)
+from sfm_lightglue.networks.superpoint import DESCRIPTOR_SIZE, octave_to_image, sample_descriptors
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Image
 from sfm_lightglue.training.curves import History
@@ -202,7 +197,7 @@ class LightGlueTask:
             depth_confidence=settings.depth_confidence,
             width_confidence=settings.width_confidence,
             filter_threshold=settings.filter_threshold,
-            skip_hopeless=False,
+            early_rejection=False,
             precision="float32",
         )
         record = WeightsRecord("trained", "", "", self.options.licence, False)

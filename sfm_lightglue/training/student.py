@@ -18,15 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfm_lightglue.features.superpoint import SuperPointOptions
-from sfm_lightglue.networks.superpoint import (
-    CELL,
-    DESCRIPTOR_SIZE,
-    SuperPoint,
-    non_maximum_suppression,
-    sample_descriptors,
-    strongest_keypoints,
-    unfold_batch_norm,
-)
+from sfm_lightglue.networks.heatmaps import non_maximum_suppression, strongest_keypoints
+from sfm_lightglue.networks.superpoint import CELL, DESCRIPTOR_SIZE, SuperPoint, sample_descriptors, unfold_batch_norm
 from sfm_lightglue.training.homographies import invert, warp
 
 NOT_SIMILAR = -1e30

@@ -24,7 +24,7 @@ from sfm_lightglue.features.aliked import detect
 from sfm_lightglue.features.extractor import local_maxima
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
-from sfm_lightglue.networks.superpoint import expected_offsets, windows
+from sfm_lightglue.networks.heatmaps import expected_offsets, windows
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.settings import fingerprint
 from sfm_lightglue.training.homographies import HomographyRange, invert, random_homography, shown_pixels, warp, warp_photos

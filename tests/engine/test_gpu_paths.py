@@ -13,12 +13,12 @@ from lightglue_inputs import Points, random_network, random_points
 from torch import Tensor
 
 from sfm_lightglue.engine import attention, batch
-from sfm_lightglue.engine.arithmetic import TorchArithmetic
 from sfm_lightglue.engine.assignment import assign, assign_many
 from sfm_lightglue.engine.attention import attend, attend_on_gpu, attend_padded, flash_attention
 from sfm_lightglue.engine.batch import PairMatches
-from sfm_lightglue.engine.hopeless import HopelessRule
+from sfm_lightglue.engine.early_rejection import EarlyRejection
 from sfm_lightglue.engine.lightglue import LightGlueEngine
+from sfm_lightglue.engine.numerics import TorchNumerics
 from sfm_lightglue.networks.lightglue import LightGlue
 
 ADAPTIVE = {"depth_confidence": 0.9, "width_confidence": 0.7}
@@ -174,8 +174,8 @@ def random_pairs(count: int) -> list[tuple[Points, Points]]:
     return [(points0, points1), *((some_of(points0), some_of(points1)) for _ in range(count))]
 
 
-def match_all(network: LightGlue, precision: str, hopeless: HopelessRule | None = None) -> list[PairMatches]:
-    engine = LightGlueEngine(network, precision, hopeless=hopeless)
+def match_all(network: LightGlue, precision: str, early_rejection: EarlyRejection | None = None) -> list[PairMatches]:
+    engine = LightGlueEngine(network, precision, early_rejection=early_rejection)
     images = [engine.prepare(p.keypoints, p.descriptors, p.size) for p in itertools.chain(*random_pairs(20))]
     return engine.match_many(list(zip(images[::2], images[1::2], strict=True)))
 
@@ -192,12 +192,12 @@ def match_all(network: LightGlue, precision: str, hopeless: HopelessRule | None 
 def test_the_engine_finds_on_a_gpu_what_it_finds_on_a_cpu(
     settings: dict[str, float], stops: set[int], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float32, with padded attention; some pairs end as hopeless after layer 2."""
-    network, rule = random_network(**settings), HopelessRule(0, 10**6, (0.0, 0.7))
+    """In float32, with padded attention; some pairs are rejected after layer 2."""
+    network, rule = random_network(**settings), EarlyRejection(0, 10**6, (0.0, 0.7))
     expected = match_all(network, "float32", rule)
     monkeypatch.setattr(batch, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(batch, "SCORES_AT_ONCE", at_once)
-    monkeypatch.setattr(TorchArithmetic, "attend", lambda self, *given: attend_on_gpu(*given, self.num_heads))
+    monkeypatch.setattr(TorchNumerics, "attend", lambda self, *given: attend_on_gpu(*given, self.num_heads))
     found = match_all(network, "float32", rule)
     assert sum(len(pair.indices) > 3 for pair in expected) > 3 and stops <= {pair.stop_layer for pair in expected}
     for pair, right in zip(found, expected, strict=True):
@@ -213,7 +213,7 @@ def test_the_engine_with_flash_attention_finds_nearly_the_matches_of_the_cpu(
     network = random_network(depth_confidence=-1, width_confidence=-1)
     on_cpu = match_all(network, "low")
     monkeypatch.setattr(batch, "on_gpu", lambda tensor: True)
-    monkeypatch.setattr(TorchArithmetic, "attend", lambda self, *given: attend_on_gpu(*given, self.num_heads))
+    monkeypatch.setattr(TorchNumerics, "attend", lambda self, *given: attend_on_gpu(*given, self.num_heads))
     matches = [
         {(i, *row) for i, pair in enumerate(found) for row in pair.indices.tolist()}
         for found in (on_cpu, match_all(network, "low"))

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from lightglue_inputs import Points, match, random_network, random_points
 
 from sfm_lightglue.api import create_extractor, load_image
-from sfm_lightglue.engine import arithmetic, hopeless
-from sfm_lightglue.engine.arithmetic import TorchArithmetic
+from sfm_lightglue.engine import early_rejection, numerics
 from sfm_lightglue.engine.attention import attend
 from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
-from sfm_lightglue.engine.hopeless import RANK, HopelessRule
+from sfm_lightglue.engine.early_rejection import RANK, EarlyRejection
 from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
+from sfm_lightglue.engine.numerics import TorchNumerics
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
 from sfm_lightglue.networks.weights import load_weights
@@ -112,19 +112,20 @@ def test_pairs_of_a_batch_stop_at_different_layers() -> None:
     assert {0, 1, 4} <= stops
 
 
-def match_with(network: LightGlue, rule: HopelessRule | None, pairs: list[tuple[Points, Points]]) -> list[PairMatches]:
-    engine = LightGlueEngine(network, hopeless=rule)
+def match_with(network: LightGlue, rule: EarlyRejection | None, pairs: list[tuple[Points, Points]]) -> list[PairMatches]:
+    engine = LightGlueEngine(network, early_rejection=rule)
     return engine.match_many([(prepare(engine, points0), prepare(engine, points1)) for points0, points1 in pairs])
 
 
-def test_hopeless_pairs_end_early_without_matches_and_leave_the_others_alone() -> None:
+def test_rejected_pairs_end_early_without_matches_and_leave_the_others_alone() -> None:
     network = random_network(**ALL_LAYERS)
     pairs = [*random_pairs(20), random_points()]
     expected = match_with(network, None, pairs)
-    for rule in (HopelessRule(0, 0, (1.1,)), HopelessRule(0, 10**6, (0.0, 0.0))):  # none is doubtful; none lacks matchable points
+    never_doubtful, never_unmatchable = EarlyRejection(0, 0, (1.1,)), EarlyRejection(0, 10**6, (0.0, 0.0))
+    for rule in (never_doubtful, never_unmatchable):
         for found, right in zip(match_with(network, rule, pairs), expected, strict=True):
             assert_same(found, right)
-    ended, all_doubtful = 0, match_with(network, HopelessRule(0, 10**6, (0.0, 1.1)), pairs)
+    ended, all_doubtful = 0, match_with(network, EarlyRejection(0, 10**6, (0.0, 1.1)), pairs)
     for found, right, (points0, points1) in zip(all_doubtful, expected, pairs, strict=True):
         if min(len(points0.keypoints), len(points1.keypoints)) >= RANK:  # fewer say too little to be judged
             assert found.stop_layer == 2 and len(found.indices) == 0
@@ -136,7 +137,7 @@ def test_hopeless_pairs_end_early_without_matches_and_leave_the_others_alone() -
 
 def test_pairs_with_next_to_no_distinct_descriptors_end_before_the_first_layer() -> None:
     network, pairs = random_network(**ALL_LAYERS), [*random_pairs(20), random_points()]
-    expected, at_once = match_with(network, None, pairs), match_with(network, HopelessRule(10**6, 10**6, ()), pairs)
+    expected, at_once = match_with(network, None, pairs), match_with(network, EarlyRejection(10**6, 10**6, ()), pairs)
     ended = 0
     for found, right, (points0, points1) in zip(at_once, expected, pairs, strict=True):
         if min(len(points0.keypoints), len(points1.keypoints)) >= RANK:
@@ -146,34 +147,35 @@ def test_pairs_with_next_to_no_distinct_descriptors_end_before_the_first_layer()
         else:
             assert_same(found, right)
     assert 2 <= ended < 15
-    assert [pair.stop_layer for pair in match_with(network, HopelessRule(10**6, 10**6, ()), [pairs[-1]] * 2)] == [0, 0]
+    assert [pair.stop_layer for pair in match_with(network, EarlyRejection(10**6, 10**6, ()), [pairs[-1]] * 2)] == [0, 0]
 
 
-def test_a_pair_with_distinct_descriptors_is_never_hopeless() -> None:
+def test_a_pair_with_distinct_descriptors_is_never_rejected() -> None:
     points0, points1 = random_points()  # 90 of the points are the same
-    found = match_with(random_network(), HopelessRule(60, 60, (1.1,)), [(points0, points1), (points0, random_points(50)[0])])
+    found = match_with(random_network(), EarlyRejection(60, 60, (1.1,)), [(points0, points1), (points0, random_points(50)[0])])
     assert len(found[0].indices) > 20
 
 
-def test_an_image_with_few_matchable_points_makes_a_doubtful_pair_hopeless() -> None:
+def test_an_image_with_few_matchable_points_rejects_a_doubtful_pair() -> None:
     """The other image may have many."""
     network = random_network(**ALL_LAYERS)
     points0, points1 = random_points()
-    engine = LightGlueEngine(network, hopeless=HopelessRule(0, 10**6, (0.5,)))
-    batch = Batch([(prepare(engine, points0), prepare(engine, points1))], network.settings, engine.arithmetic, engine.hopeless)
+    engine = LightGlueEngine(network, early_rejection=EarlyRejection(0, 10**6, (0.5,)))
+    pairs = [(prepare(engine, points0), prepare(engine, points1))]
+    batch = Batch(pairs, network.settings, engine.numerics, engine.early_rejection)
     size0 = len(points0.keypoints)
     matchability = torch.zeros(size0 + len(points1.keypoints))
     matchability[:40] = 0.9
     matchability[size0 : size0 + RANK - 1] = 0.9
-    assert batch._is_hopeless(matchability, 0).tolist() == [True]
+    assert batch._is_rejected(matchability, 0).tolist() == [True]
     matchability[size0 + RANK - 1] = 0.9
-    assert batch._is_hopeless(matchability, 0).tolist() == [False]
-    assert batch._is_hopeless(matchability, 1).tolist() == [False]  # no limit for this layer
+    assert batch._is_rejected(matchability, 0).tolist() == [False]
+    assert batch._is_rejected(matchability, 1).tolist() == [False]  # no limit for this layer
 
 
 @pytest.mark.parametrize("block", [100, 1 << 18])
 def test_distinct_neighbours_are_those_of_a_search_by_loops(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hopeless, "BLOCK_ENTRIES", block)
+    monkeypatch.setattr(early_rejection, "BLOCK_ENTRIES", block)
     points0, points1 = random_points()
     vectors0, vectors1 = (F.normalize(points.descriptors, dim=1) for points in (points0, points1))
     distances, expected = torch.cdist(vectors0.double(), vectors1.double()), 0
@@ -181,7 +183,7 @@ def test_distinct_neighbours_are_those_of_a_search_by_loops(block: int, monkeypa
         nearest, second = row.sort().values[:2]
         j = int(row.argmin())
         expected += int(distances[:, j].argmin()) == i and float(nearest) < 0.85 * float(second)
-    assert int(hopeless.count_distinct(vectors0, vectors1)) == expected > 50
+    assert int(early_rejection.count_distinct(vectors0, vectors1)) == expected > 50
 
 
 def test_no_pairs_and_pairs_without_keypoints_give_no_matches() -> None:
@@ -271,11 +273,11 @@ def test_segments_attend_to_their_own_partner_only() -> None:
 
 @pytest.mark.parametrize("with_tiles", [False, True])
 def test_attention_in_bfloat16_is_attention(with_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "has_tiles", lambda: with_tiles)
+    monkeypatch.setattr(numerics, "has_tiles", lambda: with_tiles)
     parts = [torch.randn(700, 64, generator=torch.Generator().manual_seed(i)) * 0.5 for i in range(3)]
     expected, found = torch.zeros(700, 64), torch.zeros(700, 64, dtype=torch.bfloat16)
     attend(*parts, expected, ([0, 300, 700], [0, 400, 700]), num_heads=2)
-    low = TorchArithmetic(2, torch.bfloat16, "cpu")
+    low = TorchNumerics(2, torch.bfloat16, "cpu")
     low.attend(*(part.bfloat16() for part in parts), found, ([0, 300, 700], [0, 400, 700]))
     torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0)
 

@@ -127,7 +127,7 @@ def test_features_keep_the_contract(create, name: str) -> None:
     assert (features.keypoints >= -0.5).all() and (features.keypoints < features.image_size).all()
     np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-5)
     width, height = (192, 128) if name == "xfeat" else (200, 150)  # XFeat goes on to multiples of 32
-    assert features.uncertainty == pytest.approx((320 / width + 240 / height) / 2)
+    assert features.pixel_scale == pytest.approx((320 / width + 240 / height) / 2)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -179,7 +179,7 @@ def test_detection_at_a_smaller_size_returns_pixels_of_the_full_image(create, na
     np.testing.assert_allclose(full.keypoints, expected, atol=1e-3)
     np.testing.assert_array_equal(full.descriptors, small.descriptors)
     scale = np.mean([311 / resized.shape[1], 233 / resized.shape[0]])
-    assert full.uncertainty == pytest.approx(scale * small.uncertainty, rel=1e-3)
+    assert full.pixel_scale == pytest.approx(scale * small.pixel_scale, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -192,7 +192,7 @@ def test_a_small_photo_is_enlarged_where_that_is_asked_for(create, name: str) ->
     assert len(create(name, resize_max=400, enlarge_max=1.0)(Image("a", pixels))) < len(forced)
     np.testing.assert_allclose(forced.keypoints, keypoints_to_full_image(expected.keypoints, (400, 300), (200, 150)), atol=1e-3)
     np.testing.assert_array_equal(forced.descriptors, expected.descriptors)
-    assert forced.image_size == (200, 150) and forced.uncertainty == pytest.approx(expected.uncertainty / 2, rel=1e-3)
+    assert forced.image_size == (200, 150) and forced.pixel_scale == pytest.approx(expected.pixel_scale / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", TRAINED)

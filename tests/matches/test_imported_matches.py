@@ -11,7 +11,7 @@ import pytest
 from sfm_lightglue.matches.imported import ImportedMatcher, ImportedOptions
 from sfm_lightglue.matches.stage import MatchingReport, match_pairs
 from sfm_lightglue.products import Features, Pair
-from sfm_lightglue.storage import H5Reader, SettingsChanged, ShardStore, features_to_item
+from sfm_lightglue.storage import H5Reader, SettingsChanged, ShardStore, features_to_group
 
 MATCHES0 = np.array([3, -1, 0, -1, 2], np.int16)
 SCORES0 = np.array([0.9, 0, 0.5, 0, 0.2], np.float16)
@@ -75,7 +75,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def features(tmp_path: Path) -> Path:
     with ShardStore(tmp_path / "features.h5", {}) as store:
         for name in ("a.jpg", "b.jpg", "c.jpg"):
-            store.add(name, features_to_item(features_named(name)), "content")
+            store.add(name, features_to_group(features_named(name)), "content")
         store.merge()
     return tmp_path / "features.h5"
 

@@ -11,8 +11,8 @@ from lightglue_inputs import Points, random_network, random_points
 
 from sfm_lightglue.api import create_matcher
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.engine.hopeless import HopelessRule
-from sfm_lightglue.matches.lightglue import HOPELESS, LightGlueMatcher, LightGlueOptions
+from sfm_lightglue.engine.early_rejection import EarlyRejection
+from sfm_lightglue.matches.lightglue import EARLY_REJECTION, LightGlueMatcher, LightGlueOptions
 from sfm_lightglue.matches.matcher import BatchedMatcher
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features
@@ -70,7 +70,7 @@ def test_a_network_that_wants_scales_says_so() -> None:
     ("changes", "explanation"),
     [
         ({"precision": "lo"}, "matches.precision='lo' is none. Did you mean 'low'"),
-        ({"head": "disk", "skip_hopeless": True}, f"calibrated for the heads {', '.join(HOPELESS)}, not for 'disk'"),
+        ({"head": "disk", "early_rejection": True}, f"calibrated for the heads {', '.join(EARLY_REJECTION)}, not for 'disk'"),
         ({"head": "alikd"}, "Did you mean 'aliked'"),
         ({"depth_confidence": 1.5}, "must lie in 0..1"),
         ({"filter_threshold": 1.0}, "must lie in 0..1"),
@@ -82,20 +82,20 @@ def test_mistakes_in_the_options_are_explained(changes: dict[str, Any], explanat
     assert explanation in str(error.value)
 
 
-def test_hopeless_pairs_are_ended_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(HOPELESS, "aliked", HopelessRule(0, 10**6, (1.1,)))
+def test_early_rejection_runs_if_the_option_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EARLY_REJECTION, "aliked", EarlyRejection(0, 10**6, (1.1,)))
     pair = [features(points) for points in random_points()]
     assert len(matcher(head="aliked")(*pair)) > 20
-    ended = matcher(head="aliked", skip_hopeless=True)(*pair)
+    ended = matcher(head="aliked", early_rejection=True)(*pair)
     assert len(ended) == 0 and ended.stop_layer == 1
 
 
-def test_hopeless_pairs_are_ended_where_calibrated_for_the_published_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(HOPELESS, "aliked", HopelessRule(0, 10**6, (1.1,)))
+def test_early_rejection_runs_by_default_only_for_the_weights_it_was_calibrated_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EARLY_REJECTION, "aliked", EarlyRejection(0, 10**6, (1.1,)))
     pair = [features(points) for points in random_points()]
-    assert len(matcher(head="aliked", skip_hopeless=None)(*pair)) == 0
-    assert len(matcher(head="aliked", skip_hopeless=None, weights="mine.pth")(*pair)) > 20
-    assert len(matcher(head="disk", skip_hopeless=None)(*pair)) > 20
+    assert len(matcher(head="aliked", early_rejection=None)(*pair)) == 0
+    assert len(matcher(head="aliked", early_rejection=None, weights="mine.pth")(*pair)) > 20
+    assert len(matcher(head="disk", early_rejection=None)(*pair)) > 20
 
 
 def test_published_weights_are_loaded_by_head() -> None:

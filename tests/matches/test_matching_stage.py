@@ -20,7 +20,7 @@ from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, Neare
 from sfm_lightglue.matches.stage import MatchingReport, match_pairs
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import H5Reader, SettingsChanged, ShardStore, features_to_item, match_key
+from sfm_lightglue.storage import H5Reader, SettingsChanged, ShardStore, features_to_group, match_key
 
 NAMES = ["a.jpg", "b.jpg", "sub/c d.jpg", "sub/e.jpg"]
 PAIRS = [Pair(*names) for names in itertools.combinations(NAMES, 2)]
@@ -54,7 +54,7 @@ def write_features(path: Path, seeds: dict[str, int] | None = None, settings: st
     with ShardStore(path, {"settings": settings}, if_settings_changed="recompute") as store:
         for name in NAMES:
             seed = (seeds or {}).get(name, 0)
-            store.add(name, features_to_item(make_features(name, seed)), f"content {seed}")
+            store.add(name, features_to_group(make_features(name, seed)), f"content {seed}")
         store.merge()
     return path
 
@@ -189,7 +189,7 @@ def test_images_without_keypoints_have_no_matches(tmp_path: Path) -> None:
     none = Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros((0, DIMENSIONS), np.float32), (9, 9))
     with ShardStore(tmp_path / "features.h5", {}) as store:
         for name, content in {"a.jpg": make_features("a.jpg"), "none.jpg": none, "void.jpg": none}.items():
-            store.add(name, features_to_item(content), "")
+            store.add(name, features_to_group(content), "")
         store.merge()
     pairs = [Pair("a.jpg", "none.jpg"), Pair("a.jpg", "void.jpg"), Pair("none.jpg", "void.jpg")]
     assert run(tmp_path / "features.h5", pairs)[0] == MatchingReport(3, 3, 0.0, 0.0)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.networks import superpoint
+from sfm_lightglue.networks import cpu
 from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
 
 
@@ -93,7 +93,7 @@ def test_bands_of_rows_give_what_whole_maps_give(monkeypatch: pytest.MonkeyPatch
     network = load_aliked("t16", published_state(random_oracle("t16")))
     images = pictures(130, 60)
     whole = network(images)
-    monkeypatch.setattr(superpoint, "BAND_PIXELS", 64 * 16)
+    monkeypatch.setattr(cpu, "BAND_PIXELS", 64 * 16)
     bands = network(images)
     torch.testing.assert_close(bands.scores, whole.scores, atol=1e-6, rtol=0)
     for level, expected in zip(bands.levels, whole.levels, strict=True):

@@ -8,20 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.networks import superpoint
+from sfm_lightglue.networks import cpu
+from sfm_lightglue.networks.heatmaps import detect_keypoints, expected_offsets, non_maximum_suppression, sliding_maximum, windows
 from sfm_lightglue.networks.superpoint import (
     SuperPoint,
     convert_state_dict,
-    detect_keypoints,
-    expected_offsets,
     fold_batch_norm,
     load_superpoint,
-    non_maximum_suppression,
     octave_to_image,
     sample_descriptors,
-    sliding_maximum,
     unfold_batch_norm,
-    windows,
     with_octaves,
 )
 
@@ -299,7 +295,7 @@ def test_bands_of_rows_give_what_whole_maps_give(monkeypatch: pytest.MonkeyPatch
     torch.manual_seed(0)
     network = SuperPoint(octaves=octaves).eval()
     whole = network(picture(*size))
-    monkeypatch.setattr(superpoint, "BAND_PIXELS", 16 * size[1])
+    monkeypatch.setattr(cpu, "BAND_PIXELS", 16 * size[1])
     bands = network(picture(*size))
     for name in ("scores", "descriptors", "logits"):
         torch.testing.assert_close(getattr(bands, name), getattr(whole, name), atol=1e-5, rtol=0)
@@ -310,7 +306,7 @@ def test_batch_normalisation_in_training_sees_whole_images(monkeypatch: pytest.M
     torch.manual_seed(0)
     network = SuperPoint(batch_norm=True).train()
     whole = network(picture(64, 48)).logits
-    monkeypatch.setattr(superpoint, "BAND_PIXELS", 16 * 48)
+    monkeypatch.setattr(cpu, "BAND_PIXELS", 16 * 48)
     torch.testing.assert_close(network(picture(64, 48)).logits, whole)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sfm_lightglue.features.superpoint import SuperPointOptions
-from sfm_lightglue.networks.superpoint import SuperPoint, detect_keypoints, sample_descriptors
+from sfm_lightglue.networks.heatmaps import detect_keypoints
+from sfm_lightglue.networks.superpoint import SuperPoint, sample_descriptors
 from sfm_lightglue.training.student import (
     LossOptions,
     Student,

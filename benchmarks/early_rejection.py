@@ -1,11 +1,11 @@
-"""What ending hopeless pairs early saves and costs: all photos of several places against each other.
+"""What early rejection saves and costs: all photos of several places against each other.
 
-    python benchmarks/hopeless.py DATA OUT [--pairs 2000] [--keypoints 2048] [--head superpoint-open]
+    python benchmarks/early_rejection.py DATA OUT [--pairs 2000] [--keypoints 2048] [--head superpoint-open]
 
-DATA holds the photos and `retrieval_groups.txt` with lines `set/images/photo group`: photos of one group show the same place.
-Pairs inside a group may overlap, pairs of different groups do not; of the latter a random sample is taken (0 = all). Both kinds
-are matched with and without `matches.skip_hopeless`, in low precision, by one thread; all matches are then verified. A true pair
-is one inside a group that is verified when no pair is ended early.
+DATA holds the photos and `retrieval_groups.txt` with lines `set/images/photo group`. Photos of one group show the same place.
+Pairs inside a group may overlap. Pairs of different groups do not, and the benchmark takes a random sample of them (0 = all).
+Both kinds are matched with and without `matches.early_rejection`, in low precision, by one thread. All matches are then verified.
+A true pair is a pair inside a group that is verified without early rejection.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.database import build_database
 from sfm_lightglue.features.stage import extract_features
+from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches.stage import MatchingReport, match_pairs
-from sfm_lightglue.pipeline import DatabaseOptions
 from sfm_lightglue.products import Pair
-from sfm_lightglue.storage import H5Reader, match_key
+from sfm_lightglue.storage import H5Reader
 
 
 def read_groups(data: Path) -> dict[str, str]:
@@ -44,10 +44,10 @@ def timed_matching(features: Path, pairs: list[Pair], output: Path, matcher: obj
 
 
 def verified_pairs(data: Path, features: Path, matches: Path, pairs: list[Pair], output: Path) -> set[Pair]:
-    options = bind(DatabaseOptions, compose_config([]).database, "database")
-    build_database(data, features, matches, pairs, output, options.verification, intrinsics="exif", camera_model="SIMPLE_RADIAL")
+    options = bind(VerificationOptions, compose_config([]).geometries, "geometries")
+    build_database(data, features, matches, pairs, output, options, intrinsics="exif", camera_model="SIMPLE_RADIAL")
     with H5Reader(output.with_name("verification.h5")) as verified:
-        found = {pair: len(verified.item(match_key(pair.name0, pair.name1)).datasets["inlier_matches"]) for pair in pairs}
+        found = {pair: verified.num_inliers(pair.name0, pair.name1) for pair in pairs}
     return {pair for pair, num_inliers in found.items() if num_inliers}
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     seconds, layers, verified = {}, {}, {}
     for skip in (False, True):
-        matcher = create_matcher("lightglue", head=arguments.head, precision="low", skip_hopeless=skip)
+        matcher = create_matcher("lightglue", head=arguments.head, precision="low", early_rejection=skip)
         for kind, pairs in kinds.items():
             name = f"{kind.replace(' ', '_')}_{'ended' if skip else 'full'}"
             seconds[kind, skip], report = timed_matching(out / "features.h5", pairs, out / f"{name}.h5", matcher)
@@ -106,7 +106,7 @@ def main() -> None:
         "photos": f"{len(groups)} of {len(set(groups.values()))} places",
         "features": f"{arguments.head}, {arguments.keypoints}",
     }
-    text = section("Hopeless pairs", settings, tables)
+    text = section("Early rejection", settings, tables)
     print(text)
     if not arguments.no_append:
         append_section(arguments.results, text)

@@ -21,7 +21,7 @@ from sfm_lightglue.engine.packing import FeedForward, PackedLayer
 from sfm_lightglue.engine.workspace import Workspace
 
 MIN_ROWS = 16
-"""Of a matrix product. Those of `Arithmetic` have a multiple of this many rows."""
+"""Of a matrix product. Those of `Numerics` have a multiple of this many rows."""
 BFLOAT16_ROWS = 64
 """The same for bfloat16: oneDNN compiles code for each new number of rows, which takes 0.7 ms and 0.6 MB, and nearly every layer
 of every pair has another number."""
@@ -63,7 +63,7 @@ class Tokens:
         return self.rows[:, self.state.shape[1] :]
 
 
-class Arithmetic(Protocol):
+class Numerics(Protocol):
     """How the engine computes."""
 
     dtype: torch.dtype
@@ -91,7 +91,7 @@ class Arithmetic(Protocol):
         ...
 
 
-class TorchArithmetic:
+class TorchNumerics:
     """By torch alone."""
 
     def __init__(self, num_heads: int, dtype: torch.dtype, device: str) -> None:
@@ -139,7 +139,7 @@ class TorchArithmetic:
         return self.space.take(name, shape, self.dtype, self.device)
 
 
-class KernelArithmetic:
+class KernelNumerics:
     """On a CPU by torch's matrix products, and by compiled kernels for everything between them."""
 
     def __init__(self, num_heads: int, dtype: torch.dtype, kernels: Kernels) -> None:

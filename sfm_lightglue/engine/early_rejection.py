@@ -21,7 +21,7 @@ RANK = 32
 
 
 @dataclass(frozen=True)
-class HopelessRule:
+class EarlyRejection:
     """When to end a pair; calibrated for each kind of feature."""
 
     min_distinct: int

@@ -1,0 +1,35 @@
+"""Loading of weights into networks, shared by the loaders of all networks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+KeyPatterns = Mapping[str, str | Callable[[re.Match[str]], str]]
+"""Regular expressions, each with its replacement as `re.sub` takes it."""
+
+
+def rename_key(key: str, patterns: KeyPatterns) -> str:
+    """The key after all replacements, in the order of the patterns."""
+    for pattern, replacement in patterns.items():
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:
+    """Copies the weights into the network. Raises: ValueError that names what does not fit."""
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(getattr(value, "shape", ("not a tensor",))) for key, value in state.items()}
+    shared = expected.keys() & found.keys()
+    problems = {
+        "missing": sorted(expected.keys() - shared),
+        "unexpected": sorted(found.keys() - shared),
+        "of another shape": [f"{k} {found[k]} instead of {expected[k]}" for k in sorted(shared) if found[k] != expected[k]],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in problems.items() if keys)
+        raise ValueError(f"these weights are not those of {type(network).__name__}: {listed}. Give weights of this network")
+    network.load_state_dict(dict(state))

@@ -1,0 +1,38 @@
+"""The HDF5 files between the stages: features, matches and two-view geometries. The only user of h5py.
+
+`layout.py` converts the records of `products` to and from HDF5 groups, `reader.py` reads files, `shards.py` writes them.
+No h5py object leaves this package.
+
+hloc reads the features and matches. A features file has one group `NAME` per image, with the datasets `keypoints`, `scores`,
+`descriptors` and `image_size`. A matches file has one group `NAME0/NAME1` per pair, with `matches0` and `matching_scores0`; `/`
+in the names becomes `-`. `verification.h5` has a group with the same key per pair, with `inlier_matches` and the matrices `E`,
+`F` and `H` that were estimated. Keypoints are float32, because float16 would round them to whole pixels above 1024.
+
+The root of each file that we write holds the settings of the run as JSON, and their fingerprint. Each group holds a stamp: a
+string that says from which input the group was computed.
+"""
+
+from sfm_lightglue.storage.layout import (
+    CONFIGURATIONS,
+    GroupData,
+    check_match_keys,
+    features_to_group,
+    geometry_to_group,
+    match_key,
+    matches_to_group,
+)
+from sfm_lightglue.storage.reader import H5Reader
+from sfm_lightglue.storage.shards import SettingsChanged, ShardStore
+
+__all__ = [
+    "CONFIGURATIONS",
+    "GroupData",
+    "H5Reader",
+    "SettingsChanged",
+    "ShardStore",
+    "check_match_keys",
+    "features_to_group",
+    "geometry_to_group",
+    "match_key",
+    "matches_to_group",
+]
