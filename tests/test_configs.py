@@ -256,7 +256,7 @@ def test_values_of_any_kind_can_be_given_from_python() -> None:
 
 
 def test_the_extractor_of_the_documentation_is_all_that_a_plug_in_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "guide" / "plugins.md").read_text()
     (tmp_path / "corners_of_the_documentation.py").write_text(text.split("```python\n")[1].split("```")[0])
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "corners.yaml").write_text("name: corners_of_the_documentation:Corners\nstep: 8\n")
