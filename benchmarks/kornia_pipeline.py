@@ -29,7 +29,7 @@ from torch import Tensor
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict
 from sfm_lightglue.networks.weights import load_weights
-from sfm_lightglue.pairs.listed import read_pairs, write_pairs
+from sfm_lightglue.pair_files import read_pairs, write_pairs
 from sfm_lightglue.pipeline import Run, reconstruct_models, verify
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_item, match_key, matches_to_item

@@ -38,7 +38,7 @@ from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.networks.weights import read_metadata
-from sfm_lightglue.pairs.listed import read_pairs, write_pairs, write_reasons
+from sfm_lightglue.pair_files import read_pairs, write_pairs, write_reasons
 from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.products import Pair
