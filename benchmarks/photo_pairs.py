@@ -21,8 +21,8 @@ from sfm_lightglue.evaluation.pairs import evaluate_homography, evaluate_pair_po
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.geometry import sampson_error, warp_points
-from sfm_lightglue.pairs.listed import write_pairs
-from sfm_lightglue.pipeline import Run, locked, match
+from sfm_lightglue.pair_files import write_pairs
+from sfm_lightglue.pipeline import DatabaseOptions, Run, locked, match
 from sfm_lightglue.poses import PosedCamera, fundamental_matrix
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
 
+from sfm_lightglue.positions import GeoPosition, position_from_exif
 from sfm_lightglue.products import Image
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,20 @@ def read_header(path: Path) -> PhotoHeader:
             parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *image.size)
             key = "|".join("" if part is None else str(part).strip(" \0") for part in parts)
         return PhotoHeader(image.size, focal, key)
+
+
+def read_position(path: Path) -> GeoPosition | None:
+    """The GPS position in a photo's EXIF, read without decoding pixels. None if there is none, or the EXIF is unreadable.
+
+    Raises: UnreadableImage if even the header cannot be read.
+    """
+    with _open(path) as image:
+        try:
+            gps = dict(image.getexif().get_ifd(ExifTags.IFD.GPSInfo))
+        except Exception as error:  # broken EXIF blocks raise many kinds of errors, although the picture itself is fine
+            logger.debug("the GPS data of %s is unreadable: %s", path, error)
+            return None
+    return position_from_exif(gps)
 
 
 def resize_longest(pixels: np.ndarray, resize_max: int | None, enlarge_max: float = 1.0) -> np.ndarray:

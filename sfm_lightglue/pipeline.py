@@ -39,8 +39,10 @@ from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.networks.weights import read_metadata
-from sfm_lightglue.pairs.listed import read_pairs, write_pairs, write_reasons
-from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
+from sfm_lightglue.pair_files import read_pairs, write_pairs, write_reasons
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.pairing import create_source
+from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
@@ -205,14 +207,13 @@ def extract(run: Run) -> None:
 
 def pairs(run: Run) -> None:
     """features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair"""
-    with run.recorded("pairs") as record, H5Reader(run.features) as reader:
-        selected = select_pairs(
-            _pairing_options(run),
-            _current_names(run, reader),
-            load_descriptors=lambda image: reader.features(image).descriptors,
-            load_global_descriptors=_read_global_descriptors,
-            device=run.device,
-        )
+    with run.recorded("pairs") as record:
+        with H5Reader(run.features) as reader:
+            names = _current_names(run, reader)
+        source = create_source(bind_pairs(run.config.pairs))
+        files = Collection(names, images=run.images, features=run.features, poses=run.dataset.poses, device=run.device)
+        with files as collection:
+            selected = select_pairs(source, collection)
         write_pairs(run.pairs, selected)
         write_reasons(run.pairs.with_suffix(".tsv"), selected)
         record["num_pairs"] = len(selected)
@@ -368,13 +369,6 @@ def _read_summary(run: Run) -> dict[str, Any]:
 def _current_names(run: Run, reader: H5Reader) -> list[str]:
     """Images with features whose photo is still in the folder, sorted."""
     return sorted({*reader.names()} & {*run.list_photos()})
-
-
-def _pairing_options(run: Run) -> Any:
-    name = str(run.config.pairs.name)
-    if name not in PAIRINGS:
-        raise ValueError(f"there is no pairs named {name!r}. {closest(name, PAIRINGS)}")
-    return bind(PAIRINGS[name], run.config.pairs, "pairs")
 
 
 def _read_pairs(run: Run) -> list[Pair]:

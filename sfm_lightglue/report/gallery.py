@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sfm_lightglue.images import load_image
-from sfm_lightglue.pairs.listed import read_pairs
+from sfm_lightglue.pair_files import read_pairs
 from sfm_lightglue.products import Pair
 from sfm_lightglue.report.matches import plot_matches
 from sfm_lightglue.storage import H5Reader
