@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sfm_lightglue.products import Features, Image, Matches, Pair
+from sfm_lightglue.products import Features, Image, Matches, Pair, TwoViewGeometry
 
 
 def random_matches0(rng: np.random.Generator, num0: int, num1: int) -> np.ndarray:
@@ -70,3 +70,8 @@ def test_the_names_of_a_pair_are_sorted_and_different() -> None:
     assert {pair, Pair("a", "b")} == {pair}
     with pytest.raises(ValueError, match="'a' is no pair with itself"):
         Pair("a", "a")
+
+
+@pytest.mark.parametrize(("configuration", "is_verified"), [("CALIBRATED", True), ("PLANAR", True), ("DEGENERATE", False)])
+def test_a_degenerate_geometry_is_not_verified(configuration: str, is_verified: bool) -> None:
+    assert TwoViewGeometry(configuration, np.zeros((0, 2), np.int32), 0, 1.0).is_verified == is_verified

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -18,17 +19,20 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pycolmap
 import pytest
 
-from sfm_lightglue.products import Features, Matches
+from sfm_lightglue.products import Features, Matches, TwoViewGeometry
 from sfm_lightglue.settings import describe_changes, fingerprint
 from sfm_lightglue.storage import (
+    CONFIGURATIONS,
     GroupData,
     H5Reader,
     SettingsChanged,
     ShardStore,
     check_match_keys,
     features_to_group,
+    geometry_to_group,
     match_key,
     matches_to_group,
 )
@@ -162,6 +166,60 @@ def test_a_pair_without_matches_is_stored_too(tmp_path: Path, num0: int) -> None
         assert file["a/b/matches0"].shape == (num0,)
 
 
+VERIFIED = TwoViewGeometry(
+    "CALIBRATED", np.array([[1, 7], [2, 0]], np.int32), 5, 3.5, E=np.arange(9.0).reshape(3, 3), F=np.ones((3, 3))
+)
+REJECTED = TwoViewGeometry("DEGENERATE", np.zeros((0, 2), np.int32), 5, 2.0, rejected_because="few inliers")
+
+
+@pytest.mark.parametrize("geometry", [VERIFIED, REJECTED])
+def test_geometries_survive_the_round_trip(tmp_path: Path, geometry: TwoViewGeometry) -> None:
+    write(tmp_path / "verification.h5", {match_key("sub/a", "sub/b"): geometry_to_group(geometry)})
+    with H5Reader(tmp_path / "verification.h5") as reader:
+        loaded = reader.geometry("sub/a", "sub/b")
+        assert reader.num_inliers("sub/a", "sub/b") == len(geometry.inlier_matches)
+    for field in dataclasses.fields(TwoViewGeometry):
+        np.testing.assert_array_equal(getattr(loaded, field.name), getattr(geometry, field.name))
+    assert loaded.inlier_matches.dtype == np.int32
+    assert loaded.is_verified == geometry.is_verified
+
+
+def test_geometries_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Their files do not say why a pair was rejected."""
+    write(tmp_path / "verification.h5", {match_key("a", "b"): geometry_to_group(REJECTED)})
+    with h5py.File(tmp_path / "verification.h5", "a") as file:
+        del file["a/b"].attrs["rejected_because"]
+    with H5Reader(tmp_path / "verification.h5") as reader:
+        loaded = reader.geometry("a", "b")
+    assert not loaded.is_verified and loaded.rejected_because == ""
+
+
+def test_a_pair_that_was_not_verified_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "verification.h5", {match_key("a", "b"): geometry_to_group(VERIFIED)})
+    with H5Reader(tmp_path / "verification.h5") as reader, pytest.raises(KeyError, match="no geometry of 'a' and 'c'"):
+        reader.geometry("a", "c")
+
+
+def test_configurations_are_colmaps() -> None:
+    colmap = pycolmap.TwoViewGeometryConfiguration.__members__
+    assert {name: number for number, name in enumerate(CONFIGURATIONS)} == {name: int(value) for name, value in colmap.items()}
+
+
+def test_features_are_read_without_their_descriptors(tmp_path: Path) -> None:
+    features = make_features(7, scales=True)
+    write(tmp_path / "features.h5", {"a.jpg": features_to_group(features)})
+    with H5Reader(tmp_path / "features.h5") as reader:
+        assert reader.has("a.jpg") and not reader.has("b.jpg")
+        whole, part = reader.features("a.jpg"), reader.features("a.jpg", with_descriptors=False)
+        np.testing.assert_array_equal(reader.keypoints("a.jpg"), whole.keypoints)
+        assert (reader.image_size("a.jpg"), reader.pixel_scale("a.jpg")) == (whole.image_size, whole.pixel_scale)
+        assert not reader.keypoints_are_half("a.jpg")
+    assert part.descriptors.shape == (7, 0)
+    for field in dataclasses.fields(Features):
+        if field.name != "descriptors":
+            np.testing.assert_array_equal(getattr(part, field.name), getattr(whole, field.name))
+
+
 # --- hloc's layout --------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +305,7 @@ def test_features_of_hloc_are_read(tmp_path: Path, scores: str) -> None:
     write_foreign_features(tmp_path / "hloc.h5", "db/a.jpg", **hloc_features(features, scores=scores))
     with H5Reader(tmp_path / "hloc.h5") as reader:
         loaded = reader.features("db/a.jpg")
+        assert reader.keypoints_are_half("db/a.jpg")
     np.testing.assert_array_equal(loaded.keypoints, features.keypoints.astype(np.float16).astype(np.float32))
     np.testing.assert_array_equal(loaded.scores, features.scores.astype(np.float16).astype(np.float32))
     assert loaded.descriptors.shape == (10, 16) and loaded.keypoints.dtype == np.float32
