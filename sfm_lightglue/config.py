@@ -1,7 +1,7 @@
 """From command-line overrides to typed options: composing the YAML files, binding them, explaining mistakes.
 
-With `pipeline.py`, `train.py` and `cli.py` the only users of hydra and omegaconf. Values stand once, in configs/*.yaml; the
-dataclasses beside each plug-in give them types and ranges.
+Only this module, `run_options.py`, `pipeline.py`, `train.py` and `cli.py` use hydra and omegaconf. Values stand once, in
+configs/*.yaml; the dataclasses beside each plug-in give them types and ranges.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sfm_lightglue.datasets import dataset_folder
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.union import UnionOptions
 from sfm_lightglue.registry import closest, load_class
+from sfm_lightglue.renames import current_overrides, explain_former
 
 Options = TypeVar("Options")
 
@@ -62,7 +63,7 @@ def add_plus(overrides: Sequence[str]) -> list[str]:
     - `pairs=[a,b]` becomes the source `union` with one entry per source, so that `pairs.a.KEY=VALUE` sets an option of `a`.
     - Values that contain commas (a camera, several devices) are quoted, because Hydra would read them as a sweep.
     """
-    prepared = [part for override in overrides for part in _split_sources(override)]
+    prepared = [part for override in current_overrides(overrides) for part in _split_sources(override)]
     prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in prepared]
     for pattern in (r"^(database\.intrinsics=)([A-Z_]+,[-\d.,eE+]+)$", r"^(execution\.device=)([a-z\d:]+,[a-z\d:,]+)$"):
         prepared = [re.sub(pattern, r"\1'\2'", override) for override in prepared]
@@ -98,7 +99,8 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
     known = {field.name for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
     for key in node:
         if key not in known:
-            raise ValueError(f"unknown option '{where}.{key!s}'. {closest(str(key), known)}")
+            former = explain_former(f"{where}.{key!s}")
+            raise ValueError(f"unknown option '{where}.{key!s}'.{former or ' ' + closest(str(key), known)}")
     for key in sorted(known):
         if key not in node or OmegaConf.is_missing(node, key):
             raise ValueError(f"the option '{where}.{key}' must be given: {where}.{key}=...")
@@ -196,6 +198,8 @@ def _explain(error: Exception, where: str) -> str:
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         prefix = cause.parent_node._get_full_key(None)
         key = f"{prefix}.{cause.key}" if prefix else str(cause.key)
+        if former := explain_former(key):
+            return f"unknown option '{key}'.{former}"
         return f"unknown option '{key}'. {closest(str(cause.key), map(str, cause.parent_node))}"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: expected key=value, with quotes (key=\"'value'\") around one with special signs"
