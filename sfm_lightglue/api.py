@@ -11,52 +11,106 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from PIL import Image as PILImage
 
 from sfm_lightglue import database as database_stage
 from sfm_lightglue import images as photos
-from sfm_lightglue import reconstruction
+from sfm_lightglue import pipeline, reconstruction
 from sfm_lightglue.cameras import Camera
-from sfm_lightglue.config import bind, bind_pairs, compose_config
-from sfm_lightglue.database import DatabaseReport
+from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.execution.devices import default_device
-from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions
-from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
-from sfm_lightglue.pairs import planner
-from sfm_lightglue.pipeline import DatabaseOptions, Run, create_plugin, locked, run_all, select_open_lightglue
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
+from sfm_lightglue.run_options import choose_lightglue, choose_plugin
+from sfm_lightglue.summary import Summary
 
 Photo = str | Path | np.ndarray | PILImage.Image
 """A file, a uint8 array (h, w, 3) RGB or (h, w) grey, or a PIL image."""
+AnyPhoto = TypeVar("AnyPhoto", str, Path, np.ndarray, PILImage.Image)
+OtherPhoto = TypeVar("OtherPhoto", str, Path, np.ndarray, PILImage.Image)
 
 
 def create_extractor(name: str = "superpoint", *, device: str = "auto", **options: Any) -> Extractor:
-    """The extractor `name` with its weights; `options` as in configs/features/<name>.yaml."""
+    """The feature extractor `name` with its weights.
+
+    Args:
+        name: A file in configs/features without its ending: `superpoint`, `aliked`, `disk`, `xfeat`, `sift`, or one of your own
+            in the folder SFM_LIGHTGLUE_CONFIGS.
+        device: Where networks run: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if torch sees one.
+        options: Keys of the YAML file, such as `max_keypoints=4096`; the others keep their values there.
+
+    Returns:
+        A function from an `Image` to its `Features`; threads may share it.
+
+    Raises:
+        ValueError: For an unknown name, option or device.
+        sfm_lightglue.download.FetchError: If weights must be downloaded and cannot be.
+
+    Example:
+        >>> extractor = create_extractor("superpoint", max_keypoints=256)
+        >>> features = extractor(load_image(photos / "00.jpg"))
+        >>> features.keypoints.shape, features.descriptors.shape
+        ((256, 2), (256, 256))
+    """
     config = compose_config([f"features={name}", *_overrides("features", options)])
-    return create_plugin(config.features, EXTRACTORS, "features", default_device(device))
+    return choose_plugin(config.features, "features").create(default_device(device))
 
 
 def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: Any) -> Matcher:
-    """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `trained_for="disk"`.
+    """The matcher `name` with its weights.
 
-    LightGlue is by default the network for the default features, the open SuperPoint; `trained_for="superpoint"` is the network
-    for the original SuperPoint.
+    Args:
+        name: A file in configs/matches without its ending: `lightglue`, `nearest_neighbor`, `superglue`, or one of your own.
+        device: Where networks run, as for `create_extractor`.
+        options: Keys of the YAML file. LightGlue needs to know the features it was `trained_for`, such as `trained_for="disk"`;
+            without it, it is the one for the default features. `trained_for="superpoint"` is the one for the original SuperPoint.
+
+    Returns:
+        A function from two `Features` to their `Matches`; threads may share it.
+
+    Raises:
+        ValueError: For an unknown name, option or device.
+        sfm_lightglue.download.FetchError: If weights must be downloaded and cannot be.
+
+    Example:
+        >>> matcher = create_matcher("lightglue", trained_for="superpoint-open", filter_threshold=0.3)
+        >>> matcher.options.filter_threshold
+        0.3
     """
     config = compose_config([f"matches={name}", *_overrides("matches", options)])
-    if "trained_for" not in options:
-        select_open_lightglue(config)
-    return create_plugin(config.matches, MATCHERS, "matches", default_device(device))
+    if not {"trained_for", "head"} & options.keys():
+        choose_lightglue(config)
+    return choose_plugin(config.matches, "matches").create(default_device(device))
 
 
 def load_image(image: Photo, name: str = "image") -> Image:
-    """The photo as a record. Raises: UnreadableImage for a file that cannot be decoded."""
+    """One photo as a record for an extractor.
+
+    Args:
+        image: A file, a uint8 array (h, w, 3) RGB or (h, w) grey, or a PIL image.
+        name: Name of the record if `image` is no file; a file gives its own name.
+
+    Returns:
+        The decoded photo as stored: no EXIF rotation is applied.
+
+    Raises:
+        UnreadableImage: If the file cannot be decoded.
+        ValueError: If an array has another shape or type.
+
+    Example:
+        >>> image = load_image(photos / "00.jpg")
+        >>> image.name, image.size, image.pixels.shape
+        ('00.jpg', (768, 576), (576, 768, 3))
+    """
     if isinstance(image, (str, Path)):
         path = Path(image)
         try:
@@ -73,14 +127,17 @@ def load_image(image: Photo, name: str = "image") -> Image:
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """Two matched images, n0 and n1 keypoints, k matches. Keypoints are (x, y) px of their own image, first pixel at (0, 0)."""
+    """k matches between two images with n0 and n1 keypoints.
+
+    Keypoints are (x, y) in pixels of their own image as stored, with the centre of the top-left pixel at (0, 0).
+    """
 
     matched_keypoints0: np.ndarray
     """float32 (k, 2)."""
     matched_keypoints1: np.ndarray
-    """float32 (k, 2), row by row the partners of `matched_keypoints0`."""
+    """float32 (k, 2): row i is the partner of row i of `matched_keypoints0`."""
     scores: np.ndarray
-    """float32 (k,), matching scores in 0..1."""
+    """float32 (k,): matching scores, 0 to 1."""
     keypoints0: np.ndarray
     """float32 (n0, 2)."""
     keypoints1: np.ndarray
@@ -107,8 +164,8 @@ def match_images(
 ) -> ImageMatches: ...
 @overload
 def match_images(
-    image0: list[Photo],
-    image1: list[Photo],
+    image0: list[AnyPhoto],
+    image1: list[OtherPhoto],
     *,
     threshold: float | None = ...,
     extractor: Extractor | None = ...,
@@ -124,10 +181,27 @@ def match_images(
     matcher: Matcher | None = None,
     device: str = "auto",
 ) -> Any:
-    """Matches of two photos, or of each pair of two equally long sequences of photos of any sizes.
+    """Matches of two photos, or of each pair from two lists of photos.
 
-    `threshold` drops matches with a lower score; None keeps the matcher's own. Give `extractor` and `matcher`
-    (`create_extractor`, `create_matcher`) for others than the defaults. Each pair's result is the same alone and in a batch.
+    Args:
+        image0: A file, an array or a PIL image as for `load_image`, or a list of them. Photos may differ in size.
+        image1: The other photo, or a list of the same length.
+        threshold: Matches with a lower score are dropped; None keeps all that the matcher returns.
+        extractor: From `create_extractor`, or your own; None is the default SuperPoint.
+        matcher: From `create_matcher`, or your own; None is the default LightGlue.
+        device: Where the default extractor and matcher run, as for `create_extractor`.
+
+    Returns:
+        One `ImageMatches`, or a list of them. The result of a pair does not depend on the other pairs of the list.
+
+    Raises:
+        UnreadableImage: If a file cannot be decoded.
+        ValueError: If the lists differ in length, or an array has another shape or type.
+
+    Example:
+        >>> result = match_images(photos / "00.jpg", photos / "01.jpg", threshold=0.5)
+        >>> result.matched_keypoints0.shape == result.matched_keypoints1.shape == (len(result.scores), 2)
+        True
     """
     extractor = extractor or _default_plugin(create_extractor, device)
     matcher = matcher or _default_plugin(create_matcher, device)
@@ -147,24 +221,32 @@ def select_pairs(
     poses: Path | str | None = None,
     **options: Any,
 ) -> list[Pair]:
-    """The pairs of images that are worth matching: each once, sorted by name, with the reason for each pair.
+    """Pairs of images that are worth matching.
 
     Args:
-        names: The images, as paths below the image folder.
-        pairs: Name of a pair source in configs/pairs or in your own folder of configurations, or a list of names. A list gives
-            the union of their pairs.
-        features: HDF5 file of local features, which `retrieval` and loop closure need.
-        images: Folder of the photos, for sources that use their GPS positions.
-        poses: File of camera poses, for sources that use them.
-        options: Options of the source as in its YAML file, such as `num_neighbours=10`. If `pairs` is a list, options of each
-            source as a dict: `select_pairs(names, ["sequential", "retrieval"], sequential={"overlap": 5})`.
+        names: Names of the images, as `list_images` gives them.
+        pairs: A file in configs/pairs without its ending: `exhaustive`, `sequential`, `retrieval`, `list`, or one of your own. A
+            list of names gives the union of their pairs.
+        features: File of features; retrieval and loop closure need it.
+        images: Folder of the photos; sources that use GPS positions need it.
+        poses: File of camera poses; sources that use poses need it.
+        options: Keys of the YAML file, such as `num_neighbours=10`. For a list of sources each option is a dictionary:
+            `sequential={"overlap": 5}`.
+
+    Returns:
+        Each pair once, sorted by names, with the reason why it was chosen.
 
     Raises:
-        ValueError: An unknown source or option; the message names the closest one. Or the source needs a file that is not given.
+        ValueError: For an unknown name or option, or if something is missing that the source needs.
+
+    Example:
+        >>> [(pair.name0, pair.name1) for pair in select_pairs(["a", "b", "c"], "sequential", overlap=1)]
+        [('a', 'b'), ('b', 'c')]
     """
     chosen = pairs if isinstance(pairs, str) else f"[{','.join(pairs)}]"
-    source = create_source(bind_pairs(compose_config([f"pairs={chosen}", *_overrides("pairs", options)]).pairs))
-    with Collection(names, features=features, images=images, poses=poses) as collection:
+    config = compose_config([f"pairs={chosen}", *_overrides("pairs", options)])
+    source = choose_plugin(config.pairs, "pairs").create()
+    with Collection(names, images=images, features=features, poses=poses) as collection:
         return find_pairs(source, collection)
 
 
@@ -178,15 +260,35 @@ def build_database(
     known_cameras: Mapping[str, Camera] | None = None,
     **options: Any,
 ) -> BuildReport:
-    """The COLMAP database `output` with verified pairs; the two-view geometries are in `verification.h5` beside it.
+    """Verifies the matches of each pair and writes them to the COLMAP database `output`.
 
-    `options` as in configs/geometries and configs/database, such as `min_num_inliers=30` or `intrinsics="single"`.
-    `known_cameras` by image name are used with `intrinsics="poses"`.
+    Args:
+        images: Folder of the photos; their EXIF gives focal lengths.
+        features: File of features, ours or hloc's.
+        matches: File of matches, ours or hloc's.
+        pairs: The pairs to import; each must have matches.
+        output: The database, replaced if it exists. `verification.h5` beside it keeps the geometries.
+        known_cameras: Camera by image name, used with `intrinsics="poses"`. Cameras are in COLMAP's pixels: the centre of the
+            top-left pixel is at (0.5, 0.5).
+        options: Keys of configs/database and configs/geometries, such as `intrinsics="single"` or `max_error_px=1`.
+
+    Returns:
+        Numbers of images, cameras and verified pairs.
+
+    Raises:
+        KeyError: If an image of a pair has no features, or a pair no matches.
+        ValueError: For an unknown option, a wrong camera, or matches of other features.
+
+    Example:
+        >>> pairs = select_pairs(list_images(photos), "sequential", overlap=2)
+        >>> report = build_database(photos, out / "features.h5", out / "matches.h5", pairs, out / "database.db")
+        >>> report.num_images, report.num_pairs
+        (4, 5)
     """
-    ours = {field.name for field in dataclasses.fields(DatabaseOptions)}
-    of_group = {key: "database" if key in ours else "geometries" for key in options}
-    config = compose_config([f"{of_group[key]}.{key}={_quote(value)}" for key, value in options.items()])
-    cameras = bind(DatabaseOptions, config.database, "database")
+    of_cameras = {field.name for field in dataclasses.fields(DatabaseOptions)}
+    groups = {key: "database" if key in of_cameras else "geometries" for key in options}
+    config = compose_config([override for key in options for override in _overrides(groups[key], {key: options[key]})])
+    bound = bind(DatabaseOptions, config.database, "database")
     return database_stage.build_database(
         images,
         features,
@@ -194,8 +296,8 @@ def build_database(
         pairs,
         output,
         bind(VerificationOptions, config.geometries, "geometries"),
-        intrinsics=cameras.intrinsics,
-        camera_model=cameras.camera_model,
+        intrinsics=bound.intrinsics,
+        camera_model=bound.camera_model,
         known_cameras=known_cameras,
     )
 
@@ -210,26 +312,61 @@ def reconstruct(
     known_poses: Mapping[str, np.ndarray] | None = None,
     **options: Any,
 ) -> ReconstructionReport:
-    """COLMAP models in `output/0` ... `output/n`; `mapper` and `options` as in configs/reconstruction.
+    """Reconstructs the scene from a database of verified matches.
 
-    Intrinsics are refined unless `refine_intrinsics=False`. `features`, the file that the database was built from, says how
-    thresholds in pixels are scaled: by default `features.h5` beside it. `known_poses` for the mapper `triangulation`: float64
-    (3, 4) cam_from_world by image name.
+    Args:
+        database: COLMAP database, ours or another program's.
+        images: Folder of the photos; points get their colours.
+        output: Folder of the models `0` ... `n`, each as COLMAP's binary and text files and `points.ply`. It is kept if it holds
+            the models of this database and these options, and replaced otherwise.
+        mapper: A file in configs/reconstruction: `incremental`, `global`, `hierarchical` or `triangulation`.
+        features: The file that the database was built from; None means `features.h5` beside it. It tells the size of a
+            detection pixel, by which thresholds are scaled.
+        known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
+        options: Keys of the YAML file. Intrinsics are refined unless `refine_intrinsics=False`.
+
+    Returns:
+        Statistics of each model, and the images that are in none.
+
+    Raises:
+        FileNotFoundError: If the database does not exist.
+        ValueError: For an unknown mapper or option.
+
+    Example:
+        >>> report = reconstruct(out / "database.db", photos, out / "reconstruction")
+        >>> report.models[0].num_images
+        4
     """
     config = compose_config([f"reconstruction={mapper}", *_overrides("reconstruction", options)])
     bound = bind(ReconstructionOptions, config.reconstruction, "reconstruction")
     return reconstruction.reconstruct(database, images, output, bound, features=features, known_poses=known_poses)
 
 
-def run(images: Path | str, output: Path | str, *overrides: str) -> dict[str, Any]:
-    """All stages over the folder `images`; returns what `output/summary.json` holds.
+def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
+    """Runs all stages over a folder of photos, as `python -m sfm_lightglue run` does.
 
-    `overrides` are written as on the command line: `run("photos", "out", "features=disk", "matches.filter_threshold=0.2")`.
+    Args:
+        images: Folder of the photos, searched recursively.
+        output: Folder for all results. An interrupted run goes on from there; results of an unchanged photo are kept.
+        overrides: Written as on the command line: `"features=disk"`, `"matches.filter_threshold=0.2"`.
+
+    Returns:
+        What each stage did, and the output folder to open features, matches, geometries and models from.
+
+    Raises:
+        ValueError: For an unknown option, or if another run works in the output folder.
+        SettingsChanged: If `output` holds features or matches made with other settings.
+        FileNotFoundError: If a folder does not exist.
+
+    Example:
+        >>> summary = run(photos, out / "run", "features.max_keypoints=512", "features.enlarge_max=1")
+        >>> summary.reconstruction.models[0].num_images
+        4
     """
-    quoted = [f"dataset.images={_quote(images)}", f"output={_quote(output)}"]
-    configured = Run(compose_config(["dataset=folder", *quoted, *overrides]))
-    with locked(configured.output):
-        return run_all(configured)
+    given = [f"dataset.images={_quote(images)}", f"output={_quote(output)}"]
+    configured = pipeline.Run.create(compose_config(["dataset=folder", *given, *overrides]))
+    with configured.folder.locked():
+        return pipeline.run_all(configured)
 
 
 @functools.cache
@@ -265,11 +402,12 @@ def _scatter(size: int, index: np.ndarray, values: np.ndarray, empty: float, dty
     return array
 
 
-def _overrides(group: str, options: dict[str, Any]) -> list[str]:
+def _overrides(group: str, options: Mapping[str, Any]) -> list[str]:
+    """Hydra overrides that set the options of a group; nested options are mappings."""
     overrides = []
     for key, value in options.items():
-        nested = isinstance(value, Mapping)
-        overrides += _overrides(f"{group}.{key}", dict(value)) if nested else [f"{group}.{key}={_quote(value)}"]
+        where = f"{group}.{key}"
+        overrides += _overrides(where, value) if isinstance(value, Mapping) else [f"{where}={_quote(value)}"]
     return overrides
 
 
