@@ -104,7 +104,7 @@ def matcher_facts(options: argparse.Namespace) -> dict[str, str]:
     """The weights of SuperPoint's matcher, if SuperPoint is compared and its matcher has weights."""
     if "superpoint" not in options.features:
         return {}
-    matcher = Run(compose_config(overrides("superpoint", options))).matcher()
+    matcher = Run.create(compose_config(overrides("superpoint", options))).matcher()
     return {"superpoint's weights of the matcher": "; ".join(map(weights_fact, matcher.weights))} if matcher.weights else {}
 
 
@@ -169,9 +169,9 @@ def homography_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scor
     run = match_listed(folder / "images", out, overrides, homographies)
     found = matched_pairs(run, homographies)
     recalls = map(homography_recall, found, homographies.values())
-    with H5Reader(run.features) as reader:
+    with H5Reader(run.folder.features) as reader:
         counts = [len(reader.features(name)) for name in sorted({name for pair in homographies for name in pair})]
-    scores = evaluate_matched_homographies(run.features, run.matches, homographies)
+    scores = evaluate_matched_homographies(run.folder.features, run.folder.matches, homographies)
     return {
         "keypoints": f"{np.mean(counts):.0f}",
         "repeatability %": f"{100 * scores['repeatability_3px']:.1f}",

@@ -31,7 +31,7 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.pair_files import read_pairs, write_pairs
-from sfm_lightglue.pipeline import Run, reconstruct_models, verify
+from sfm_lightglue.pipeline import Run, database, reconstruct_models, verify
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 from sfm_lightglue.summary import recorded
@@ -78,25 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_with_kornia(options: argparse.Namespace) -> None:
     """Writes kornia's features, pairs and matches as files of this package, then runs the other stages of the package."""
-    run = Run(compose_config(settings(options, options.out)))
+    run = Run.create(compose_config(settings(options, options.out)))
     options.out.mkdir(parents=True)
-    with recorded(run.summary, "extract", {}):
+    with recorded(run.folder, "extract", {}):
         photos = detect_all(run.images, options)
-        with ShardStore(run.features, {"name": "kornia ALIKED"}) as store:
+        with ShardStore(run.folder.features, {"name": "kornia ALIKED"}) as store:
             for name, photo in photos.items():
                 store.add(name, features_to_group(photo.to_features(name)), "photo")
             store.merge()
     pairs = [Pair(name0, name1) for name0, name1 in itertools.combinations(sorted(photos), 2)]
-    write_pairs(run.pairs, pairs)
-    with recorded(run.summary, "match", {}):
+    write_pairs(run.folder.pairs, pairs)
+    with recorded(run.folder, "match", {}):
         matches = match_all(photos, pairs)
-        with ShardStore(run.matches, {"name": "kornia LightGlue"}) as store:
+        with ShardStore(run.folder.matches, {"name": "kornia LightGlue"}) as store:
             for pair, found in matches.items():
                 item = matches_to_group(found, len(photos[pair.name0].keypoints))
                 store.add(match_key(pair.name0, pair.name1), item, "pair")
             store.merge()
     verify(run)
-    build_database(run)
+    database(run)
     reconstruct_models(run)
 
 

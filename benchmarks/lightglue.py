@@ -142,7 +142,7 @@ def load_networks(options: argparse.Namespace) -> dict[str, LightGlueMatcher]:
 
 def load_network(overrides: Sequence[str]) -> LightGlueMatcher:
     """The LightGlue of the configuration. Raises: ValueError if the configuration has another matcher."""
-    matcher = Run(compose_config(overrides)).matcher()
+    matcher = Run.create(compose_config(overrides)).matcher()
     if not isinstance(matcher, LightGlueMatcher):
         raise ValueError(f"adaptivity needs LightGlue, found the matcher {type(matcher).__name__}: do not override matches")
     return matcher
@@ -155,7 +155,7 @@ def outcomes_of_set(
     chosen = pair_set(folder, options.pairs)
     out = features.output_of(options.adaptive, folder, options)
     run = extract_listed(chosen.images, out, features.overrides(options.adaptive, options), chosen.pairs)
-    with H5Reader(run.features) as reader:
+    with H5Reader(run.folder.features) as reader:
         photos = {name: reader.features(name) for name in sorted({name for pair in chosen.pairs for name in pair})}
     outcomes = {}
     for name, matcher in networks.items():

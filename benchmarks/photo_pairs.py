@@ -15,17 +15,15 @@ from early_rejection import read_groups
 
 from sfm_lightglue.cameras import choose_cameras
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.database import DatabaseOptions
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.evaluation.pairs import evaluate_homography, evaluate_pair_poses, homography_auc
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
+from sfm_lightglue.geometries.verification import verify_matches
 from sfm_lightglue.geometry import sampson_error, warp_points
 from sfm_lightglue.pair_files import write_pairs
-from sfm_lightglue.pipeline import DatabaseOptions, Run, locked, match
+from sfm_lightglue.pipeline import Run, match
 from sfm_lightglue.poses import PosedCamera, fundamental_matrix
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import H5Reader
 
 MAX_ERROR_PX = 3.0
 """Maximum Sampson distance of a correct match, px of the photos. The points marked by hand are within 2.1 px."""
@@ -123,12 +121,12 @@ class MarkedPair:
 
 def extract_listed(images: Path, out: Path, overrides: Sequence[str], pairs: Iterable[Names]) -> Run:
     """Computes the features of the photos of the pairs, unless `out` has them already."""
-    run = Run(compose_config(["dataset=folder", f"dataset.images={images}", f"output={out}", *overrides]))
+    run = Run.create(compose_config(["dataset=folder", f"dataset.images={images}", f"output={out}", *overrides]))
     names = sorted({name for pair in pairs for name in pair})
-    with locked(run.output):
+    with run.folder.locked():
         extract_features(
             images,
-            run.features,
+            run.folder.features,
             run.extractor(),
             names=names,
             executor=run.executor(),
@@ -141,15 +139,15 @@ def match_listed(images: Path, out: Path, overrides: Sequence[str], pairs: Itera
     """Computes features and matches of the pairs, unless `out` has them already."""
     pairs = list(pairs)
     run = extract_listed(images, out, overrides, pairs)
-    with locked(run.output):
-        write_pairs(run.pairs, sorted(Pair(min(names), max(names)) for names in pairs))
+    with run.folder.locked():
+        write_pairs(run.folder.pairs, sorted(Pair(min(names), max(names)) for names in pairs))
         match(run)
     return run
 
 
 def matched_pairs(run: Run, pairs: Iterable[Names]) -> list[MatchedPair]:
     """The stored features and matches of the pairs."""
-    with H5Reader(run.features) as features, H5Reader(run.matches) as matches:
+    with run.folder.open_features() as features, run.folder.open_matches() as matches:
         return [
             MatchedPair(features.features(name0), features.features(name1), matches.find_matches(name0, name1) or NO_MATCHES)
             for name0, name1 in pairs
@@ -158,8 +156,7 @@ def matched_pairs(run: Run, pairs: Iterable[Names]) -> list[MatchedPair]:
 
 def num_verified(run: Run, pairs: Sequence[MatchedPair]) -> list[int]:
     """Number of verified matches of each pair; 0 for pairs that the pipeline would reject."""
-    options = bind(DatabaseOptions, run.config.database, "database")
-    limits = bind(VerificationOptions, run.config.geometries, "geometries")
+    options, limits = run.options.database, run.options.geometries
     sizes = {features.name: features.image_size for pair in pairs for features in (pair.features0, pair.features1)}
     cameras = choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, {}).cameras
     counts = []

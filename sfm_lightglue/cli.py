@@ -1,6 +1,6 @@
 """The command line: `python -m sfm_lightglue COMMAND [overrides]`, also installed as `sfm-lightglue`.
 
-Help, lists and mistakes are answered without importing torch.
+Help, lists and errors in the command line need no import of torch.
 """
 
 from __future__ import annotations
@@ -13,34 +13,31 @@ from typing import TYPE_CHECKING
 
 from sfm_lightglue import __version__
 from sfm_lightglue.registry import closest
+from sfm_lightglue.stages import STAGES, stage_names
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-STAGE_COMMANDS = ("run", "extract", "pairs", "match", "verify", "database", "reconstruct", "evaluate")
+RUN_COMMANDS = ("run", *stage_names(), "evaluate")
+"""Commands that take the configuration of a run."""
 HELP = """\
 sfm_lightglue {version}: photos in, a verified COLMAP reconstruction out
 
 python -m sfm_lightglue COMMAND [key=value ...]
 
   run            all stages below, in this order
-    extract      photos -> features.h5
-    pairs        features.h5 -> pairs.txt
-    match        pairs.txt -> matches.h5
-    verify       matches.h5 -> verification.h5
-    database     verification.h5 -> database.db
-    reconstruct  database.db -> reconstruction/0 ... n
+{stages}
   evaluate       reconstruction against ground truth -> evaluation.json
   train          photos -> weights of a network                             (training=superpoint data.images=DIR)
   match-pair     two photos: keypoints, matches and scores, and a picture   (IMAGE0 IMAGE1 [--json])
-  weights        which weights there are, their licences, where they lie    (list | fetch NAME)
-  datasets       which datasets there are                                   (list | fetch NAME)
-  kernels        compile the kernels that speed LightGlue up on CPUs with AVX512; they are optional
-  doctor         what is installed and found on this machine
+  weights        all weights, their licences and where they are             (list | fetch NAME)
+  datasets       all datasets, their licences and sizes                     (list | fetch NAME)
+  kernels        compile optional kernels that make LightGlue faster on CPUs with AVX512
+  doctor         versions, devices and weights found on this machine
 
   run +dataset=demo                                  an embedded scene
   run +dataset=folder dataset.images=DIR output=OUT  your photos
-  run +dataset=demo experiment=fast                  a preset: fast, default or quality
+  run +dataset=demo experiment=fast                  a preset: fast or quality
   run +dataset=demo features=disk,aliked -m          one run for each choice
   run +dataset=demo --cfg job                        print the configuration
 
@@ -50,7 +47,7 @@ groups of choices (GROUP=CHOICE), options are GROUP.KEY=VALUE:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status. Mistakes of the user end in one line on stderr, not in a traceback."""
+    """Runs the command and returns its exit status. A mistake of the user gives one line on stderr instead of a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("help", "--help", "-h"):
         print(_help())
@@ -60,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command, *rest = arguments
     commands: dict[str, Callable[[list[str]], int]] = {
-        **{name: functools.partial(_stage_command, name) for name in STAGE_COMMANDS},
+        **{name: functools.partial(_run_command, name) for name in RUN_COMMANDS},
         "train": _train,
         "match-pair": _match_pair,
         "weights": _weights,
@@ -74,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return commands[command](rest)
     except KeyboardInterrupt:
-        print("interrupted: what was computed is kept, the same command goes on from there", file=sys.stderr)
+        print("interrupted: all results so far are kept, and the same command continues from there", file=sys.stderr)
         return 130
     except (ValueError, KeyError, OSError, MemoryError) as error:
         if os.environ.get("SFM_LIGHTGLUE_TRACEBACK"):
@@ -88,23 +85,24 @@ def _help() -> str:
     from sfm_lightglue.config_files import GROUPS, choices
 
     groups = "\n".join(f"  {group:15}{', '.join(choices(group))}" for group in GROUPS)
-    return HELP.format(version=__version__, groups=groups)
+    stages = "\n".join(f"    {stage.name:13}{stage.about}" for stage in STAGES)
+    return HELP.format(version=__version__, stages=stages, groups=groups)
 
 
-def _stage_command(command: str, overrides: list[str]) -> int:
+def _run_command(command: str, overrides: list[str]) -> int:
     """`run`, a stage alone, or `evaluate`."""
     if {"--help", "-h"} & set(overrides):
         print(_help())
         return 0
     chosen = [override for override in overrides if override.lstrip("+").startswith(("dataset=", "dataset.images="))]
     if command != "evaluate" and not chosen and "--cfg" not in overrides:  # before Hydra makes a folder for the run
-        raise ValueError("which photos? Give +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
-    _inside_hydra(functools.partial(_run_command, command), overrides)
+        raise ValueError("no photos were given: add +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
+    _inside_hydra(functools.partial(_run_configured, command), overrides)
     return 0
 
 
 def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], config_name: str | None = None) -> None:
-    """Calls `command` with the configuration; overrides, sweeps (-m), --cfg, a log folder for each call are Hydra's."""
+    """Calls `command` with the composed configuration. Overrides, sweeps (-m), --cfg and the log folder are Hydra's work."""
     import hydra
 
     from sfm_lightglue import config as configuration
@@ -114,11 +112,11 @@ def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], c
     def task(config: DictConfig) -> None:
         try:
             command(config)
-        except Exception as error:  # Hydra would print a line of its own; the other jobs of a sweep are done all the same
+        except Exception as error:  # Hydra would print its own message and stop; the other jobs of a sweep still run
             failures.append(error)
 
     configuration.register()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing, so that mistakes are explained here
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `explained_errors` explains the mistake
     sys.argv = [sys.argv[0], *configuration.add_plus(overrides)]
     folder = str(configuration.config_dir())
     with configuration.explained_errors():
@@ -128,13 +126,13 @@ def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], c
 
 
 def _train(overrides: list[str]) -> int:
-    """Trains weights from a folder of photos, inside Hydra."""
+    """Trains weights from a folder of photos."""
     if {"--help", "-h"} & set(overrides):
         print(_help())
         return 0
     given = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
     if given.get("data.images") in (None, "", "null") and "--cfg" not in overrides:  # before Hydra makes a folder for the run
-        raise ValueError("train on which photos? Give data.images=DIR: any folder of photos will do")
+        raise ValueError("no training photos were given: add data.images=DIR, any folder of photos")
 
     def command(config: DictConfig) -> None:
         from sfm_lightglue.config import separate_sweep_outputs
@@ -146,22 +144,22 @@ def _train(overrides: list[str]) -> int:
     return 0
 
 
-def _run_command(command: str, config: DictConfig) -> None:
-    from sfm_lightglue import pipeline, summary
+def _run_configured(command: str, config: DictConfig) -> None:
+    from sfm_lightglue import pipeline
     from sfm_lightglue.config import separate_sweep_outputs
 
-    run = pipeline.Run(separate_sweep_outputs(config, sys.argv))
-    with pipeline.locked(run.output):
+    run = pipeline.Run.create(separate_sweep_outputs(config, sys.argv))
+    with run.folder.locked():
         if command == "run":
-            print(summary.describe(pipeline.run_all(run)))
+            print(pipeline.run_all(run))
         elif command == "evaluate":
             print(pipeline.evaluate(run))
         else:
-            pipeline.STAGES[command](run)
+            pipeline.run_stage(run, command)
 
 
 def _match_pair(arguments: list[str]) -> int:
-    """Matches two photos, prints a table or JSON, and draws them coloured by score."""
+    """Matches two photos, prints a table or JSON, and draws the matches coloured by score."""
     as_json = "--json" in arguments
     paths = [argument for argument in arguments if "=" not in argument and argument != "--json"]
     overrides = [argument for argument in arguments if "=" in argument and argument not in paths]
@@ -217,7 +215,7 @@ def _kernels(arguments: list[str]) -> int:
         path = compile_kernels()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-    print(f"{path}\n{'used from now on' if load_kernels() else 'not used: this CPU has not the instructions'}")
+    print(f"{path}\n{'used from now on' if load_kernels() else 'not used: this CPU lacks the instructions'}")
     return 0
 
 

@@ -17,6 +17,7 @@ import pycolmap
 
 from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
 from sfm_lightglue.colmap import colmap_log
+from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import remove_stale, written_whole
 from sfm_lightglue.geometries.stage import VerificationReport, check_geometries, check_names, read_matches, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
@@ -104,7 +105,7 @@ def build_database(
     camera_model: str,
     known_cameras: Mapping[str, Camera] | None = None,
     names: Iterable[str] | None = None,
-    num_workers: int = 0,
+    executor: Executor | None = None,
 ) -> BuildReport:
     """Verifies all pairs and writes the COLMAP database `output`; the geometries are in `verification.h5` beside it.
 
@@ -117,7 +118,7 @@ def build_database(
         check_names([], names, reader)
         sizes = {name: reader.image_size(name) for name in names}
     cameras = choose_cameras(Path(images), sizes, intrinsics, camera_model, known_cameras or {})
-    verified = verify_pairs(features, matches, pairs, geometries, options, cameras.cameras, names=names, num_workers=num_workers)
+    verified = verify_pairs(features, matches, pairs, geometries, options, cameras.cameras, names=names, executor=executor)
     written = write_database(features, matches, geometries, pairs, output, cameras, names=names)
     return BuildReport(**{**asdict(verified), **asdict(written)})
 

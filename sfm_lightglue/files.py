@@ -55,7 +55,8 @@ def locked(path: Path | str, *, wait: bool = True) -> Iterator[None]:
 
     Raises: BlockingIOError if `wait` is False and another process holds the lock.
     """
-    lock = filelock.FileLock(str(path), timeout=-1 if wait else 0, thread_local=False)
+    # A soft lock, which filelock would fall back to, is only a file: a killed process would leave it behind.
+    lock = filelock.FileLock(path, timeout=-1 if wait else 0, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sfm_lightglue.api import ImageMatches, join_matches, load_image
 from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
-from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.pipeline import Run
 from sfm_lightglue.products import Features, Matches
@@ -44,15 +44,14 @@ def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: b
 
     Raises: UnreadableImage if a photo cannot be decoded, ValueError if an option is wrong.
     """
-    config = compose_config(["dataset.name=match-pair", *overrides])
-    run = Run(config)
+    run = Run.create(compose_config(["dataset.name=match-pair", *overrides]))
     extractor, matcher = run.extractor(), run.matcher()
     records = load_image(image0), load_image(image1)
     features0, features1 = (extractor(record) for record in records)
     matches = matcher(features0, features1)
     result = join_matches(features0, features1, matches)
-    verified = _verify(features0, features1, matches, bind(VerificationOptions, config.geometries, "geometries"))
-    picture = run.output / f"{Path(image0).stem}-{Path(image1).stem}.jpg"
+    verified = _verify(features0, features1, matches, run.options.geometries)
+    picture = run.folder.path / f"{Path(image0).stem}-{Path(image1).stem}.jpg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     plot_matches(
         records[0].pixels,

@@ -1,27 +1,92 @@
-"""`summary.json`: what every stage of a run did, how long it took, and with what."""
+"""`summary.json`: what every stage of a run did, how long it took, and with what; and the same as a typed record."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
-import json
 import platform
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sfm_lightglue import __version__
+from sfm_lightglue.database import DatabaseReport
+from sfm_lightglue.features.stage import ExtractionReport
+from sfm_lightglue.files import write_json
+from sfm_lightglue.geometries.stage import VerificationReport
+from sfm_lightglue.matches.stage import MatchingReport
+from sfm_lightglue.reconstruction import ModelReport, ReconstructionReport
+from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.stages import stage_names
 
-STAGES = ("extract", "pairs", "match", "verify", "database", "reconstruct", "plots")
-"""In the order in which they are listed."""
+Report = TypeVar("Report")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. The report of a stage is None if that stage has not run yet."""
+
+    folder: RunFolder
+    """Where everything lies; opens the features, matches, geometries and models."""
+    extraction: ExtractionReport | None
+    num_pairs: int | None
+    """Pairs of images selected for matching."""
+    matching: MatchingReport | None
+    verification: VerificationReport | None
+    database: DatabaseReport | None
+    reconstruction: ReconstructionReport | None
+    seconds: Mapping[str, float]
+    """Name of each stage -> wall-clock time of its last run, s."""
+    licences: tuple[str, ...]
+    """Licences of all weights used, sorted."""
+    content: Mapping[str, Any]
+    """Everything in summary.json."""
+
+    @classmethod
+    def read(cls, folder: RunFolder | Path | str) -> Summary:
+        """The summary of the run in the output folder `folder`, finished or not."""
+        folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
+        content = folder.read_summary()
+        stages = content["stages"]
+        reconstruction = stages.get("reconstruct")
+        if reconstruction is not None:
+            reconstruction = {**reconstruction, "models": [_report(ModelReport, model) for model in reconstruction["models"]]}
+        return cls(
+            folder=folder,
+            extraction=_report(ExtractionReport, stages.get("extract")),
+            num_pairs=stages.get("pairs", {}).get("num_pairs"),
+            matching=_report(MatchingReport, stages.get("match")),
+            verification=_report(VerificationReport, stages.get("verify")),
+            database=_report(DatabaseReport, stages.get("database")),
+            reconstruction=_report(ReconstructionReport, reconstruction),
+            seconds={name: stage["seconds"] for name, stage in stages.items()},
+            licences=tuple(sorted({weights["licence"] for stage in stages.values() for weights in stage.get("weights", [])})),
+            content=content,
+        )
+
+    def __getitem__(self, key: str) -> Any:
+        """A part of summary.json, such as `summary["stages"]`, as `run` returned it before version 0.11."""
+        return self.content[key]
+
+    def __str__(self) -> str:
+        """A few lines for the terminal: what was reconstructed and how long it took."""
+        lines = _describe_models(self.reconstruction)
+        if self.extraction and self.extraction.skipped:
+            lines.append(f"skipped photos: {_shortened(list(self.extraction.skipped))} (reasons in summary.json)")
+        lines.append("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()))
+        lines.append(f"licences of the weights: {', '.join(self.licences) or 'none used'}")
+        return "\n".join(lines)
 
 
 @contextlib.contextmanager
-def recorded(path: Path, stage: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Time and memory of a stage, with what the block puts into the record, go to the file `path` when the block ends.
+def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Writes the record of a stage to summary.json when the block ends: time, memory, and what the block puts into the record.
 
-    `about` is what to say of the whole run, such as its configuration. Records of other stages are kept.
+    `about` says something about the whole run, such as its configuration. Records of other stages are kept. If the block
+    raises, the file stays as it is.
     """
     _reset_peak_memory()
     start, cpu = time.perf_counter(), time.process_time()
@@ -33,40 +98,36 @@ def recorded(path: Path, stage: str, about: Mapping[str, Any]) -> Iterator[dict[
         "peak_memory_mb": _peak_memory_mb(),
         **record,
     }
-    stages = {**(json.loads(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}), stage: record}
-    ordered = {name: stages[name] for name in STAGES if name in stages}
-    write_json(path, {"stages": ordered, **about, "versions": _versions()})
+    stages = {**folder.read_summary()["stages"], stage: record}
+    ordered = {name: stages[name] for name in stage_names() if name in stages}
+    write_json(folder.summary, {"stages": ordered, **about, "versions": _versions()})
 
 
-def describe(summary: dict[str, Any]) -> str:
-    """A few lines for the terminal: what was reconstructed and where the time went."""
-    stages = summary["stages"]
-    result = stages["reconstruct"]
+def _report(report: type[Report], record: Mapping[str, Any] | None) -> Report | None:
+    """The fields of the dataclass `report` from a stage's record; None if there is no record, or one of another version."""
+    names = {field.name for field in dataclasses.fields(report)}  # type: ignore[arg-type]
+    if record is None or not names <= record.keys():
+        return None
+    return report(**{name: record[name] for name in names})
+
+
+def _describe_models(result: ReconstructionReport | None) -> list[str]:
+    """A line for each model, and one for the images that are not registered."""
+    if result is None:
+        return []
     lines = []
-    for model in result["models"]:
-        mark = " (largest)" if model["folder"] == result["largest"] and len(result["models"]) > 1 else ""
+    for model in result.models:
+        mark = " (largest)" if model.folder == result.largest and len(result.models) > 1 else ""
         lines.append(
-            f"reconstruction/{model['folder']}{mark}: {model['num_images']} of {result['num_images']} images, "
-            f"{model['num_points']} points, track length {model['mean_track_length']:.2f}, "
-            f"reprojection error {model['mean_reprojection_error_px']:.2f} px"
+            f"reconstruction/{model.folder}{mark}: {model.num_images} of {result.num_images} images, "
+            f"{model.num_points} points, track length {model.mean_track_length:.2f}, "
+            f"reprojection error {model.mean_reprojection_error_px:.2f} px"
         )
     if not lines:
         lines.append("nothing could be reconstructed")
-    if result["unregistered"]:
-        lines.append(f"not registered: {_shortened(result['unregistered'])}")
-    if stages["extract"]["skipped"]:
-        lines.append(f"skipped photos: {_shortened(list(stages['extract']['skipped']))} (reasons in summary.json)")
-    lines.append("time: " + ", ".join(f"{name} {stage['seconds']:.1f} s" for name, stage in stages.items()))
-    licences = {weights["licence"] for stage in stages.values() for weights in stage.get("weights", [])}
-    lines.append(f"licences of the weights: {', '.join(sorted(licences)) or 'none used'}")
-    return "\n".join(lines)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    temporary.replace(path)
+    if result.unregistered:
+        lines.append(f"not registered: {_shortened(result.unregistered)}")
+    return lines
 
 
 def _versions() -> dict[str, str]:
@@ -77,7 +138,7 @@ def _versions() -> dict[str, str]:
 
 
 def _reset_peak_memory() -> None:
-    """Linux: the process's peak starts anew, so that each stage shows its own."""
+    """Resets the peak memory of this process, so that each stage shows its own. Linux only."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

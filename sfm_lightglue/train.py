@@ -15,9 +15,9 @@ from sfm_lightglue.config import bind
 from sfm_lightglue.execution.devices import chosen_devices, num_cores
 from sfm_lightglue.features.superpoint import SuperPointOptions
 from sfm_lightglue.images import list_images
-from sfm_lightglue.matches import MATCHERS
-from sfm_lightglue.pipeline import create_plugin, locked
 from sfm_lightglue.registry import load_class
+from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.run_options import choose_plugin
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.loop import TrainingRun, keep_freed_memory, train
 
@@ -31,14 +31,14 @@ def train_from(config: DictConfig) -> str:
     task_class: Any = load_class(str(config.training.name), TRAININGS, "training")
     options = bind(typing.get_type_hints(task_class.create)["options"], config.training, "training")
     device, *_ = chosen_devices(str(config.execution.device))
-    with locked(output):
+    with RunFolder(output).locked():
         run = TrainingRun(
             images=Path(config.data.images),
             names=list_images(config.data.images),
             output=output,
             device=device,
             features=bind(SuperPointOptions, config.features, "features"),
-            create_matcher=partial(create_plugin, config.matches, MATCHERS, "matches", device),
+            create_matcher=partial(choose_plugin(config.matches, "matches").create, device),
             processes=int(config.execution.num_workers) or num_cores(),
         )
         task = task_class.create(replace(options, commit=options.commit or _commit()), run)

@@ -20,6 +20,8 @@ from PIL import Image as PILImage
 import sfm_lightglue
 from sfm_lightglue import __version__, cli, pipeline, train
 from sfm_lightglue.config_files import GROUPS, choices
+from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.stages import STAGES, stage_names, writer_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -39,7 +41,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def replace_stage(monkeypatch: pytest.MonkeyPatch, stage: Any, name: str = "extract") -> None:
-    monkeypatch.setitem(pipeline.STAGES, name, stage)
+    monkeypatch.setattr(pipeline, name, stage)
 
 
 # --- help and lists --------------------------------------------------------------------------------------------------------
@@ -88,15 +90,22 @@ def test_the_module_runs_as_a_program() -> None:
 def test_help_names_every_command_and_choice(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in (*cli.STAGE_COMMANDS, "train", "match-pair", "weights", "datasets", "kernels", "doctor"):
+    for command in (*cli.RUN_COMMANDS, "train", "match-pair", "weights", "datasets", "kernels", "doctor"):
         assert f"\n  {command} " in printed or f"\n    {command} " in printed
     for group in GROUPS:
         line = next(line for line in printed.splitlines() if line.startswith(f"  {group} ") and line.endswith(choices(group)[-1]))
         assert line.split(maxsplit=1)[1] == ", ".join(choices(group))
 
 
+def test_a_stage_whose_input_is_missing_names_the_one_before(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in STAGES:
+        if stage.reads:
+            assert cli.main([stage.name, "dataset=folder", "output=out"]) == 1
+            assert f"{stage.reads[0]} does not exist: run the stage {writer_of(stage.reads[0])} first" in capsys.readouterr().err
+
+
 def test_every_stage_is_a_command() -> None:
-    assert set(pipeline.STAGES) <= set(cli.STAGE_COMMANDS)
+    assert set(stage_names()) <= set(cli.RUN_COMMANDS)
 
 
 @pytest.mark.parametrize("arguments", [["weights"], ["weights", "list"]])
@@ -152,17 +161,21 @@ def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.C
         (["weights", "fetch"], 1, "usage: weights [list] or weights fetch NAME; found 'fetch'"),
         (["datasets", "lst"], 1, "usage: datasets [list] or datasets fetch NAME; found 'lst'"),
         (["datasets", "fetch", "fontain_p11"], 1, "no dataset is named 'fontain_p11'. Did you mean 'fountain_p11'?"),
-        (["pairs", "dataset=folder", "output=out"], 1, "out/features.h5 does not exist: run the stage that writes it first"),
+        (["pairs", "dataset=folder", "output=out"], 1, "out/features.h5 does not exist: run the stage extract first"),
         (
             ["match", "dataset=folder", "output=out", "features=sift", "matches=nearest_neighbor"],
             1,
-            "out/pairs.txt does not exist",
+            "out/features.h5 does not exist: run the stage extract first",
         ),
-        (["reconstruct", "dataset=folder", "dataset.images=.", "output=out"], 1, "out/database.db does not exist"),
+        (
+            ["reconstruct", "dataset=folder", "dataset.images=.", "output=out"],
+            1,
+            "out/database.db does not exist: run the stage database first",
+        ),
         (["evaluate", "dataset=folder", "output=out"], 1, "evaluate needs ground truth: dataset.poses=FILE"),
-        (["train"], 1, "train on which photos? Give data.images=DIR: any folder of photos will do"),
-        (["train", "training=superpoint", "data.imagez=."], 1, "train on which photos? Give data.images=DIR"),
-        (["train", "data.images=null"], 1, "train on which photos? Give data.images=DIR"),
+        (["train"], 1, "no training photos were given: add data.images=DIR, any folder of photos"),
+        (["train", "training=superpoint", "data.imagez=."], 1, "no training photos were given: add data.images=DIR"),
+        (["train", "data.images=null"], 1, "no training photos were given: add data.images=DIR"),
         (["train", "data.images=."], 1, ". contains no photos: expected files that end in .jpg"),
         (["train", "++data.images=nowhere"], 1, "image folder nowhere does not exist: give a folder of photos"),
         (
@@ -246,14 +259,14 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(
     assert cli.main(["extract", "dataset=folder"]) == 130
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == "interrupted: what was computed is kept, the same command goes on from there\n"
+    assert printed.err == "interrupted: all results so far are kept, and the same command continues from there\n"
 
 
 def test_a_second_run_in_the_same_folder_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replace_stage(monkeypatch, lambda run: None)
-    with pipeline.locked(folder / "out"):
+    with RunFolder(folder / "out").locked():
         assert cli.main(["extract", "dataset=folder", "output=out"]) == 1
     assert capsys.readouterr().err.startswith("error: another run is working in out: ")
     assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
@@ -270,14 +283,14 @@ def test_a_file_system_without_locks_is_no_obstacle(
     monkeypatch.setattr(fcntl, "flock", flock)
     replace_stage(monkeypatch, lambda run: None)
     assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
-    assert "out cannot be locked" in capsys.readouterr().err
+    assert "out/.lock cannot be locked" in capsys.readouterr().err
 
 
 def test_a_stage_gets_the_run_and_logs_to_the_output_and_stderr(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stage(run: pipeline.Run) -> None:
-        logging.getLogger("sfm_lightglue.any").warning("a photo is broken: %s", run.dataset.images)
+        logging.getLogger("sfm_lightglue.any").warning("a photo is broken: %s", run.options.dataset.images)
 
     replace_stage(monkeypatch, stage)
     assert cli.main(["extract", "dataset=folder", "dataset.images='my photos'", "output=out"]) == 0

@@ -20,31 +20,29 @@ from safetensors.numpy import save_file
 from sfm_lightglue import api, cli, pipeline
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
-from sfm_lightglue.execution import EXECUTORS
-from sfm_lightglue.execution.executor import ExecutionOptions
+from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import find_weights
-from sfm_lightglue.pairs import PAIR_SOURCES
-from sfm_lightglue.pipeline import Execution, choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
+from sfm_lightglue.run_options import PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
 from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
 
-PLUG_INS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS}
 CHOICES = [(group, name) for group in GROUPS for name in choices(group) if name != "union"]  # which has no keys of its own
 
 
 def dataclass_of(group: str, node: DictConfig) -> type:
     """The dataclass that a group's values are bound to."""
-    if group in PLUG_INS:
-        return options_class(load_class(str(node.name), PLUG_INS[group], group))
+    if group in PLUGINS:
+        return options_class(load_class(str(node.name), PLUGINS[group], group))
     return {
-        "dataset": pipeline.Dataset,
-        "database": pipeline.DatabaseOptions,
+        "dataset": DatasetOptions,
+        "geometries": VerificationOptions,
+        "database": DatabaseOptions,
         "reconstruction": ReconstructionOptions,
     }[group]
 
@@ -74,7 +72,6 @@ def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: s
     bound_to = dataclass_of(group, config[group])
     assert set(config[group]) == {field.name for field in dataclasses.fields(bound_to)}
     options = bind(bound_to, config[group], group)
-    # LightGlue is named after the features it was trained for; not all features have one.
     assert dataclasses.asdict(options) == OmegaConf.to_container(config[group], resolve=True)
 
 
@@ -101,7 +98,7 @@ def test_what_a_training_validates_with_binds_too() -> None:
     config = compose_config(["data.images=photos"], "train")
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
-    assert bind(ExecutionOptions, config.execution, "execution").num_workers == 0
+    assert choose_plugin(config.execution, "execution").options.num_workers == 0
     assert OmegaConf.missing_keys(compose_config([], "train")) == {"data.images"}
 
 
@@ -119,7 +116,7 @@ def test_a_mistake_in_a_nested_option_is_named_in_full(override: str, expected: 
         bind(SuperPointTraining, compose_config([override], "train").training, "training")
 
 
-@pytest.mark.parametrize(("group", "table"), PLUG_INS.items())
+@pytest.mark.parametrize(("group", "table"), PLUGINS.items())
 def test_every_plug_in_has_a_file_of_its_name(group: str, table: dict[str, Any]) -> None:
     assert set(choices(group)) == set(table)
     for name in choices(group):
@@ -146,7 +143,7 @@ def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: s
     assert config == compose_config([f"+experiment={name}", "features.max_keypoints=77"])
     assert config.features.max_keypoints == 77
     check_keys(config)
-    select_open_lightglue(config)
+    choose_lightglue(config)
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
 
@@ -160,24 +157,23 @@ def test_a_preset_goes_with_all_features_and_matchers(name: str, features: str, 
     for group in ("features", "matches"):
         if OmegaConf.is_missing(config[group], "path"):
             config[group].path = "given by the user"
-    run = pipeline.Run(config)
-    for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
-        bind(options_class(load_class(config[group].name, table, group)), run.config[group], group)
+    options = resolve(config)
+    assert (options.features.options.name, options.matches.options.name) == (config.features.name, config.matches.name)
 
 
 def test_a_preset_sets_what_the_features_have() -> None:
-    run = pipeline.Run(compose_config(["experiment=fast", "features=disk", "dataset.images=photos"]))
-    assert (run.config.features.max_keypoints, run.config.matches.precision) == (1024, "low")
-    assert "precision" not in run.config.features
+    options = resolve(compose_config(["experiment=fast", "features=disk", "dataset.images=photos"]))
+    assert (options.features.options.max_keypoints, options.matches.options.precision) == (1024, "low")
+    assert "precision" not in options.configuration["features"]
 
 
 def test_an_option_that_the_features_have_not_is_no_preset_where_the_user_gives_it() -> None:
-    run = pipeline.Run(compose_config(["experiment=fast", "features=disk", "features.precision=low", "dataset.images=photos"]))
+    config = compose_config(["experiment=fast", "features=disk", "features.precision=low", "dataset.images=photos"])
     with pytest.raises(ValueError, match=r"unknown option 'features\.precision'"):
-        run.extractor()
+        resolve(config).features.create("cpu")
 
 
-def test_the_default_preset_is_what_runs_without_one() -> None:
+def test_the_former_default_preset_is_what_runs_without_one() -> None:
     assert compose_config(["experiment=default"]) == compose_config([])
     assert compose_config(["experiment=fast"]) != compose_config(["experiment=quality"]) != compose_config([])
 
@@ -219,7 +215,7 @@ def test_refining_can_be_chosen_against_the_default() -> None:
     assert config.reconstruction.refine_intrinsics is False
 
 
-def test_lightglue_is_by_default_the_network_trained_for_the_features() -> None:
+def test_the_weights_of_the_matcher_follow_the_features() -> None:
     assert compose_config(["features=disk", "matches=lightglue"]).matches.trained_for == "disk"
 
 
@@ -241,7 +237,9 @@ def test_lightglue_is_by_default_the_network_trained_for_the_features() -> None:
 )
 def test_paths_with_special_signs_reach_the_run_from_python(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(api, "run_all", lambda run: {"images": run.dataset.images, "output": str(run.output)})
+    monkeypatch.setattr(
+        pipeline, "run_all", lambda run: {"images": run.options.dataset.images, "output": str(run.options.output)}
+    )
     assert api.run(path, path) == {"images": path, "output": str(Path(path))}
 
 
@@ -265,11 +263,11 @@ def test_the_extractor_of_the_documentation_is_all_that_a_plug_in_needs(tmp_path
     monkeypatch.setenv(USER_CONFIGS, str(tmp_path))
     given = ["features=corners", "dataset=folder", f"dataset.images='{tmp_path}'", f"output='{tmp_path}/out'"]
     given.append(f"dataset.masks='{tmp_path}/masks'")
-    pipeline.extract(pipeline.Run(compose_config([*given, "experiment=quality"])))
+    pipeline.extract(pipeline.Run.create(compose_config([*given, "experiment=quality"])))
     with H5Reader(tmp_path / "out" / "features.h5") as reader:
         assert len(reader.features("photo.png")) == 24  # of 48, the mask leaves the left half
     with pytest.raises(SettingsChanged, match=r"options\.step: 8 -> 4"):
-        pipeline.extract(pipeline.Run(compose_config([*given, "features.step=4"])))
+        pipeline.extract(pipeline.Run.create(compose_config([*given, "features.step=4"])))
 
 
 def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +278,7 @@ def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv(USER_CONFIGS, str(tmp_path))
     config = compose_config(["features=few", "dataset=mine"])
     assert (config.features.name, config.features.max_keypoints) == ("sift", 7)
-    assert pipeline.Run(config).dataset.images == "/photos"
+    assert resolve(config).dataset.images == "/photos"
     assert "few" in choices("features")
     with pytest.raises(ValueError, match=r"there is no features named 'feew'. Did you mean 'few'\?"):
         compose_config(["features=feew"])
@@ -288,9 +286,9 @@ def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.
 
 def test_masks_cannot_be_had_with_imported_matches() -> None:
     given = ["features=imported", "features.path=f.h5", "matches=imported", "matches.path=m.h5", "+dataset=folder"]
-    pipeline.Run(compose_config([*given, "dataset.images=photos"]))
+    resolve(compose_config([*given, "dataset.images=photos"]))
     with pytest.raises(ValueError, match=r"dataset\.masks drops keypoints"):
-        pipeline.Run(compose_config([*given, "dataset.images=photos", "dataset.masks=masks"]))
+        resolve(compose_config([*given, "dataset.images=photos", "dataset.masks=masks"]))
 
 
 def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +296,7 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
     (tmp_path / "dataset" / "mine.yaml").write_text("name: mine\nimagez: /photos\n")
     monkeypatch.setenv(USER_CONFIGS, str(tmp_path))
     with pytest.raises(ValueError, match=r"unknown option 'dataset.imagez'. Did you mean 'images'\?"):
-        pipeline.Run(compose_config(["dataset=mine"]))
+        resolve(compose_config(["dataset=mine"]))
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------------
@@ -354,7 +352,7 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
         (["database.intrinsics=exiff"], "database.intrinsics='exiff' is not known. Did you mean 'exif'? There are: "),
         (["features=imported"], "the option 'features.path' must be given: features.path=..."),
         (["dataset.images=/no/such/folder"], "image folder /no/such/folder does not exist: give a folder of photos"),
-        (["dataset.images=null"], "which photos? Give +dataset=folder dataset.images=DIR, or +dataset=NAME"),
+        (["dataset.images=null"], "no photos were given: add +dataset=folder dataset.images=DIR, or +dataset=NAME"),
         (["nonsense"], "cannot read 'nonsense': expected key=value"),
         (["dataset.images=/photos(1)"], "cannot read 'dataset.images=/photos(1)': expected key=value, with quotes"),
     ],
@@ -381,22 +379,22 @@ def test_a_mistyped_key_far_from_all_others_names_no_closest(command_line: Path,
 
 def test_a_sweep_writes_each_job_to_a_folder_of_its_own(command_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[pipeline.Run] = []
-    monkeypatch.setitem(pipeline.STAGES, "extract", runs.append)
+    monkeypatch.setattr(pipeline, "extract", runs.append)
     assert cli.main(["extract", "dataset=folder", "dataset.images=/a/b", "output=out", "features=sift,disk", "-m"]) == 0
-    assert [run.config.features.name for run in runs] == ["sift", "disk"]
-    assert [run.output for run in runs] == [Path("out/features=sift"), Path("out/features=disk")]
+    assert [run.options.features.options.name for run in runs] == ["sift", "disk"]
+    assert [run.options.output for run in runs] == [Path("out/features=sift"), Path("out/features=disk")]
 
 
 def test_the_folder_of_a_job_is_named_after_all_that_the_sweep_varies(
     command_line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[pipeline.Run] = []
-    monkeypatch.setitem(pipeline.STAGES, "extract", runs.append)
+    monkeypatch.setattr(pipeline, "extract", runs.append)
     swept = ["database.intrinsics=PINHOLE,1,2,3,4", "dataset.images=a/x,b/y", "reconstruction.seed=1,2"]
     assert cli.main(["extract", "dataset=folder", f"dataset.poses='{'very long ' * 50}'", *swept, "--multirun"]) == 0
-    names = [run.output.relative_to("outputs/folder").name for run in runs]
+    names = [run.options.output.relative_to("outputs/folder").name for run in runs]
     assert names == [f"dataset.images={images},reconstruction.seed={seed}" for images in ("a_x", "b_y") for seed in (1, 2)]
-    assert {run.config.database.intrinsics for run in runs} == {"PINHOLE,1,2,3,4"}
+    assert {run.options.database.intrinsics for run in runs} == {"PINHOLE,1,2,3,4"}
 
 
 def test_jobs_of_a_sweep_go_on_after_one_that_fails(
@@ -405,11 +403,11 @@ def test_jobs_of_a_sweep_go_on_after_one_that_fails(
     done: list[int] = []
 
     def extract(run: pipeline.Run) -> None:
-        if run.config.reconstruction.seed == 1:
+        if run.options.reconstruction.seed == 1:
             raise ValueError("the first job failed")
-        done.append(run.config.reconstruction.seed)
+        done.append(run.options.reconstruction.seed)
 
-    monkeypatch.setitem(pipeline.STAGES, "extract", extract)
+    monkeypatch.setattr(pipeline, "extract", extract)
     assert cli.main(["extract", "dataset=folder", "reconstruction.seed=1,2", "-m"]) == 1
     assert done == [2]
     assert "error: the first job failed\n" in capsys.readouterr().err
@@ -417,9 +415,9 @@ def test_jobs_of_a_sweep_go_on_after_one_that_fails(
 
 def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[pipeline.Run] = []
-    monkeypatch.setitem(pipeline.STAGES, "extract", runs.append)
+    monkeypatch.setattr(pipeline, "extract", runs.append)
     assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
-    assert runs[0].output == Path("out")
+    assert runs[0].options.output == Path("out")
 
 
 @pytest.mark.parametrize(
@@ -433,9 +431,9 @@ def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.M
         (["matches=nearest_neighbor"], None),
     ],
 )
-def test_lightglue_is_the_network_for_the_superpoint_that_the_features_come_from(overrides: list[str], expected: str) -> None:
-    run = pipeline.Run(compose_config(["dataset=demo", *overrides]))
-    assert run.config.matches.get("trained_for") == expected
+def test_lightglue_is_the_one_trained_for_the_superpoint_that_gives_the_features(overrides: list[str], expected: str) -> None:
+    options = resolve(compose_config(["dataset=demo", *overrides])).matches.options
+    assert getattr(options, "trained_for", None) == expected
 
 
 def trained(path: Path, origins: str) -> Path:
@@ -444,20 +442,19 @@ def trained(path: Path, origins: str) -> Path:
     return path
 
 
-def test_copies_of_the_open_superpoint_and_models_tuned_from_it_are_matched_by_its_lightglue(tmp_path: Path) -> None:
+def test_a_copy_of_the_open_superpoint_and_what_was_trained_from_it_get_its_lightglue(tmp_path: Path) -> None:
     tuned = trained(tmp_path / "tuned.safetensors", "aliked-n16 5be87, superpoint-open 3407c")
     for path in (Path(shutil.copy(find_weights("superpoint-open"), tmp_path / "copy.safetensors")), tuned):
-        run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{path}'"]))
-        assert run.config.matches.trained_for == "superpoint-open"
-        pipeline.check_lightglue_fits(run.config)
+        matches = resolve(compose_config(["dataset=demo", f"features.weights='{path}'"])).matches
+        assert matches.options.trained_for == "superpoint-open" and not matches.problem
 
 
 def test_a_superpoint_trained_from_nothing_asks_for_a_lightglue_of_its_own_before_the_run(tmp_path: Path) -> None:
     path = trained(tmp_path / "mine.safetensors", "aliked-n16 5be87")
     given = ["dataset=demo", f"features.weights='{path}'"]
-    run = pipeline.Run(compose_config(given))  # to extract with them is no mistake
+    run = pipeline.Run.create(compose_config(given))  # to extract with them is no mistake
     with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
-        pipeline.check_options(run)
+        pipeline.check_inputs(run)
     with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
         run.matcher()
     for more in (
@@ -466,12 +463,11 @@ def test_a_superpoint_trained_from_nothing_asks_for_a_lightglue_of_its_own_befor
         "matches=nearest_neighbor",
         "features=aliked",
     ):
-        pipeline.check_lightglue_fits(pipeline.Run(compose_config([*given[: 1 if "aliked" in more else 2], more])).config)
+        assert not resolve(compose_config([*given[: 1 if "aliked" in more else 2], more])).matches.problem
 
 
-def test_weights_that_are_no_safetensors_are_matched_by_the_lightglue_of_the_original(tmp_path: Path) -> None:
+def test_weights_that_are_no_safetensors_get_the_lightglue_of_the_original(tmp_path: Path) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(b"no safetensors")
     for name in ("superpoint_v1.pth", "damaged.safetensors"):
-        run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{tmp_path / name}'"]))
-        pipeline.check_lightglue_fits(run.config)
-        assert run.config.matches.trained_for == "superpoint"
+        matches = resolve(compose_config(["dataset=demo", f"features.weights='{tmp_path / name}'"])).matches
+        assert matches.options.trained_for == "superpoint" and not matches.problem

@@ -22,6 +22,7 @@ from PIL import Image as PILImage
 from sfm_lightglue import database as database_stage
 from sfm_lightglue.cameras import choose_cameras
 from sfm_lightglue.database import BuildReport, build_database, geometry_to_colmap, write_database
+from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.geometries import stage
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
@@ -239,7 +240,7 @@ def test_images_without_pairs_or_keypoints_are_written_too(flow: Flow) -> None:
 
 
 def test_equal_input_gives_equal_rows_with_any_number_of_workers(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
-    flow.build(list(reversed(flow.matches)), num_workers=3)
+    flow.build(list(reversed(flow.matches)), executor=ThreadExecutor(3))
     first, _ = built
     assert rows(flow.database) == rows(first.database)
     # SQLite's header of 100 bytes counts how often the file was opened.
@@ -418,7 +419,7 @@ def test_a_killed_run_is_resumed_and_gives_the_same_rows(
             return original(*given, **named)
 
         setattr(target, attribute, wrapped)
-        flow.build(num_workers=1)
+        flow.build(executor=ThreadExecutor(1))
 
     kill_in_a_child(killed_run)
     assert not flow.database.exists()

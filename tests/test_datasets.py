@@ -163,7 +163,7 @@ def test_an_incomplete_dataset_is_completed_before_a_run(published: Path, tmp_pa
     own = tmp_path / "own"
     own.mkdir()
     for images, names in ((folder / "images", ["a.jpg", "b.jpg"]), (own, [])):
-        run = Run(compose_config(["dataset=folder", "dataset.name=toy", f"dataset.images='{images}'", "output=out"]))
+        run = Run.create(compose_config(["dataset=folder", "dataset.name=toy", f"dataset.images='{images}'", "output=out"]))
         assert sorted(path.name for path in run.images.iterdir()) == names
 
 

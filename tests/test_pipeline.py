@@ -18,6 +18,7 @@ import pytest
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue.pair_files import read_pairs
+from sfm_lightglue.stages import stage_names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAST = (
@@ -65,7 +66,7 @@ def test_a_folder_of_photos_becomes_a_model_with_all_its_artefacts(undisturbed: 
         assert (undisturbed / "reconstruction" / "0" / name).is_file(), name
     summary = json.loads((undisturbed / "summary.json").read_text())
     assert summary["stages"]["reconstruct"]["models"][0]["num_images"] == 6
-    assert set(summary["stages"]) == {"extract", "pairs", "match", "verify", "database", "reconstruct", "plots"}
+    assert set(summary["stages"]) == set(stage_names())
     assert all(stage["seconds"] >= 0 and stage["peak_memory_mb"] > 50 for stage in summary["stages"].values())
     assert summary["stages"]["plots"]["files"]
     assert not list(undisturbed.glob("*.tmp")) and not (undisturbed / "features").exists()
@@ -122,7 +123,7 @@ def test_changed_settings_are_refused_and_nothing_is_lost(photos: Path, undistur
 
 
 def test_each_stage_alone_gives_what_the_whole_run_gives(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
-    for stage in ("extract", "pairs", "match", "verify", "database", "reconstruct"):
+    for stage in stage_names():
         run(stage, "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={tmp_path}", *FAST)
     assert (tmp_path / "matches.h5").read_bytes() == (undisturbed / "matches.h5").read_bytes()
     assert same_model(undisturbed, tmp_path)

@@ -44,7 +44,7 @@ def test_a_device_that_is_not_there_is_refused(devices: str) -> None:
 
 def test_a_run_has_a_process_for_each_of_several_devices_and_computes_all_else_on_the_first(tmp_path: Path) -> None:
     overrides = [*FOLDER, f"output={tmp_path}", "features=sift", "matches=nearest_neighbor"]
-    run = Run(compose_config([*overrides, "execution.device='cpu,cpu'"]))
+    run = Run.create(compose_config([*overrides, "execution.device='cpu,cpu'"]))
     executor = run.executor()
     assert isinstance(executor, ProcessExecutor) and executor.devices == ["cpu", "cpu"]
     assert run.device == "cpu"

@@ -16,9 +16,9 @@ from pathlib import Path
 from sfm_lightglue import __version__
 from sfm_lightglue.cameras import Camera
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.execution.progress import progress_bar
-from sfm_lightglue.execution.threads import run_jobs
+from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.products import Matches, Pair, TwoViewGeometry
 from sfm_lightglue.storage import H5Reader, ShardStore, geometry_to_group, match_key
@@ -75,7 +75,7 @@ def verify_pairs(
     cameras: Mapping[str, Camera],
     *,
     names: Iterable[str] | None = None,
-    num_workers: int = 0,
+    executor: Executor | None = None,
 ) -> VerificationReport:
     """Writes the two-view geometries of all pairs to the file `output`. Equal input gives equal bytes.
 
@@ -90,7 +90,7 @@ def verify_pairs(
         options: limits of the verification.
         cameras: camera of each image by name, see `cameras.choose_cameras`.
         names: the images that pairs may have; by default all images of `features`.
-        num_workers: pairs verified at a time; 0 is one per core.
+        executor: decides where the pairs are verified; None for one thread per core.
 
     Raises: KeyError if a pair has no matches or an image has no features; ValueError if a pair has an image that is not in
     `names`, or if the matches were made from other features.
@@ -103,18 +103,19 @@ def verify_pairs(
         settings = {"options": asdict(options), **_input_fingerprints(feature_reader, match_reader), "version": __version__}
     recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options)
     with ShardStore(output, settings, if_settings_changed="recompute") as store:
-        _verify_missing(store, recipe, stamps.of_geometries(ordered, cameras), num_workers or num_cores())
+        _verify_missing(store, recipe, stamps.of_geometries(ordered, cameras), executor or ThreadExecutor())
     with H5Reader(output) as reader:
         return _summarise([reader.geometry(pair.name0, pair.name1) for pair in ordered])
 
 
-def _verify_missing(store: ShardStore, recipe: VerificationRecipe, stamps: Mapping[Pair, str], num_workers: int) -> None:
+def _verify_missing(store: ShardStore, recipe: VerificationRecipe, stamps: Mapping[Pair, str], executor: Executor) -> None:
     """Verifies the pairs that the store does not have with these stamps."""
     stamp_of_key = {match_key(pair.name0, pair.name1): stamp for pair, stamp in stamps.items()}
     missing = set(store.missing(stamp_of_key))
     todo = [pair for pair in stamps if match_key(pair.name0, pair.name1) in missing]
-    with recipe() as verify, progress_bar(len(stamps), "verify", "pair", len(stamps) - len(todo)) as bar:
-        for pair, geometry in run_jobs(verify, todo, num_workers):
+    jobs = executor(recipe, todo)
+    with progress_bar(len(stamps), "verify", "pair", len(stamps) - len(todo)) as bar, contextlib.closing(jobs):
+        for pair, geometry in jobs:
             if isinstance(geometry, Exception):
                 raise geometry
             store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamps[pair])

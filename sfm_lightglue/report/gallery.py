@@ -7,37 +7,33 @@ from pathlib import Path
 import numpy as np
 
 from sfm_lightglue.images import load_image
-from sfm_lightglue.pair_files import read_pairs
 from sfm_lightglue.products import Pair
 from sfm_lightglue.report.matches import plot_matches
+from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import H5Reader
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 """The drawn pairs, as positions in the list of verified pairs sorted by number of inliers: 0 is the first, 1 the last."""
 
 
-def draw_match_gallery(images: Path, features: Path, matches: Path, pairs: Path, output: Path) -> list[str]:
-    """Draws a few pairs into `output/plots`; returns the paths of the pictures, relative to `output`.
+def draw_match_gallery(images: Path, run: RunFolder) -> list[str]:
+    """Draws a few pairs into the folder `plots` of a run; returns the paths of the pictures, relative to the run's folder.
 
     Verified matches have the colours of their scores, rejected ones are grey.
 
     Args:
         images: folder of the photos.
-        features: file of features.
-        matches: file of matches.
-        pairs: list of pairs.
-        output: folder of the run, with `verification.h5`.
+        run: output folder in which the stages up to `verify` have run.
     """
-    with H5Reader(features) as feature_reader, H5Reader(matches) as reader, H5Reader(output / "verification.h5") as verified:
-        counts = {pair: verified.num_inliers(pair.name0, pair.name1) for pair in read_pairs(pairs)}
+    with run.open_features() as features, run.open_matches() as matches, run.open_verification() as verified:
+        counts = {pair: verified.num_inliers(pair.name0, pair.name1) for pair in run.read_pairs()}
         ranked = sorted((pair for pair in counts if counts[pair]), key=lambda pair: (counts[pair], pair))
         chosen = list(dict.fromkeys(ranked[round(share * (len(ranked) - 1))] for share in SHARES)) if ranked else []
-        folder = output / "plots"
-        folder.mkdir(exist_ok=True)
-        for stale in folder.glob("matches_*.jpg"):
+        run.plots.mkdir(exist_ok=True)
+        for stale in run.plots.glob("matches_*.jpg"):
             stale.unlink()
         return [
-            _draw(images, pair, feature_reader, reader, verified, folder / f"matches_{rank}.jpg").relative_to(output).as_posix()
+            _draw(images, pair, features, matches, verified, run.plots / f"matches_{rank}.jpg").relative_to(run.path).as_posix()
             for rank, pair in enumerate(chosen)
         ]
 

@@ -25,14 +25,14 @@ PRODUCTS = ("features.h5", "matches.h5")
 def make_run(folder: Path, output: str, *overrides: str) -> pipeline.Run:
     """A run over the photos of a folder, with a network-free extractor and matcher."""
     given = ["dataset=folder", f"dataset.images='{folder}/photos'", f"output='{folder}/{output}'"]
-    return pipeline.Run(compose_config([*given, "features=sift", "matches=nearest_neighbor", *overrides]))
+    return pipeline.Run.create(compose_config([*given, "features=sift", "matches=nearest_neighbor", *overrides]))
 
 
 def extract_and_match(run: pipeline.Run) -> list[bytes]:
     """The bytes of the products."""
     for stage in (pipeline.extract, pipeline.pairs, pipeline.match):
         stage(run)
-    return [(run.output / name).read_bytes() for name in PRODUCTS]
+    return [(run.folder.path / name).read_bytes() for name in PRODUCTS]
 
 
 @pytest.fixture

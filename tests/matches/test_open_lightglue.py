@@ -34,7 +34,7 @@ def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch
     (record,) = matcher.weights
     assert (record.name, record.licence, record.research_only) == ("superpoint-open-lightglue", "Apache-2.0", False)
     assert WEIGHTS["superpoint-open"].sha256 in record.metadata["features"]  # trained on the SuperPoint beside it
-    run = Run(compose_config(["dataset=demo"]))
+    run = Run.create(compose_config(["dataset=demo"]))
     assert [each.name for each in (*run.extractor().weights, *run.matcher().weights)] == [
         "superpoint-open",
         "superpoint-open-lightglue",

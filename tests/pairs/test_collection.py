@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.positions import GeoPosition
 from sfm_lightglue.products import Features
-from sfm_lightglue.storage import ShardStore, features_to_item
+from sfm_lightglue.storage import ShardStore, features_to_group
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def features(tmp_path: Path) -> Path:
     with ShardStore(tmp_path / "features.h5", {}) as store:
         for name, width in (("a.jpg", 640), ("b.jpg", 320)):
             found = Features(np.zeros((3, 2), np.float32), np.ones(3, np.float32), descriptors, (width, 240))
-            store.add(name, features_to_item(found), "stamp")
+            store.add(name, features_to_group(found), "stamp")
         store.merge()
     return tmp_path / "features.h5"
 

@@ -1,0 +1,149 @@
+"""Names and opens everything in the output folder of a run, without a configuration.
+
+Reports, evaluation, viewers and localization open any run with it, finished or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfm_lightglue.files import locked
+from sfm_lightglue.pair_files import read_pairs
+from sfm_lightglue.products import Pair
+from sfm_lightglue.storage import H5Reader
+
+if TYPE_CHECKING:
+    import pycolmap
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The output folder `path` of a run. Its files need not exist yet."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
+    @property
+    def features(self) -> Path:
+        """Keypoints, scores and descriptors of each photo, in hloc's layout."""
+        return self.path / "features.h5"
+
+    @property
+    def pairs(self) -> Path:
+        """List of image pairs, in hloc's format."""
+        return self.path / "pairs.txt"
+
+    @property
+    def pair_reasons(self) -> Path:
+        """Table with the reason and the similarity of each pair."""
+        return self.path / "pairs.tsv"
+
+    @property
+    def matches(self) -> Path:
+        """Matches and scores of each pair, in hloc's layout."""
+        return self.path / "matches.h5"
+
+    @property
+    def verification(self) -> Path:
+        """Two-view geometry of each pair."""
+        return self.path / "verification.h5"
+
+    @property
+    def database(self) -> Path:
+        """COLMAP database."""
+        return self.path / "database.db"
+
+    @property
+    def reconstruction(self) -> Path:
+        """Folder of the COLMAP models `0` ... `n`."""
+        return self.path / "reconstruction"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of pictures."""
+        return self.path / "plots"
+
+    @property
+    def logs(self) -> Path:
+        """Folder with a log of each call, and COLMAP's own log."""
+        return self.path / "logs"
+
+    @property
+    def summary(self) -> Path:
+        """What every stage did."""
+        return self.path / "summary.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores against ground truth."""
+        return self.path / "evaluation.json"
+
+    def open_features(self) -> H5Reader:
+        """Reader of the features; use it as a context manager. Raises (on entering): FileNotFoundError if the file is missing."""
+        return H5Reader(self.features)
+
+    def open_matches(self) -> H5Reader:
+        """Reader of the matches; use it as a context manager. Raises (on entering): FileNotFoundError if the file is missing."""
+        return H5Reader(self.matches)
+
+    def open_verification(self) -> H5Reader:
+        """Reader of the two-view geometries; use it as a context manager.
+
+        Raises (on entering): FileNotFoundError if the file is missing.
+        """
+        return H5Reader(self.verification)
+
+    def read_pairs(self) -> list[Pair]:
+        """Sorted pairs of the list. Raises: FileNotFoundError if it is missing."""
+        if not self.pairs.is_file():
+            raise FileNotFoundError(f"{self.pairs} does not exist: run the stage pairs first")
+        return read_pairs(self.pairs)
+
+    def read_summary(self) -> dict[str, Any]:
+        """The content of summary.json; `{"stages": {}}` if no stage has finished yet."""
+        if not self.summary.exists():
+            return {"stages": {}}
+        return json.loads(self.summary.read_text(encoding="utf-8"))
+
+    def photos(self) -> Path | None:
+        """Folder of the photos that the run was made from, as far as summary.json tells."""
+        images = self.read_summary().get("dataset", {}).get("images")
+        return Path(images) if images else None
+
+    def models(self) -> list[Path]:
+        """Folders of the COLMAP models, in the order of their numbers; empty if there are none."""
+        if not self.reconstruction.is_dir():
+            return []
+        return sorted((path for path in self.reconstruction.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+    def largest_model(self) -> Path | None:
+        """Folder of the model with most registered images; None if nothing was reconstructed."""
+        return max(self.models(), key=lambda folder: self.open_model(folder).num_reg_images(), default=None)
+
+    @staticmethod
+    def open_model(folder: Path) -> pycolmap.Reconstruction:
+        """The COLMAP model in one of the `models`."""
+        import pycolmap  # only here: listing a run must not load it
+
+        return pycolmap.Reconstruction(folder)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs out of the folder during the block; makes the folder.
+
+        Raises: ValueError if another process works in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / ".lock", wait=False))
+            except BlockingIOError as error:
+                raise ValueError(f"another run is working in {self.path}: wait for it or choose another output=DIR") from error
+            yield

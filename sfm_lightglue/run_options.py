@@ -1,0 +1,157 @@
+"""One frozen record of all options of a run, bound to types and checked once, from a Hydra configuration.
+
+Nothing here loads weights, decodes photos or writes files. The configuration that is given stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, options_class
+from sfm_lightglue.database import DatabaseOptions
+from sfm_lightglue.execution import EXECUTORS
+from sfm_lightglue.features import EXTRACTORS
+from sfm_lightglue.geometries.verification import VerificationOptions
+from sfm_lightglue.matches import MATCHERS
+from sfm_lightglue.networks.weights import read_metadata
+from sfm_lightglue.pairs import PAIR_SOURCES
+from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.registry import load_class
+
+PLUGINS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS, "execution": EXECUTORS}
+"""Config group -> table of its plug-ins' names and classes."""
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """The photos and what is known about them; the keys are explained in configs/pipeline.yaml."""
+
+    name: str | None
+    images: str | None
+    poses: str | None
+    pairs: str | None
+    homographies: str | None
+    masks: str | None
+
+
+@dataclass(frozen=True)
+class PluginChoice:
+    """A plug-in class and the options to create it with. It can be pickled and opened in another process."""
+
+    plugin: Any
+    options: Any
+    problem: str = ""
+    """Why the plug-in cannot be used; empty if it can. Only stages that use the plug-in report it."""
+
+    def check(self) -> None:
+        """Raises: ValueError with the `problem`, if there is one."""
+        if self.problem:
+            raise ValueError(self.problem)
+
+    def create(self, *arguments: Any) -> Any:
+        """The plug-in: `plugin.create(options, *arguments)`. Raises: ValueError with the `problem`, if there is one."""
+        self.check()
+        return self.plugin.create(self.options, *arguments)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """All options of a run, one field per config group."""
+
+    dataset: DatasetOptions
+    output: Path
+    features: PluginChoice
+    pairs: PluginChoice
+    matches: PluginChoice
+    geometries: VerificationOptions
+    database: DatabaseOptions
+    reconstruction: ReconstructionOptions
+    execution: PluginChoice
+    configuration: Mapping[str, Any]
+    """The same as plain values, for the record in summary.json."""
+
+
+def resolve(config: DictConfig) -> RunOptions:
+    """The options of the composed configuration `config`.
+
+    A mistake in the options of an extractor, a pair source or a matcher is kept in `PluginChoice.problem`, because a stage that
+    runs alone may not need it.
+
+    Raises: ValueError for any other unknown key, missing value or value of the wrong type, and for options that contradict each
+    other.
+    """
+    check_keys(config)
+    config = copy.deepcopy(config)
+    for group in ("features", "matches"):
+        drop_unknown(config[group], functools.partial(_options_class, config[group], group))
+    problem = _problem_with_superpoint(config)
+    choose_lightglue(config)
+    dataset = bind(DatasetOptions, config.dataset, "dataset")
+    if dataset.masks and config.features.name == config.matches.name == "imported":
+        raise ValueError(
+            "dataset.masks drops keypoints, but the file of matches=imported refers to all of them: leave the masks out, or "
+            "choose another matcher"
+        )
+    return RunOptions(
+        dataset=dataset,
+        output=Path(config.output),
+        features=_try_to_choose(config.features, "features"),
+        pairs=_try_to_choose(config.pairs, "pairs"),
+        matches=_try_to_choose(config.matches, "matches", problem),
+        geometries=bind(VerificationOptions, config.geometries, "geometries"),
+        database=bind(DatabaseOptions, config.database, "database"),
+        reconstruction=bind(ReconstructionOptions, config.reconstruction, "reconstruction"),
+        execution=choose_plugin(config.execution, "execution"),
+        configuration=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
+    )
+
+
+def choose_plugin(node: DictConfig, group: str) -> PluginChoice:
+    """The plug-in that a config group describes. Raises: ValueError for an unknown name or option."""
+    plugin = load_class(str(node.name), PLUGINS[group], group)
+    return PluginChoice(plugin, bind_pairs(node) if group == "pairs" else bind(options_class(plugin), node, group))
+
+
+def _try_to_choose(node: DictConfig, group: str, problem: str = "") -> PluginChoice:
+    """The plug-in that a config group describes, or the reason why there is none."""
+    try:
+        return dataclasses.replace(choose_plugin(node, group), problem=problem)
+    except ValueError as error:
+        return PluginChoice(None, None, str(error))
+
+
+def choose_lightglue(config: DictConfig) -> None:
+    """Sets `matches.trained_for` to `superpoint-open` if the features come from the open SuperPoint or one fine-tuned from it."""
+    features, matches = config.features, config.matches
+    if matches.get("trained_for") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
+        weights = str(features.get("weights"))
+        if weights == "superpoint-open" or "superpoint-open " in read_metadata(Path(weights)).get("origins", ""):
+            matches.trained_for = "superpoint-open"
+
+
+def _problem_with_superpoint(config: DictConfig) -> str:
+    """Why the published LightGlue does not fit a SuperPoint that was trained from scratch; empty if it fits or was asked for."""
+    features, matches = config.features, config.matches
+    if matches.get("trained_for") != "superpoint" or matches.get("weights"):
+        return ""
+    metadata = read_metadata(Path(str(features.get("weights"))))
+    is_tuned = "superpoint-open " in metadata.get("origins", "")
+    if metadata.get("network") != "SuperPoint" or is_tuned or not OmegaConf.is_interpolation(matches, "trained_for"):
+        return ""
+    return (
+        f"no published LightGlue fits the SuperPoint that was trained into features.weights={features.weights}: give "
+        "matches.weights=FILE (training=lightglue makes it), matches.trained_for=superpoint-open if it was trained from ours, or "
+        "matches=nearest_neighbor"
+    )
+
+
+def _options_class(node: DictConfig, group: str) -> type:
+    return options_class(load_class(str(node.name), PLUGINS[group], group))

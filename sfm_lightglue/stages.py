@@ -1,0 +1,96 @@
+"""The stages of a run, in order, as data. The command line, the summary and the help take names and files from here.
+
+Importing this module loads nothing heavy; a stage's code is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow. It meets the other stages only through files in the output folder."""
+
+    name: str
+    """Name of the command and of the entry in summary.json."""
+    reads: tuple[str, ...]
+    """Files it needs, relative to the output folder."""
+    writes: tuple[str, ...]
+    """Files it writes, relative to the output folder."""
+    about: str
+    """One line for the help."""
+    function: str
+    """`package.module:function`, called with the `pipeline.Run`."""
+
+    def load(self) -> Callable[[Any], None]:
+        """The function of the stage."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def check_inputs(self, output: Path) -> None:
+        """Raises: FileNotFoundError that names the missing file in the folder `output` and the stage that writes it."""
+        for name in self.reads:
+            if not (output / name).exists():
+                raise FileNotFoundError(f"{output / name} does not exist: run the stage {writer_of(name)} first")
+
+
+STAGES = (
+    Stage("extract", (), ("features.h5",), "photos -> features.h5", "sfm_lightglue.pipeline:extract"),
+    Stage("pairs", ("features.h5",), ("pairs.txt", "pairs.tsv"), "features.h5 -> pairs.txt", "sfm_lightglue.pipeline:pairs"),
+    Stage("match", ("features.h5", "pairs.txt"), ("matches.h5",), "pairs.txt -> matches.h5", "sfm_lightglue.pipeline:match"),
+    Stage(
+        "verify",
+        ("features.h5", "pairs.txt", "matches.h5"),
+        ("verification.h5",),
+        "matches.h5 -> verification.h5",
+        "sfm_lightglue.pipeline:verify",
+    ),
+    Stage(
+        "database",
+        ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
+        ("database.db",),
+        "verification.h5 -> database.db",
+        "sfm_lightglue.pipeline:database",
+    ),
+    Stage(
+        "reconstruct",
+        ("database.db",),
+        ("reconstruction",),
+        "database.db -> reconstruction/0 ... n",
+        "sfm_lightglue.pipeline:reconstruct_models",
+    ),
+    Stage(
+        "plots",
+        ("features.h5", "pairs.txt", "matches.h5", "verification.h5", "reconstruction"),
+        ("plots",),
+        "pictures of matches and of the model -> plots",
+        "sfm_lightglue.pipeline:draw_plots",
+    ),
+)
+"""In the order in which a run does them."""
+
+
+def stage_names() -> list[str]:
+    """Names of all stages, in order."""
+    return [stage.name for stage in STAGES]
+
+
+def find_stage(name: str) -> Stage:
+    """The stage called `name`. Raises: KeyError if there is none."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise KeyError(f"there is no stage {name!r}: expected one of {', '.join(stage_names())}")
+
+
+def writer_of(file: str) -> str:
+    """Name of the stage that writes `file`. Raises: KeyError if none does."""
+    for stage in STAGES:
+        if file in stage.writes:
+            return stage.name
+    raise KeyError(f"no stage writes {file!r}")
