@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfm_lightglue.cameras import Camera, choose_cameras
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.config import bind, check_keys, drop_unknown, options_class
+from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, options_class
 from sfm_lightglue.database import build_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
@@ -39,7 +39,9 @@ from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.networks.weights import read_metadata
 from sfm_lightglue.pair_files import read_pairs, write_pairs, write_reasons
-from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.pairing import create_source
+from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
@@ -260,14 +262,13 @@ def extract(run: Run) -> None:
 
 def pairs(run: Run) -> None:
     """features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair"""
-    with run.recorded("pairs") as record, H5Reader(run.features) as reader:
-        selected = select_pairs(
-            _pairing_options(run),
-            _current_names(run, reader),
-            load_descriptors=lambda image: reader.features(image).descriptors,
-            load_global_descriptors=_read_global_descriptors,
-            device=run.device,
-        )
+    with run.recorded("pairs") as record:
+        with H5Reader(run.features) as reader:
+            names = _current_names(run, reader)
+        source = create_source(bind_pairs(run.config.pairs))
+        files = Collection(names, images=run.images, features=run.features, poses=run.dataset.poses, device=run.device)
+        with files as collection:
+            selected = select_pairs(source, collection)
         write_pairs(run.pairs, selected)
         write_reasons(run.pairs.with_suffix(".tsv"), selected)
         record["num_pairs"] = len(selected)
@@ -340,7 +341,7 @@ def check_options(run: Run) -> None:
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(_options_class(run.config[group], table, group), run.config[group], group)
     check_head(run.config)
-    _pairing_options(run)
+    bind_pairs(run.config.pairs)
     options = bind(DatabaseOptions, run.config.database, "database")
     bind(ReconstructionOptions, run.config.reconstruction, "reconstruction")
     run.list_photos()
@@ -417,22 +418,10 @@ def _current_names(run: Run, reader: H5Reader) -> list[str]:
     return sorted({*reader.names()} & {*run.list_photos()})
 
 
-def _pairing_options(run: Run) -> Any:
-    name = str(run.config.pairs.name)
-    if name not in PAIRINGS:
-        raise ValueError(f"there is no pairs named {name!r}. {closest(name, PAIRINGS)}")
-    return bind(PAIRINGS[name], run.config.pairs, "pairs")
-
-
 def _read_pairs(run: Run) -> list[Pair]:
     if not run.pairs.is_file():
         raise FileNotFoundError(f"{run.pairs} does not exist: run the stage pairs first")
     return read_pairs(run.pairs)
-
-
-def _read_global_descriptors(path: str, names: list[str]) -> Any:
-    with H5Reader(path) as reader:
-        return reader.global_descriptors(names)
 
 
 def _known_cameras(run: Run) -> dict[str, Camera]:

@@ -23,7 +23,7 @@ from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import find_weights
-from sfm_lightglue.pairs.planner import PAIRINGS
+from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pipeline import Execution, choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
@@ -31,16 +31,16 @@ from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
 
-CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
+PLUG_INS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS}
+CHOICES = [(group, name) for group in GROUPS for name in choices(group) if name != "union"]  # which has no keys of its own
 
 
 def dataclass_of(group: str, node: DictConfig) -> type:
     """The dataclass that a group's values are bound to."""
-    if group in ("features", "matches"):
-        return options_class(load_class(str(node.name), {"features": EXTRACTORS, "matches": MATCHERS}[group], group))
+    if group in PLUG_INS:
+        return options_class(load_class(str(node.name), PLUG_INS[group], group))
     return {
         "dataset": pipeline.Dataset,
-        "pairs": PAIRINGS.get(str(node.name)),
         "database": pipeline.DatabaseOptions,
         "reconstruction": ReconstructionOptions,
         "execution": pipeline.Execution,
@@ -117,7 +117,7 @@ def test_a_mistake_in_a_nested_option_is_named_in_full(override: str, expected: 
         bind(SuperPointTraining, compose_config([override], "train").training, "training")
 
 
-@pytest.mark.parametrize(("group", "table"), [("features", EXTRACTORS), ("matches", MATCHERS), ("pairs", PAIRINGS)])
+@pytest.mark.parametrize(("group", "table"), PLUG_INS.items())
 def test_every_plug_in_has_a_file_of_its_name(group: str, table: dict[str, Any]) -> None:
     assert set(choices(group)) == set(table)
     for name in choices(group):

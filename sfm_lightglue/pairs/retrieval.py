@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
 from sfm_lightglue.products import Pair
 
 STEP = 2.0**-16
 """Similarities are rounded to this step (1.5e-5), which exceeds rounding errors. So equal pictures tie, and names decide."""
 EXCLUDED = torch.iinfo(torch.int32).min
 """Stands in place of the similarity of two images that must not be paired."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions(GlobalDescriptorOptions):
+    """Options of `configs/pairs/retrieval.yaml`."""
+
+    name: str
+    num_neighbours: int
+    """Number of most similar images that each image is paired with."""
+    min_score: float | None
+    """Pairs with a lower similarity (-1 to 1) are dropped."""
+
+
+class RetrievalPairs:
+    """Each image with the images that look most alike."""
+
+    def __init__(self, options: RetrievalOptions) -> None:
+        self.options = options
+
+    @classmethod
+    def create(cls, options: RetrievalOptions) -> RetrievalPairs:
+        return cls(options)
+
+    def __call__(self, collection: Collection) -> list[Pair]:
+        options, descriptors = self.options, global_descriptors(self.options, collection)
+        return top_k_pairs(
+            collection.names, descriptors, options.num_neighbours, min_score=options.min_score, device=collection.device
+        )
 
 
 def top_k_pairs(

@@ -21,8 +21,8 @@ def test_unknown_images_are_refused_together_with_the_closest_known_ones(tmp_pat
         listed_pairs(path, ["db/0001.jpg", "db/0002.png"])
 
 
-def test_pairs_of_unknown_images_are_left_out_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pairs_of_unknown_images_are_skipped_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text("a.jpg b.jpg\nb.jpg c.jpg")
     assert keys(listed_pairs(path, ["b.jpg", "a.jpg"], skip_unknown=True)) == [("a.jpg", "b.jpg")]
-    assert "1 of 2 pairs" in caplog.text
+    assert "skipped 1 of 2 pairs" in caplog.text
