@@ -72,12 +72,16 @@ def add_plus(overrides: Sequence[str]) -> list[str]:
 
 def _split_sources(override: str) -> list[str]:
     """`pairs=[a,b]` as Hydra overrides that place each source at `pairs.NAME`; any other override unchanged."""
-    listed = re.fullmatch(r"pairs=\[([^\[\]]*)\]", override)
-    names = [name.strip() for name in listed[1].split(",")] if listed else []
-    if not names:
+    group, _, value = override.partition("=")
+    if group.lstrip("+") != "pairs" or "[" not in value:
         return [override]
+    listed = re.fullmatch(r"\[([^\[\]]+)\]", value)
+    names = [name.strip() for name in listed[1].split(",")] if listed else [""]
     if "" in names or len(set(names)) < len(names):
-        raise ValueError(f"cannot read {override!r}: expected different pair sources, such as pairs=[sequential,retrieval]")
+        raise ValueError(
+            f"cannot read {override!r}: expected a list of different pair sources, such as pairs=[sequential,retrieval]; "
+            "a sweep over several lists needs a YAML file for each"
+        )
     return ["pairs=union", *(f"+pairs@pairs.{name}={name}" for name in names)]
 
 

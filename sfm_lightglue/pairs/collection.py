@@ -23,7 +23,7 @@ class Collection:
     """Names of images, and what is known about them. Everything but the names is read when a source first asks for it.
 
     A context manager: leaving it closes the file of features. Poses and positions are kept after the first use. Descriptors are
-    read again at each call, because those of all images may exceed the memory.
+    read again at each call, because together they may exceed the memory.
 
     Args:
         names: The images: paths below the image folder, in any order.

@@ -34,7 +34,7 @@ def create_source(options: Any) -> PairSource:
         options: Dataclass whose `name` is a key of `PAIR_SOURCES` or `package.module:Class`.
 
     Raises:
-        ValueError: There is no such source. The message names the closest one.
+        ValueError: No source has this name. The message names the closest one.
     """
     source: PairSource = load_class(options.name, PAIR_SOURCES, "pairs").create(options)  # type: ignore[attr-defined]
     return source

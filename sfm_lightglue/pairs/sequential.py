@@ -10,7 +10,7 @@ import numpy as np
 
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
-from sfm_lightglue.pairs.retrieval import top_k_pairs
+from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.products import Pair
 

@@ -84,6 +84,7 @@ def test_the_printed_configuration_shows_every_listed_source(capsys: pytest.Capt
 
 def test_one_source_without_brackets_is_no_list() -> None:
     assert add_plus(["pairs=sequential", "pairs.overlap=5"]) == ["pairs=sequential", "pairs.overlap=5"]
+    assert add_plus(["+pairs=[sequential]"]) == ["pairs=union", "+pairs@pairs.sequential=sequential"]
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,11 @@ def test_one_source_without_brackets_is_no_list() -> None:
         (["pairs=[sequential]", "pairs.sequential.overlap=many"], r"option 'pairs\.sequential\.overlap': Value 'many'"),
         (["pairs=[sequential]", "+pairs.overlap=1"], r"unknown option 'pairs\.overlap': expected a pair source with a name"),
         (["pairs=[list]"], r"the option 'pairs\.list\.path' must be given"),
-        (["pairs=[list,list]"], r"cannot read 'pairs=\[list,list\]': expected different pair sources"),
-        (["pairs=[]"], r"cannot read 'pairs=\[\]': expected different pair sources"),
+        (["pairs=[list,list]"], r"cannot read 'pairs=\[list,list\]': expected a list of different pair sources"),
+        (["pairs=exhaustive,[sequential,retrieval]"], "a sweep over several lists needs a YAML file for each"),
+        (["pairs=[sequential],[retrieval]"], "a sweep over several lists needs a YAML file for each"),
+        (["pairs=[[list]]"], "cannot read .* expected a list of different pair sources"),
+        (["pairs=[]"], r"cannot read 'pairs=\[\]': expected a list of different pair sources"),
         (["pairs=union"], r"pairs=union joins the sources of a list: give one, such as pairs=\[sequential,retrieval\]"),
         (["pairs.name=retreival"], r"no pairs is named 'retreival'\. Did you mean 'retrieval'\?"),
     ],

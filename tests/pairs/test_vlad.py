@@ -1,3 +1,5 @@
+"""VLAD and its codebook, compared with the definition."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -10,7 +12,7 @@ from sfm_lightglue.pairs.vlad import learn_codebook, sample_descriptors, vlad
 
 
 def slow_vlad(descriptors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """The definition, one descriptor at a time in float64."""
+    """VLAD by its definition: one descriptor at a time, in float64."""
     residuals = np.zeros(codebook.shape)
     for descriptor in descriptors.astype(np.float64):
         word = int(np.argmin(((codebook - descriptor) ** 2).sum(axis=1)))
@@ -27,7 +29,7 @@ def test_vlad_equals_its_definition(dtype: type) -> None:
     descriptors, codebook = generator.standard_normal((200, 8)).astype(dtype), generator.standard_normal((5, 8), np.float32)
     found = vlad(descriptors, codebook)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, slow_vlad(descriptors, codebook), atol=1e-5)  # float32 sums of 40 descriptors a word
+    np.testing.assert_allclose(found, slow_vlad(descriptors, codebook), atol=1e-5)  # float32 sums of 40 descriptors per word
 
 
 def test_vlad_does_not_depend_on_the_order_of_descriptors_or_the_size_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,12 +55,12 @@ def test_the_codebook_finds_the_centres_of_separate_clusters() -> None:
     samples = np.concatenate([centre + 0.01 * generator.standard_normal((50, 6), np.float32) for centre in centres])
     starts = (learn_codebook(samples, 4, seed=seed) for seed in range(20))
     errors = [np.abs(np.sort(codebook, axis=0) - np.sort(centres, axis=0)).max() for codebook in starts]
-    assert min(errors) < 0.01  # k-means may end in a local minimum, but one start of twenty has a sample in each cluster
+    assert min(errors) < 0.01  # k-means may end in a local minimum; one of twenty starts has a sample in each cluster
 
 
-def test_every_round_of_k_means_lowers_the_error() -> None:
+def test_every_iteration_of_k_means_lowers_the_error() -> None:
     samples = np.random.default_rng(3).standard_normal((500, 4)).astype(np.float32)
-    codebooks = [learn_codebook(samples, 8, num_iterations=rounds, seed=0) for rounds in range(8)]
+    codebooks = [learn_codebook(samples, 8, num_iterations=number, seed=0) for number in range(8)]
     errors = [((samples[:, None] - codebook) ** 2).sum(axis=2).min(axis=1).mean() for codebook in codebooks]
     assert all(after <= before + 1e-6 for before, after in pairwise(errors))
     assert errors[-1] < 0.9 * errors[0]
@@ -74,7 +76,7 @@ def test_fewer_samples_than_words_give_fewer_words() -> None:
     np.testing.assert_array_equal(learn_codebook(samples, 64), samples)
 
 
-def test_a_codebook_of_nothing_is_refused() -> None:
+def test_a_codebook_cannot_be_learnt_from_no_samples() -> None:
     with pytest.raises(ValueError, match="64 words cannot be learnt from 0"):
         learn_codebook(np.zeros((0, 8), np.float32), 64)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfm_lightglue.pairs.retrieval import top_k_pairs
+from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.products import Pair
 
 RESOLUTION = 2.0**-16  # similarities are rounded to this step
