@@ -1,6 +1,6 @@
 """What early rejection saves and costs: all photos of several places against each other.
 
-    python benchmarks/early_rejection.py DATA OUT [--pairs 2000] [--keypoints 2048] [--head superpoint-open]
+    python benchmarks/early_rejection.py DATA OUT [--pairs 2000] [--keypoints 2048] [--trained-for superpoint-open]
 
 DATA holds the photos and `retrieval_groups.txt` with lines `set/images/photo group`. Photos of one group show the same place.
 Pairs inside a group may overlap. Pairs of different groups do not, and the benchmark takes a random sample of them (0 = all).
@@ -57,13 +57,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", type=int, default=2000, help="pairs of different places to match, 0 for all")
     parser.add_argument("--keypoints", type=int, default=2048)
-    parser.add_argument("--head", default="aliked")
+    parser.add_argument("--trained-for", default="aliked")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--no-append", action="store_true")
     arguments = parser.parse_args()
     groups, out = read_groups(arguments.data), arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    extractor = create_extractor(arguments.head.removesuffix("-open"), max_keypoints=arguments.keypoints)
+    extractor = create_extractor(arguments.trained_for.removesuffix("-open"), max_keypoints=arguments.keypoints)
     extract_features(arguments.data, out / "features.h5", extractor, names=sorted(groups))
 
     everything = [Pair(name0, name1) for name0, name1 in combinations(sorted(groups), 2)]
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     seconds, layers, verified = {}, {}, {}
     for skip in (False, True):
-        matcher = create_matcher("lightglue", head=arguments.head, precision="low", early_rejection=skip)
+        matcher = create_matcher("lightglue", trained_for=arguments.trained_for, precision="low", early_rejection=skip)
         for kind, pairs in kinds.items():
             name = f"{kind.replace(' ', '_')}_{'ended' if skip else 'full'}"
             seconds[kind, skip], report = timed_matching(out / "features.h5", pairs, out / f"{name}.h5", matcher)
@@ -104,7 +104,7 @@ def main() -> None:
     tables = [markdown_table(header, rows), *(["\n".join(["Lost:", "", *lost])] if lost else [])]
     settings = {
         "photos": f"{len(groups)} of {len(set(groups.values()))} places",
-        "features": f"{arguments.head}, {arguments.keypoints}",
+        "features": f"{arguments.trained_for}, {arguments.keypoints}",
     }
     text = section("Early rejection", settings, tables)
     print(text)

@@ -1,21 +1,22 @@
-"""Local features compared: the same matcher, number of keypoints and resolution for all, on photo sets with ground truth.
+"""Compares local features on photo sets with ground truth: same matcher, number of keypoints and resolution for all.
 
     python benchmarks/features.py DATA OUT [--features aliked disk sift xfeat superpoint] [--superpoint-weights FILE_OR_NAME]
         [--sets homography_seq,fountain_p11] [--matcher nearest_neighbor|lightglue] [--lightglue-weights FILE_OR_NAME]
         [--keypoints 2048] [--resize 1024]
 
-DATA holds one folder a set, with `images/` and one of these beside it, which decides what is measured:
+DATA holds one folder per set. Each has `images/`, and one of these files beside it decides what is measured:
 
-- `homographies.txt` (`A B h11 ... h33`, x_B ~ H x_A): keypoints and matches against the homographies.
-- `correspondences.txt` (`A B xA yA xB yB`, points marked by hand, centre of the top-left pixel at (0, 0)): correct matches.
-- `pairs.txt` and `poses.txt`: relative poses of these pairs.
-- `pairs.txt` alone: their verified matches.
-- `poses.txt` alone, or nothing: the set is reconstructed by the command line, as by photo_sets.py.
+- `homographies.txt` (`A B h11 ... h33`, x_B ~ H x_A): keypoints and matches, compared with the homographies.
+- `correspondences.txt` (`A B xA yA xB yB`, points marked by hand, centre of the top-left pixel at (0, 0)): number of correct
+  matches.
+- `pairs.txt` and `poses.txt`: the relative poses of these pairs.
+- `pairs.txt` alone: the verified matches of these pairs.
+- `poses.txt` alone, or none: the command line reconstructs the set, as in photo_sets.py.
 
-The set `different_places` is no folder: pairs of photos of different places (`retrieval_groups.txt` in DATA, and the pairs of
-homographies and marked points), none of which should be verified.
+The set `different_places` has no folder. Its pairs show different places, so none should be verified. They come from
+`retrieval_groups.txt` in DATA, and from the pairs of homographies and marked points.
 
-OUT keeps features and matches for the next call; what was made with other settings or weights is computed anew.
+OUT keeps features and matches for the next call. They are computed again if settings or weights change.
 """
 
 from __future__ import annotations
@@ -57,20 +58,20 @@ SETS = (
     *("homography_seq", "illumination_pairs4", "scannet_pairs15", "phototourism9", DIFFERENT_PLACES),
     *("fountain_p11", "herzjesu_p8", "lund_door12", "temple_sparse16", "tum_fr2_desk20", "sacre_coeur10"),
 )
-# Its scores are similarities of descriptors, which mean another thing for each kind of features, and most of its matches
-# can be wrong: the verification looks at the geometry alone and takes COLMAP's own number of trials.
+# The scores of nearest neighbours are similarities of descriptors, which differ between kinds of features, and most matches may
+# be wrong. The verification therefore uses the geometry alone, and COLMAP's own number of trials.
 NEAREST_NEIGHBOR = (
     *("matches=nearest_neighbor", "matches.mutual=true", "matches.max_distance=null"),
     *("geometries.min_mean_score=0", "geometries.max_num_trials=10000"),
 )
 MAX_RATIO = 0.8
-"""Of SIFT where the others have LightGlue: the classic baseline."""
+"""Ratio test of SIFT when the other features are matched by LightGlue: the classic baseline."""
 DESCRIPTIONS = {
     "nearest_neighbor": "mutual nearest neighbours, no ratio test",
     "lightglue": f"LightGlue with the weights of each; sift: mutual nearest neighbours, ratio test {MAX_RATIO}",
 }
 Scores = Mapping[str, str]
-"""Head of a column -> what stands in it."""
+"""Head of a column -> text of the cell."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def facts(options: argparse.Namespace, kinds: Sequence[str]) -> dict[str, str]:
-    """What was compared, and with which weights of the features."""
+    """What was compared, and the weights of the features."""
     told = {
         "features": f"at most {options.keypoints} keypoints, longest side {options.resize} px",
         "matches": DESCRIPTIONS[options.matcher],
@@ -100,7 +101,7 @@ def facts(options: argparse.Namespace, kinds: Sequence[str]) -> dict[str, str]:
 
 
 def matcher_facts(options: argparse.Namespace) -> dict[str, str]:
-    """Weights of SuperPoint's matcher, where it is compared and has some."""
+    """The weights of SuperPoint's matcher, if SuperPoint is compared and its matcher has weights."""
     if "superpoint" not in options.features:
         return {}
     matcher = Run(compose_config(overrides("superpoint", options))).matcher()
@@ -108,12 +109,12 @@ def matcher_facts(options: argparse.Namespace) -> dict[str, str]:
 
 
 def weights_fact(weights: WeightsRecord) -> str:
-    """Name and content of a file."""
+    """Name and hash of a file of weights."""
     return f"{Path(weights.name).name}, SHA-256 {weights.sha256[:12]}"
 
 
 def table(folder: Path, options: argparse.Namespace) -> str:
-    """One set: a row for each kind of features."""
+    """The table of one set, with a row for each kind of features."""
     score, rows = scoring(folder), {}
     for kind in options.features:
         start = cpu_seconds()
@@ -124,12 +125,12 @@ def table(folder: Path, options: argparse.Namespace) -> str:
 
 
 def output_of(kind: str, folder: Path, options: argparse.Namespace) -> Path:
-    """Where features and matches of a set are kept."""
+    """The folder that keeps the features and matches of a set."""
     return options.out / f"{kind}_{options.matcher}" / folder.name
 
 
 def overrides(kind: str, options: argparse.Namespace) -> list[str]:
-    """Of the configuration, for one kind of features."""
+    """Overrides of the configuration for one kind of features."""
     sizes = f"features.max_keypoints={options.keypoints}", f"features.resize_max={options.resize}"
     given = kind == "superpoint" and options.superpoint_weights
     weights = [f"features.weights={options.superpoint_weights}"] if given else []
@@ -150,7 +151,7 @@ def _matcher(kind: str, options: argparse.Namespace) -> list[str]:
 
 
 def scoring(folder: Path) -> Callable[[Path, Path, Sequence[str]], Scores]:
-    """How a set is measured: by the ground truth that it has."""
+    """The function that measures a set. The ground truth of the set decides."""
     if folder.name == DIFFERENT_PLACES:
         return different_places_scores
     if (folder / "homographies.txt").exists():
@@ -163,7 +164,7 @@ def scoring(folder: Path) -> Callable[[Path, Path, Sequence[str]], Scores]:
 
 
 def homography_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scores:
-    """Means over the pairs: repeatability, precision and recall at 3 px, AUC of the corners' error under the estimated one."""
+    """Means over the pairs: repeatability, precision and recall at 3 px, AUC of the corner error of estimated homographies."""
     homographies = read_homographies(folder / "homographies.txt")
     run = match_listed(folder / "images", out, overrides, homographies)
     found = matched_pairs(run, homographies)
@@ -183,7 +184,7 @@ def homography_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scor
 
 
 def relative_pose_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scores:
-    """Of the poses that RANSAC finds from the matches, with the true intrinsics; matches on the true epipolar lines."""
+    """AUC of the poses that RANSAC finds with the true intrinsics, and the matches on the true epipolar lines."""
     pairs = listed_pairs(folder / "pairs.txt")
     found = matched_pairs(match_listed(folder / "images", out, overrides, pairs), pairs)
     truth = read_poses(folder / "poses.txt")
@@ -194,7 +195,7 @@ def relative_pose_scores(folder: Path, out: Path, overrides: Sequence[str]) -> S
 
 
 def marked_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scores:
-    """Number of correct matches of each pair (`MarkedPair.num_correct`), their mean, and the mean number of all matches."""
+    """Number of correct matches of each pair (`MarkedPair.num_correct`), their mean, and the mean number of matches."""
     pairs = read_marked_pairs(folder / "correspondences.txt")
     names = [(pair.name0, pair.name1) for pair in pairs]
     found = matched_pairs(match_listed(folder / "images", out, overrides, names), names)
@@ -204,7 +205,7 @@ def marked_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scores:
 
 
 def verified_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scores:
-    """Of pairs that show the same place, without ground truth: their verified matches."""
+    """The verified matches of pairs that show the same place, without ground truth."""
     pairs = listed_pairs(folder / "pairs.txt")
     run = match_listed(folder / "images", out, overrides, pairs)
     found = matched_pairs(run, pairs)
@@ -218,7 +219,7 @@ def verified_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scores
 
 
 def different_places_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scores:
-    """Of pairs that show nothing in common: how many pass the verification all the same."""
+    """Number of pairs without a common place that are verified by mistake."""
     pairs = different_places(folder.parent)
     run = match_listed(folder.parent, out, overrides, pairs)
     found = matched_pairs(run, pairs)
@@ -229,7 +230,7 @@ def different_places_scores(folder: Path, out: Path, overrides: Sequence[str]) -
 
 
 def reconstruction_scores(folder: Path, out: Path, overrides: Sequence[str]) -> Scores:
-    """Of the largest model; with poses the intrinsics are known."""
+    """Figures of the largest model. If the set has poses, its intrinsics are known."""
     result = reconstruct_set(folder, out, overrides)
     size = {"registered": f"{result.registered}/{result.num_images}", "points": str(result.num_points)}
     if result.auc is None:
@@ -251,18 +252,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Of the arguments that lightglue.py has too."""
+    """The parser of the arguments that this script shares with lightglue.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--features", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--superpoint-weights", metavar="FILE_OR_NAME", help="in the place of those of the configuration")
-    parser.add_argument("--sets", type=lambda text: text.split(","), default=list(SETS), help="with commas between them")
+    parser.add_argument("--superpoint-weights", metavar="FILE_OR_NAME", help="instead of the weights of the configuration")
+    parser.add_argument("--sets", type=lambda text: text.split(","), default=list(SETS), help="separated by commas")
     parser.add_argument("--matcher", choices=tuple(DESCRIPTIONS), default="nearest_neighbor")
-    parser.add_argument("--lightglue-weights", metavar="FILE_OR_NAME", help="superpoint's, in the place of the default")
+    parser.add_argument("--lightglue-weights", metavar="FILE_OR_NAME", help="weights for superpoint, instead of the default")
     parser.add_argument("--keypoints", type=int, default=2048)
     parser.add_argument("--resize", type=int, default=1024, help="longest side, px")
-    parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="of the configuration of every run")
+    parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="overrides for every run")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")
     parser.add_argument("--no-append", dest="results", action="store_const", const=None)
     return parser

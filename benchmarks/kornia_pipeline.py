@@ -1,10 +1,11 @@
-"""The whole job with kornia, as its user would write it: timed against `python -m sfm_lightglue run`.
+"""The whole pipeline written with kornia, as its user would do it. It is timed against `python -m sfm_lightglue run`.
 
     python benchmarks/kornia_pipeline.py DATA OUT                 features and matches by kornia, then our database and mapper
     python benchmarks/kornia_pipeline.py DATA OUT --compare 3     both in turn, three times: medians, ratio, accuracy
 
-DATA holds `fountain_p11` with `images/` and `poses.txt`. ALIKED n16, all pairs, known intrinsics; kornia's networks get one photo
-and one pair at a time, with torch's default threads. From the verification on both run the same code with the same options.
+DATA holds `fountain_p11` with `images/` and `poses.txt`. Both use ALIKED n16, all pairs and known intrinsics. kornia's networks
+get one photo and one pair at a time, with torch's default threads. From the verification on, both run the same code with the same
+options.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from torch import Tensor
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict
 from sfm_lightglue.networks.weights import load_weights
-from sfm_lightglue.pairs.listed import read_pairs, write_pairs
-from sfm_lightglue.pipeline import Run, build_database, reconstruct_models, verify
+from sfm_lightglue.pair_files import read_pairs, write_pairs
+from sfm_lightglue.pipeline import Run, reconstruct_models, verify
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 from sfm_lightglue.summary import recorded
@@ -38,12 +39,12 @@ from sfm_lightglue.summary import recorded
 SET = "fountain_p11"
 STAGES = ("extract", "match", "verify", "database", "reconstruct")
 DETECTION_THRESHOLD = 0.2
-"""As in configs/features/aliked.yaml."""
+"""The same as in configs/features/aliked.yaml."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """What kornia found in one photo."""
+    """kornia's features of one photo."""
 
     keypoints: Tensor
     """float32 (n, 2), px of the resized photo."""
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_with_kornia(options: argparse.Namespace) -> None:
-    """Features, pairs and matches by kornia into files of this package, then its stages."""
+    """Writes kornia's features, pairs and matches as files of this package, then runs the other stages of the package."""
     run = Run(compose_config(settings(options, options.out)))
     options.out.mkdir(parents=True)
     with recorded(run.summary, "extract", {}):
@@ -101,9 +102,9 @@ def run_with_kornia(options: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def detect_all(images: Path, options: argparse.Namespace) -> dict[str, Photo]:
-    """kornia's ALIKED on each photo, resized to a longest side of `options.resize` px."""
+    """Features of each photo by kornia's ALIKED. Photos are resized to a longest side of `options.resize` px."""
     network = ALIKED("aliked-n16", max_num_keypoints=options.keypoints, detection_threshold=DETECTION_THRESHOLD).eval()
-    network.load_state_dict(load_weights("aliked-n16")[0], strict=False)  # without the constant that the module adds
+    network.load_state_dict(load_weights("aliked-n16")[0], strict=False)  # the module has a constant that the weights lack
     photos = {}
     for path in sorted(images.iterdir()):
         image = Image.open(path).convert("RGB")
@@ -114,15 +115,15 @@ def detect_all(images: Path, options: argparse.Namespace) -> dict[str, Photo]:
         found = network(pixels)[0]
         keypoints = found.keypoints.clamp(min=0).minimum(
             found.keypoints.new_tensor(image.size) - 1
-        )  # LightGlue wants them inside
+        )  # LightGlue needs keypoints inside the photo
         photos[path.name] = Photo(keypoints, found.keypoint_scores, found.descriptors, image.size, full_size)
     return photos
 
 
 @torch.inference_mode()
 def match_all(photos: Mapping[str, Photo], pairs: Sequence[Pair]) -> dict[Pair, Matches]:
-    """kornia's LightGlue on one pair at a time."""
-    network = LightGlue(features=None, input_dim=128).eval()  # type: ignore[arg-type]  # by name it would download
+    """Matches by kornia's LightGlue, one pair at a time."""
+    network = LightGlue(features=None, input_dim=128).eval()  # type: ignore[arg-type]  # with a name it would download weights
     network.load_state_dict(convert_state_dict(load_weights("aliked-lightglue")[0]), strict=False)
     matches = {}
     for pair in pairs:
@@ -136,7 +137,7 @@ def match_all(photos: Mapping[str, Photo], pairs: Sequence[Pair]) -> dict[Pair, 
 
 
 def compare(options: argparse.Namespace) -> str:
-    """Both in turn; medians of the whole processes and of their stages, and the accuracy of the last run of each."""
+    """Runs both in turn. Returns medians of the whole processes and of their stages, and the accuracy of the last runs."""
     own = "--keypoints", options.keypoints, "--resize", options.resize
     costs: dict[str, list[ProcessCost]] = {"kornia": [], "ours": []}
     for round_ in range(options.compare):
@@ -171,7 +172,7 @@ def cost_row(name: str, costs: Sequence[ProcessCost], reference: Sequence[Proces
 
 
 def accuracy_row(name: str, folder: Path, options: argparse.Namespace) -> list[str]:
-    """Of the largest model against the ground truth."""
+    """Accuracy of the largest model, compared with the ground truth."""
     run_process([sys.executable, "-m", "sfm_lightglue", "evaluate", *settings(options, folder)])
     result, evaluation = read_json(folder / "summary.json")["stages"], read_json(folder / "evaluation.json")
     largest: dict[str, Any] = next(
@@ -186,7 +187,7 @@ def accuracy_row(name: str, folder: Path, options: argparse.Namespace) -> list[s
 
 
 def settings(options: argparse.Namespace, out: Path) -> list[str]:
-    """Overrides of the configuration, the same for both."""
+    """Overrides of the configuration for both pipelines."""
     data = options.data / SET
     known = f"dataset.poses={data / 'poses.txt'}", "database.intrinsics=poses"
     features = "features=aliked", f"features.max_keypoints={options.keypoints}", f"features.resize_max={options.resize}"
@@ -204,7 +205,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compare", type=int, metavar="N", default=0, help="run both pipelines N times")
     parser.add_argument("--keypoints", type=int, default=2048)
     parser.add_argument("--resize", type=int, default=1024, help="longest side, px")
-    parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="of the configuration of ours")
+    parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="overrides for this package")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")
     parser.add_argument("--no-append", dest="results", action="store_const", const=None)
     return parser.parse_args(arguments)

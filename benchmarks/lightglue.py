@@ -1,15 +1,15 @@
-"""LightGlue judged: kinds of features with their matchers against each other, and what adaptivity saves and costs.
+"""Benchmarks of LightGlue: compares features with their matchers, and measures what adaptivity saves and costs.
 
     python benchmarks/lightglue.py DATA OUT [--features superpoint aliked disk sift] [--lightglue-weights FILE_OR_NAME]
         [--sets homography_seq,fountain_p11] [--parts kinds adaptivity] [--adaptive superpoint] [--networks FILE_OR_NAME ...]
         [--depth off 0.9 0.95 0.99] [--width off 0.95 0.99] [--pairs 15]
 
-The part `kinds` is features.py with `--matcher lightglue`: DATA, OUT and all that is measured are described there.
+The part `kinds` is features.py with `--matcher lightglue`. DATA, OUT and the figures are described there.
 
-The part `adaptivity` matches pairs of `--adaptive-sets` with one LightGlue for each pair of thresholds, and with each of
-`--networks` (default: the one of the part `kinds`): layers, share of points dropped, time and accuracy. Pairs of easy sets stop
-early; pairs with little or nothing in common are what LightGlue takes longest for. Features are read from OUT. Time is that of
-the network from prepared photos on, on a CPU the CPU time of one thread.
+The part `adaptivity` matches pairs of `--adaptive-sets` with each combination of thresholds, and with each of `--networks` (by
+default the network of the part `kinds`). It reports layers, share of dropped points, time and accuracy. Pairs of easy sets stop
+early. LightGlue takes longest for pairs with little or nothing in common. Features are read from OUT. The time is the network's
+alone, without the preparation of photos; on a CPU it is the CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from photo_pairs import (
 )
 
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.engine.batch import PairMatches
+from sfm_lightglue.engine.results import PairMatches
 from sfm_lightglue.evaluation.pairs import homography_precision, read_homographies
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.threads import torch_threads
@@ -56,14 +56,14 @@ ADAPTIVE_SETS = (
     *("illumination_pairs4", "phototourism9", features.DIFFERENT_PLACES),
 )
 MAIN = ("AUC@3 px", "AUC@10 deg", "correct", "verified matches", "false pairs")
-"""Of a set's scores, the first that it has stands in the table over all sets."""
+"""Main scores. The table over all sets shows the first of these scores that a set has."""
 
 PairScores = Callable[[Run, Sequence[MatchedPair]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs of a photo set, and how well they are matched."""
+    """Pairs of a photo set, and the function that scores their matches."""
 
     images: Path
     pairs: Sequence[Names]
@@ -72,7 +72,7 @@ class PairSet:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one set, with one network and its thresholds."""
+    """Result of one set with one network and its thresholds."""
 
     found: Sequence[PairMatches]
     seconds: float
@@ -84,7 +84,7 @@ class Outcome:
 
     @property
     def dropped(self) -> float:
-        """Share of the points that did not reach the last layer of their pair."""
+        """Share of the points that were dropped before the last layer of their pair."""
         reached = [(prune >= pair.stop_layer).numpy() for pair in self.found for prune in (pair.prune0, pair.prune1)]
         return 1 - float(np.mean(np.concatenate(reached)))
 
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def adaptivity(networks: Mapping[str, LightGlueMatcher], options: argparse.Namespace) -> list[str]:
-    """A table over all sets, then one a set; a row for each network and its thresholds."""
+    """A table over all sets, then a table for each set. Each network and pair of thresholds has a row."""
     outcomes: dict[str, dict[tuple[str, ...], Outcome]] = {}
     for name in options.adaptive_sets:
         start, folder = cpu_seconds(), options.data / name
@@ -130,7 +130,7 @@ def adaptivity(networks: Mapping[str, LightGlueMatcher], options: argparse.Names
 
 
 def load_networks(options: argparse.Namespace) -> dict[str, LightGlueMatcher]:
-    """Those of `--networks` by name, else the one of the part `kinds`."""
+    """The networks of `--networks` by name, or the network of the part `kinds`."""
     given = features.overrides(options.adaptive, options)
     if not options.networks:
         return {"": load_network(given)}
@@ -141,17 +141,17 @@ def load_networks(options: argparse.Namespace) -> dict[str, LightGlueMatcher]:
 
 
 def load_network(overrides: Sequence[str]) -> LightGlueMatcher:
-    """Raises: ValueError where the configuration has another matcher."""
+    """The LightGlue of the configuration. Raises: ValueError if the configuration has another matcher."""
     matcher = Run(compose_config(overrides)).matcher()
     if not isinstance(matcher, LightGlueMatcher):
-        raise ValueError(f"adaptivity is LightGlue's, found the matcher {type(matcher).__name__}: give no override of matches")
+        raise ValueError(f"adaptivity needs LightGlue, found the matcher {type(matcher).__name__}: do not override matches")
     return matcher
 
 
 def outcomes_of_set(
     folder: Path, networks: Mapping[str, LightGlueMatcher], options: argparse.Namespace
 ) -> dict[tuple[str, ...], Outcome]:
-    """By network (where there are several) and thresholds."""
+    """The results by thresholds, and by network if there are several."""
     chosen = pair_set(folder, options.pairs)
     out = features.output_of(options.adaptive, folder, options)
     run = extract_listed(chosen.images, out, features.overrides(options.adaptive, options), chosen.pairs)
@@ -171,7 +171,7 @@ def outcomes_of_set(
 
 
 def timed(matcher: LightGlueMatcher, pairs: Sequence[tuple], depth: float, width: float) -> tuple[list[PairMatches], float]:
-    """What the engine finds with the thresholds, and its seconds."""
+    """The matches that the engine finds with the thresholds, and the time in seconds."""
     matcher.engine.settings = replace(matcher.engine.settings, depth_confidence=depth, width_confidence=width)
     clock, found = clock_of(matcher.device), []
     start = clock()
@@ -181,7 +181,7 @@ def timed(matcher: LightGlueMatcher, pairs: Sequence[tuple], depth: float, width
 
 
 def table_over_sets(outcomes: Mapping[str, Mapping[tuple[str, ...], Outcome]]) -> str:
-    """Pairs a second and layers over all pairs, and the main score of each set."""
+    """The table over all sets: pairs per second and layers over all pairs, and the main score of each set."""
     main_scores = {
         name: next(key for key in MAIN if key in next(iter(found.values())).scores) for name, found in outcomes.items()
     }
@@ -196,7 +196,7 @@ def table_over_sets(outcomes: Mapping[str, Mapping[tuple[str, ...], Outcome]]) -
 
 
 def table_of_set(name: str, outcomes: Mapping[tuple[str, ...], Outcome]) -> str:
-    """All that was measured."""
+    """The table of one set, with all figures."""
     head = next(iter(outcomes.values())).columns
     return markdown_table([name, *head], [[", ".join(key), *found.columns.values()] for key, found in outcomes.items()])
 
@@ -214,7 +214,7 @@ def _threshold(value: float) -> str:
 
 
 def pair_set(folder: Path, count: int) -> PairSet:
-    """At most `count` pairs of a set, measured by the ground truth that it has; the same pairs each time."""
+    """At most `count` pairs of a set, the same each time. The ground truth of the set decides how they are scored."""
 
     def some(pairs: Sequence[Names]) -> list[Names]:
         return sorted(random.Random(SEED).sample(pairs, min(count, len(pairs))))
@@ -235,7 +235,7 @@ def pair_set(folder: Path, count: int) -> PairSet:
 
 
 def planar_scores(homographies: Mapping[Names, np.ndarray]) -> PairScores:
-    """AUC of the corners' error, and the mean number of matches within 3 px."""
+    """AUC of the corner error, and the mean number of matches within 3 px."""
 
     def scores(_: Run, pairs: Sequence[MatchedPair]) -> dict[str, float]:
         auc = corner_auc(pairs, homographies)
@@ -257,7 +257,7 @@ def posed_scores(truth: Mapping[str, PosedCamera]) -> PairScores:
 
 
 def marked_scores(path: Path) -> PairScores:
-    """Mean number of correct matches by the points marked by hand."""
+    """Mean number of correct matches, judged by the points marked by hand."""
     marked = {(pair.name0, pair.name1): pair for pair in read_marked_pairs(path)}
 
     def scores(_: Run, pairs: Sequence[MatchedPair]) -> dict[str, float]:
@@ -273,7 +273,7 @@ def verified_scores(run: Run, pairs: Sequence[MatchedPair]) -> dict[str, float]:
 
 
 def false_scores(run: Run, pairs: Sequence[MatchedPair]) -> dict[str, float]:
-    """Number of pairs that are verified and should not be."""
+    """Number of pairs that are verified by mistake."""
     return {"false pairs": float(np.count_nonzero(num_verified(run, pairs)))}
 
 
@@ -290,7 +290,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", metavar="FILE_OR_NAME", help="LightGlue weights for the features of --adaptive")
     parser.add_argument("--depth", nargs="+", type=threshold, default=[-1.0, 0.9, 0.95, 0.99])
     parser.add_argument("--width", nargs="+", type=threshold, default=[-1.0, 0.95, 0.99])
-    parser.add_argument("--pairs", type=int, default=15, help="of each set, for adaptivity")
+    parser.add_argument("--pairs", type=int, default=15, help="number of pairs of each set, for adaptivity")
     return parser.parse_args(arguments)
 
 

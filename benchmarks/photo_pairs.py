@@ -1,4 +1,4 @@
-"""Pairs of photos for the benchmarks: which ones, their features and matches, and what of them is correct."""
+"""Pairs of photos for the benchmarks: their choice, their features and matches, and the number of correct matches."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ from sfm_lightglue.evaluation.pairs import evaluate_homography, evaluate_pair_po
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.geometry import sampson_error, warp_points
-from sfm_lightglue.pairs.listed import write_pairs
-from sfm_lightglue.pipeline import Run, locked, match
+from sfm_lightglue.pair_files import write_pairs
+from sfm_lightglue.pipeline import DatabaseOptions, Run, locked, match
 from sfm_lightglue.poses import PosedCamera, fundamental_matrix
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader
 
 MAX_ERROR_PX = 3.0
-"""Sampson distance of a correct match, px of the photos; the points marked by hand are within 2.1 px."""
+"""Maximum Sampson distance of a correct match, px of the photos. The points marked by hand are within 2.1 px."""
 MAX_EPIPOLAR_PX = 10.0
-"""The same where the truth is posed cameras: those of scannet_pairs15, from RGB-D SLAM, are several px off."""
+"""The same for ground-truth poses. The poses of scannet_pairs15 come from RGB-D SLAM and are several px off."""
 NUM_NEIGHBOURS, MAX_SHIFT_PX = 5, 60.0
-"""How a correct match agrees with marked points near by; each marked point of the four pairs does with the others."""
+"""Limits within which a correct match agrees with marked points nearby. Each marked point of the four pairs meets them."""
 PHOTOS_A_PLACE, SEED = 2, 0
-"""At most, and which: of the pairs of different places."""
+"""Maximum number of photos of each place, and the seed of their choice, for the pairs of different places."""
 
 RANSAC_SEEDS = range(10)
-"""Over which AUCs are averaged: another seed moves those of 15 hard poses by up to 10 points, of 14 homographies by up to 5."""
+"""Seeds over which AUCs are averaged. Another seed changes the AUC of 15 hard poses by up to 10 points, and of 14 homographies
+by up to 5."""
 NO_MATCHES = Matches(np.zeros((0, 2), np.int32), np.zeros(0, np.float32))
 
 Names = tuple[str, str]
-"""Of the photos of a pair."""
+"""Names of the two photos of a pair."""
 
 
 @dataclass(frozen=True)
 class MatchedPair:
-    """Two photos and what was matched."""
+    """Features and matches of two photos."""
 
     features0: Features
     features1: Features
@@ -54,26 +55,26 @@ class MatchedPair:
 
     @property
     def names(self) -> Names:
-        """Of the photos."""
+        """Names of the photos."""
         return self.features0.name, self.features1.name
 
     @property
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (k, 2), (k, 2): the matched keypoints."""
+        """The matched keypoints of both photos, float32 (k, 2) each."""
         indices = self.matches.indices
         return self.features0.keypoints[indices[:, 0]], self.features1.keypoints[indices[:, 1]]
 
 
 @dataclass(frozen=True)
 class MarkedPair:
-    """Points of the same places in two images, marked by hand."""
+    """Corresponding points in two images, marked by hand."""
 
     name0: str
     name1: str
     points0: np.ndarray
     """float64 (m, 2), px, centre of the top-left pixel at (0, 0)."""
     points1: np.ndarray
-    """float64 (m, 2), row by row the same places."""
+    """float64 (m, 2): the same places in the same rows."""
 
     @property
     def label(self) -> str:
@@ -81,14 +82,15 @@ class MarkedPair:
         return f"{Path(self.name0).stem} {Path(self.name1).stem}"
 
     def num_correct(self, points0: np.ndarray, points1: np.ndarray) -> float:
-        """Number of correct ones among matched points (n, 2), (n, 2), estimated: those that agree with the marked points, less
-        the wrong ones that do so by chance.
+        """Estimated number of correct matches among matched points (n, 2), (n, 2).
 
-        A match agrees where it lies within MAX_ERROR_PX of the epipolar geometry fitted to the marked points, and within
-        MAX_SHIFT_PX of where one of the NUM_NEIGHBOURS nearest of them would place it: moved like that point, its offset from
-        there turned and scaled by the affinity fitted to all. How likely a wrong match agrees is how often the first point of
-        a match does with the second one of another, over all such pairs: of n matches, c of them correct, c + chance (n - c)
-        are expected to agree.
+        It is the number of matches that agree with the marked points, minus the wrong matches that agree by chance. A match
+        agrees if two conditions hold. It is within MAX_ERROR_PX of the epipolar geometry fitted to the marked points. And it is
+        within MAX_SHIFT_PX of the position that one of its NUM_NEIGHBOURS nearest marked points predicts: the point moves like
+        its neighbour, and its offset from the neighbour is turned and scaled by the affinity fitted to all marked points.
+
+        The chance that a wrong match agrees is estimated by combining the first point of each match with the second point of
+        another match. If c of n matches are correct, c + chance (n - c) are expected to agree.
         """
         if len(points0) == 0:
             return 0.0
@@ -103,7 +105,7 @@ class MarkedPair:
         return len(points0) * max(0.0, (agreeing(0) - chance) / (1 - chance)) if chance < 1 else 0.0
 
     def _fundamental(self) -> np.ndarray:
-        """(3, 3). Raises: ValueError where the marked points do not determine it."""
+        """The fundamental matrix (3, 3). Raises: ValueError if the marked points do not determine it."""
         options = pycolmap.RANSACOptions(max_error=MAX_ERROR_PX, max_num_trials=10000, random_seed=0)
         estimate = pycolmap.estimate_fundamental_matrix(self.points0, self.points1, options)
         if estimate is None:
@@ -111,7 +113,7 @@ class MarkedPair:
         return estimate["F"]
 
     def _places(self, points0: np.ndarray) -> np.ndarray:
-        """float64 (n, k, 2): where each of the nearest marked points places points (n, 2) in image 1."""
+        """float64 (n, k, 2): the positions in image 1 of points (n, 2), predicted by each of the k nearest marked points."""
         ones = np.ones(len(self.points0))
         affinity = np.linalg.lstsq(np.column_stack([self.points0, ones]), self.points1, rcond=None)[0][:2]
         offsets = points0[:, None] - self.points0
@@ -120,23 +122,23 @@ class MarkedPair:
 
 
 def extract_listed(images: Path, out: Path, overrides: Sequence[str], pairs: Iterable[Names]) -> Run:
-    """Features of the photos of the pairs, computed where they are not in `out` yet."""
+    """Computes the features of the photos of the pairs, unless `out` has them already."""
     run = Run(compose_config(["dataset=folder", f"dataset.images={images}", f"output={out}", *overrides]))
-    names, workers = sorted({name for pair in pairs for name in pair}), run.num_network_workers
+    names = sorted({name for pair in pairs for name in pair})
     with locked(run.output):
         extract_features(
             images,
             run.features,
             run.extractor(),
             names=names,
-            num_workers=workers,
+            executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
         )
     return run
 
 
 def match_listed(images: Path, out: Path, overrides: Sequence[str], pairs: Iterable[Names]) -> Run:
-    """Features and matches of the pairs, computed where they are not in `out` yet."""
+    """Computes features and matches of the pairs, unless `out` has them already."""
     pairs = list(pairs)
     run = extract_listed(images, out, overrides, pairs)
     with locked(run.output):
@@ -146,7 +148,7 @@ def match_listed(images: Path, out: Path, overrides: Sequence[str], pairs: Itera
 
 
 def matched_pairs(run: Run, pairs: Iterable[Names]) -> list[MatchedPair]:
-    """The pairs as they were stored."""
+    """The stored features and matches of the pairs."""
     with H5Reader(run.features) as features, H5Reader(run.matches) as matches:
         return [
             MatchedPair(features.features(name0), features.features(name1), matches.find_matches(name0, name1) or NO_MATCHES)
@@ -155,7 +157,7 @@ def matched_pairs(run: Run, pairs: Iterable[Names]) -> list[MatchedPair]:
 
 
 def num_verified(run: Run, pairs: Sequence[MatchedPair]) -> list[int]:
-    """Number of verified matches of each pair, 0 for those that the pipeline would reject."""
+    """Number of verified matches of each pair; 0 for pairs that the pipeline would reject."""
     options = bind(DatabaseOptions, run.config.database, "database")
     limits = bind(VerificationOptions, run.config.geometries, "geometries")
     sizes = {features.name: features.image_size for pair in pairs for features in (pair.features0, pair.features1)}
@@ -171,7 +173,7 @@ def num_verified(run: Run, pairs: Sequence[MatchedPair]) -> list[int]:
 
 
 def pose_auc(pairs: Sequence[MatchedPair], truth: Mapping[str, PosedCamera]) -> tuple[dict[str, float], float]:
-    """AUC of the relative poses by threshold in degrees, and number of pairs without one: means over RANSAC_SEEDS."""
+    """AUC of the relative poses by threshold in degrees, and the number of pairs without a pose. Means over RANSAC_SEEDS."""
     names, points = [pair.names for pair in pairs], {pair.names: pair.points for pair in pairs}
     found = [evaluate_pair_poses(names, truth, points, seed=seed) for seed in RANSAC_SEEDS]
     auc = {threshold: float(np.mean([each.auc[threshold] for each in found])) for threshold in found[0].auc}
@@ -186,7 +188,7 @@ def num_epipolar(pair: MatchedPair, truth: Mapping[str, PosedCamera]) -> int:
 
 
 def corner_auc(pairs: Sequence[MatchedPair], homographies: Mapping[Names, np.ndarray]) -> dict[str, float]:
-    """AUC of the corners' error by threshold in px: means over RANSAC_SEEDS. The homographies (3, 3) are in COLMAP's pixels."""
+    """AUC of the corner error by threshold in px: means over RANSAC_SEEDS. The homographies (3, 3) are in COLMAP's pixels."""
     found = [
         homography_auc(
             [evaluate_homography(*pair.points, homographies[pair.names], pair.features0.image_size, seed=seed) for pair in pairs]
@@ -197,8 +199,11 @@ def corner_auc(pairs: Sequence[MatchedPair], homographies: Mapping[Names, np.nda
 
 
 def homography_recall(pair: MatchedPair, homography: np.ndarray) -> float:
-    """Share of the keypoints of image 0 with a true partner within MAX_ERROR_PX in image 1 that are matched that closely; NaN
-    where none has one. The homography (3, 3) is in COLMAP's pixels."""
+    """Share of the matchable keypoints of image 0 that are matched within MAX_ERROR_PX.
+
+    A keypoint is matchable if a keypoint of image 1 is within MAX_ERROR_PX of its true position. The result is NaN if no keypoint
+    is matchable. The homography (3, 3) is in COLMAP's pixels.
+    """
     warped, keypoints1 = warp_points(homography, pair.features0.keypoints + 0.5), pair.features1.keypoints + 0.5
     has_partner = [(np.hypot(*(keypoints1 - point).T) <= MAX_ERROR_PX).any() for point in warped]
     index0, index1 = pair.matches.indices.T
@@ -207,7 +212,7 @@ def homography_recall(pair: MatchedPair, homography: np.ndarray) -> float:
 
 
 def different_places(data: Path, count: int = 100) -> list[Names]:
-    """A choice of pairs of photos, relative to `data`, that show nothing in common: the same for the same folder."""
+    """Pairs of photos that show different places, relative to `data`. The same folder gives the same choice."""
     place_of = read_groups(data)
     for truth in sorted([*data.glob("*/homographies.txt"), *data.glob("*/correspondences.txt")]):
         prefix = f"{truth.parent.name}/images/"
@@ -222,13 +227,13 @@ def different_places(data: Path, count: int = 100) -> list[Names]:
 
 
 def listed_pairs(path: Path) -> list[Names]:
-    """The two names at the beginning of each line, once each, in their order; without lines that begin with #."""
+    """The two names at the beginning of each line, in order and without repetition. Lines that begin with # are comments."""
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     return list(dict.fromkeys((line[0], line[1]) for line in lines if line and not line[0].startswith("#")))
 
 
 def read_marked_pairs(path: Path) -> list[MarkedPair]:
-    """Raises: ValueError with the number of the line that is not understood."""
+    """The marked pairs of a file. Raises: ValueError for a line that is not understood. The message has its number."""
     points: dict[tuple[str, str], list[list[float]]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):

@@ -1,10 +1,10 @@
-"""Accuracy on photo sets with ground truth: each set reconstructed by the command line, one row of a table each.
+"""Accuracy on photo sets with ground truth. The command line reconstructs each set; a table has one row per set.
 
     python benchmarks/photo_sets.py DATA OUTPUT [sets=NAME+NAME] [key=value ...]
 
-DATA holds one folder a set, with `images/` and, where there is ground truth, `poses.txt` in the format that
-`sfm_lightglue.poses` reads. Overrides go to every run, such as `features=disk database.intrinsics=single`.
-Sets named in SEQUENCES are matched along the sequence; sets without poses have no intrinsics either.
+DATA holds one folder per set, with `images/` and, if there is ground truth, `poses.txt` in the format that
+`sfm_lightglue.poses` reads. Overrides, for example `features=disk database.intrinsics=single`, go to every run. Sets in SEQUENCES
+are matched along the sequence. Sets without poses have no known intrinsics.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ SEQUENCES = ("kitti00_20",)
 
 @dataclass(frozen=True)
 class SetResult:
-    """What became of one set."""
+    """Result of one set."""
 
     name: str
     registered: str
-    """Images of each model, largest first: `9` or `7+3`."""
+    """Number of images of each model, largest first, like `9` or `7+3`."""
     num_images: int
     num_points: int
-    """Of the largest model, 0 without one."""
+    """Points of the largest model; 0 without a model."""
     reprojection_error_px: float | None
-    """Mean of the largest model."""
+    """Mean reprojection error of the largest model."""
     auc: Mapping[str, float] | None
-    """By threshold in degrees, percent; None without ground truth."""
+    """Pose AUC in percent by threshold in degrees; None without ground truth."""
     position_error: float | None
-    """Mean of the camera positions, in the unit of the truth; None without truth or model."""
+    """Mean error of the camera positions, in the unit of the ground truth; None without ground truth or model."""
     seconds: float
-    """Of all stages."""
+    """Time of all stages."""
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def reconstruct_set(folder: Path, output: Path, overrides: Sequence[str]) -> Set
 
 
 def row(result: SetResult) -> str:
-    """The result as a line under the head of `main`."""
+    """The result as a row under the header that `main` prints."""
     text = f"{result.name:18}{result.registered:>6}/{result.num_images:<3}{result.num_points:>8}"
     text += "     -" if result.reprojection_error_px is None else f"{result.reprojection_error_px:6.2f}"
     if result.auc is None:
@@ -94,7 +94,7 @@ def row(result: SetResult) -> str:
 
 
 def sum_images(models: list[dict[str, object]]) -> str:
-    """Images of each model, largest first: `9` or `7+3`."""
+    """Number of images of each model, largest first, like `9` or `7+3`."""
     return "+".join(str(count) for count in sorted((int(str(model["num_images"])) for model in models), reverse=True)) or "0"
 
 

@@ -1,10 +1,10 @@
-"""What the pipeline costs: each stage of a reconstruction, how that grows with the photos, and the store alone.
+"""Cost of the pipeline: each stage of a reconstruction, the growth with the number of photos, and the store alone.
 
     python benchmarks/stages.py DATA OUT [parts=pipeline+growth+store] [sizes=11+22+44+88] [stored=100+1000+10000+100000]
         [results=FILE|none] [key=value ...]
 
-DATA holds one folder a set, with `images/`. Other overrides go to every stage, such as `features.max_keypoints=1024`. Each stage
-is a process of its own, run by the command line; its time and memory are those of the whole process, from its start to its end.
+DATA holds one folder per set, with `images/`. Other overrides, for example `features.max_keypoints=1024`, go to every stage. The
+command line runs each stage in its own process. Time and memory are measured for the whole process, from its start to its end.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ GROWTH_SETS = (
     *(FOUNTAIN, "herzjesu_p8", "lund_door12", "sacre_coeur10", "drone_brighton18", "monstree_exif10", "temple_sparse16"),
     "kitti00_20",
 )
-"""Joined in this order, so that every photo is another one: repeated photos would match at once."""
+"""Sets that are joined in this order, so that all photos differ: repeated photos would match at once."""
 DEFAULTS = {"parts": "pipeline+growth+store", "sizes": "11+22+44+88", "stored": "100+1000+10000+100000", "results": str(RESULTS)}
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage of one run."""
+    """Cost of one stage of one run."""
 
     stage: str
     seconds: float
     """Wall time of the process."""
     inner_seconds: float
-    """Of that within the stage, as summary.json says; the rest is starting Python and importing torch."""
+    """Time within the stage, from summary.json. The rest of the wall time is starting Python and importing torch."""
     cpu_seconds: float
     peak_mb: float
     num_items: int
-    """Photos, or pairs for the stages that work on pairs."""
+    """Number of photos, or of pairs for stages that work on pairs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = {"pipeline": pipeline_section, "growth": growth_section, "store": store_section}
     for part in chosen["parts"].split("+"):
         if part not in parts:
-            raise ValueError(f"there is no part {part!r}: choose among {', '.join(parts)}")
+            raise ValueError(f"unknown part {part!r}: choose from {', '.join(parts)}")
         text = parts[part](Path(data), Path(output), overrides, chosen)
         print(text, flush=True)
         if chosen["results"] != "none":
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def pipeline_section(data: Path, output: Path, overrides: Sequence[str], chosen: dict[str, str]) -> str:
-    """fountain_p11 with its known intrinsics."""
+    """The cost of each stage for fountain_p11 with its known intrinsics."""
     known = [f"dataset.poses={data / FOUNTAIN / 'poses.txt'}", "database.intrinsics=poses"]
     costs = run_stages(data / FOUNTAIN / "images", new_folder(output / "pipeline"), [*known, *overrides])
     header = ["stage", "s", "of that in the stage", "CPU s", "peak MB", "ms an item"]
@@ -76,7 +76,7 @@ def pipeline_section(data: Path, output: Path, overrides: Sequence[str], chosen:
 
 
 def growth_section(data: Path, output: Path, overrides: Sequence[str], chosen: dict[str, str]) -> str:
-    """More and more photos of different sets, which have no pair in common."""
+    """The cost for more and more photos from different sets."""
     rows = []
     for size in map(int, chosen["sizes"].split("+")):
         folder = new_folder(output / f"growth_{size}")
@@ -90,7 +90,7 @@ def growth_section(data: Path, output: Path, overrides: Sequence[str], chosen: d
 
 
 def store_section(data: Path, output: Path, overrides: Sequence[str], chosen: dict[str, str]) -> str:
-    """Writing, merging and reading matches, see store.py."""
+    """The cost of writing, merging and reading matches, measured by store.py."""
     rows = []
     for num_pairs in map(int, chosen["stored"].split("+")):
         folder = new_folder(output / f"store_{num_pairs}")
@@ -105,7 +105,7 @@ def store_section(data: Path, output: Path, overrides: Sequence[str], chosen: di
 
 
 def run_stages(images: Path, folder: Path, overrides: Sequence[str]) -> list[StageCost]:
-    """Each stage by the command line; `folder` must be new, for what is there already is not computed again."""
+    """Runs each stage by the command line. `folder` must be new, because existing results are not computed again."""
     settings = ["+dataset=folder", f"dataset.images={images}", f"output={folder}", *overrides]
     costs: list[StageCost] = []
     for stage in STAGES:
@@ -117,17 +117,20 @@ def run_stages(images: Path, folder: Path, overrides: Sequence[str]) -> list[Sta
 
 
 def num_items(record: dict[str, Any], earlier: Sequence[StageCost]) -> int:
-    """Pairs where the stage has them, else the photos that were extracted."""
+    """Number of pairs of the stage, or of extracted photos if it has no pairs."""
     if "num_pairs" in record and earlier[-1].stage != "extract":
         return int(record["num_pairs"])
     return int(record.get("num_images") or earlier[0].num_items)
 
 
 def joined_sets(data: Path, images: Path, size: int) -> list[str]:
-    """Copies the first `size` photos of the sets to `images/SET/`; returns the sets. Raises: ValueError where there are fewer."""
+    """Copies the first `size` photos of the sets to `images/SET/`. Returns the sets.
+
+    Raises: ValueError if there are fewer photos.
+    """
     photos = [path for name in GROWTH_SETS for path in sorted((data / name / "images").glob("*.*"))][:size]
     if len(photos) < size:
-        raise ValueError(f"{data} holds {len(photos)} photos of {', '.join(GROWTH_SETS)}, {size} are asked for: choose sizes=")
+        raise ValueError(f"{data} holds {len(photos)} photos of {', '.join(GROWTH_SETS)}, sizes= asks for {size}: give less")
     for photo in photos:
         target = images / photo.parent.parent.name / photo.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +139,7 @@ def joined_sets(data: Path, images: Path, size: int) -> list[str]:
 
 
 def new_folder(path: Path) -> Path:
-    """Raises: ValueError where it exists: stages that have been run take no time."""
+    """The path. Raises: ValueError if it exists, because finished stages take no time."""
     if path.exists():
         raise ValueError(f"{path} exists already: choose another OUT, or remove it")
     path.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The store of matches without a network: writes random matches, merges, opens them again, reads them. Prints one line of JSON.
+"""Measures the store of matches without a network: writes, merges, opens and reads random matches. Prints one line of JSON.
 
 python benchmarks/store.py NUM_PAIRS FOLDER
 """
@@ -21,9 +21,9 @@ from sfm_lightglue.storage import H5Reader, ShardStore, match_key, matches_to_gr
 
 NUM_KEYPOINTS = 2048
 NUM_MATCHES = 300
-"""Of each pair: about the mean over all pairs of a walk around an object."""
+"""Matches of each pair: about the mean over all pairs of a walk around an object."""
 NUM_VARIANTS = 64
-"""Different matches that are made beforehand and taken in turn."""
+"""Number of different matches, made beforehand and used in turn."""
 
 
 def main() -> None:
@@ -44,14 +44,14 @@ def main() -> None:
     with measured(steps, "read"), H5Reader(folder / "matches.h5") as reader:
         num_read = sum(reader.find_matches(*pair) is not None for pair in names)
     if missing or num_read != num_pairs:
-        raise RuntimeError(f"{len(missing)} of {num_pairs} pairs are missing, {num_read} could be read")
+        raise RuntimeError(f"{len(missing)} of {num_pairs} pairs are missing, {num_read} were read")
     file_mb = (folder / "matches.h5").stat().st_size / 2**20
     about = f"{NUM_MATCHES} random matches a pair among {NUM_KEYPOINTS} keypoints"
     print(json.dumps({"steps": steps, "file_mb": file_mb, "about": about}))
 
 
 def pair_names(count: int) -> list[tuple[str, str]]:
-    """The first pairs of as many photos as it takes, in the order in which they are matched."""
+    """The first `count` pairs of enough photos, in the order in which they are matched."""
     num_images = int(np.ceil(0.5 + np.sqrt(0.25 + 2 * count)))
     names = [f"walk/{index:05d}.jpg" for index in range(num_images)]
     return list(itertools.islice(itertools.combinations(names, 2), count))
@@ -70,7 +70,7 @@ def random_matches() -> list[Matches]:
 
 @contextlib.contextmanager
 def measured(steps: dict[str, dict[str, float]], name: str) -> Iterator[None]:
-    """Wall and CPU seconds, and peak memory on top of what was there."""
+    """Records wall and CPU seconds, and peak memory above the memory at the start."""
     peak, start, cpu = PeakMemory("cpu"), time.perf_counter(), time.process_time()
     yield
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu

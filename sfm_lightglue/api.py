@@ -20,18 +20,18 @@ from sfm_lightglue import database as database_stage
 from sfm_lightglue import images as photos
 from sfm_lightglue import reconstruction
 from sfm_lightglue.cameras import Camera
-from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.database import BuildReport, DatabaseOptions
+from sfm_lightglue.config import bind, bind_pairs, compose_config
+from sfm_lightglue.database import DatabaseReport
+from sfm_lightglue.execution.devices import default_device
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.pairs import planner
-from sfm_lightglue.pipeline import Run, choose_head, create_plugin, default_device, locked, run_all
+from sfm_lightglue.pipeline import DatabaseOptions, Run, create_plugin, locked, run_all, select_open_lightglue
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
-from sfm_lightglue.storage import H5Reader
 
 Photo = str | Path | np.ndarray | PILImage.Image
 """A file, a uint8 array (h, w, 3) RGB or (h, w) grey, or a PIL image."""
@@ -44,13 +44,14 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
 
 
 def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: Any) -> Matcher:
-    """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `head="disk"`.
+    """The matcher `name` with its weights; `options` as in configs/matches/<name>.yaml, such as `trained_for="disk"`.
 
-    LightGlue without a head is the one for the default features; `head="superpoint"` is the one for the original SuperPoint.
+    LightGlue is by default the network for the default features, the open SuperPoint; `trained_for="superpoint"` is the network
+    for the original SuperPoint.
     """
     config = compose_config([f"matches={name}", *_overrides("matches", options)])
-    if "head" not in options:
-        choose_head(config)
+    if "trained_for" not in options:
+        select_open_lightglue(config)
     return create_plugin(config.matches, MATCHERS, "matches", default_device(device))
 
 
@@ -138,26 +139,33 @@ def match_images(
 
 
 def select_pairs(
-    names: Sequence[str], pairs: str = "exhaustive", *, features: Path | str | None = None, **options: Any
+    names: Sequence[str],
+    pairs: str | Sequence[str] = "exhaustive",
+    *,
+    features: Path | str | None = None,
+    images: Path | str | None = None,
+    poses: Path | str | None = None,
+    **options: Any,
 ) -> list[Pair]:
-    """Pairs of the images `names`; `pairs` and `options` as in configs/pairs; retrieval needs the file `features`."""
-    config = compose_config([f"pairs={pairs}", *_overrides("pairs", options)])
+    """The pairs of images that are worth matching: each once, sorted by name, with the reason for each pair.
 
-    def read(load: Callable[[H5Reader], Any], path: Path | str) -> Any:
-        with H5Reader(path) as reader:
-            return load(reader)
+    Args:
+        names: The images, as paths below the image folder.
+        pairs: Name of a pair source in configs/pairs or in your own folder of configurations, or a list of names. A list gives
+            the union of their pairs.
+        features: HDF5 file of local features, which `retrieval` and loop closure need.
+        images: Folder of the photos, for sources that use their GPS positions.
+        poses: File of camera poses, for sources that use them.
+        options: Options of the source as in its YAML file, such as `num_neighbours=10`. If `pairs` is a list, options of each
+            source as a dict: `select_pairs(names, ["sequential", "retrieval"], sequential={"overlap": 5})`.
 
-    def load_descriptors(name: str) -> np.ndarray:
-        if features is None:
-            raise ValueError(f"pairs={pairs} compares descriptors: give features=FILE")
-        return read(lambda reader: reader.features(name).descriptors, features)
-
-    return planner.select_pairs(
-        bind(planner.PAIRINGS[str(config.pairs.name)], config.pairs, "pairs"),
-        names,
-        load_descriptors=load_descriptors,
-        load_global_descriptors=lambda path, wanted: read(lambda reader: reader.global_descriptors(wanted), path),
-    )
+    Raises:
+        ValueError: An unknown source or option; the message names the closest one. Or the source needs a file that is not given.
+    """
+    chosen = pairs if isinstance(pairs, str) else f"[{','.join(pairs)}]"
+    source = create_source(bind_pairs(compose_config([f"pairs={chosen}", *_overrides("pairs", options)]).pairs))
+    with Collection(names, features=features, images=images, poses=poses) as collection:
+        return find_pairs(source, collection)
 
 
 def build_database(
@@ -258,7 +266,11 @@ def _scatter(size: int, index: np.ndarray, values: np.ndarray, empty: float, dty
 
 
 def _overrides(group: str, options: dict[str, Any]) -> list[str]:
-    return [f"{group}.{key}={_quote(value)}" for key, value in options.items()]
+    overrides = []
+    for key, value in options.items():
+        nested = isinstance(value, Mapping)
+        overrides += _overrides(f"{group}.{key}", dict(value)) if nested else [f"{group}.{key}={_quote(value)}"]
+    return overrides
 
 
 def _quote(value: Any) -> str:

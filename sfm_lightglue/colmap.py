@@ -1,4 +1,4 @@
-"""COLMAP's own log, which by default goes to the terminal and to hidden files in the temporary folder."""
+"""Where COLMAP logs to. By default it logs to the terminal and to hidden files in the temporary folder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pycolmap
 
 @contextlib.contextmanager
 def colmap_log(folder: Path | None) -> Iterator[None]:
-    """COLMAP logs into `folder/colmap_*` inside the block; without a folder errors go to the terminal and the rest nowhere,
-    unless the log was sent to a folder before."""
+    """Inside the block COLMAP logs to `folder/colmap_*`.
+
+    Without a folder only its errors are logged, to the terminal. If an outer block has set a folder, that folder stays.
+    """
     log = pycolmap.logging
     if folder is None and not (log.logtostderr or log.alsologtostderr):
         yield

@@ -28,7 +28,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.datasets import dataset_folder
-from sfm_lightglue.registry import closest
+from sfm_lightglue.pairs import PAIR_SOURCES
+from sfm_lightglue.pairs.union import UnionOptions
+from sfm_lightglue.registry import closest, load_class
 
 Options = TypeVar("Options")
 
@@ -54,12 +56,28 @@ class _UserConfigs(SearchPathPlugin):
 
 
 def add_plus(overrides: Sequence[str]) -> list[str]:
-    """Overrides with `dataset=X` as `+dataset=X`, which Hydra wants for groups without default; lists with commas quoted."""
-    prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in overrides]
-    # Their commas would read as a sweep.
+    """Overrides as Hydra reads them, from the spellings that the command line allows.
+
+    - `dataset=X` and `experiment=X` get a plus, because these groups have no default.
+    - `pairs=[a,b]` becomes the source `union` with one entry per source, so that `pairs.a.KEY=VALUE` sets an option of `a`.
+    - Values that contain commas (a camera, several devices) are quoted, because Hydra would read them as a sweep.
+    """
+    prepared = [part for override in overrides for part in _split_sources(override)]
+    prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in prepared]
     for pattern in (r"^(database\.intrinsics=)([A-Z_]+,[-\d.,eE+]+)$", r"^(execution\.device=)([a-z\d:]+,[a-z\d:,]+)$"):
         prepared = [re.sub(pattern, r"\1'\2'", override) for override in prepared]
     return prepared
+
+
+def _split_sources(override: str) -> list[str]:
+    """`pairs=[a,b]` as Hydra overrides that place each source at `pairs.NAME`; any other override unchanged."""
+    listed = re.fullmatch(r"pairs=\[([^\[\]]*)\]", override)
+    names = [name.strip() for name in listed[1].split(",")] if listed else []
+    if not names:
+        return [override]
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError(f"cannot read {override!r}: expected different pair sources, such as pairs=[sequential,retrieval]")
+    return ["pairs=union", *(f"+pairs@pairs.{name}={name}" for name in names)]
 
 
 def compose_config(overrides: Sequence[str] = (), name: str = CONFIG_NAME) -> DictConfig:
@@ -91,6 +109,25 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
         given = typing.cast(dict[str, typing.Any], OmegaConf.to_container(node, resolve=True))
         values = OmegaConf.merge(OmegaConf.structured(plain), {key: given[key] for key in sorted(known - groups.keys())})
         return options_class(**groups, **vars(OmegaConf.to_object(values)))
+
+
+def bind_pairs(node: DictConfig, where: str = "pairs") -> typing.Any:
+    """The options of the pair source that a group describes, for `create_source`; those of several sources as `UnionOptions`.
+
+    Args:
+        node: The group `pairs`, or one source of a union.
+        where: Its place in the configuration, for messages.
+
+    Raises:
+        ValueError: As in `bind`; or no source has this name.
+    """
+    if not isinstance(node, DictConfig) or "name" not in node:
+        raise ValueError(f"unknown option '{where}': expected a pair source with a name, such as pairs=[sequential,retrieval]")
+    name = str(node.name)
+    if name == "union":
+        sources = {key: bind_pairs(node[key], f"{where}.{key}") for key in map(str, node) if key != "name"}
+        return UnionOptions(name, sources)
+    return bind(options_class(load_class(name, PAIR_SOURCES, "pairs")), node, where)
 
 
 def options_class(plugin: type) -> type:

@@ -1,8 +1,9 @@
-"""Datasets by name: what there is, where it lies, fetching what is not on this machine.
+"""Datasets by name: lists them, finds their folders, and downloads missing files.
 
-A dataset is a folder of `datasets/` that ships its photos in `images/`, or says in `files.tsv` where to fetch them: one file a
-line, `path TAB bytes TAB sha256 TAB addresses`, `-` for what is unknown. Fetched files go to `datasets/NAME` in the download
-cache. Description, licence and origin are the comment at the head of `configs/dataset/NAME.yaml`.
+A dataset is a folder of `datasets/`. It contains its photos in `images/`, or a file `files.tsv` that lists the files to
+download. Each line of `files.tsv` is `path TAB bytes TAB sha256 TAB addresses`; `-` means unknown. Downloaded files go to
+`datasets/NAME` in the download cache. The description, licence and origin of a dataset are the comment at the head of
+`configs/dataset/NAME.yaml`.
 """
 
 from __future__ import annotations
@@ -19,83 +20,93 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 from tqdm import tqdm
 
-from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, is_right
+from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, matches_checksum
+from sfm_lightglue.files import written_whole
+from sfm_lightglue.poses import PosedCamera, write_poses
 from sfm_lightglue.registry import closest
 from sfm_lightglue.settings import fingerprint
 
 logger = logging.getLogger(__name__)
 
 STAMP = ".verified"
-"""File in the folder of a dataset: says that its files were hashed, and found right."""
+"""File in the folder of a dataset. It records that the hashes of all files were checked."""
 
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """One line of `files.tsv`. A `.zip` is unpacked: its photos (all below a folder `images`) become `images/`."""
+    """One line of `files.tsv`. A `.zip` is unpacked: the photos below its folder `images` become `images/`."""
 
     path: str
     size: int | None
-    """Bytes."""
+    """Size in bytes; None if unknown."""
     sha256: str | None
     urls: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One dataset as listed."""
+    """What is known about one dataset."""
 
     name: str
     description: str
     licence: str
     origin: str
     files: tuple[DatasetFile, ...]
-    """What is fetched; empty for a dataset that ships with the package."""
+    """Files to download; empty for a dataset that ships with the package."""
     folder: Path
-    """Where it is or will be: holds `images/` and, with ground truth, `poses.txt`."""
+    """Folder of the dataset, whether or not it exists yet. It holds `images/` and, with ground truth, `poses.txt`."""
     is_present: bool
+    """True if all files are there. Their hashes may not have been checked yet."""
 
     @property
     def size(self) -> int | None:
-        """Bytes to fetch in all, None where unknown."""
+        """Total size of the downloads in bytes; None if it is unknown."""
         sizes = [file.size for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
     def is_verified(self) -> bool:
-        """True where the SHA-256 of every file to fetch is known."""
+        """True if the SHA-256 of every download is known."""
         return all(file.sha256 for file in self.files)
 
 
 def list_datasets() -> list[DatasetEntry]:
-    """All datasets, by name. Nothing is fetched."""
+    """All datasets, sorted by name. Nothing is downloaded."""
     root = _shipped("datasets")
     names = [path.name for path in root.iterdir() if (path / "files.tsv").is_file() or (path / "images").is_dir()]
     return [_entry(name) for name in sorted(names)]
 
 
 def dataset_folder(name: str) -> str:
-    """The folder of a dataset, whether or not its photos are there yet: the resolver behind `${dataset_folder:NAME}`.
+    """The folder of a dataset, whether or not its photos are there yet. The configuration calls it as `${dataset_folder:NAME}`.
 
-    Raises: ValueError that names the closest dataset.
+    Raises: ValueError if there is no dataset of this name. The message names the closest one.
     """
     return str(_find(name).folder)
 
 
 def ensure_dataset(name: str) -> Path:
-    """The folder of a dataset, fetched first where anything is missing or wrong.
+    """The folder of a dataset, after downloading files that are missing or damaged.
 
-    Files are hashed once, whoever put them there, and known afterwards by size and time.
+    Each file is hashed once, even if the user put it there. Later only its size and time are compared.
+
+    Raises: ValueError for an unknown name or wrong content, ConnectionError if files cannot be downloaded.
     """
     entry = _find(name)
     return entry.folder if entry.is_present and _is_stamped(entry.folder, entry.files) else fetch_dataset(name)
 
 
 def fetch_dataset(name: str, destination: Path | str | None = None) -> Path:
-    """Fetch what is missing or damaged of a dataset into `destination` (default: the download cache); the folder it is in.
+    """Downloads the files of a dataset that are missing or damaged. Returns the folder of the dataset.
 
-    A dataset that ships with the package is where it is: nothing is fetched or copied.
+    Args:
+        name: Name of the dataset.
+        destination: Folder to download to; None stands for the download cache. A dataset that ships with the package stays where
+            it is: nothing is downloaded or copied.
 
-    Raises: ValueError for an unknown name or wrong content, ConnectionError where files cannot be had.
+    Raises:
+        ValueError: The name is unknown, or a file has the wrong content.
+        ConnectionError: A file cannot be downloaded.
     """
     entry = _find(name)
     if not entry.files:
@@ -104,8 +115,10 @@ def fetch_dataset(name: str, destination: Path | str | None = None) -> Path:
     missing = [file for file in entry.files if not _is_done(folder, file, check_hash=True)]
     for file in missing:
         if (folder / file.path).is_file():
-            logger.warning("%s is not the file of dataset %s (%s): it is fetched", folder / file.path, name, _expected(file))
-    logger.info("dataset %s: %s", name, f"fetching {len(missing)} files to {folder}" if missing else f"complete in {folder}")
+            logger.warning(
+                "%s is not the file of dataset %s (%s): downloading it again", folder / file.path, name, _expected(file)
+            )
+    logger.info("dataset %s: %s", name, f"downloading {len(missing)} files to {folder}" if missing else f"complete in {folder}")
     logger.info("dataset %s: licence: %s", name, entry.licence)
     total = None if any(file.size is None for file in missing) else sum(file.size or 0 for file in missing)
     with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None) as bar:
@@ -118,59 +131,43 @@ def fetch_dataset(name: str, destination: Path | str | None = None) -> Path:
             if file.path.endswith(".zip"):
                 _unpack_images(folder / file.path, folder / "images")
     if _has_cameras(entry.files):
-        write_poses(folder / "gt_dense_cameras", folder / "poses.txt")
+        convert_cameras(folder / "gt_dense_cameras", folder / "poses.txt")
     if _hashed(entry.files):
-        with contextlib.suppress(OSError):  # a folder that cannot be written is hashed each time
+        with contextlib.suppress(OSError):  # a read-only folder is hashed each time
             (folder / STAMP).write_text(_stamp(folder, entry.files))
     return folder
 
 
-def write_poses(cameras: Path, poses: Path) -> None:
-    """Write the folder of ground-truth cameras (`PHOTO.camera` of Strecha's benchmark) as one `poses.txt`."""
-    lines = ["# name qw qx qy qz tx ty tz fx fy cx cy width height (x_cam = R X + t, centre of the top-left pixel at 0.5)"]
+def convert_cameras(cameras: Path, poses: Path) -> None:
+    """Writes a folder of ground-truth cameras (`PHOTO.camera` of Strecha's benchmark) as one pose file.
+
+    Raises: ValueError if a file is not a camera. The message names the file.
+    """
+    posed = {}
     for path in sorted(cameras.glob("*.camera")):
         try:
-            lines.append(pose_line(path.stem, *read_camera(path.read_text())))
+            posed[path.stem] = read_camera(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    part = poses.with_name(poses.name + ".part")
-    part.write_text("\n".join(lines) + "\n")
-    part.replace(poses)
+    with written_whole(poses) as temporary:
+        write_poses(temporary, posed)
 
 
-def read_camera(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
-    """Intrinsics (3, 3), rotation (3, 3) and translation (3,) of cam_from_world, and (width, height), of a `.camera` text.
+def read_camera(text: str) -> PosedCamera:
+    """The camera of a `.camera` text.
 
-    The text holds K in rows 0-2, a row of zeros, the rotation of world_from_cam in rows 4-6, the camera centre, the size. K is
-    in COLMAP's pixel origin as it stands: no shift fits the photos better (0.1 px at most, within the error of that fit).
+    The text holds K in rows 0-2, a row of zeros, the rotation of world_from_cam in rows 4-6, the camera centre, and the size. K
+    already uses COLMAP's pixel origin: no shift fits the photos better (0.1 px at most, within the error of that fit).
+
+    Raises: ValueError if the text does not hold 26 numbers.
     """
     numbers = np.array(text.split(), np.float64)
     if numbers.size != 26:
         raise ValueError(f"expected the 26 numbers of a camera (K, 0 0 0, R, centre, size), found {numbers.size}")
-    left, _, right = np.linalg.svd(numbers[12:21].reshape(3, 3).T)  # R has 6 digits: back to a rotation
+    left, _, right = np.linalg.svd(numbers[12:21].reshape(3, 3).T)  # R has 6 digits: the nearest rotation
     rotation = left @ right
-    return numbers[:9].reshape(3, 3), rotation, -rotation @ numbers[21:24], (int(numbers[24]), int(numbers[25]))
-
-
-def pose_line(name: str, intrinsics: np.ndarray, rotation: np.ndarray, translation: np.ndarray, size: tuple[int, int]) -> str:
-    """One line of `poses.txt`: the photo's name, cam_from_world as quaternion and translation, pinhole intrinsics, size in px."""
-    pinhole = intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
-    values = [*_quaternion(rotation), *translation, *pinhole]
-    return " ".join([name, *(f"{value:.12g}" for value in values), *map(str, size)])
-
-
-def _quaternion(rotation: np.ndarray) -> np.ndarray:
-    """(4,) unit quaternion w, x, y, z with w >= 0 of a rotation (3, 3).
-
-    Source: the eigenvector of Davenport's K matrix (Bar-Itzhack 2000), which has no singular case.
-    """
-    trace = np.trace(rotation)
-    matrix = np.empty((4, 4))
-    matrix[0, 0] = trace
-    matrix[0, 1:] = matrix[1:, 0] = (rotation - rotation.T)[[2, 0, 1], [1, 2, 0]]
-    matrix[1:, 1:] = rotation + rotation.T - trace * np.eye(3)
-    quaternion = np.linalg.eigh(matrix)[1][:, -1]
-    return np.where(quaternion[0] < 0, -quaternion, quaternion)
+    size = int(numbers[24]), int(numbers[25])
+    return PosedCamera(rotation, -rotation @ numbers[21:24], numbers[:9].reshape(3, 3), size)
 
 
 def _find(name: str) -> DatasetEntry:
@@ -191,7 +188,7 @@ def _entry(name: str) -> DatasetEntry:
 
 
 def _read_comment(path: Path) -> tuple[str, dict[str, str]]:
-    """The first line of the comment at the head of a YAML file, and its `key: value` lines."""
+    """The first line of the comment at the head of a YAML file, and the `key: value` lines of that comment."""
     lines = path.read_text().splitlines() if path.is_file() else []
     end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     comment = [line.lstrip("# ") for line in lines[:end]]
@@ -210,9 +207,9 @@ def _read_manifest(path: Path) -> tuple[DatasetFile, ...]:
 
 
 def _is_done(folder: Path, file: DatasetFile, *, check_hash: bool) -> bool:
-    if file.path.endswith(".zip"):  # the archive itself is removed once it is unpacked
+    if file.path.endswith(".zip"):  # the archive is removed after it is unpacked
         return (folder / "images").is_dir()
-    return is_right(folder / file.path, file.sha256 if check_hash else None, file.size)
+    return matches_checksum(folder / file.path, file.sha256 if check_hash else None, file.size)
 
 
 def _expected(file: DatasetFile) -> str:
@@ -220,7 +217,7 @@ def _expected(file: DatasetFile) -> str:
 
 
 def _hashed(files: Sequence[DatasetFile]) -> list[DatasetFile]:
-    """Those whose hash is known, and which are kept as they are."""
+    """Files with a known hash that are kept as they are."""
     return [file for file in files if file.sha256 and not file.path.endswith(".zip")]
 
 
@@ -230,7 +227,7 @@ def _is_stamped(folder: Path, files: Sequence[DatasetFile]) -> bool:
 
 
 def _stamp(folder: Path, files: Sequence[DatasetFile]) -> str:
-    """Changes with the expected hashes, and with size or time of a file."""
+    """Content of the file `STAMP`. It depends on the expected hashes and on the size and time of each file."""
     found = [(file.path, file.sha256, (folder / file.path).stat()) for file in _hashed(files)]
     return fingerprint([(path, sha256, about.st_size, about.st_mtime_ns) for path, sha256, about in found])
 
@@ -240,9 +237,9 @@ def _has_cameras(files: Sequence[DatasetFile]) -> bool:
 
 
 def _unpack_images(archive: Path, images: Path) -> None:
-    """Unpack what lies below a folder `images` of the zip, all or nothing, and remove the zip.
+    """Unpacks everything below a folder `images` of the zip, all or nothing, and removes the zip.
 
-    Raises: ValueError for what is no zip, holds no photos, or names files outside its own folder.
+    Raises: ValueError if it is not a zip, contains no photos, or names files outside its own folder.
     """
     part = images.with_name(images.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -251,7 +248,7 @@ def _unpack_images(archive: Path, images: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, ValueError) as error:
         shutil.rmtree(part, ignore_errors=True)
         archive.unlink()
-        raise ValueError(f"{archive} was removed, it is not the zip of photos expected: {error}") from error
+        raise ValueError(f"{archive} was removed because it is not the expected zip of photos: {error}") from error
     part.replace(images)
     archive.unlink()
 
@@ -259,7 +256,7 @@ def _unpack_images(archive: Path, images: Path) -> None:
 def _extract(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as content:
         for member in content.infolist():
-            name = PureWindowsPath(member.filename)  # knows /, \ and drive letters
+            name = PureWindowsPath(member.filename)  # splits at / and \, and knows drive letters
             if name.anchor or ".." in name.parts:
                 raise ValueError(f"it would write outside its folder ({member.filename!r})")
             if "images" in name.parts[:-1] and not member.is_dir():
@@ -268,10 +265,10 @@ def _extract(archive: Path, target: Path) -> None:
                 with content.open(member) as source, path.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
     if not target.is_dir():
-        raise ValueError("no folder named images in it")
+        raise ValueError("it contains no folder named images")
 
 
 def _shipped(kind: str) -> Path:
-    """The folder `configs` or `datasets`: inside the package when installed, beside it in a checkout."""
+    """The folder `configs` or `datasets`: inside the installed package, or beside the package in a checkout."""
     package = Path(__file__).parent
     return package / kind if (package / kind).is_dir() else package.parent / kind

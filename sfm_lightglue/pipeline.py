@@ -11,12 +11,10 @@ import dataclasses
 import functools
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
@@ -28,7 +26,9 @@ from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, eval
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
-from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution import EXECUTORS
+from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.execution.executor import ExecutionOptions, Executor, create_executor
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
@@ -39,8 +39,10 @@ from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.networks.weights import read_metadata
-from sfm_lightglue.pairs.listed import read_pairs, write_pairs, write_reasons
-from sfm_lightglue.pairs.planner import PAIRINGS, select_pairs
+from sfm_lightglue.pair_files import read_pairs, write_pairs, write_reasons
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.pairing import create_source
+from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
@@ -66,23 +68,17 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class Execution:
-    """Where and how the work is done."""
+class DatabaseOptions(VerificationOptions):
+    """The group `database`: the options of the verification, and how cameras are chosen."""
 
     name: str
-    device: str
-    num_workers: int
-    cache_mb: float
-    if_settings_changed: str
+    intrinsics: str
+    camera_model: str
 
-    def __post_init__(self) -> None:
-        if self.if_settings_changed not in ("refuse", "recompute"):
-            raise ValueError(
-                f"execution.if_settings_changed={self.if_settings_changed!r}. "
-                f"{closest(self.if_settings_changed, ('refuse', 'recompute'))}"
-            )
-        if self.num_workers < 0:
-            raise ValueError(f"execution.num_workers must be 0 (one per core) or more, found {self.num_workers}")
+    @property
+    def verification(self) -> VerificationOptions:
+        """Without what is about cameras."""
+        return VerificationOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(VerificationOptions)})
 
 
 class Run:
@@ -92,14 +88,15 @@ class Run:
         check_keys(config)
         for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
             drop_unknown(config[group], functools.partial(_options_class, config[group], table, group))
-        choose_head(config)
+        select_open_lightglue(config)
         self.config = config
         self.dataset = bind(Dataset, config.dataset, "dataset")
         if self.dataset.masks and config.features.name == config.matches.name == "imported":
             raise ValueError(
                 "dataset.masks drops keypoints, and matches=imported numbers them all: leave the masks out, or match again"
             )
-        self.execution = bind(Execution, config.execution, "execution")
+        options = _options_class(config.execution, EXECUTORS, "execution")
+        self.execution: ExecutionOptions = bind(options, config.execution, "execution")
         self.output = Path(config.output)
         self.features = self.output / "features.h5"
         self.pairs = self.output / "pairs.txt"
@@ -128,32 +125,20 @@ class Run:
         return list_images(self.images, without=[self.output, self.output / "plots", *masks])
 
     @property
-    def devices(self) -> list[str]:
-        """Where pairs are matched. Raises: ValueError where torch cannot use one of them."""
-        return chosen_devices(self.execution.device)
-
-    @property
     def device(self) -> str:
-        """Where all else is computed."""
-        return self.devices[0]
+        """Where this process computes; an executor may use more devices. Raises: ValueError if torch cannot use one of them."""
+        return chosen_devices(self.execution.device)[0]
 
-    @property
-    def num_network_workers(self) -> int:
-        """Photos or pairs in a network at a time: one per core, two on a GPU, so that one is read while one is computed."""
-        return self.execution.num_workers or (num_cores() if self.device == "cpu" else 2)
+    def executor(self, device: str | None = None) -> Executor:
+        """What runs the jobs of a stage, on the devices of the configuration or on this one."""
+        return create_executor(dataclasses.replace(self.execution, device=device or self.execution.device))
 
     def extractor(self) -> Extractor:
         return create_plugin(self.config.features, EXTRACTORS, "features", self.device)
 
     def matcher(self) -> Matcher:
-        check_head(self.config)
+        check_lightglue_fits(self.config)
         return create_plugin(self.config.matches, MATCHERS, "matches", self.device)
-
-    def matchers_in_processes(self) -> list[Callable[[], Matcher]]:
-        """What creates the matcher on each of several devices, in a process each; none for one device."""
-        devices = self.devices
-        recipes = [plugin_recipe(self.config.matches, MATCHERS, "matches", device) for device in devices]
-        return recipes if len(devices) > 1 else []
 
     @contextlib.contextmanager
     def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
@@ -164,62 +149,36 @@ class Run:
             yield record
 
 
-def choose_head(config: DictConfig) -> None:
-    """Has LightGlue's head for SuperPoint be that of the open SuperPoint where features come from it or one trained from it."""
+def select_open_lightglue(config: DictConfig) -> None:
+    """Selects LightGlue for the open SuperPoint if the features come from the open SuperPoint or a model fine-tuned from it."""
     features, matches = config.features, config.matches
-    if matches.get("head") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
+    if matches.get("trained_for") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
         weights = str(features.get("weights"))
         if weights == "superpoint-open" or "superpoint-open " in read_metadata(Path(weights)).get("origins", ""):
-            matches.head = "superpoint-open"
+            matches.trained_for = "superpoint-open"
 
 
-def check_head(config: DictConfig) -> None:
-    """Raises: ValueError where the published LightGlue would match a SuperPoint trained from nothing, unless it was asked to."""
+def check_lightglue_fits(config: DictConfig) -> None:
+    """Raises: ValueError if the published LightGlue would match a SuperPoint trained from scratch, and no one asked for that."""
     features, matches = config.features, config.matches
-    if matches.get("head") != "superpoint" or matches.get("weights") or not OmegaConf.is_interpolation(matches, "head"):
+    if (
+        matches.get("trained_for") != "superpoint"
+        or matches.get("weights")
+        or not OmegaConf.is_interpolation(matches, "trained_for")
+    ):
         return
     if read_metadata(Path(str(features.get("weights")))).get("network") == "SuperPoint":
         raise ValueError(
             f"no published LightGlue goes with the SuperPoint that was trained into features.weights={features.weights}: give "
-            "matches.weights=FILE (training=lightglue makes it), matches.head=superpoint-open where it was trained from ours, or "
-            "matches=nearest_neighbor"
+            "matches.weights=FILE (from training=lightglue), matches.trained_for=superpoint-open if it was trained from ours, "
+            "or matches=nearest_neighbor"
         )
-
-
-def default_device(device: str) -> str:
-    """`auto` is a GPU where torch sees one, else the CPU. Raises: ValueError where torch cannot use the device."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"execution.device={device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def chosen_devices(devices: str) -> list[str]:
-    """`all` is every GPU that torch sees; several have commas between them. Raises: ValueError where torch cannot use one."""
-    num_gpus = torch.cuda.device_count()
-    if devices == "all":
-        if not num_gpus:
-            raise ValueError("execution.device=all means all GPUs, and torch sees none: choose cpu")
-        return [f"cuda:{i}" for i in range(num_gpus)]
-    first, *others = (device.strip() for device in devices.split(","))
-    for device in others:  # told without using them, which would take memory there in this process
-        if not re.fullmatch(r"cpu|cuda:\d+", device) or (device != "cpu" and int(device[5:]) >= num_gpus):
-            raise ValueError(f"execution.device={devices!r}: expected cpu or cuda:0, cuda:1 ...; torch sees {num_gpus} GPUs")
-    return [default_device(first), *others]
 
 
 def create_plugin(node: DictConfig, table: dict[str, str], group: str, device: str) -> Any:
     """The extractor or matcher that a configuration group describes."""
-    return plugin_recipe(node, table, group, device)()
-
-
-def plugin_recipe(node: DictConfig, table: dict[str, str], group: str, device: str) -> Callable[[], Any]:
-    """What creates the extractor or matcher that a configuration group describes; picklable."""
     plugin = load_class(str(node.name), table, group)
-    return functools.partial(plugin.create, bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
+    return plugin.create(bind(options_class(plugin), node, group), device)  # type: ignore[attr-defined]
 
 
 def _options_class(node: DictConfig, table: dict[str, str], group: str) -> type:
@@ -240,7 +199,7 @@ def extract(run: Run) -> None:
             extractor,
             names=run.list_photos(),
             masks=run.dataset.masks,
-            num_workers=run.num_network_workers,
+            executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
         )
         record |= dataclasses.asdict(report)
@@ -248,14 +207,13 @@ def extract(run: Run) -> None:
 
 def pairs(run: Run) -> None:
     """features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair"""
-    with run.recorded("pairs") as record, H5Reader(run.features) as reader:
-        selected = select_pairs(
-            _pairing_options(run),
-            _current_names(run, reader),
-            load_descriptors=lambda image: reader.features(image).descriptors,
-            load_global_descriptors=_read_global_descriptors,
-            device=run.device,
-        )
+    with run.recorded("pairs") as record:
+        with H5Reader(run.features) as reader:
+            names = _current_names(run, reader)
+        source = create_source(bind_pairs(run.config.pairs))
+        files = Collection(names, images=run.images, features=run.features, poses=run.dataset.poses, device=run.device)
+        with files as collection:
+            selected = select_pairs(source, collection)
         write_pairs(run.pairs, selected)
         write_reasons(run.pairs.with_suffix(".tsv"), selected)
         record["num_pairs"] = len(selected)
@@ -273,8 +231,7 @@ def match(run: Run) -> None:
             _read_pairs(run),
             run.matches,
             matcher,
-            in_processes=run.matchers_in_processes(),
-            num_workers=run.num_network_workers,
+            executor=run.executor(),
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
         )
@@ -335,7 +292,7 @@ def check_options(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise show after hours, in a late stage."""
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(_options_class(run.config[group], table, group), run.config[group], group)
-    check_head(run.config)
+    check_lightglue_fits(run.config)
     _pairing_options(run)
     bind(VerificationOptions, run.config.geometries, "geometries")
     options = bind(DatabaseOptions, run.config.database, "database")
@@ -412,13 +369,6 @@ def _read_summary(run: Run) -> dict[str, Any]:
 def _current_names(run: Run, reader: H5Reader) -> list[str]:
     """Images with features whose photo is still in the folder, sorted."""
     return sorted({*reader.names()} & {*run.list_photos()})
-
-
-def _pairing_options(run: Run) -> Any:
-    name = str(run.config.pairs.name)
-    if name not in PAIRINGS:
-        raise ValueError(f"there is no pairs named {name!r}. {closest(name, PAIRINGS)}")
-    return bind(PAIRINGS[name], run.config.pairs, "pairs")
 
 
 def _read_pairs(run: Run) -> list[Pair]:

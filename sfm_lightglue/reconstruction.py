@@ -1,8 +1,8 @@
-"""The stage database -> reconstruction: COLMAP's mappers over verified matches, and what came out.
+"""The stage database -> reconstruction: runs one of COLMAP's mappers on the verified matches, and describes the models.
 
-Reads `database.db` (and of `features.h5` the size of a detection pixel, of the photos the colours), writes
-`reconstruction/0` ... `n`, each in COLMAP's binary and text format and as `points.ply`. A run that is killed leaves the previous
-reconstruction untouched; Ctrl-C keeps the partial one.
+Reads `database.db`, the pixel scales in `features.h5`, and the photos for the colours of the points. Writes `reconstruction/0` to
+`reconstruction/n`, each in COLMAP's binary and text format and as `points.ply`. A killed run leaves the previous reconstruction
+as it was. Ctrl-C keeps the partial reconstruction.
 """
 
 from __future__ import annotations
@@ -33,29 +33,32 @@ from sfm_lightglue.storage import H5Reader
 logger = logging.getLogger(__name__)
 
 MIN_POINTS = 10
-"""Models with fewer points are discarded: the global mapper returns such ones for matches that agree on nothing."""
+"""Models with fewer points are discarded. The global mapper returns models like that if the matches do not fit together."""
 
 
 @dataclass(frozen=True)
 class ReconstructionOptions:
-    """How the mapper works; the values stand in configs/reconstruction."""
+    """Options of the mapper; configs/reconstruction holds the values."""
 
     name: str
-    """incremental, global, hierarchical, or triangulation over known poses."""
+    """`incremental`, `global`, `hierarchical`, or `triangulation` (points only, with known poses)."""
     refine_intrinsics: bool
-    """Whether focal length and distortion are refined; otherwise they stay as they are in the database."""
+    """Whether to refine focal length and distortion; otherwise they keep their values from the database."""
     refine_principal_point: bool
+    """Whether to refine the principal point."""
     min_model_size: int
-    """Smaller models are not kept (images)."""
+    """Smallest number of images in a model; smaller models are discarded."""
     min_num_matches: int
-    """Verified pairs with fewer inliers are not used."""
+    """Smallest number of inliers of a verified pair; pairs with fewer are ignored."""
     max_error_px: float
-    """Largest reprojection error of an observation, in px at the resolution of detection; the global mapper has limits of its
-    own, in angles."""
+    """Largest reprojection error of an observation, px of the resized image that the detector saw. The global mapper does not use
+    it: its limits are angles."""
     extract_colors: bool
+    """Whether points get the colours of the photos."""
     num_threads: int
     """1 gives the same model in every run; -1 uses all cores."""
     seed: int
+    """Seed of RANSAC."""
 
     def __post_init__(self) -> None:
         if self.name not in MAPPERS:
@@ -67,27 +70,32 @@ class ModelReport:
     """Statistics of one model."""
 
     folder: str
+    """Name of the folder: `0` to `n`."""
     num_images: int
+    """Registered images."""
     num_points: int
     num_observations: int
+    """Keypoints that belong to points, in all images together."""
     mean_track_length: float
+    """Observations per point."""
     mean_reprojection_error_px: float
+    """px of the photos."""
     registered: list[str]
     """Names of the registered images."""
 
 
 @dataclass(frozen=True)
 class ReconstructionReport:
-    """What the stage did."""
+    """The models of a scene."""
 
     models: list[ModelReport]
-    """In the order of their folders; empty where nothing could be reconstructed."""
+    """In the order of their folders; empty if nothing could be reconstructed."""
     largest: str | None
-    """Folder of the model with most images, `0` ... `n`."""
+    """Folder of the model with most images; None without models."""
     num_images: int
     """Images in the database."""
     unregistered: list[str]
-    """Images that are not in the largest model."""
+    """Names of the images that are not in the largest model, sorted."""
 
 
 def reconstruct(
@@ -99,19 +107,28 @@ def reconstruct(
     features: Path | str | None = None,
     known_poses: Mapping[str, np.ndarray] | None = None,
 ) -> ReconstructionReport:
-    """Models of the scene in `output/0` ... `output/n`; nothing is done where they are there for this database and options, and
-    those of others are replaced, with a warning where options changed.
+    """Writes models of the scene to `output/0` ... `output/n` and describes them.
 
-    Thresholds are multiplied by the size of a detection pixel in px of the photos, the median of what `features` says of the
-    images: the file that the database was built from, by default `features.h5` beside it. Without one, or where that is of other
-    images, such as beside a database of another program, thresholds are px of the photos. `known_poses` (for the mapper
-    `triangulation`): float64 (3, 4) cam_from_world by image name.
+    If `output` already has the models of this database with these options, nothing is computed. Other models are replaced, with a
+    warning if options changed.
 
-    Raises: KeyboardInterrupt after the partial models were written.
+    Args:
+        database: COLMAP database with verified pairs.
+        images: folder of the photos, for the colours of the points.
+        output: folder to write.
+        options: options of the mapper. `max_error_px` is multiplied by the median of `Features.pixel_scale` over the images.
+        features: file of features that the database was built from, for the pixel scales. Default: `features.h5` beside the
+            database. The scale is 1 if that file does not exist or has none of the images.
+        known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
+
+    Raises:
+        FileNotFoundError: `database` does not exist.
+        ValueError: the mapper `triangulation` has no known pose of any image.
+        KeyboardInterrupt: Ctrl-C was pressed; the partial models are written.
     """
     database, images, output = Path(database), Path(images), Path(output)
     if not database.is_file():
-        raise FileNotFoundError(f"{database} does not exist: run the stage verify first")
+        raise FileNotFoundError(f"{database} does not exist: run the stage database first")
     names = _image_names(database)
     if features is None and database.with_name("features.h5").is_file():
         features = database.with_name("features.h5")
@@ -139,14 +156,14 @@ def reconstruct(
 
 
 def _warn_of_changes(output: Path, previous: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Says which settings of the models in `output` differ; that new photos or matches are mapped anew is no surprise."""
+    """Logs which options of the models in `output` differ. A changed database needs no warning."""
     old, new = ({key: all_of.get(key) for key in ("options", "version")} for all_of in (previous, settings))
     if previous and (changes := describe_changes(old, new)):
         logger.warning("%s was made with other settings (%s): it is replaced", output, changes)
 
 
 def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
-    """Statistics of the models in `output`, given the names of all images."""
+    """Statistics of the models in the folder `output`; `names` are all images of the database."""
     models = []
     for folder in sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
         model = pycolmap.Reconstruction(folder)
@@ -172,7 +189,7 @@ def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
 
 @dataclass(frozen=True)
 class _Task:
-    """What every mapper gets."""
+    """The input of a mapper."""
 
     database: Path
     images: Path
@@ -180,11 +197,13 @@ class _Task:
     options: ReconstructionOptions
     known_poses: Mapping[str, np.ndarray]
     on_image: Callable[[], None]
-    """Called for each registered image."""
+    """To call for each registered image."""
     token: pycolmap.CancellationToken
 
 
 def _incremental(task: _Task) -> None:
+    """Runs COLMAP's incremental mapper."""
+
     def on_first_two_images() -> None:
         task.on_image()
         task.on_image()
@@ -201,6 +220,7 @@ def _incremental(task: _Task) -> None:
 
 
 def _global(task: _Task) -> None:
+    """Runs COLMAP's global mapper (GLOMAP)."""
     colmap = pycolmap.GlobalPipelineOptions()
     colmap.min_model_size, colmap.min_num_matches = task.options.min_model_size, task.options.min_num_matches
     colmap.num_threads, colmap.random_seed = task.options.num_threads, task.options.seed
@@ -211,6 +231,7 @@ def _global(task: _Task) -> None:
 
 
 def _hierarchical(task: _Task) -> None:
+    """Runs COLMAP's hierarchical mapper."""
     colmap = pycolmap.HierarchicalPipelineOptions()
     colmap.incremental_options = _incremental_options(task.options, len(_image_names(task.database)))
     colmap.num_threads = task.options.num_threads
@@ -219,7 +240,7 @@ def _hierarchical(task: _Task) -> None:
 
 
 def _triangulation(task: _Task) -> None:
-    """Points over known poses; images without a known pose are left out."""
+    """Triangulates points with known poses. Images without a known pose are left out. Raises: ValueError if no pose is known."""
     model = pycolmap.Reconstruction()
     with pycolmap.Database.open(task.database) as rows:
         for camera in rows.read_all_cameras():
@@ -248,12 +269,12 @@ def _triangulation(task: _Task) -> None:
 
 
 def _photos(task: _Task) -> Path:
-    """Where a mapper that always extracts colours looks for the photos: an empty folder where no colours are wanted."""
+    """Folder of the photos for mappers that always extract colours: a folder without photos if no colours are wanted."""
     return task.images if task.options.extract_colors else task.output
 
 
 def _count_images(task: _Task, models: Mapping[int, pycolmap.Reconstruction]) -> None:
-    """The progress of mappers that tell nothing until they are done."""
+    """Reports all images at the end, for mappers that do not report progress."""
     for model in models.values():
         for _ in range(model.num_reg_images()):
             task.on_image()
@@ -268,23 +289,23 @@ def _incremental_options(options: ReconstructionOptions, num_images: int) -> pyc
     colmap.num_threads, colmap.random_seed = options.num_threads, options.seed
     colmap.ba_refine_focal_length = colmap.ba_refine_extra_params = options.refine_intrinsics
     colmap.ba_refine_principal_point = options.refine_principal_point
-    # COLMAP's thresholds are 4 px for photos of any size, 12 px to find a pose. A tight one for the first pair matters most: at
-    # 4 px it takes a wrong geometry for small or forward motion (kitti00, 1241 px: AUC@5 11.8; at 2 px 62.8).
+    # COLMAP's limits are 4 px for photos of any size, and 12 px for the pose of a new image. The limit of the first pair matters
+    # most: 4 px let it accept a wrong geometry if the motion is small or forward (kitti00, 1241 px: AUC@5 11.8; with 2 px 62.8).
     colmap.mapper.init_max_error = colmap.mapper.filter_max_reproj_error = options.max_error_px
     colmap.mapper.abs_pose_max_error = 3 * options.max_error_px
     triangulation = colmap.triangulation
     triangulation.merge_max_reproj_error = triangulation.complete_max_reproj_error = options.max_error_px
     colmap.extract_colors = options.extract_colors
-    colmap.triangulation.ignore_two_view_tracks = num_images > 2  # COLMAP's default drops every point of a 2-photo scene
+    colmap.triangulation.ignore_two_view_tracks = num_images > 2  # COLMAP's default would drop all points of two photos
     return colmap
 
 
 def _run_mapper(
     database: Path, images: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]
 ) -> bool:
-    """Runs the mapper in a thread, so that Ctrl-C can cancel it cleanly; returns whether it was cancelled."""
-    if _num_verified_pairs(database) == 0:  # the hierarchical mapper would end in an IndexError
-        logger.warning("%s holds no verified pair of images: there is nothing to reconstruct", database)
+    """Runs the mapper in a thread, so that Ctrl-C can cancel it; returns whether it was cancelled."""
+    if _num_verified_pairs(database) == 0:  # the hierarchical mapper would raise an IndexError
+        logger.warning("%s has no verified pair of images: there is nothing to reconstruct", database)
         return False
     token, interrupted = pycolmap.CancellationToken(), threading.Event()
 
@@ -298,22 +319,24 @@ def _run_mapper(
         task = _Task(database, images, output, options, known_poses, lambda: bar.update() and None, token)
         try:
             future = pool.submit(MAPPERS[options.name], task)
-            while wait([future], timeout=0.1).not_done:  # without a timeout Windows would not call the handler
+            while wait([future], timeout=0.1).not_done:  # Windows calls the handler of Ctrl-C only after a timeout
                 pass
             future.result()
         except InterruptedError:
             return True
         finally:
-            token.cancel()  # leaving the pool waits for the mapper
+            token.cancel()  # the end of the pool waits for the mapper
     return interrupted.is_set()
 
 
 @contextlib.contextmanager
 def _on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
-    """Ctrl-C calls `handler` instead of raising KeyboardInterrupt between any two lines. Only the main thread is reached, and not
-    where it is ignored."""
-    reached = threading.current_thread() is threading.main_thread()
-    if not reached or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    """Inside the block Ctrl-C calls `handler` and raises no KeyboardInterrupt.
+
+    It has no effect outside the main thread, or if the program handles or ignores Ctrl-C itself.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, handler)
@@ -327,13 +350,14 @@ def _on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
 
 
 def _write_models(output: Path) -> None:
-    """Text and PLY beside the binary files; models without points are removed and the rest numbered from 0."""
+    """Writes text and PLY files beside the binary files. Models with less than MIN_POINTS points are deleted, and the others are
+    numbered from 0."""
     folders = sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     kept = 0
     for folder in folders:
         model = pycolmap.Reconstruction(folder)
         if model.num_points3D() < MIN_POINTS:
-            logger.warning("a model of %d images and %d points is discarded", model.num_reg_images(), model.num_points3D())
+            logger.warning("a model with %d images and %d points is discarded", model.num_reg_images(), model.num_points3D())
             shutil.rmtree(folder)
             continue
         model.write_text(folder)
@@ -344,12 +368,13 @@ def _write_models(output: Path) -> None:
 
 
 def _image_names(database: Path) -> list[str]:
+    """Names of all images in the database, sorted."""
     with pycolmap.Database.open(database) as rows:
         return sorted(image.name for image in rows.read_all_images())
 
 
 def _detection_scale(features: Path | str, names: list[str]) -> float:
-    """Size of a detection pixel in px of the photos, the median over the images; 1 where the file has none of them."""
+    """Median of `Features.pixel_scale` over the images; 1 if the file has none of them."""
     with H5Reader(features) as reader:
         return float(np.median([reader.pixel_scale(name) for name in names if reader.has(name)] or [1.0]))
 
@@ -360,7 +385,7 @@ def _num_verified_pairs(database: Path) -> int:
 
 
 def _hash(path: Path) -> str:
-    """Content of the database but for the 100 bytes of SQLite's header, where each time COLMAP opens the file is counted."""
+    """SHA-256 of the database without the first 100 bytes: SQLite's header counts how often COLMAP has opened the file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(100)

@@ -1,4 +1,4 @@
-"""Plug-ins by name: the class behind a name, and the closest right name for a mistyped one."""
+"""Plug-ins by name: loads the class of a name, and suggests the closest name for a mistyped one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from collections.abc import Iterable, Mapping
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
-    """A sentence that names the closest choice, if any comes close, and all of them."""
+    """A hint for an error message: the choice that is closest to `name`, if one is similar, and the list of all choices."""
     listed = sorted(choices)
     close = difflib.get_close_matches(name, listed, n=1, cutoff=0.5)
     return (f"Did you mean {close[0]!r}? " if close else "") + f"There are: {', '.join(listed)}"
 
 
 def load_class(name: str, table: Mapping[str, str], kind: str) -> type:
-    """The class registered under `name`, or the user's own, given as `package.module:Class`.
+    """The class that `name` stands for.
 
-    Raises: ValueError that names the closest choice.
+    Args:
+        name: a key of `table`, or a class of the user as `package.module:Class`.
+        table: `package.module:Class` by name.
+        kind: what the class is, for error messages, such as `features`.
+
+    Raises: ValueError if the name is unknown, with the closest name, or if the class cannot be imported.
     """
     target = table.get(name, name)
     module, separator, attribute = target.partition(":")

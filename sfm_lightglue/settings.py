@@ -1,4 +1,4 @@
-"""The settings that a file of results was made with: what they are, their fingerprint, and how two of them differ."""
+"""Settings that are stored with results: what they contain, their fingerprint, and the difference between two of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sfm_lightglue import __version__
 
 
 def plugin_settings(plugin: Any) -> dict[str, Any]:
-    """All that decides what an extractor or matcher computes: class, options, hashes of its weights, package version.
+    """Everything that decides the results of an extractor or matcher: class, options, hashes of its weights, package version.
 
-    The name or path under which weights or a file were asked for is left out: their hash says what they are.
+    The options `weights` and `path` are left out if the plug-in has weights: their hash identifies them.
     """
     options = dataclasses.asdict(plugin.options) if hasattr(plugin, "options") else {}
     hashes = [record.sha256 for record in getattr(plugin, "weights", ())]
@@ -28,12 +28,15 @@ def plugin_settings(plugin: Any) -> dict[str, Any]:
 
 
 def fingerprint(settings: Mapping[str, Any] | Sequence[Any]) -> str:
-    """SHA-256 of the settings' canonical JSON."""
+    """SHA-256 of the settings as JSON with sorted keys, in hexadecimal."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """The values that differ, `key: old -> new`, separated by commas."""
+    """The values that differ, as `key: old -> new`, separated by commas; empty if none differs.
+
+    Keys of nested settings are joined by dots, after `prefix`. A missing value is shown as None.
+    """
     changes = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)

@@ -1,4 +1,4 @@
-"""The command `train`: from its configuration to a file of weights."""
+"""The command `train`: trains what its configuration says and writes a file of weights."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sfm_lightglue.config import bind
-from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.devices import chosen_devices, num_cores
 from sfm_lightglue.features.superpoint import SuperPointOptions
 from sfm_lightglue.images import list_images
 from sfm_lightglue.matches import MATCHERS
-from sfm_lightglue.pipeline import chosen_devices, create_plugin, locked
+from sfm_lightglue.pipeline import create_plugin, locked
 from sfm_lightglue.registry import load_class
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.loop import TrainingRun, keep_freed_memory, train
 
 
 def train_from(config: DictConfig) -> str:
-    """Trains as the configuration says; the text to print."""
+    """Trains as the configuration says. Returns the text to print: the file of weights, and how to use it.
+
+    Raises: ValueError if an option is wrong, or if the output folder holds a training with other settings.
+    """
     output = Path(config.output)
     task_class: Any = load_class(str(config.training.name), TRAININGS, "training")
-    options = bind(typing.get_type_hints(task_class.__init__)["options"], config.training, "training")
+    options = bind(typing.get_type_hints(task_class.create)["options"], config.training, "training")
     device, *_ = chosen_devices(str(config.execution.device))
     with locked(output):
         run = TrainingRun(
@@ -38,14 +41,14 @@ def train_from(config: DictConfig) -> str:
             create_matcher=partial(create_plugin, config.matches, MATCHERS, "matches", device),
             processes=int(config.execution.num_workers) or num_cores(),
         )
-        task = task_class(replace(options, commit=options.commit or _commit()), run)
+        task = task_class.create(replace(options, commit=options.commit or _commit()), run)
         keep_freed_memory()
         path = train(task, options.loop, output, device)
     return f"{path}\nuse it: {task_class.use.format(path=path)}"
 
 
 def _commit() -> str | None:
-    """Of the checkout that this package runs from, None elsewhere."""
+    """Commit of the git checkout that this package runs from; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""A scene whose cameras, points and matches are known exactly: poses and models have a right answer."""
+"""A synthetic scene with exactly known cameras, points and matches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sfm_lightglue.storage import ShardStore, features_to_group, match_key, matc
 
 SIZE = (640, 480)
 FOCAL = 700.0
-"""Of a pinhole camera with the principal point in the middle, px."""
+"""Focal length, px, of a pinhole camera with the principal point in the middle."""
 COLOR = (200, 100, 50)
-"""RGB of all pixels of the photos."""
+"""RGB of all pixels in the photos."""
 
 
 class KnownScene:
-    """Points in a box, seen from cameras on an arc around it. Keypoints are in another order in each image."""
+    """Points in a box and cameras on an arc around it. The order of the keypoints differs between the images."""
 
     def __init__(self, num_images: int = 8, num_points: int = 150) -> None:
         generator = np.random.default_rng(0)
@@ -34,7 +34,7 @@ class KnownScene:
         self._orders = [generator.permutation(num_points) for _ in self.names]
 
     def features(self, index: int) -> Features:
-        """The keypoints of one image, one of each point; all points are in view."""
+        """Features of one image: one keypoint for each point, as all points are visible."""
         pose, count = self.poses[index], len(self.points)
         points_in_cam = self.points[self._orders[index]] @ pose[:, :3].T + pose[:, 3]
         keypoints = FOCAL * points_in_cam[:, :2] / points_in_cam[:, 2:] + np.array(SIZE) / 2 - 0.5
@@ -68,7 +68,10 @@ def make_database(
     focal: float = FOCAL,
     noise_px: float = 0.0,
 ) -> Path:
-    """`folder/database.db` of some images and pairs of the scene, with a pinhole camera; the photos go to `folder/images`."""
+    """Writes photos, features, matches, geometries and `folder/database.db` of some images and pairs of the scene.
+
+    The camera is a pinhole camera with this focal length. Returns the path of the database.
+    """
     images, pairs, generator = list(images), list(pairs), np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     with ShardStore(folder / "features.h5", {}) as store:

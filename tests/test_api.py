@@ -37,7 +37,7 @@ def extractor() -> Extractor:
 
 @pytest.fixture(scope="module")
 def matcher() -> Matcher:
-    return sfm_lightglue.create_matcher("lightglue", head="aliked")
+    return sfm_lightglue.create_matcher("lightglue", trained_for="aliked")
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,13 @@ def test_a_file_that_is_no_photo_is_named(tmp_path: Path) -> None:
         sfm_lightglue.load_image(tmp_path / "empty.jpg")
 
 
-def test_a_head_that_is_named_is_taken() -> None:
+def test_the_features_that_lightglue_was_trained_for_can_be_named() -> None:
     weights = str(find_weights("superpoint-open-lightglue"))  # of the same shape
-    assert cast(LightGlueMatcher, sfm_lightglue.create_matcher(head="superpoint", weights=weights)).options.head == "superpoint"
-    assert cast(LightGlueMatcher, sfm_lightglue.create_matcher()).options.head == "superpoint-open"
+    assert (
+        cast(LightGlueMatcher, sfm_lightglue.create_matcher(trained_for="superpoint", weights=weights)).options.trained_for
+        == "superpoint"
+    )
+    assert cast(LightGlueMatcher, sfm_lightglue.create_matcher()).options.trained_for == "superpoint-open"
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((40, 40, 3), np.float32), np.zeros((40, 40, 4), np.uint8), np.zeros(40, np.uint8)])
@@ -134,7 +137,7 @@ def test_sequences_of_different_length_are_refused(extractor: Extractor, matcher
         sfm_lightglue.match_images([path], [path, path], extractor=extractor, matcher=matcher)
 
 
-def test_features_of_another_kind_than_the_head_are_refused(extractor: Extractor, matcher: Matcher) -> None:
+def test_features_that_lightglue_was_not_trained_for_are_refused(extractor: Extractor, matcher: Matcher) -> None:
     xfeat_like = sfm_lightglue.Features(np.ones((5, 2), np.float32), np.ones(5), np.ones((5, 64), np.float32), (80, 60))
     with pytest.raises(ValueError, match=r"64-d descriptors.*'aliked'.*128-d"):
         matcher(xfeat_like, xfeat_like)

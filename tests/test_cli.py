@@ -163,7 +163,7 @@ def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.C
         (["train"], 1, "train on which photos? Give data.images=DIR: any folder of photos will do"),
         (["train", "training=superpoint", "data.imagez=."], 1, "train on which photos? Give data.images=DIR"),
         (["train", "data.images=null"], 1, "train on which photos? Give data.images=DIR"),
-        (["train", "data.images=."], 1, "no photos in .: expected files that end in .jpg"),
+        (["train", "data.images=."], 1, ". contains no photos: expected files that end in .jpg"),
         (["train", "++data.images=nowhere"], 1, "image folder nowhere does not exist: give a folder of photos"),
         (
             ["train", "data.images=.", "training=superpont"],
@@ -187,7 +187,7 @@ def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.C
             "unknown option 'training.loop.stepz'. Did you mean 'steps'? There are: ",
         ),
         (["train", "data.images=.", "training.precision=half"], 1, "training.precision='half' is none. There are: float32, low"),
-        (["train", "data.images=.", "training.views.width=100"], 1, "training.views must be multiples of 8 px wide and high"),
+        (["train", "data.images=.", "training.views.width=100"], 1, "training.views needs sides that are multiples of 8 px"),
         (
             ["train", "data.images=.", "training.loop.save_every=30"],
             1,
@@ -317,7 +317,7 @@ def test_too_few_photos_to_train_on_are_counted(folder: Path, capsys: pytest.Cap
     assert cli.main(["train", "data.images=photos", *small, "training.validation.photos=2"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    expected = "error: 2 readable photos, of which training.validation.photos=2 are held out: give more photos\n"
+    expected = "error: found 2 readable photos, but training.validation.photos=2 are held out: give more photos\n"
     assert printed.err.endswith(expected)
 
 

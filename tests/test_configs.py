@@ -20,12 +20,13 @@ from safetensors.numpy import save_file
 from sfm_lightglue import api, cli, pipeline
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
-from sfm_lightglue.database import DatabaseOptions
+from sfm_lightglue.execution import EXECUTORS
+from sfm_lightglue.execution.executor import ExecutionOptions
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import find_weights
-from sfm_lightglue.pairs.planner import PAIRINGS
+from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pipeline import Execution, choose_head
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
@@ -33,20 +34,18 @@ from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
 
-CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
+PLUG_INS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS}
+CHOICES = [(group, name) for group in GROUPS for name in choices(group) if name != "union"]  # which has no keys of its own
 
 
 def dataclass_of(group: str, node: DictConfig) -> type:
     """The dataclass that a group's values are bound to."""
-    if group in ("features", "matches"):
-        return options_class(load_class(str(node.name), {"features": EXTRACTORS, "matches": MATCHERS}[group], group))
+    if group in PLUG_INS:
+        return options_class(load_class(str(node.name), PLUG_INS[group], group))
     return {
         "dataset": pipeline.Dataset,
-        "pairs": PAIRINGS.get(str(node.get("name"))),
-        "geometries": VerificationOptions,
-        "database": DatabaseOptions,
+        "database": pipeline.DatabaseOptions,
         "reconstruction": ReconstructionOptions,
-        "execution": pipeline.Execution,
     }[group]
 
 
@@ -75,7 +74,7 @@ def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: s
     bound_to = dataclass_of(group, config[group])
     assert set(config[group]) == {field.name for field in dataclasses.fields(bound_to)}
     options = bind(bound_to, config[group], group)
-    # The head of a matcher is named after the features; not all features have one.
+    # LightGlue is named after the features it was trained for; not all features have one.
     assert dataclasses.asdict(options) == OmegaConf.to_container(config[group], resolve=True)
 
 
@@ -93,7 +92,7 @@ def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> N
         assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # comes from the training before
         config.training.to_teacher = "to_teacher.safetensors"
     assert ("muon_momentum" in config.training.loop) == (network == "superpoint")  # LightGlue has no kernels for it
-    bound_to = typing.get_type_hints(load_class(network, TRAININGS, "training").__init__)["options"]
+    bound_to = typing.get_type_hints(load_class(network, TRAININGS, "training").create)["options"]
     options = bind(bound_to, config.training, "training")
     assert dataclasses.asdict(options) == OmegaConf.to_container(config.training, resolve=True)
 
@@ -102,7 +101,7 @@ def test_what_a_training_validates_with_binds_too() -> None:
     config = compose_config(["data.images=photos"], "train")
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
-    assert bind(Execution, config.execution, "execution").num_workers == 0
+    assert bind(ExecutionOptions, config.execution, "execution").num_workers == 0
     assert OmegaConf.missing_keys(compose_config([], "train")) == {"data.images"}
 
 
@@ -120,7 +119,7 @@ def test_a_mistake_in_a_nested_option_is_named_in_full(override: str, expected: 
         bind(SuperPointTraining, compose_config([override], "train").training, "training")
 
 
-@pytest.mark.parametrize(("group", "table"), [("features", EXTRACTORS), ("matches", MATCHERS), ("pairs", PAIRINGS)])
+@pytest.mark.parametrize(("group", "table"), PLUG_INS.items())
 def test_every_plug_in_has_a_file_of_its_name(group: str, table: dict[str, Any]) -> None:
     assert set(choices(group)) == set(table)
     for name in choices(group):
@@ -147,7 +146,7 @@ def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: s
     assert config == compose_config([f"+experiment={name}", "features.max_keypoints=77"])
     assert config.features.max_keypoints == 77
     check_keys(config)
-    choose_head(config)
+    select_open_lightglue(config)
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
 
@@ -156,7 +155,7 @@ def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: s
 @pytest.mark.parametrize("features", choices("features"))
 @pytest.mark.parametrize("matches", choices("matches"))
 def test_a_preset_goes_with_all_features_and_matchers(name: str, features: str, matches: str) -> None:
-    choice = [f"features={features}", f"matches={matches}", *(["matches.head=disk"] if matches == "lightglue" else [])]
+    choice = [f"features={features}", f"matches={matches}", *(["matches.trained_for=disk"] if matches == "lightglue" else [])]
     config = compose_config([f"experiment={name}", "dataset.images=photos", *choice])
     for group in ("features", "matches"):
         if OmegaConf.is_missing(config[group], "path"):
@@ -220,8 +219,8 @@ def test_refining_can_be_chosen_against_the_default() -> None:
     assert config.reconstruction.refine_intrinsics is False
 
 
-def test_the_head_of_the_matcher_follows_the_features() -> None:
-    assert compose_config(["features=disk", "matches=lightglue"]).matches.head == "disk"
+def test_lightglue_is_by_default_the_network_trained_for_the_features() -> None:
+    assert compose_config(["features=disk", "matches=lightglue"]).matches.trained_for == "disk"
 
 
 @pytest.mark.parametrize(
@@ -339,6 +338,17 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
             ["execution.if_settings_changed=recomput"],
             "execution.if_settings_changed='recomput'. Did you mean 'recompute'? There are: ",
         ),
+        (
+            ["execution=thread"],
+            "there is no execution named 'thread'. Did you mean 'threads'? There are: ",
+        ),
+        (["execution.name=ray"], "no execution is named 'ray'. There are: local, processes, threads; or give your own as "),
+        (["execution.name=proceses"], "no execution is named 'proceses'. Did you mean 'processes'? There are: "),
+        (["execution.num_processes=2"], "unknown option 'execution.num_processes'. "),
+        (
+            ["execution=processes", "execution.num_processes=-1"],
+            "execution.num_processes must be 0 (chosen by the device)",
+        ),
         (["execution.num_workers=-1"], "execution.num_workers must be 0 (one per core) or more, found -1"),
         (["database.camera_model=PINHOL"], "database.camera_model='PINHOL' does not exist. Did you mean 'PINHOLE'? There are: "),
         (["database.intrinsics=exiff"], "database.intrinsics='exiff' is not known. Did you mean 'exif'? There are: "),
@@ -423,9 +433,9 @@ def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.M
         (["matches=nearest_neighbor"], None),
     ],
 )
-def test_lightglue_s_head_is_that_of_the_superpoint_which_the_features_come_from(overrides: list[str], expected: str) -> None:
+def test_lightglue_is_the_network_for_the_superpoint_that_the_features_come_from(overrides: list[str], expected: str) -> None:
     run = pipeline.Run(compose_config(["dataset=demo", *overrides]))
-    assert run.config.matches.get("head") == expected
+    assert run.config.matches.get("trained_for") == expected
 
 
 def trained(path: Path, origins: str) -> Path:
@@ -434,12 +444,12 @@ def trained(path: Path, origins: str) -> Path:
     return path
 
 
-def test_a_copy_of_the_open_superpoint_and_what_was_trained_from_it_have_its_head(tmp_path: Path) -> None:
+def test_copies_of_the_open_superpoint_and_models_tuned_from_it_are_matched_by_its_lightglue(tmp_path: Path) -> None:
     tuned = trained(tmp_path / "tuned.safetensors", "aliked-n16 5be87, superpoint-open 3407c")
     for path in (Path(shutil.copy(find_weights("superpoint-open"), tmp_path / "copy.safetensors")), tuned):
         run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{path}'"]))
-        assert run.config.matches.head == "superpoint-open"
-        pipeline.check_head(run.config)
+        assert run.config.matches.trained_for == "superpoint-open"
+        pipeline.check_lightglue_fits(run.config)
 
 
 def test_a_superpoint_trained_from_nothing_asks_for_a_lightglue_of_its_own_before_the_run(tmp_path: Path) -> None:
@@ -450,13 +460,18 @@ def test_a_superpoint_trained_from_nothing_asks_for_a_lightglue_of_its_own_befor
         pipeline.check_options(run)
     with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
         run.matcher()
-    for more in ("matches.weights=yours.safetensors", "matches.head=superpoint", "matches=nearest_neighbor", "features=aliked"):
-        pipeline.check_head(pipeline.Run(compose_config([*given[: 1 if "aliked" in more else 2], more])).config)
+    for more in (
+        "matches.weights=yours.safetensors",
+        "matches.trained_for=superpoint",
+        "matches=nearest_neighbor",
+        "features=aliked",
+    ):
+        pipeline.check_lightglue_fits(pipeline.Run(compose_config([*given[: 1 if "aliked" in more else 2], more])).config)
 
 
-def test_weights_that_are_no_safetensors_have_the_head_of_the_original(tmp_path: Path) -> None:
+def test_weights_that_are_no_safetensors_are_matched_by_the_lightglue_of_the_original(tmp_path: Path) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(b"no safetensors")
     for name in ("superpoint_v1.pth", "damaged.safetensors"):
         run = pipeline.Run(compose_config(["dataset=demo", f"features.weights='{tmp_path / name}'"]))
-        pipeline.check_head(run.config)
-        assert run.config.matches.head == "superpoint"
+        pipeline.check_lightglue_fits(run.config)
+        assert run.config.matches.trained_for == "superpoint"

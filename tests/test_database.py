@@ -1,4 +1,4 @@
-"""The stage matches -> database: its rows, what it computes again, and what a killed run leaves."""
+"""The stages matches -> geometries -> database: rows, what is verified again, and interrupted runs."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ OPTIONS = VerificationOptions(
     max_error_px=2.0, min_num_inliers=20, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
 )
 NAMES = ["a.jpg", "b c.jpg", "b/d.jpg", "z.jpg", "ü/東京 1.jpg"]
-"""Sorted, as the images are numbered."""
+"""Names of the images, sorted: the database numbers them in this order."""
 NOT_VERIFIED = Pair("a.jpg", "z.jpg")
-"""The pair that has random matches in the fixture `flow`."""
+"""The pair with random matches in the fixtures `built` and `flow`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """The input of the stage in a folder: photos, features.h5 and matches.h5 of the images `NAMES`."""
+    """The input of the stages in a folder: photos, features.h5 and matches.h5 of the images `NAMES`."""
 
     folder: Path
     features: dict[str, Features]
     matches: dict[Pair, Matches]
     intrinsics: str
-    """The true camera."""
+    """The true camera, as a value of `database.intrinsics`."""
 
     def write_features(self, settings: str = "", stamp: str = "photo") -> None:
         with ShardStore(self.folder / "features.h5", {"settings": settings}, if_settings_changed="recompute") as store:
@@ -77,7 +77,7 @@ class Flow:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Flow, BuildReport]:
-    """All pairs of five images of the synthetic scene, built once; those of `NOT_VERIFIED` have random matches."""
+    """A database with all pairs of five images of the synthetic scene, built once. `NOT_VERIFIED` has random matches."""
     folder, scene = tmp_path_factory.mktemp("built"), KnownScene(len(NAMES))
     features = {name: scene.features(index) for index, name in enumerate(NAMES)}
     matches = {
@@ -97,7 +97,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Flow, BuildReport]:
 
 @pytest.fixture
 def flow(built: tuple[Flow, BuildReport], tmp_path: Path) -> Flow:
-    """The same, not yet built."""
+    """The same input in another folder, without geometries and database."""
     original, _ = built
     shutil.copytree(original.folder / "images", tmp_path / "images")
     for name in ("features.h5", "matches.h5"):
@@ -106,7 +106,7 @@ def flow(built: tuple[Flow, BuildReport], tmp_path: Path) -> Flow:
 
 
 def rows(path: Path) -> dict[str, Any]:
-    """All rows of a database, comparable."""
+    """All rows of a database, in a form that can be compared."""
     with pycolmap.Database.open(path) as database:
         pairs = database.read_two_view_geometries()
         return {
@@ -124,7 +124,7 @@ def rows(path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by an entry, the number of matches, for each pair that the stage verifies."""
+    """A list that grows by the number of matches of each pair that is verified."""
     calls: list[int] = []
     verify = stage.verify_matches
 
@@ -136,17 +136,17 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_numbered_in_the_order_of_their_names_and_keep_them(built: tuple[Flow, BuildReport]) -> None:
+def test_images_are_numbered_in_the_order_of_their_names(built: tuple[Flow, BuildReport]) -> None:
     flow, _ = built
     with pycolmap.Database.open(flow.database) as database:
         images = {image.image_id: image.name for image in database.read_all_images()}
     assert images == dict(enumerate(NAMES, 1))
 
 
-def test_keypoints_take_colmap_s_pixel_origin(built: tuple[Flow, BuildReport]) -> None:
+def test_keypoints_are_in_colmaps_pixels(built: tuple[Flow, BuildReport]) -> None:
     flow, _ = built
     with pycolmap.Database.open(flow.database) as database:
         for number, name in enumerate(NAMES, 1):
@@ -155,7 +155,7 @@ def test_keypoints_take_colmap_s_pixel_origin(built: tuple[Flow, BuildReport]) -
             np.testing.assert_array_equal(keypoints, flow.features[name].keypoints + np.float32(0.5))
 
 
-def test_a_shared_camera_has_one_row_and_one_rig_with_a_frame_for_each_image(
+def test_a_shared_camera_has_one_row_and_one_rig_and_each_image_a_frame(
     built: tuple[Flow, BuildReport],
 ) -> None:
     flow, report = built
@@ -172,7 +172,7 @@ def test_a_shared_camera_has_one_row_and_one_rig_with_a_frame_for_each_image(
     assert report.num_cameras == 1
 
 
-def test_cameras_of_their_own_are_numbered_like_the_images_and_each_has_a_rig(flow: Flow) -> None:
+def test_a_camera_for_each_image_has_the_number_of_the_image_and_a_rig(flow: Flow) -> None:
     report = flow.build(intrinsics="per_image")
     with pycolmap.Database.open(flow.database) as database:
         assert [image.camera_id for image in database.read_all_images()] == [1, 2, 3, 4, 5]
@@ -182,7 +182,7 @@ def test_cameras_of_their_own_are_numbered_like_the_images_and_each_has_a_rig(fl
     assert report.num_cameras == 5
 
 
-def test_the_matches_of_every_pair_are_there_and_the_geometries_of_verified_ones(
+def test_all_pairs_have_matches_and_verified_pairs_have_geometries(
     built: tuple[Flow, BuildReport],
 ) -> None:
     flow, report = built
@@ -203,7 +203,7 @@ def test_the_matches_of_every_pair_are_there_and_the_geometries_of_verified_ones
     assert report.max_error_px == (2.0, 2.0)
 
 
-def test_colmap_s_record_of_a_geometry_holds_the_same_values(built: tuple[Flow, BuildReport]) -> None:
+def test_colmaps_record_of_a_geometry_has_the_same_values(built: tuple[Flow, BuildReport]) -> None:
     with H5Reader(built[0].folder / "verification.h5") as reader:
         geometry = reader.geometry(NAMES[0], NAMES[1])
     record = geometry_to_colmap(geometry)
@@ -213,17 +213,17 @@ def test_colmap_s_record_of_a_geometry_holds_the_same_values(built: tuple[Flow, 
         np.testing.assert_array_equal(getattr(record, name), getattr(geometry, name))
 
 
-def test_a_pair_given_both_ways_round_is_one(flow: Flow) -> None:
+def test_a_pair_that_is_given_in_both_orders_counts_once(flow: Flow) -> None:
     assert flow.build([Pair("b c.jpg", "a.jpg"), Pair("a.jpg", "b c.jpg")]).num_pairs == 1
 
 
-def test_names_limit_the_images(flow: Flow) -> None:
+def test_only_the_images_in_names_are_written(flow: Flow) -> None:
     flow.build([Pair("a.jpg", "b/d.jpg")], names=["b/d.jpg", "a.jpg"])
     with pycolmap.Database.open(flow.database) as database:
         assert [image.name for image in database.read_all_images()] == ["a.jpg", "b/d.jpg"]
 
 
-def test_images_without_pairs_and_without_keypoints_are_still_there(flow: Flow) -> None:
+def test_images_without_pairs_or_keypoints_are_written_too(flow: Flow) -> None:
     flow.features["a.jpg"] = dataclasses.replace(
         flow.features["a.jpg"],
         keypoints=np.zeros((0, 2), np.float32),
@@ -238,16 +238,15 @@ def test_images_without_pairs_and_without_keypoints_are_still_there(flow: Flow) 
     assert (report.num_pairs, report.num_verified_pairs, report.max_error_px) == (0, 0, (0.0, 0.0))
 
 
-def test_equal_input_gives_equal_rows_whatever_the_number_of_workers(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
+def test_equal_input_gives_equal_rows_with_any_number_of_workers(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
     flow.build(list(reversed(flow.matches)), num_workers=3)
     first, _ = built
     assert rows(flow.database) == rows(first.database)
-    assert (
-        flow.database.read_bytes()[100:] == first.database.read_bytes()[100:]
-    )  # but for SQLite's header, which counts the times it was opened
+    # SQLite's header of 100 bytes counts how often the file was opened.
+    assert flow.database.read_bytes()[100:] == first.database.read_bytes()[100:]
 
 
-# --- what is computed again ------------------------------------------------------------------------------------------------
+# --- what is verified again -----------------------------------------------------------------------------------------------
 
 
 def test_a_second_run_verifies_nothing(flow: Flow, verified: list[int]) -> None:
@@ -266,7 +265,7 @@ def test_a_new_pair_is_the_only_one_verified(flow: Flow, verified: list[int]) ->
     assert report.num_pairs == 10
 
 
-def test_a_pair_that_is_no_longer_asked_for_leaves_the_database(flow: Flow, verified: list[int]) -> None:
+def test_a_pair_that_is_no_longer_listed_is_removed_from_the_database(flow: Flow, verified: list[int]) -> None:
     flow.build()
     report = flow.build(list(flow.matches)[:1])
     assert len(verified) == 10
@@ -275,7 +274,7 @@ def test_a_pair_that_is_no_longer_asked_for_leaves_the_database(flow: Flow, veri
         assert (database.num_matched_image_pairs(), database.num_verified_image_pairs()) == (1, 1)
 
 
-def test_pairs_of_a_camera_with_other_intrinsics_are_verified_again(flow: Flow, verified: list[int]) -> None:
+def test_the_pairs_of_an_image_with_other_intrinsics_are_verified_again(flow: Flow, verified: list[int]) -> None:
     cameras = {name: f"{name} SIMPLE_PINHOLE {SIZE[0]} {SIZE[1]} {FOCAL} 320 240\n" for name in NAMES}
     path = flow.folder / "intrinsics.txt"
     path.write_text("".join(cameras.values()), encoding="utf-8")
@@ -292,7 +291,7 @@ def test_pairs_that_were_matched_again_are_verified_again(flow: Flow, verified: 
     assert len(verified) == 10 + 2
 
 
-def test_pairs_of_a_photo_with_new_keypoints_are_verified_again(flow: Flow, verified: list[int]) -> None:
+def test_the_pairs_of_a_photo_with_new_keypoints_are_verified_again(flow: Flow, verified: list[int]) -> None:
     flow.build()
     flow.write_features(stamp="new")
     flow.build()
@@ -300,7 +299,7 @@ def test_pairs_of_a_photo_with_new_keypoints_are_verified_again(flow: Flow, veri
 
 
 def test_pairs_that_another_program_matched_again_are_verified_again(flow: Flow, verified: list[int]) -> None:
-    """Whichever of hloc's keys they have: these have neither stamps nor settings."""
+    """The files of other programs have no stamps and no settings, and any of hloc's keys."""
     for scores in (0.4, 0.6):
         with h5py.File(flow.folder / "matches.h5", "w") as file:
             for pair, matches in flow.matches.items():
@@ -335,7 +334,7 @@ def test_matches_of_other_features_are_refused(flow: Flow, change: dict[str, str
 
 
 @pytest.mark.parametrize("change", ["options", "features"])
-def test_everything_is_verified_again_with_other_options_or_features_and_a_warning(
+def test_all_pairs_are_verified_again_after_a_change_of_options_or_features_with_a_warning(
     flow: Flow, verified: list[int], caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     flow.build()
@@ -346,7 +345,7 @@ def test_everything_is_verified_again_with_other_options_or_features_and_a_warni
     assert f"verification.h5 was made with other settings ({change}" in caplog.text
 
 
-# --- files -----------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------------------------------
 
 
 def leftovers(flow: Flow) -> set[str]:
@@ -359,7 +358,7 @@ def leftovers(flow: Flow) -> set[str]:
     }
 
 
-def test_the_journal_of_a_killed_process_does_not_reach_the_new_database(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
+def test_the_journal_of_a_killed_process_is_not_applied_to_the_new_database(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
     for suffix in ("-wal", "-shm", ".tmp", ".tmp-wal"):
         (flow.folder / f"database.db{suffix}").write_bytes(b"of a killed process" * 100)
     flow.build()
@@ -367,7 +366,7 @@ def test_the_journal_of_a_killed_process_does_not_reach_the_new_database(flow: F
     assert rows(flow.database) == rows(built[0].database)
 
 
-def test_the_rest_of_a_killed_run_is_removed_and_nothing_else_whatever_the_name(flow: Flow) -> None:
+def test_only_the_temporary_files_of_a_killed_run_are_removed(flow: Flow) -> None:
     for name in ("a [1].db.tmp", "a [1].db.tmp-wal", "a [1].db.tmp.mine"):
         (flow.folder / name).write_bytes(b"of a killed process" * 100)
     arguments = [flow.folder / name for name in ("images", "features.h5", "matches.h5")]
@@ -376,7 +375,7 @@ def test_the_rest_of_a_killed_run_is_removed_and_nothing_else_whatever_the_name(
 
 
 def kill_in_a_child(work: Callable[[], object]) -> None:
-    """Does the work in a forked process, which must die by SIGKILL."""
+    """Does the work in a forked process and checks that SIGKILL ended it."""
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
@@ -396,10 +395,10 @@ def kill_in_a_child(work: Callable[[], object]) -> None:
         (database_stage, "write_database", 1),
         (database_stage, "_write_image", 3),
         (database_stage, "geometry_to_colmap", 4),
-        (Path, "replace", 5),  # of the shards and their merged file before, then of the database
+        (Path, "replace", 5),  # four times for shards and their merged file, then for the database
     ],
 )
-def test_a_run_killed_anywhere_resumes_to_the_same_rows(
+def test_a_killed_run_is_resumed_and_gives_the_same_rows(
     flow: Flow,
     built: tuple[Flow, BuildReport],
     verified: list[int],
@@ -426,10 +425,10 @@ def test_a_run_killed_anywhere_resumes_to_the_same_rows(
     flow.build()
     assert rows(flow.database) == rows(built[0].database)
     assert not leftovers(flow)
-    assert len(verified) == (7 if attribute == "verify_matches" else 1 if attribute == "merge" else 0)  # shards of 3 of 10 pairs
+    assert len(verified) == (7 if attribute == "verify_matches" else 1 if attribute == "merge" else 0)  # 10 pairs in shards of 3
 
 
-def test_a_run_that_fails_leaves_the_database_of_the_last_one(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_keeps_the_previous_database(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     flow.build()
     expected = rows(flow.database)
 
@@ -442,7 +441,7 @@ def test_a_run_that_fails_leaves_the_database_of_the_last_one(flow: Flow, monkey
     assert rows(flow.database) == expected
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------------------------------
 
 
 def write_only(flow: Flow, pairs: list[Pair], intrinsics: str | None = None) -> None:
@@ -486,7 +485,7 @@ def test_a_pair_without_matches_is_named(flow: Flow) -> None:
         flow.build()
 
 
-def test_a_pair_of_an_image_that_is_not_there_is_named(flow: Flow) -> None:
+def test_a_pair_with_a_missing_image_is_named(flow: Flow) -> None:
     with pytest.raises(ValueError, match=r"2 images of the pairs are missing, such as 'x.jpg': run the stage pairs again"):
         flow.build([Pair("a.jpg", "x.jpg"), Pair("a.jpg", "y.jpg")])
 
@@ -496,7 +495,7 @@ def test_an_image_without_features_is_named_with_the_closest(flow: Flow) -> None
         flow.build([], names=["a.jpg", "zz.jpg"])
 
 
-def test_missing_files_name_the_stage_to_run(flow: Flow) -> None:
+def test_the_error_for_a_missing_file_names_the_stage_to_run(flow: Flow) -> None:
     (flow.folder / "matches.h5").unlink()
     with pytest.raises(FileNotFoundError, match=r"matches.h5 does not exist: run the stage that writes it first"):
         flow.build()

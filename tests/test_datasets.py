@@ -1,4 +1,4 @@
-"""Datasets: the shipped lists, fetching from folders in place of servers, unpacking, ground truth of Strecha's benchmark."""
+"""Datasets: the shipped lists, downloads (from folders instead of servers), zips, and the ground truth of Strecha's benchmark."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from omegaconf import OmegaConf
 from sfm_lightglue import datasets, download
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.datasets import (
+    convert_cameras,
     dataset_folder,
     ensure_dataset,
     fetch_dataset,
     list_datasets,
-    pose_line,
-    read_camera,
-    write_poses,
 )
 from sfm_lightglue.pipeline import Run
+from sfm_lightglue.poses import read_poses
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACK = REPOSITORY / ".." / "shared" / "data"
@@ -48,7 +47,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder that stands in for the servers; the shipped folders are moved to `tmp_path/shipped`."""
+    """A folder that replaces the servers. The shipped folders are in `tmp_path/shipped` instead of the repository."""
     monkeypatch.setattr(datasets, "_shipped", lambda kind: tmp_path / "shipped" / kind)
     (tmp_path / "shipped" / "configs" / "dataset").mkdir(parents=True)
     (tmp_path / "published").mkdir()
@@ -56,7 +55,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def publish(published: Path, dataset: str, files: dict[str, bytes]) -> None:
-    """Put files on the "server" and their manifest among the shipped datasets."""
+    """Puts files on the "server" and their manifest among the shipped datasets."""
     lines = ["# path\tbytes\tsha256\taddress\n"]
     for i, (path, content) in enumerate(files.items()):
         (published / str(i)).write_bytes(content)
@@ -89,7 +88,7 @@ def test_only_south_building_cannot_be_verified() -> None:
     assert [entry.name for entry in list_datasets() if entry.size is None] == ["south_building"]
 
 
-def test_the_demo_is_listed_as_present_where_it_is_shipped() -> None:
+def test_the_shipped_demo_is_listed_as_present() -> None:
     folder = REPOSITORY / "datasets" / "demo"
     if not (folder / "images").is_dir():
         pytest.skip("no datasets/demo/images in this checkout")
@@ -128,7 +127,7 @@ def test_a_dataset_is_fetched_whole_and_only_once(published: Path, tmp_path: Pat
     assert ensure_dataset("toy") == fetch_dataset("toy") == folder
 
 
-def test_what_is_damaged_or_missing_is_fetched_again_and_nothing_else(published: Path) -> None:
+def test_only_damaged_and_missing_files_are_fetched_again(published: Path) -> None:
     publish(published, "toy", {"images/a.jpg": b"first", "images/b.jpg": b"second", "images/c.jpg": b"third"})
     folder = fetch_dataset("toy")
     (folder / "images" / "a.jpg").write_bytes(b"FIRST")
@@ -157,7 +156,7 @@ def test_files_that_a_user_put_there_are_hashed_once(
     assert (ensure_dataset("toy") / "images" / "a.jpg").read_bytes() == b"first"
 
 
-def test_a_dataset_of_which_a_part_is_there_is_completed_before_a_run(published: Path, tmp_path: Path) -> None:
+def test_an_incomplete_dataset_is_completed_before_a_run(published: Path, tmp_path: Path) -> None:
     publish(published, "toy", {"images/a.jpg": b"first", "images/b.jpg": b"second"})
     folder = fetch_dataset("toy")
     (folder / "images" / "b.jpg").unlink()
@@ -168,13 +167,13 @@ def test_a_dataset_of_which_a_part_is_there_is_completed_before_a_run(published:
         assert sorted(path.name for path in run.images.iterdir()) == names
 
 
-def test_a_dataset_goes_where_it_is_asked_to(published: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_fetched_into_the_requested_folder(published: Path, tmp_path: Path) -> None:
     publish(published, "toy", {"images/a.jpg": b"first"})
     assert fetch_dataset("toy", tmp_path / "elsewhere") == tmp_path / "elsewhere"
     assert (tmp_path / "elsewhere" / "images" / "a.jpg").read_bytes() == b"first"
 
 
-def test_a_shipped_dataset_is_where_it_is(published: Path, tmp_path: Path) -> None:
+def test_a_shipped_dataset_stays_where_it_is(published: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shipped" / "datasets" / "demo"
     (folder / "images").mkdir(parents=True)
     (tmp_path / "shipped" / "configs" / "dataset" / "demo.yaml").write_text("# Ten photos\n# licence: CC0-1.0\nname: demo\n")
@@ -188,7 +187,7 @@ def test_an_unknown_dataset_names_the_closest_one() -> None:
         dataset_folder("fountain")
 
 
-def test_offline_one_error_names_the_dataset_the_file_and_what_else_works(
+def test_the_offline_error_names_the_dataset_the_file_and_alternatives(
     published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     publish(published, "toy", {"images/a.jpg": b"first"})
@@ -220,7 +219,7 @@ def test_a_zip_that_would_write_outside_its_folder_is_refused(published: Path, t
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_what_is_no_zip_of_photos_is_refused(published: Path) -> None:
+def test_a_file_that_is_not_a_zip_is_refused(published: Path) -> None:
     publish(published, "toy", {"toy.zip": b"<html>"})
     with pytest.raises(ValueError, match="not a zip file"):
         fetch_dataset("toy")
@@ -235,13 +234,14 @@ def test_a_zip_without_photos_is_refused(published: Path) -> None:
 def test_fetched_cameras_become_poses(published: Path) -> None:
     publish(published, "toy", {"images/0000.jpg": b"photo", "gt_dense_cameras/0000.jpg.camera": CAMERA.encode()})
     folder = ensure_dataset("toy")
-    # By hand: x_cam = y, y_cam = z, z_cam = x of the world, a turn by 120 degrees about (1, 1, 1); C = (4, 5, 6), t = -(5, 6, 4).
+    # Computed by hand: x_cam = y, y_cam = z, z_cam = x of the world, which is a rotation by 120 degrees about (1, 1, 1).
+    # C = (4, 5, 6), so t = -(5, 6, 4).
     lines = (folder / "poses.txt").read_text().splitlines()
     assert lines[0].startswith("#") and len(lines) == 2
     assert lines[1] == "0000.jpg 0.5 -0.5 -0.5 -0.5 -5 -6 -4 2000 2100 800.5 600.25 1600 1200"
 
 
-def test_poses_that_were_lost_are_written_again(published: Path) -> None:
+def test_a_deleted_pose_file_is_written_again(published: Path) -> None:
     publish(published, "toy", {"gt_dense_cameras/0000.jpg.camera": CAMERA.encode()})
     (ensure_dataset("toy") / "poses.txt").unlink()
     assert (ensure_dataset("toy") / "poses.txt").is_file()
@@ -250,25 +250,17 @@ def test_poses_that_were_lost_are_written_again(published: Path) -> None:
 def test_a_broken_camera_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "0000.jpg.camera").write_text("1 2 3")
     with pytest.raises(ValueError, match=r"0000\.jpg\.camera: expected the 26 numbers"):
-        write_poses(tmp_path, tmp_path / "poses.txt")
+        convert_cameras(tmp_path, tmp_path / "poses.txt")
 
 
 def rotation_of(w: float, x: float, y: float, z: float) -> np.ndarray:
-    """(3, 3) rotation of a unit quaternion, by rotating the axes: v + 2 w (u x v) + 2 u x (u x v)."""
+    """(3, 3) rotation of a unit quaternion; it rotates each axis v to v + 2 w (u x v) + 2 u x (u x v)."""
     u = np.array([x, y, z])
     return np.stack([v + 2 * w * np.cross(u, v) + 2 * np.cross(u, np.cross(u, v)) for v in np.eye(3)], axis=1)
 
 
-@pytest.mark.parametrize("quaternion", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0.1, -0.7, 0.5, 0.5)])
-def test_pose_lines_hold_the_rotation(quaternion: tuple[float, ...]) -> None:
-    unit = np.array(quaternion, float) / np.linalg.norm(quaternion)
-    line = pose_line("a.jpg", np.eye(3), rotation_of(*unit), np.zeros(3), (10, 20))
-    written = np.array(line.split()[1:5], float)
-    np.testing.assert_allclose(written if written @ unit > 0 else -written, unit, atol=1e-9)
-
-
 @pytest.mark.parametrize("name", ["fountain_p11", "herzjesu_p8"])
-def test_cameras_written_from_real_poses_come_back(name: str) -> None:
+def test_cameras_written_from_real_poses_come_back(name: str, tmp_path: Path) -> None:
     path = PACK / name / "poses.txt"
     if not path.is_file():
         pytest.skip("no shared photos beside this checkout")
@@ -278,6 +270,11 @@ def test_cameras_written_from_real_poses_come_back(name: str) -> None:
         rotation, (fx, fy, cx, cy), size = rotation_of(*values[:4]), values[7:11], values[11:]
         rows = [[fx, 0, cx], [0, fy, cy], [0, 0, 1], [0, 0, 0], *rotation.T, -rotation.T @ values[4:7], size]
         text = "\n".join(" ".join(f"{value:.12g}" for value in row) for row in rows)
-        back = pose_line(photo, *read_camera(text)).split()
-        assert back[0] == photo
-        np.testing.assert_allclose(np.array(back[1:], float), values, rtol=1e-9, atol=1e-9)
+        (tmp_path / f"{photo}.camera").write_text(text)
+    convert_cameras(tmp_path, tmp_path / "poses.txt")
+    written = read_poses(tmp_path / "poses.txt")
+    for photo, camera in read_poses(path).items():
+        found = written[photo]
+        np.testing.assert_allclose(found.cam_from_world, camera.cam_from_world, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found.camera_matrix, camera.camera_matrix, rtol=1e-9)
+        assert found.size == camera.size

@@ -1,4 +1,4 @@
-"""The embedded dataset: its photos fit its poses, and its script draws its photos."""
+"""The shipped dataset: its photos agree with its poses, and its script draws these photos."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import pycolmap  # isort: skip
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo"
 IMAGES = sorted((DEMO / "images").glob("*.jpg"))
 COARSE = ("--width", "200", "--sun", "1024", "--sky", "9", "--quality", "95")
-"""Options of the script that make it fast (5 s, most of them for building the scene and its shadow maps)."""
+"""Options that make the script fast. It takes 5 s, mostly for building the scene and its shadow maps."""
 
 
 def sift(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (n, 2) in COLMAP's pixels and unit descriptors (n, 128)."""
+    """SIFT keypoints (n, 2) in COLMAP's pixels, and unit-length descriptors (n, 128)."""
     grey = np.asarray(PIL.Image.open(path).convert("L"))
     options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
     options.sift.max_num_features = 2048
@@ -33,7 +33,7 @@ def sift(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mutual_matches(descriptors0: np.ndarray, descriptors1: np.ndarray) -> np.ndarray:
-    """int64 (k, 2): nearest neighbours both ways that are clearly nearer than the second nearest."""
+    """int64 (k, 2): mutual nearest neighbours that are clearly nearer than the second nearest neighbour."""
     similarity = descriptors0 @ descriptors1.T
     nearest, back = similarity.argmax(axis=1), similarity.argmax(axis=0)
     second, first = np.sqrt(np.maximum(2 - 2 * np.partition(similarity, -2, axis=1)[:, -2:], 0)).T
@@ -48,7 +48,7 @@ def cameras() -> dict[str, PosedCamera]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script writes for its first view, coarsely."""
+    """The folder that the script writes for its first view, with coarse options."""
     folder = tmp_path_factory.mktemp("drawn")
     subprocess.run(
         [sys.executable, DEMO / "render.py", "--out", folder, "--views", "0", *COARSE], check=True, capture_output=True
@@ -56,7 +56,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_there_are_poses_of_all_photos_and_of_nothing_else(cameras: dict[str, PosedCamera]) -> None:
+def test_exactly_the_photos_have_poses(cameras: dict[str, PosedCamera]) -> None:
     assert list(cameras) == [path.name for path in IMAGES]
     assert len(cameras) == 16
     for path in IMAGES:
@@ -69,7 +69,7 @@ def test_the_photos_are_small_enough_to_ship() -> None:
 
 def test_stored_quaternions_have_unit_length() -> None:
     quaternions = np.loadtxt(DEMO / "poses.txt", usecols=(1, 2, 3, 4))
-    np.testing.assert_allclose(np.linalg.norm(quaternions, axis=1), 1, atol=1e-11)  # 12 digits are written
+    np.testing.assert_allclose(np.linalg.norm(quaternions, axis=1), 1, atol=1e-11)  # the file has 12 digits
 
 
 def test_the_cameras_look_at_the_fountain_from_an_arc_around_it(cameras: dict[str, PosedCamera]) -> None:
@@ -112,5 +112,5 @@ def test_the_script_draws_the_stored_photos(drawn: Path) -> None:
     stored = PIL.Image.open(IMAGES[0]).resize(coarse.size, PIL.Image.Resampling.BOX)
     difference = np.abs(np.asarray(coarse, np.float64) - np.asarray(stored, np.float64))
     another = PIL.Image.open(IMAGES[1]).resize(coarse.size, PIL.Image.Resampling.BOX)
-    assert difference.mean() < 13  # grey levels; measured 9: coarser shadows, less detail
+    assert difference.mean() < 13  # grey levels; measured 9, because shadows are coarser and details fewer
     assert np.abs(np.asarray(another, np.float64) - np.asarray(stored, np.float64)).mean() > 30  # measured 51

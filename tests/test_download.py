@@ -1,4 +1,4 @@
-"""Downloads, against a server on 127.0.0.1 that can continue, cut connections, and serve wrong files."""
+"""Downloads from a server on 127.0.0.1 that can continue transfers, cut connections and serve wrong files."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 import sfm_lightglue.download as fetch_module
-from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, is_right, sha256_of, sha256_once
+from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, matches_checksum, sha256_of, sha256_once
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; says in `requests` which ranges were asked for."""
+    """Serves `files`, and records in `requests` the requested paths and ranges."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {"/weights.pth": CONTENT}
         self.requests: list[tuple[str, str | None]] = []
         self.cut_after: list[int] = []
-        """For each coming answer: number of bytes after which the connection is cut."""
+        """For each of the next answers, the number of bytes after which the connection is cut."""
         self.knows_ranges = True
 
     def url(self, path: str = "/weights.pth") -> str:
@@ -83,7 +83,7 @@ def test_a_whole_file_arrives_and_leaves_nothing_beside_it(server: Server, tmp_p
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(CONTENT)
     fetch_to(path, server.url())
@@ -97,14 +97,14 @@ def test_a_damaged_file_is_replaced(server: Server, tmp_path: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
-def test_a_cut_connection_is_continued_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_a_cut_transfer_continues_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.cut_after = [100_000, 50_000]
     fetch_to(tmp_path / "weights.pth", server.url())
     assert [wanted for _, wanted in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
     assert (tmp_path / "weights.pth").read_bytes() == CONTENT
 
 
-def test_a_killed_download_is_continued_by_the_next_one(server: Server, tmp_path: Path) -> None:
+def test_the_next_download_continues_a_killed_one(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(CONTENT[:70_000])
     fetch_to(tmp_path / "weights.pth", server.url())
     assert server.requests == [("/weights.pth", "bytes=70000-")]
@@ -118,7 +118,7 @@ def test_a_connection_that_brings_nothing_is_given_up_at_once(server: Server, tm
     assert len(server.requests) == 1
 
 
-def test_what_came_before_the_connection_failed_for_good_is_kept(server: Server, tmp_path: Path) -> None:
+def test_a_failed_download_keeps_the_bytes_that_arrived(server: Server, tmp_path: Path) -> None:
     server.cut_after = [1000, 0]
     with pytest.raises(FetchError):
         fetch_to(tmp_path / "weights.pth", server.url())
@@ -132,20 +132,20 @@ def test_a_server_without_ranges_starts_again_cleanly(server: Server, tmp_path: 
     assert (tmp_path / "weights.pth").read_bytes() == CONTENT
 
 
-def test_a_wrong_leftover_is_fetched_once_more_from_its_start(server: Server, tmp_path: Path) -> None:
+def test_after_a_wrong_leftover_the_file_is_fetched_once_more_from_its_start(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(b"\xff" * 5000)
     fetch_to(tmp_path / "weights.pth", server.url())
     assert [wanted for _, wanted in server.requests] == ["bytes=5000-", None]
     assert (tmp_path / "weights.pth").read_bytes() == CONTENT
 
 
-def test_a_leftover_longer_than_the_file_is_fetched_once_more(server: Server, tmp_path: Path) -> None:
+def test_after_a_leftover_longer_than_the_file_the_file_is_fetched_once_more(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(CONTENT + b"more")
     fetch_to(tmp_path / "weights.pth", server.url(), size=None)
     assert (tmp_path / "weights.pth").read_bytes() == CONTENT
 
 
-def test_a_wrong_hash_leaves_no_file_and_says_both_hashes(server: Server, tmp_path: Path) -> None:
+def test_after_a_wrong_hash_no_file_is_left_and_the_error_names_both_hashes(server: Server, tmp_path: Path) -> None:
     server.files["/weights.pth"] = CONTENT[::-1]
     found = hashlib.sha256(CONTENT[::-1]).hexdigest()
     with pytest.raises(ValueError, match=f"SHA-256 is {found}, expected {SHA256}"):
@@ -161,7 +161,7 @@ def test_a_file_of_another_size_is_not_even_fetched(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("bad", ["/missing.pth", "/wrong.pth"])
-def test_the_second_address_serves_where_the_first_fails(server: Server, tmp_path: Path, bad: str) -> None:
+def test_the_second_address_is_used_if_the_first_fails(server: Server, tmp_path: Path, bad: str) -> None:
     server.files["/wrong.pth"] = CONTENT[::-1]
     fetch_to(tmp_path / "weights.pth", server.url(bad), server.url())
     assert [path for path, _ in server.requests] == [bad, "/weights.pth"]
@@ -212,13 +212,13 @@ def test_two_downloads_of_one_file_at_once_fetch_it_once(server: Server, tmp_pat
     assert list(tmp_path.iterdir()) == [tmp_path / "weights.pth"]
 
 
-def test_without_known_hash_and_size_the_file_is_taken_as_it_comes(server: Server, tmp_path: Path) -> None:
+def test_without_known_hash_and_size_every_file_is_accepted(server: Server, tmp_path: Path) -> None:
     fetch_to(tmp_path / "weights.pth", server.url(), sha256=None, size=None)
     assert (tmp_path / "weights.pth").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("error", [FetchError("text", {"address": "reason"}), WrongFileError("text", {"address": "reason"})])
-def test_errors_travel_between_processes(error: FetchError | WrongFileError) -> None:
+def test_errors_can_be_pickled(error: FetchError | WrongFileError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.reasons) == ("text", {"address": "reason"})
 
@@ -234,15 +234,15 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert cache_dir() == Path("/home/me/.cache/sfm_lightglue")
 
 
-def test_a_file_is_right_only_with_its_size_and_hash(tmp_path: Path) -> None:
+def test_a_file_matches_checksum_only_with_its_size_and_hash(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    assert not is_right(path, None, None)
+    assert not matches_checksum(path, None, None)
     path.write_bytes(b"abc")
     assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
-    assert is_right(path, sha256_of(path), 3)
-    assert is_right(path, None, None)
-    assert not is_right(path, None, 4)
-    assert not is_right(path, SHA256, 3)
+    assert matches_checksum(path, sha256_of(path), 3)
+    assert matches_checksum(path, None, None)
+    assert not matches_checksum(path, None, 4)
+    assert not matches_checksum(path, SHA256, 3)
 
 
 def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Photos on disk: listing, decoding of every pixel format against independent arithmetic, EXIF, masks, resizing."""
+"""Photos on disk: listing, EXIF, masks, resizing, and every pixel format, decoded as independent arithmetic expects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 48, 64
 
 
 def smooth(low: float, high: float, channels: int = 0) -> np.ndarray:
-    """float64 (HEIGHT, WIDTH[, channels]): a ramp that takes both ends of the range."""
+    """float64 (HEIGHT, WIDTH[, channels]): a ramp that reaches both ends of the range."""
     y, x = np.mgrid[0 : 1 : HEIGHT * 1j, 0 : 1 : WIDTH * 1j]
     ramps = [(x + y) / 2, x * y, 1 - x, 1 - y * x][: max(1, channels)]
     ramp = low + (high - low) * np.stack(ramps, axis=2)
@@ -39,7 +39,7 @@ def decode(path: Path) -> np.ndarray:
 
 
 def png(path: Path, rows: np.ndarray, bit_depth: int, colour_type: int) -> Path:
-    """A PNG written by hand, of big-endian rows (h, bytes)."""
+    """A PNG built byte by byte from big-endian rows (h, bytes)."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -53,7 +53,7 @@ def png(path: Path, rows: np.ndarray, bit_depth: int, colour_type: int) -> Path:
 
 
 def exif_photo(path: Path, main: dict[str, object], inner: dict[str, object], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
-    """A JPEG with EXIF tags given by name, in the main and in the Exif directory."""
+    """A JPEG with EXIF tags, given by name, in the main and in the Exif directory."""
     exif = PILImage.Exif()
     for name, value in main.items():
         exif[ExifTags.Base[name].value] = value
@@ -84,7 +84,7 @@ def test_folders_can_be_left_out_but_not_the_folder_itself(tmp_path: Path) -> No
     assert list_images(tmp_path, without=without) == ["a.jpg", "masks2/b.jpg", "sub/d.jpg"]
 
 
-def test_hidden_folders_and_companions_of_macos_are_left_out_but_not_hidden_photos(tmp_path: Path) -> None:
+def test_hidden_folders_and_the_companion_files_of_macos_are_skipped_but_not_hidden_photos(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "._a.jpg", "sub/._b.jpg", ".thumbnails/a.jpg", "sub/.cache/c.jpg", ".hidden.jpg")
     assert list_images(tmp_path) == [".hidden.jpg", "a.jpg"]
 
@@ -93,7 +93,7 @@ def test_composed_and_decomposed_letters_are_two_names(tmp_path: Path) -> None:
     names = [unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD")]
     touch(tmp_path, *names)
     if len(list(tmp_path.iterdir())) == 1:
-        pytest.skip("the file system merges the two")
+        pytest.skip("the file system merges the two names")
     assert list_images(tmp_path) == sorted(names)
 
 
@@ -102,7 +102,7 @@ def test_names_that_are_not_utf8_are_left_out_with_a_warning(tmp_path: Path, cap
     try:
         (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
     except OSError:
-        pytest.skip("the file system refuses such names")
+        pytest.skip("the file system refuses names that are not UTF-8")
     with caplog.at_level(logging.WARNING):
         assert list_images(tmp_path) == ["a.jpg"]
     assert "caf\\udce9.jpg" in caplog.text and "rename" in caplog.text
@@ -112,7 +112,7 @@ def test_a_missing_folder_and_a_folder_without_photos_are_told_apart(tmp_path: P
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_images(tmp_path / "photos")
     touch(tmp_path, "readme.txt")
-    with pytest.raises(FileNotFoundError, match=r"no photos in .*\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"contains no photos: .*\.jpg"):
         list_images(tmp_path)
 
 
@@ -165,13 +165,13 @@ def test_sixteen_bit_colour_keeps_its_upper_bytes(tmp_path: Path, colour_type: i
 
 @pytest.mark.parametrize("top, full", [(1.0, 1.0), (1.05, 1.0), (0.4, 1.0), (255.0, 255.0), (4095.0, 4095.0)])
 def test_float_pictures_are_scaled_by_their_range(tmp_path: Path, top: float, full: float) -> None:
-    """0..1 also where resampling overshot a little."""
+    """The range also counts as 0..1 if resampling overshot it a little."""
     values = smooth(0, top).astype(np.float32)
     PILImage.fromarray(values).save(tmp_path / "a.tif")
     close(decode(tmp_path / "a.tif"), expected_grey(values, full))
 
 
-def test_pixels_that_are_no_numbers_are_black_and_leave_the_others_alone(tmp_path: Path) -> None:
+def test_pixels_that_are_not_finite_are_black_and_leave_the_others_alone(tmp_path: Path) -> None:
     values = smooth(0, 1).astype(np.float32)
     values[5, :3] = np.nan, np.inf, -np.inf
     PILImage.fromarray(values).save(tmp_path / "a.tif")
@@ -234,7 +234,7 @@ def test_the_first_frame_counts(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16", "P"])
 def test_decoded_and_resized_pixels_are_arrays_that_torch_accepts(tmp_path: Path, mode: str) -> None:
-    """torch warns of arrays that cannot be written to."""
+    """torch warns about arrays that are not writeable."""
     PILImage.fromarray(rgb()).convert("L" if mode == "I;16" else mode).convert(mode).save(tmp_path / "a.png")
     pixels = decode(tmp_path / "a.png")
     for array in (pixels, resize_longest(pixels, 32)):
@@ -252,7 +252,7 @@ def test_orientation_is_never_applied(tmp_path: Path, orientation: int) -> None:
     assert read_header(turned).size == (WIDTH, HEIGHT) == load_image(tmp_path, "turned.jpg").size
 
 
-def test_the_35_mm_equivalent_relates_to_the_diagonal_of_small_picture_film(tmp_path: Path) -> None:
+def test_the_35_mm_equivalent_relates_to_the_diagonal_of_35_mm_film(tmp_path: Path) -> None:
     path = exif_photo(tmp_path / "a.jpg", {}, {"FocalLengthIn35mmFilm": 50})
     expected = 50 / np.hypot(36, 24) * np.hypot(WIDTH, HEIGHT)
     assert read_header(path).focal_length_px == pytest.approx(expected, rel=1e-4)
@@ -272,10 +272,10 @@ def test_without_a_unit_the_resolution_is_per_inch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stored_width, trusted", [(WIDTH, True), (HEIGHT, True), (4 * WIDTH, False), (0, False), (None, False)])
-def test_the_resolution_is_trusted_only_where_the_pixel_count_agrees(
+def test_the_resolution_is_trusted_only_if_the_pixel_count_agrees(
     tmp_path: Path, stored_width: int | None, trusted: bool
 ) -> None:
-    """A resized photo keeps the resolution of the sensor; a turned one has width and height exchanged."""
+    """A resized photo keeps the resolution of the sensor. A rotated photo has width and height exchanged."""
     tags = {"FocalLength": 10.0, "FocalPlaneXResolution": 60.0, "FocalPlaneResolutionUnit": 3}
     path = exif_photo(tmp_path / "a.jpg", {}, tags | ({} if stored_width is None else {"ExifImageWidth": stored_width}))
     assert read_header(path).focal_length_px == (pytest.approx(60) if trusted else None)
@@ -330,7 +330,7 @@ def test_without_exif_there_is_no_camera_key(tmp_path: Path) -> None:
 
 
 def photo_with_mask(folder: Path, mask: PILImage.Image, name: str = "sub/a.jpg") -> np.ndarray | None:
-    """The mask that is read for the photo `name`, written in COLMAP's naming."""
+    """The mask that is read for the photo `name`. Its file is named as COLMAP does."""
     for path in (folder / "photos" / name, folder / "masks" / f"{name}.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
     PILImage.fromarray(rgb()).save(folder / "photos" / name)
@@ -342,7 +342,7 @@ def left_half() -> np.ndarray:
     return np.arange(WIDTH)[None].repeat(HEIGHT, 0) < WIDTH // 2
 
 
-def test_a_mask_is_named_like_its_photo_with_png_added_and_black_is_left_out(tmp_path: Path) -> None:
+def test_a_mask_has_the_name_of_its_photo_with_png_added_and_black_is_masked_out(tmp_path: Path) -> None:
     mask = photo_with_mask(tmp_path, PILImage.fromarray(left_half().astype(np.uint8) * 255))
     assert mask is not None and mask.dtype == np.bool_
     np.testing.assert_array_equal(mask, left_half())
@@ -363,13 +363,13 @@ def test_a_mask_of_another_size_is_sampled_to_the_photo(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode, value", [("1", 1), ("L", 1), ("L", 255), ("I;16", 1), ("I;16", 255), ("I;16", 65535)])
 def test_everything_that_is_not_black_is_kept(tmp_path: Path, mode: str, value: int) -> None:
-    """Label images too, whose values are small."""
+    """Also in label images, which have small values."""
     dtype = {"1": np.bool_, "L": np.uint8, "I;16": np.uint16}[mode]
     mask = photo_with_mask(tmp_path, PILImage.fromarray((left_half() * value).astype(dtype)))
     np.testing.assert_array_equal(mask, left_half())
 
 
-def test_colour_and_palette_masks_are_black_where_their_colour_is(tmp_path: Path) -> None:
+def test_colour_and_palette_masks_are_black_only_where_their_colour_is_black(tmp_path: Path) -> None:
     colour = left_half()[..., None] * np.array([0, 0, 255], np.uint8)
     for mode in ("RGB", "RGBA", "P"):
         np.testing.assert_array_equal(photo_with_mask(tmp_path, PILImage.fromarray(colour).convert(mode)), left_half())
@@ -440,7 +440,7 @@ def test_photos_too_small_for_a_keypoint_are_unreadable(tmp_path: Path, size: tu
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    """A header that promises 1.6 gigapixels: decoding would ask for 4.8 GB."""
+    """The header promises 1.6 gigapixels, and decoding them would take 4.8 GB."""
     path = png(tmp_path / "bomb.png", np.zeros((HEIGHT, WIDTH), np.uint8), 8, 0)
     content = bytearray(path.read_bytes())
     content[16:24] = struct.pack(">II", 40000, 40000)
@@ -466,16 +466,16 @@ def test_reading_photos_in_threads_leaves_the_warning_filters_as_they_were(tmp_p
     [
         ((1000, 500), 100, (100, 50)),
         ((500, 1000), 100, (50, 100)),
-        ((800, 533), 400, (400, 266)),  # 266.5 goes to the even number
+        ((800, 533), 400, (400, 266)),  # 266.5 is rounded to the even number
         ((801, 534), 400, (400, 267)),  # 266.67
         ((1000, 17), 50, (50, 1)),  # 0.85
-        ((3000, 20), 30, (30, 1)),  # 0.2: never nothing
+        ((3000, 20), 30, (30, 1)),  # 0.2, but at least 1
         ((100, 50), 100, (100, 50)),
         ((100, 50), 1600, (100, 50)),
         ((100, 50), None, (100, 50)),
     ],
 )
-def test_the_longest_side_is_reduced_and_not_enlarged_unasked(
+def test_the_longest_side_is_reduced_and_by_default_not_enlarged(
     size: tuple[int, int], resize_max: int | None, expected: tuple[int, int]
 ) -> None:
     resized = resize_longest(np.zeros((size[1], size[0], 3), np.uint8), resize_max)
@@ -494,9 +494,7 @@ def test_the_longest_side_is_reduced_and_not_enlarged_unasked(
         ((100, 50), None, (100, 50)),
     ],
 )
-def test_a_small_picture_is_enlarged_where_that_is_asked_for(
-    size: tuple[int, int], resize_max: int | None, expected: tuple[int, int]
-) -> None:
+def test_a_small_picture_is_enlarged_on_request(size: tuple[int, int], resize_max: int | None, expected: tuple[int, int]) -> None:
     resized = resize_longest(np.zeros((size[1], size[0], 3), np.uint8), resize_max, 2.0)
     assert resized.shape == (expected[1], expected[0], 3) and resized.dtype == np.uint8
 
@@ -508,7 +506,7 @@ def test_fine_stripes_are_averaged_and_not_aliased() -> None:
     np.testing.assert_allclose(inner, 100, atol=2)
 
 
-def test_a_picture_that_fits_is_returned_untouched() -> None:
+def test_a_picture_of_the_right_size_is_returned_unchanged() -> None:
     np.testing.assert_array_equal(resize_longest(rgb(), WIDTH), rgb())
 
 

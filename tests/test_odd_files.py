@@ -1,4 +1,4 @@
-"""105 broken, odd and unusual files: each is decoded as its description says, or refused with a reason."""
+"""105 broken, odd and unusual files. Each is decoded as its description says, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from sfm_lightglue.images import UnreadableImage, list_images, load_image, read_header
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "odd_files"
-pytestmark = pytest.mark.skipif(not (FOLDER / "expected.tsv").is_file(), reason=f"{FOLDER} is not here")
+pytestmark = pytest.mark.skipif(not (FOLDER / "expected.tsv").is_file(), reason=f"there is no {FOLDER}")
 
 SIZES = {
     "mode_gray16.png": (400, 267),
@@ -25,10 +25,10 @@ SIZES = {
     "size_6000x4000_smooth.jpg": (6000, 4000),
     "panorama_equirect_2048x1024.jpg": (2048, 1024),
 }
-"""(width, height) of the files whose description says it."""
+"""(width, height) of the files whose description states it."""
 GREY = ("mode_gray", "mode_pgm", "mode_onebit", "mode_float32", "mode_la")
 TRANSPARENT = {"mode_rgba.png", "mode_la.png"}
-"""Their left quarter is transparent, hence white."""
+"""Files with a transparent left quarter, which becomes white."""
 
 
 def rows() -> list[dict[str, str]]:
@@ -39,7 +39,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def decoded(name: str) -> np.ndarray | None:
-    """Pixels, None where the file is refused; any other outcome is an error."""
+    """The pixels, or None if the file is refused. Any other outcome fails the test."""
     try:
         read_header(FOLDER / "images" / name)
         pixels = load_image(FOLDER / "images", name).pixels
@@ -76,7 +76,7 @@ def test_each_file_is_used_or_refused_as_its_description_says(row: dict[str, str
         and "MPO" not in row["note"]
     ):
         opaque = pixels[:, pixels.shape[1] // 4 + 2 :] if name in TRANSPARENT else pixels
-        assert opaque.mean() == pytest.approx(good_brightness, abs=8), "as bright as the photo they were made from"
+        assert opaque.mean() == pytest.approx(good_brightness, abs=8), "the file is as bright as the photo it was made from"
     if name in TRANSPARENT:
         assert (pixels[:, : pixels.shape[1] // 4 - 2] == 255).all()
     if name.startswith(GREY):
@@ -89,17 +89,17 @@ def test_each_file_is_used_or_refused_as_its_description_says(row: dict[str, str
 def test_unusual_modes_show_the_same_picture_as_the_plain_photo(name: str) -> None:
     pixels, plain = decoded(name), decoded("good_a.jpg")
     assert pixels is not None and plain is not None
-    # block means over a coarse grid, which do not depend on how the picture was resized
+    # Block means over a coarse grid do not depend on how the picture was resized.
     coarse, expected = (
         np.stack([[block.mean() for block in np.array_split(row, 12, axis=1)] for row in np.array_split(image.mean(2), 8)])
         for image in (pixels, plain)
     )
     assert np.corrcoef(coarse.ravel(), expected.ravel())[0, 1] > 0.99
-    np.testing.assert_allclose(coarse, expected, atol=20)  # grey by luma here, by mean of the channels there
+    np.testing.assert_allclose(coarse, expected, atol=20)  # one grey is luma, the other is the mean of the channels
 
 
 def test_orientation_tags_change_no_pixel() -> None:
-    """Orientations 1 to 4 keep the size; as stored, each is the upright picture turned back."""
+    """Orientations 1 to 4 keep the size. Each file stores the upright picture, turned back."""
     upright = decoded("exif_orientation_1.jpg")
     assert upright is not None
     stored = {2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 6: np.rot90(upright), 8: np.rot90(upright, -1)}
@@ -124,6 +124,6 @@ def _peak_megabytes(name: str) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def test_the_decompression_bomb_takes_no_memory() -> None:
+def test_refusing_the_decompression_bomb_takes_little_memory() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_peak_megabytes, ("size_bomb_40000x40000.png",)) < 100

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
-from sfm_lightglue.pairs.listed import read_pairs
+from sfm_lightglue.pair_files import read_pairs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAST = (

@@ -1,15 +1,17 @@
-"""Which devices `execution.device` means, on a machine whose number of GPUs is pretended."""
+"""Which devices `execution.device` means. The tests pretend a number of GPUs."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.pipeline import Run, chosen_devices
+from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.execution.processes import ProcessExecutor
+from sfm_lightglue.execution.threads import ThreadExecutor
+from sfm_lightglue.pipeline import Run
 
 FOLDER = ["dataset=folder", "dataset.images=photos"]
 
@@ -40,11 +42,10 @@ def test_a_device_that_is_not_there_is_refused(devices: str) -> None:
         chosen_devices(devices)
 
 
-def test_each_of_several_devices_has_a_process_with_the_same_matcher(tmp_path: Path) -> None:
+def test_a_run_has_a_process_for_each_of_several_devices_and_computes_all_else_on_the_first(tmp_path: Path) -> None:
     overrides = [*FOLDER, f"output={tmp_path}", "features=sift", "matches=nearest_neighbor"]
     run = Run(compose_config([*overrides, "execution.device='cpu,cpu'"]))
-    matchers = [pickle.loads(pickle.dumps(recipe))() for recipe in run.matchers_in_processes()]
-    assert [matcher.device for matcher in matchers] == ["cpu", "cpu"]
-    assert all(matcher.options == run.matcher().options for matcher in matchers)
+    executor = run.executor()
+    assert isinstance(executor, ProcessExecutor) and executor.devices == ["cpu", "cpu"]
     assert run.device == "cpu"
-    assert Run(compose_config([*overrides, "execution.device=cpu"])).matchers_in_processes() == []
+    assert isinstance(run.executor(device="cpu"), ThreadExecutor)

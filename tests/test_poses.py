@@ -1,4 +1,4 @@
-"""The file of ground-truth poses."""
+"""The pose file, quaternions, and angles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(folder: Path, *lines: str) -> Path:
 
 
 def axis_rotation(axis: int, angle_deg: float) -> np.ndarray:
-    """Rotation about a coordinate axis, written down from its definition."""
+    """Rotation about a coordinate axis, by its definition."""
     c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     first, second = (axis + 1) % 3, (axis + 2) % 3
     rotation = np.eye(3)
@@ -59,7 +59,7 @@ def test_quaternions_are_normalised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("angle", [0.0, 1.0, 90.0, 179.0, 180.0, -120.0])
-def test_quaternions_and_rotations_agree_with_the_definition(axis: int, angle: float) -> None:
+def test_rotations_of_quaternions_agree_with_the_definition_and_back(axis: int, angle: float) -> None:
     half = np.radians(angle) / 2
     quaternion = np.array([np.cos(half), 0, 0, 0])
     quaternion[1 + axis] = np.sin(half)
@@ -100,7 +100,7 @@ def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, reason: 
         read_poses(path)
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_poses(tmp_path / "nowhere.txt")
 
@@ -110,7 +110,7 @@ def test_rotation_angles_are_exact_even_when_tiny(angle: float) -> None:
     np.testing.assert_allclose(rotation_angle_deg(axis_rotation(1, angle)), angle, rtol=1e-6)
 
 
-def test_direction_angles_ignore_length_and_zero_vectors_are_wrong() -> None:
+def test_direction_angles_ignore_lengths_and_are_180_degrees_for_zero_vectors() -> None:
     vectors0 = np.array([[2.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]])
     vectors1 = np.array([[5.0, 0, 0], [0, 3, 0], [-1, 0, 0], [1, 0, 0]])
     np.testing.assert_allclose(direction_angle_deg(vectors0, vectors1), [0, 90, 180, 180])

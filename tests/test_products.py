@@ -1,4 +1,4 @@
-"""The records: dense and sparse forms of matches, ordering of pairs."""
+"""The records: dense and sparse matches, the order of pairs, verified and rejected geometries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sfm_lightglue.products import Features, Image, Matches, Pair
 
 
 def random_matches0(rng: np.random.Generator, num0: int, num1: int) -> np.ndarray:
-    """int64 (num0,): each keypoint of image 1 at most once, -1 for about half."""
+    """int64 (num0,): each keypoint of image 1 at most once, -1 for about half of the entries."""
     matches0 = np.full(num0, -1)
     rows = rng.permutation(num0)[: min(num0, num1) // 2]
     matches0[rows] = rng.permutation(num1)[: len(rows)]
@@ -31,7 +31,7 @@ def test_dense_matches_survive_the_round_trip(num0: int, num1: int) -> None:
     assert matches.stop_layer == 4
 
 
-def test_sparse_matches_list_rows_of_both_images() -> None:
+def test_sparse_matches_have_an_index_of_each_image_in_a_row() -> None:
     matches = Matches.from_dense(np.array([-1, 2, -1, 0]), np.array([0, 0.5, 0, 0.25]))
     assert matches.indices.tolist() == [[1, 2], [3, 0]]
     assert matches.scores.tolist() == [0.5, 0.25]
@@ -44,7 +44,7 @@ def test_keypoints_without_a_match_have_index_minus_one_and_score_zero() -> None
     assert matches.matching_scores0(3).tolist() == [0, np.float32(0.9), 0]
 
 
-def test_pairs_are_equal_and_sorted_by_their_names_alone() -> None:
+def test_only_names_decide_equality_and_order_of_pairs() -> None:
     first, again = Pair("a", "b", "retrieval#1", 0.9), Pair("a", "b", "list")
     assert first == again and hash(first) == hash(again)
     assert sorted([Pair("b", "c"), Pair("a", "d"), first]) == [Pair("a", "b"), Pair("a", "d"), Pair("b", "c")]
@@ -55,16 +55,16 @@ def test_records_cannot_be_changed() -> None:
         Pair("a", "b").name0 = "c"  # type: ignore[misc]
 
 
-def test_an_image_tells_its_width_before_its_height() -> None:
+def test_the_size_of_an_image_is_width_then_height() -> None:
     assert Image("a", np.zeros((20, 30, 3), np.uint8)).size == (30, 20)
 
 
-def test_features_have_the_length_of_their_keypoints() -> None:
+def test_the_length_of_features_is_the_number_of_keypoints() -> None:
     features = Features(np.zeros((4, 2), np.float32), np.ones(4, np.float32), np.zeros((4, 8), np.float32), (30, 20))
     assert len(features) == 4
 
 
-def test_a_pair_is_the_same_either_way_round_and_none_of_an_image_with_itself() -> None:
+def test_the_names_of_a_pair_are_sorted_and_different() -> None:
     pair = Pair("b", "a", "list", 0.5)
     assert (pair.name0, pair.name1, pair.reason, pair.score) == ("a", "b", "list", 0.5)
     assert {pair, Pair("a", "b")} == {pair}

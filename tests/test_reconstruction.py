@@ -1,4 +1,4 @@
-"""The stage database -> reconstruction, on the synthetic scene whose poses and points are known."""
+"""The stage database -> reconstruction, on a synthetic scene with known poses and points."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def scene() -> KnownScene:
 
 @pytest.fixture(scope="module")
 def database(scene: KnownScene, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All images and pairs of the scene."""
+    """A database with all images and pairs of the scene."""
     return make_database(tmp_path_factory.mktemp("scene"), scene, range(len(scene.names)), all_pairs(scene))
 
 
 @pytest.fixture(scope="module")
 def noisy_database(scene: KnownScene, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with 1 px of noise and a focal length that is 3 % too short."""
+    """The same database with 1 px of noise and a focal length that is 3 % too short."""
     folder = tmp_path_factory.mktemp("noisy")
     return make_database(folder, scene, range(len(scene.names)), all_pairs(scene), focal=680.0, noise_px=1.0)
 
@@ -93,7 +93,7 @@ def aligned_errors(model: pycolmap.Reconstruction, poses: dict[str, np.ndarray])
     return distance, float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
 
 
-# --- what comes out --------------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mapper", FREE_MAPPERS)
@@ -116,7 +116,7 @@ def test_given_intrinsics_stay_exactly_as_they_are(noisy_database: Path, scene: 
 
 
 @pytest.mark.parametrize("mapper", MAPPERS)
-def test_a_wrong_focal_length_is_corrected_where_intrinsics_are_refined(scene: KnownScene, tmp_path: Path, mapper: str) -> None:
+def test_a_wrong_focal_length_is_corrected_if_intrinsics_are_refined(scene: KnownScene, tmp_path: Path, mapper: str) -> None:
     database = make_database(tmp_path / "in", scene, range(len(scene.names)), all_pairs(scene), focal=680.0)
     run(database, tmp_path / "out", options(mapper, refine_intrinsics=True), known_poses=true_poses(scene))
     (camera,) = pycolmap.Reconstruction(tmp_path / "out" / "0").cameras.values()
@@ -155,7 +155,7 @@ def test_two_images_are_enough(scene: KnownScene, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mapper", FREE_MAPPERS)
-def test_components_without_a_link_become_models_and_the_largest_is_named(scene: KnownScene, tmp_path: Path, mapper: str) -> None:
+def test_unconnected_images_give_several_models_and_the_largest_is_named(scene: KnownScene, tmp_path: Path, mapper: str) -> None:
     groups = (range(3), range(3, len(scene.names)))
     pairs = [pair for group in groups for pair in itertools.combinations(group, 2)]
     database = make_database(tmp_path / "in", scene, range(len(scene.names)), pairs)
@@ -178,7 +178,7 @@ def test_nothing_verified_gives_an_empty_report(scene: KnownScene, tmp_path: Pat
     assert report == ReconstructionReport([], None, num_images, scene.names[:num_images])
 
 
-def test_the_largest_model_is_named_wherever_it_stands(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_model_need_not_be_the_first(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = MAPPERS["incremental"]
 
     def with_a_small_model_first(task: Any) -> None:
@@ -214,7 +214,7 @@ def test_models_with_few_points_are_discarded_and_the_rest_numbered_from_0(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0", "settings.json"]
 
 
-def test_the_report_says_what_the_files_hold(database: Path, tmp_path: Path) -> None:
+def test_the_report_agrees_with_the_files(database: Path, tmp_path: Path) -> None:
     report = run(database, tmp_path / "out").models[0]
     folder = tmp_path / "out" / "0"
     names = {f"{name}.{suffix}" for name in ("cameras", "images", "points3D", "rigs", "frames") for suffix in ("bin", "txt")}
@@ -230,16 +230,16 @@ def test_the_report_says_what_the_files_hold(database: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("mapper", MAPPERS)
 @pytest.mark.parametrize("wanted", [True, False])
-def test_colors_come_from_the_photos_where_wanted(
+def test_points_have_the_colors_of_the_photos_if_wanted(
     database: Path, scene: KnownScene, tmp_path: Path, mapper: str, wanted: bool
 ) -> None:
     run(database, tmp_path / "out", options(mapper, extract_colors=wanted), known_poses=true_poses(scene))
     model = pycolmap.Reconstruction(tmp_path / "out" / "0")
     colors = np.array([point.color for point in model.points3D.values()], float)
-    np.testing.assert_allclose(colors, np.broadcast_to(COLOR if wanted else 0, colors.shape), atol=3)  # JPEG
+    np.testing.assert_allclose(colors, np.broadcast_to(COLOR if wanted else 0, colors.shape), atol=3)  # JPEG is lossy
 
 
-# --- same in, same out; nothing twice --------------------------------------------------------------------------------------
+# --- equal input gives equal output, and is not computed twice ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mapper", MAPPERS)
@@ -253,7 +253,7 @@ def test_two_runs_give_the_same_bytes(noisy_database: Path, scene: KnownScene, t
 
 @pytest.fixture
 def mapped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows by the mapper's name each time one runs."""
+    """Names of the mappers that ran, in order."""
     names: list[str] = []
     for name, mapper in MAPPERS.items():
         monkeypatch.setitem(MAPPERS, name, lambda task, name=name, mapper=mapper: (names.append(name), mapper(task)))
@@ -280,7 +280,7 @@ def test_another_option_or_mapper_or_database_is_mapped_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
-def test_models_of_other_options_are_replaced_with_a_warning_and_those_of_other_matches_without(
+def test_other_options_replace_the_models_with_a_warning_and_other_matches_without(
     database: Path, scene: KnownScene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(database, tmp_path / "out")
@@ -292,7 +292,7 @@ def test_models_of_other_options_are_replaced_with_a_warning_and_those_of_other_
 
 
 def write_pixel_scale(database: Path, pixel_scale: float, name: str = "features.h5") -> Path:
-    """A file of features beside the database that says how large a detection pixel of its images is."""
+    """Writes a file of features beside the database, with this pixel scale for all images; returns its path."""
     path = database.with_name(name)
     with H5Reader(database.with_name("features.h5")) as reader, ShardStore(path.with_suffix(".new"), {}) as store:
         for image in reader.names():
@@ -302,7 +302,7 @@ def write_pixel_scale(database: Path, pixel_scale: float, name: str = "features.
     return path.with_suffix(".new").replace(path)
 
 
-def test_the_threshold_is_given_in_detection_pixels(noisy_database: Path, tmp_path: Path, mapped: list[str]) -> None:
+def test_error_limits_are_multiplied_by_the_pixel_scale(noisy_database: Path, tmp_path: Path, mapped: list[str]) -> None:
     shutil.copytree(noisy_database.parent, tmp_path / "scene")
     database = tmp_path / "scene" / "database.db"
     same = run(database, tmp_path / "same", options(max_error_px=4.0)).models[0]
@@ -315,7 +315,7 @@ def test_the_threshold_is_given_in_detection_pixels(noisy_database: Path, tmp_pa
     assert mapped == ["incremental"] * 3
 
 
-def test_thresholds_are_px_of_the_photos_for_a_database_without_features_beside_it(noisy_database: Path, tmp_path: Path) -> None:
+def test_error_limits_are_px_of_the_photos_without_a_file_of_features(noisy_database: Path, tmp_path: Path) -> None:
     database = Path(shutil.copy2(noisy_database, tmp_path))
     alone = reconstruct(database, noisy_database.parent / "images", tmp_path / "out", OPTIONS)
     assert alone == run(noisy_database, tmp_path / "same")
@@ -323,7 +323,7 @@ def test_thresholds_are_px_of_the_photos_for_a_database_without_features_beside_
         run(noisy_database, tmp_path / "out", features=tmp_path / "other.h5")
 
 
-def test_the_python_api_scales_thresholds_as_the_pipeline_does(noisy_database: Path, tmp_path: Path) -> None:
+def test_the_python_api_scales_error_limits_as_the_pipeline_does(noisy_database: Path, tmp_path: Path) -> None:
     shutil.copytree(noisy_database.parent, tmp_path / "scene")
     database = tmp_path / "scene" / "database.db"
     write_pixel_scale(database, 3.0)
@@ -341,11 +341,11 @@ def test_other_poses_are_triangulated_again(database: Path, scene: KnownScene, t
     assert len(mapped) == 2
 
 
-# --- interrupted -----------------------------------------------------------------------------------------------------------
+# --- interrupted ----------------------------------------------------------------------------------------------------------
 
 
 def in_a_child(work: Callable[[], object], disturb: Callable[[int], object]) -> int:
-    """Does the work in a forked process, which `disturb` gets the id of; returns its wait status. 42 is KeyboardInterrupt."""
+    """Does the work in a forked process and calls `disturb` with its id. Returns its wait status; 42 means KeyboardInterrupt."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -406,15 +406,15 @@ def test_kill_leaves_the_previous_reconstruction(database: Path, tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_database_names_the_stage_to_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"database.db does not exist: run the stage verify first"):
+    with pytest.raises(FileNotFoundError, match=r"database.db does not exist: run the stage database first"):
         run(tmp_path / "database.db", tmp_path / "out")
 
 
-def test_triangulation_without_poses_is_refused_and_the_previous_model_stays(database: Path, tmp_path: Path) -> None:
+def test_triangulation_needs_poses_and_keeps_the_previous_model_without_them(database: Path, tmp_path: Path) -> None:
     run(database, tmp_path / "out")
     with pytest.raises(ValueError, match=r"needs the poses of the photos: dataset.poses=FILE"):
         run(database, tmp_path / "out", options("triangulation"))

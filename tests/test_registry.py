@@ -1,4 +1,4 @@
-"""Plug-ins by name, and the settings that identify them."""
+"""Plug-ins by name, and the settings that identify their results."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from sfm_lightglue.settings import plugin_settings
 
 
 @pytest.mark.parametrize("table", [EXTRACTORS, MATCHERS])
-def test_every_name_in_the_tables_leads_to_a_class_that_can_be_created(table: dict[str, str]) -> None:
+def test_every_name_in_the_tables_stands_for_a_class_with_create(table: dict[str, str]) -> None:
     for name in table:
         assert callable(load_class(name, table, "plug-in").create)  # type: ignore[attr-defined]
 
 
-def test_a_class_of_the_user_is_given_by_its_module() -> None:
+def test_a_class_of_the_user_is_loaded_from_its_module() -> None:
     assert load_class("sfm_lightglue.matches.nearest_neighbor:NearestNeighborMatcher", {}, "matcher") is NearestNeighborMatcher
 
 
-def test_a_mistyped_name_is_answered_with_the_closest_and_all() -> None:
+def test_a_mistyped_name_is_answered_with_the_closest_and_all_names() -> None:
     with pytest.raises(ValueError, match=r"no extractor is named 'alikd'\. Did you mean 'aliked'\? There are: aliked, disk"):
         load_class("alikd", EXTRACTORS, "extractor")
     assert closest("quite different", ["aliked", "disk"]) == "There are: aliked, disk"
 
 
 @pytest.mark.parametrize("name", ["no_such_module:Class", "sfm_lightglue.products:NoSuchClass"])
-def test_a_class_that_cannot_be_loaded_says_why(name: str) -> None:
+def test_the_error_says_why_a_class_cannot_be_loaded(name: str) -> None:
     with pytest.raises(ValueError, match=f"matcher '{name}' cannot be loaded: .*(no_such_module|NoSuchClass)"):
         load_class(name, MATCHERS, "matcher")
 
@@ -55,16 +55,16 @@ def record(sha256: str, name: str = "published") -> WeightsRecord:
     return WeightsRecord(name, f"/somewhere/{name}", sha256, "MIT", False)
 
 
-def test_the_content_of_the_weights_counts_and_not_their_name_or_place() -> None:
+def test_settings_have_the_hash_of_the_weights_and_not_their_name_or_place() -> None:
     base = plugin_settings(Plugin(record("aa")))
     assert base == plugin_settings(Plugin(record("aa", "copy"), weights="copy", path="there"))
     assert base != plugin_settings(Plugin(record("bb")))
     assert base["version"] == __version__ and base["class"].endswith(":Plugin")
 
 
-def test_every_other_option_counts() -> None:
+def test_settings_have_every_other_option() -> None:
     assert plugin_settings(Plugin(record("aa"))) != plugin_settings(Plugin(record("aa"), threshold=0.6))
 
 
-def test_without_weights_all_options_count() -> None:
+def test_settings_without_weights_have_all_options() -> None:
     assert plugin_settings(Plugin()) != plugin_settings(Plugin(path="there"))

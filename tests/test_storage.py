@@ -1,4 +1,4 @@
-"""The files between the stages: hloc's layout both ways, and a writer that survives anything."""
+"""The HDF5 files between the stages: they have hloc's layout, hloc's files are read, and interrupted runs lose nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def make_features(num: int, seed: int = 0, *, dimensions: int = 16, scales: bool
 
 
 def write(path: Path, items: dict[str, GroupData], settings: dict[str, Any] = SETTINGS, **options: Any) -> bytes:
-    """The bytes of the merged file."""
+    """Writes and merges the items; returns the bytes of the merged file."""
     with ShardStore(path, settings, **options) as store:
         for key, item in items.items():
             store.add(key, item, f"stamp of {key}")
@@ -84,7 +84,7 @@ def small_items(num: int) -> dict[str, GroupData]:
     return {f"sub/{i:03d}.jpg": features_to_group(make_features(i % 7, seed=i)) for i in range(num)}
 
 
-# --- features and matches there and back ---------------------------------------------------------------------------------
+# --- records are read as they were written --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num, scales", [(0, False), (1, False), (50, False), (50, True)])
@@ -93,7 +93,7 @@ def test_features_survive_the_round_trip(tmp_path: Path, num: int, scales: bool)
     write(tmp_path / "features.h5", {"a.jpg": features_to_group(features)})
     with H5Reader(tmp_path / "features.h5") as reader:
         loaded = reader.features("a.jpg")
-    np.testing.assert_array_equal(loaded.keypoints, features.keypoints)  # not a bit is lost above 1024 px
+    np.testing.assert_array_equal(loaded.keypoints, features.keypoints)  # no bit is lost above 1024 px
     np.testing.assert_allclose(loaded.scores, features.scores, rtol=2**-11)
     np.testing.assert_allclose(loaded.descriptors, features.descriptors, rtol=2**-10, atol=1e-6)
     assert loaded.descriptors.shape == (num, 16)
@@ -130,7 +130,7 @@ def test_matches_of_odd_names_are_found_either_way_round(tmp_path: Path) -> None
         assert reader.find_matches("plain.jpg", "other.jpg") is None
 
 
-def test_matches_turned_round_are_sorted_by_their_first_column(tmp_path: Path) -> None:
+def test_matches_read_in_the_other_direction_are_sorted_by_their_first_column(tmp_path: Path) -> None:
     matches = Matches(np.array([[0, 9], [1, 2], [4, 5]], np.int32), np.array([0.25, 0.5, 0.75], np.float32), 6)
     write(tmp_path / "matches.h5", {match_key("a", "b"): matches_to_group(matches, 5)})
     with H5Reader(tmp_path / "matches.h5") as reader:
@@ -142,8 +142,8 @@ def test_matches_turned_round_are_sorted_by_their_first_column(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("index1, dtype", [(0, np.int16), (32767, np.int16), (32768, np.int32), (40000, np.int32)])
-def test_indices_are_stored_in_16_bits_where_they_fit(tmp_path: Path, index1: int, dtype: type) -> None:
-    """40000 in int16 would read as -25536."""
+def test_indices_are_stored_in_16_bits_if_they_fit(tmp_path: Path, index1: int, dtype: type) -> None:
+    """40000 in int16 would be read as -25536."""
     matches = Matches(np.array([[1, index1]], np.int32), np.ones(1, np.float32))
     write(tmp_path / "matches.h5", {match_key("a", "b"): matches_to_group(matches, 3)})
     with h5py.File(tmp_path / "matches.h5", "r") as file:
@@ -152,7 +152,7 @@ def test_indices_are_stored_in_16_bits_where_they_fit(tmp_path: Path, index1: in
 
 
 @pytest.mark.parametrize("num0", [0, 3])
-def test_a_pair_without_matches_is_stored_as_such(tmp_path: Path, num0: int) -> None:
+def test_a_pair_without_matches_is_stored_too(tmp_path: Path, num0: int) -> None:
     empty = Matches(np.zeros((0, 2), np.int32), np.zeros(0, np.float32))
     write(tmp_path / "matches.h5", {match_key("a", "b"): matches_to_group(empty, num0)})
     with H5Reader(tmp_path / "matches.h5") as reader:
@@ -162,7 +162,7 @@ def test_a_pair_without_matches_is_stored_as_such(tmp_path: Path, num0: int) -> 
         assert file["a/b/matches0"].shape == (num0,)
 
 
-# --- hloc's layout -----------------------------------------------------------------------------------------------------------
+# --- hloc's layout --------------------------------------------------------------------------------------------------------
 
 
 def test_features_have_the_layout_that_hloc_reads(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_features_have_the_layout_that_hloc_reads(tmp_path: Path) -> None:
         assert group["scores"].dtype == np.float16 and group["scores"].shape == (20,)
         assert group["image_size"].dtype == np.int64 and group["image_size"][()].tolist() == [4000, 3000]
         np.testing.assert_array_equal(group["descriptors"][()], features.descriptors.T.astype(np.float16))
-        names = set()  # as hloc lists them: the parents of all datasets
+        names = set()  # hloc lists the parents of all datasets
         file.visititems(lambda _, item: names.add(item.parent.name.strip("/")) if isinstance(item, h5py.Dataset) else None)
     assert names == {"db/a.jpg", "query/b.jpg"}
 
@@ -242,7 +242,7 @@ def hloc_features(features: Features, *, scores: str = "keypoint_scores") -> dic
 
 @pytest.mark.parametrize("scores", ["scores", "keypoint_scores", "score"])
 def test_features_of_hloc_are_read(tmp_path: Path, scores: str) -> None:
-    """Half-precision keypoints, its three names for scores, no uncertainty."""
+    """hloc writes half-precision keypoints, has three names for scores, and may leave out the uncertainty."""
     features = make_features(10)
     write_foreign_features(tmp_path / "hloc.h5", "db/a.jpg", **hloc_features(features, scores=scores))
     with H5Reader(tmp_path / "hloc.h5") as reader:
@@ -253,7 +253,7 @@ def test_features_of_hloc_are_read(tmp_path: Path, scores: str) -> None:
     assert loaded.pixel_scale == 1.0
 
 
-def test_absent_scores_count_as_one(tmp_path: Path) -> None:
+def test_missing_scores_count_as_one(tmp_path: Path) -> None:
     datasets = hloc_features(make_features(4))
     del datasets["keypoint_scores"]
     write_foreign_features(tmp_path / "hloc.h5", "a.jpg", **datasets)
@@ -273,7 +273,7 @@ def test_a_missing_dataset_is_named(tmp_path: Path, missing: str) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"keypoints": np.zeros((4, 4))}, {"descriptors": np.zeros((4, 16))}, {"keypoint_scores": np.zeros(3)}]
 )
-def test_datasets_that_do_not_belong_together_are_refused(tmp_path: Path, wrong: dict[str, np.ndarray]) -> None:
+def test_datasets_with_shapes_that_do_not_fit_together_are_refused(tmp_path: Path, wrong: dict[str, np.ndarray]) -> None:
     write_foreign_features(tmp_path / "other.h5", "a.jpg", **{**hloc_features(make_features(4)), **wrong})
     with H5Reader(tmp_path / "other.h5") as reader, pytest.raises(ValueError, match=r"other\.h5: a\.jpg .* expected"):
         reader.features("a.jpg")
@@ -288,7 +288,7 @@ def test_all_of_hlocs_pair_keys_are_found(tmp_path: Path, separator: str, revers
     with H5Reader(tmp_path / "hloc.h5") as reader:
         found = reader.find_matches("db/a.jpg", "query/b.jpg")
     assert found is not None
-    assert found.indices.tolist() == ([[1, 3], [3, 1]])  # the same both ways round, by the choice of `stored`
+    assert found.indices.tolist() == ([[1, 3], [3, 1]])  # `stored` is chosen so that both directions have the same indices
     assert found.scores.tolist() == [1, 1]
 
 
@@ -328,8 +328,8 @@ def test_missing_and_damaged_files_are_told_apart(tmp_path: Path) -> None:
         pass
 
 
-def test_foreign_items_have_a_stamp_of_their_content(tmp_path: Path) -> None:
-    """So that features which another program computed again are matched again, though their number and size are the same."""
+def test_the_stamp_in_files_of_other_programs_is_a_hash_of_the_content(tmp_path: Path) -> None:
+    """Features that another program computed again have another stamp, even if their number and size are the same."""
     stamps = []
     for number, seeds in enumerate([(0, 1), (0, 1), (0, 2)]):
         path = tmp_path / str(number) / "hloc.h5"
@@ -343,12 +343,12 @@ def test_foreign_items_have_a_stamp_of_their_content(tmp_path: Path) -> None:
     assert stamps[0][2] != stamps[2][2] and "" not in stamps[0]
 
 
-# --- the same bytes, whatever happened on the way ----------------------------------------------------------------------------
+# --- equal content gives equal bytes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shard_items", [1, 3, 1000])
 @pytest.mark.parametrize("order", ["sorted", "reversed", "shuffled"])
-def test_the_merged_file_is_the_same_whatever_shards_and_order(tmp_path: Path, shard_items: int, order: str) -> None:
+def test_the_merged_file_does_not_depend_on_shards_and_order(tmp_path: Path, shard_items: int, order: str) -> None:
     items = small_items(20)
     reference = write(tmp_path / "reference.h5", items)
     keys = sorted(items, reverse=order == "reversed")
@@ -361,7 +361,7 @@ def test_the_merged_file_is_the_same_whatever_shards_and_order(tmp_path: Path, s
 def test_the_merged_file_is_the_same_when_it_grew_in_several_runs(tmp_path: Path) -> None:
     items = small_items(12)
     reference = write(tmp_path / "reference.h5", items)
-    time.sleep(1.1)  # no time stamps, which count seconds
+    time.sleep(1.1)  # HDF5 counts time in seconds: the file must have no time stamps
     for part in (["sub/005.jpg", "sub/001.jpg"], sorted(items)[6:], sorted(items)):
         with ShardStore(tmp_path / "features.h5", SETTINGS, shard_items=2) as store:
             for key in store.missing({key: f"stamp of {key}" for key in part}):
@@ -379,7 +379,7 @@ def test_matches_and_their_attributes_are_the_same_after_several_merges(tmp_path
     assert (tmp_path / "matches.h5").read_bytes() == reference
 
 
-def test_what_is_added_later_replaces_what_was_there(tmp_path: Path) -> None:
+def test_a_later_result_replaces_an_earlier_one(tmp_path: Path) -> None:
     path = tmp_path / "features.h5"
     for seed in (1, 2):
         with ShardStore(path, SETTINGS, shard_items=1) as store:
@@ -392,7 +392,7 @@ def test_what_is_added_later_replaces_what_was_there(tmp_path: Path) -> None:
         assert reader.stamp("a.jpg") == "stamp 2"
 
 
-def test_items_that_are_no_longer_true_are_dropped_at_the_merge(tmp_path: Path) -> None:
+def test_dropped_results_are_deleted_at_the_merge(tmp_path: Path) -> None:
     items = small_items(6)
     rest = {key: item for key, item in items.items() if key != "sub/003.jpg"}
     reference = write(tmp_path / "reference.h5", rest)
@@ -403,23 +403,23 @@ def test_items_that_are_no_longer_true_are_dropped_at_the_merge(tmp_path: Path) 
     assert (tmp_path / "features.h5").read_bytes() == reference
 
 
-def test_a_merge_without_anything_new_leaves_the_file_alone(tmp_path: Path) -> None:
+def test_a_merge_without_new_results_does_not_write_the_file(tmp_path: Path) -> None:
     write(tmp_path / "features.h5", small_items(3))
     before = (tmp_path / "features.h5").stat().st_mtime_ns
     write(tmp_path / "features.h5", {})
     assert (tmp_path / "features.h5").stat().st_mtime_ns == before
 
 
-def test_a_stage_with_nothing_to_do_leaves_an_empty_file(tmp_path: Path) -> None:
+def test_a_stage_without_results_writes_an_empty_file(tmp_path: Path) -> None:
     write(tmp_path / "features.h5", {})
     with H5Reader(tmp_path / "features.h5") as reader:
         assert reader.names() == []
 
 
-# --- interruptions -----------------------------------------------------------------------------------------------------------
+# --- interruptions --------------------------------------------------------------------------------------------------------
 
 
-def test_leaving_by_an_error_or_ctrl_c_keeps_what_was_added(tmp_path: Path) -> None:
+def test_an_error_or_ctrl_c_keeps_all_added_results(tmp_path: Path) -> None:
     items = small_items(5)
     for error in (RuntimeError, KeyboardInterrupt):
         with pytest.raises(error), ShardStore(tmp_path / f"{error.__name__}.h5", SETTINGS) as store:
@@ -431,7 +431,7 @@ def test_leaving_by_an_error_or_ctrl_c_keeps_what_was_added(tmp_path: Path) -> N
             assert store.missing({"sub/000.jpg": "other stamp"}) == ["sub/000.jpg"]
 
 
-def test_results_are_on_disk_after_some_items_or_some_seconds(tmp_path: Path) -> None:
+def test_results_are_on_disk_after_a_number_of_items_or_seconds(tmp_path: Path) -> None:
     def num_safe(**options: Any) -> int:
         with ShardStore(tmp_path / f"{next(numbers)}.h5", SETTINGS, **options) as store:
             for key, item in small_items(5).items():
@@ -459,14 +459,14 @@ with ShardStore(Path(sys.argv[1]), SETTINGS, shard_items=3) as store:
 """
 
 
-def test_a_process_killed_at_any_moment_loses_at_most_a_shard_and_the_file_ends_the_same(tmp_path: Path) -> None:
+def test_a_killed_process_loses_at_most_one_shard_and_the_final_file_is_the_same(tmp_path: Path) -> None:
     reference = write(tmp_path / "reference.h5", small_items(60))
     code = CHILD.format(paths=[str(Path(__file__).parent), str(Path(__file__).parents[1])])
     rng, left = np.random.default_rng(0), 60
     for delay_s in rng.uniform(0, 0.08, 10):
         child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "features.h5")], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
-        todo = int(child.stdout.readline())  # it starts to write now
+        todo = int(child.stdout.readline())  # from now on it writes
         assert todo <= left, "what was there stays there"
         left = todo
         time.sleep(delay_s)
@@ -479,7 +479,7 @@ def test_a_process_killed_at_any_moment_loses_at_most_a_shard_and_the_file_ends_
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, target: Any, attribute: str, call: int) -> None:
-    """Raises KeyboardInterrupt instead of the call of that number."""
+    """Makes the call number `call` raise KeyboardInterrupt."""
     original, calls = getattr(target, attribute), itertools.count(1)
 
     def interrupted(*arguments: Any, **keywords: Any) -> Any:
@@ -494,7 +494,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, target: Any, attribute: str, call: 
 @pytest.mark.parametrize(
     "target, attribute", [(Path, "replace"), (os, "fsync"), (Path, "unlink"), (h5py.Group, "create_dataset")]
 )
-def test_ctrl_c_at_any_step_loses_nothing_that_was_safe(
+def test_ctrl_c_at_any_step_leaves_a_state_from_which_the_next_run_completes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Any, attribute: str, call: int
 ) -> None:
     items = small_items(7)
@@ -507,8 +507,8 @@ def test_ctrl_c_at_any_step_loses_nothing_that_was_safe(
 
 
 @pytest.mark.parametrize("shard_items", [1, 10])
-def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_space(tmp_path: Path, shard_items: int) -> None:
-    """Files of 600 kB at most: one shard of one item fits, the merged file does not."""
+def test_a_full_disk_raises_an_error_and_the_next_run_completes(tmp_path: Path, shard_items: int) -> None:
+    """Files can have at most 600 kB: a shard with one item fits, the merged file does not."""
     items = {f"{seed}.jpg": features_to_group(make_features(2000, seed, dimensions=128)) for seed in range(3)}
     reference = write(tmp_path / "reference.h5", items)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -524,7 +524,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_space(tmp_path: 
     assert write(tmp_path / "features.h5", items) == reference
 
 
-def test_more_shards_than_files_may_be_open_are_merged(tmp_path: Path) -> None:
+def test_more_shards_are_merged_than_files_can_be_open(tmp_path: Path) -> None:
     items = small_items(120)
     reference = write(tmp_path / "reference.h5", items)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -537,7 +537,7 @@ def test_more_shards_than_files_may_be_open_are_merged(tmp_path: Path) -> None:
 
 @pytest.fixture
 def half_done(tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """A file with three items and the two shards of four more that a killed process left."""
+    """A file with three items, and the two shards with four more items that a killed process left."""
     items = small_items(7)
     write(tmp_path / "features.h5", dict(itertools.islice(items.items(), 3)))
     with ShardStore(tmp_path / "features.h5", SETTINGS, shard_items=2) as store:
@@ -549,7 +549,7 @@ def half_done(tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def complete(path: Path, items: dict[str, GroupData]) -> tuple[list[str], bytes]:
-    """What was computed now to complete the items, and the bytes of the file."""
+    """Adds the missing items; returns their keys and the bytes of the merged file."""
     with ShardStore(path, SETTINGS) as store:
         todo = store.missing({key: f"stamp of {key}" for key in items})
         for key in todo:
@@ -575,7 +575,7 @@ def damaged(content: bytes, kind: str, seed: int) -> bytes:
     if kind == "cut":
         return content[: rng.integers(1, len(content))]
     changed = np.frombuffer(content, np.uint8).copy()
-    if kind == "zeros":  # blocks that the disk never got
+    if kind == "zeros":  # blocks that were never written to disk
         start = 512 * rng.integers(0, len(content) // 512)
         changed[start : start + 512] = 0
     else:
@@ -596,7 +596,7 @@ def test_damaged_shards_are_computed_again(
         assert f"{shards[0]} is damaged" in caplog.text and "computed again" in caplog.text
     if todo:
         assert content == write(tmp_path / "reference.h5", small_items(7))
-    else:  # the damage lay in the numbers or between them
+    else:  # HDF5 cannot notice damage in the numbers or between them
         assert sorted(_names(path)) == sorted(small_items(7))
 
 
@@ -606,7 +606,7 @@ def _names(path: Path) -> Iterable[str]:
 
 
 @pytest.mark.parametrize("kind, seed", [("empty", 0), *((kind, seed) for kind in ("cut", "zeros", "bits") for seed in range(8))])
-def test_a_damaged_merged_file_is_an_error_that_says_what_to_do(tmp_path: Path, kind: str, seed: int) -> None:
+def test_a_damaged_merged_file_raises_an_error_that_says_what_to_do(tmp_path: Path, kind: str, seed: int) -> None:
     path = tmp_path / "features.h5"
     path.write_bytes(damaged(write(path, small_items(30)), kind, seed))
     try:
@@ -617,8 +617,8 @@ def test_a_damaged_merged_file_is_an_error_that_says_what_to_do(tmp_path: Path, 
         assert kind in ("zeros", "bits"), "damage in the numbers or between them"
 
 
-def test_a_folder_of_photos_with_the_name_of_the_file_is_left_alone(tmp_path: Path) -> None:
-    """extract_features("photos", "photos.h5")."""
+def test_a_folder_with_the_name_of_the_file_is_not_touched(tmp_path: Path) -> None:
+    """For example the folder `photos` of extract_features("photos", "photos.h5")."""
     photos = tmp_path / "photos"
     photos.mkdir()
     others = {"a.jpg": b"photo", "000000.h5": b"someone's", "notes.tmp": b"mine"}
@@ -636,22 +636,22 @@ def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["reference.h5", name])
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_settings_stand_in_the_file(tmp_path: Path) -> None:
+def test_the_file_holds_its_settings(tmp_path: Path) -> None:
     write(tmp_path / "features.h5", small_items(1))
     with H5Reader(tmp_path / "features.h5") as reader:
         assert reader.fingerprint == fingerprint(SETTINGS)
         assert reader.settings == SETTINGS
 
 
-def test_the_order_of_settings_does_not_matter_but_their_values_do() -> None:
+def test_the_fingerprint_depends_on_values_and_not_on_their_order() -> None:
     assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
     assert len({fingerprint(settings) for settings in ({}, {"a": 1}, {"a": 2}, {"a": None}, {"a": "1"})}) == 5
 
 
-def test_tuples_in_settings_are_the_lists_that_json_makes_of_them(tmp_path: Path) -> None:
+def test_tuples_in_settings_equal_the_lists_that_json_makes_of_them(tmp_path: Path) -> None:
     for _ in range(2):
         write(tmp_path / "features.h5", small_items(1), {"size": (1, 2)})
 
@@ -672,8 +672,8 @@ def test_changed_settings_are_refused_with_the_values_that_differ(tmp_path: Path
     write(tmp_path / "features.h5", {})
 
 
-def test_changed_settings_are_recomputed_without_a_trace_of_the_old(half_done: tuple[Path, list[Path]], tmp_path: Path) -> None:
-    """Neither the merged file nor the shards that an interrupted run left are mixed in."""
+def test_recompute_deletes_all_results_with_the_old_settings(half_done: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    """It deletes those in the merged file and those in the shards of an interrupted run."""
     path, _ = half_done
     with ShardStore(path, CHANGED, if_settings_changed="recompute") as store:
         assert store.stamps == {}
@@ -689,7 +689,7 @@ def test_files_of_other_programs_are_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "features.h5").read_bytes() == before
 
 
-def test_changes_are_described_by_their_full_names() -> None:
+def test_changes_are_described_with_their_full_keys() -> None:
     old = {"a": 1, "b": {"c": 2, "d": 3}, "gone": True}
     new = {"a": 1, "b": {"c": 2, "d": 4}, "new": [1]}
     assert describe_changes(old, new) == "b.d: 3 -> 4, gone: True -> None, new: None -> [1]"

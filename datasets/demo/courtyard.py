@@ -1,6 +1,6 @@
 """The demo scene: an old courtyard with a palace front, a garden wall, an arcade, a fountain and plants.
 
-Metres; x along the front, y into it, z up; the fountain stands at the origin.
+Units are metres: x along the front, y into it, z up. The fountain stands at the origin.
 """
 
 from __future__ import annotations

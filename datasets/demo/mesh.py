@@ -1,4 +1,4 @@
-"""Triangle meshes from patches, mouldings, turned bodies, walls and leaves; metres, z up."""
+"""Triangle meshes from patches, mouldings, turned bodies, walls and leaves. Units are metres, z is up."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DARK = rgb("6b4a30")
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles with everything that the textures need."""
+    """Triangles with the attributes that the textures need."""
 
     points: np.ndarray
     """float64 (v, 3)."""
     normals: np.ndarray
-    """float32 (v, 3), of unit length, of either side."""
+    """float32 (v, 3), unit length; they may point to either side."""
     tangents: np.ndarray
     """float32 (v, 3), direction in which u grows."""
     uv: np.ndarray
@@ -40,7 +40,7 @@ class Mesh:
 
 
 class Builder:
-    """Collects patches; each is a grid of points, so that normals and tangents follow from its differences."""
+    """Collects patches. Each is a grid of points, so normals and tangents follow from differences of neighbours."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[np.ndarray, ...]] = []
@@ -180,7 +180,7 @@ def turned(degrees: float, axis: int = 2) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Hole:
-    """An opening of a wall: left, right, bottom, springing of the arch (or lintel); arched on top or flat."""
+    """An opening of a wall: left, right, bottom, and the height at which the arch or lintel begins. The top is arched or flat."""
 
     left: float
     right: float

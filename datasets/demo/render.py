@@ -1,9 +1,9 @@
-"""Draws the demo dataset: photos of a courtyard that never was, with the exact pose of every one.
+"""Draws the demo dataset: photos of an imaginary courtyard with exact poses.
 
-`python datasets/demo/render.py` writes images/ and poses.txt beside itself; --width, --views and --out make quick looks.
-The scene is a triangle mesh (courtyard.py) with procedural textures (textures.py). Each photo is drawn in samples finer than
-its pixels: the nearest triangle of each sample, its texture, the sun with a shadow map, the light of the sky from a dome of
-shadow maps, then a camera's vignetting, noise and tone curve.
+`python datasets/demo/render.py` writes images/ and poses.txt beside itself; --width, --views and --out give quick previews. The
+scene is a triangle mesh (courtyard.py) with procedural textures (textures.py). Each photo is drawn in samples finer than its
+pixels. A sample gets the texture of its nearest triangle, sunlight with a shadow map, and sky light from a dome of shadow maps.
+Then the photo gets a camera's vignetting, noise and tone curve.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from sfm_lightglue.poses import Pose, PosedCamera, write_poses
 
 NUM_VIEWS = 16
 WIDTH, HEIGHT = 800, 600
-F35 = 28  # mm, the EXIF tag holds whole numbers only, so the focal length follows from it
-FOCAL = F35 / np.hypot(36, 24) * np.hypot(WIDTH, HEIGHT)  # px, 35 mm equivalents compare diagonals
+F35 = 28  # mm; the EXIF tag holds whole numbers only, so the focal length is derived from it
+FOCAL = F35 / np.hypot(36, 24) * np.hypot(WIDTH, HEIGHT)  # px; a 35 mm equivalent refers to the diagonal
 CENTRE = (401.0, 299.25)  # px, with the centre of the top-left pixel at (0.5, 0.5)
 SUN = np.array([-0.50, -0.62, 0.60])
 SUNLIGHT, SKYLIGHT, BOUNCE = 2.7 * rgb("fff3e4"), 1.15 * rgb("c4d8f2"), 0.45 * rgb("ecd6ba")
 
 
 def view(index: int) -> Pose:
-    """Camera `index` of an arc around the fountain; height, distance, aim and roll vary as in a hand."""
+    """Camera `index` on an arc around the fountain. Height, distance, aim and roll vary as in hand-held photos."""
     generator = np.random.default_rng(100 + index)
     azimuth = np.radians(-60 + 8 * index + generator.uniform(-1, 1))
     distance = 8.1 + 1.0 * np.sin(1.7 * index) + generator.uniform(-0.2, 0.2)
@@ -51,10 +51,11 @@ def view(index: int) -> Pose:
 def rasterize(
     points: np.ndarray, nearness: np.ndarray, triangles: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest triangle of each sample, -1 for none, and its nearness there: int64 and float64 (height, width).
+    """The nearest triangle of each sample, int64 (height, width), or -1, and its nearness there, float64 (height, width).
 
-    points (v, 2) are in samples with the first one's centre at (0.5, 0.5). nearness (v,) must be linear on the image: 1 / depth
-    for a pinhole (not positive: behind the camera), minus depth for a parallel projection (then any sign, so pass it shifted).
+    points (v, 2) are in samples; the centre of the first sample is at (0.5, 0.5). nearness (v,) must be linear on the image. For
+    a pinhole camera it is 1 / depth; values of 0 and below are behind the camera. For a parallel projection it is minus the
+    depth, shifted to be positive.
     """
     width, height = size
     corners = points[triangles]  # t 3 2
@@ -65,7 +66,7 @@ def rasterize(
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     drawn = np.flatnonzero((extent.prod(axis=1) > 0) & (np.abs(area) > 1e-9) & (nearness[triangles] > 0).all(axis=1))
     a, b, c, area, low, extent = a[drawn], b[drawn], c[drawn], area[drawn], low[drawn], extent[drawn]
-    # Barycentric weights and nearness are linear in the sample's position: three coefficients each.
+    # Barycentric weights and nearness are linear in the sample's position, with three coefficients each.
     weight_b = np.stack([c[:, 1] - a[:, 1], a[:, 0] - c[:, 0]], 1) / area[:, None]
     weight_c = np.stack([a[:, 1] - b[:, 1], b[:, 0] - a[:, 0]], 1) / area[:, None]
     near = nearness[triangles[drawn]]
@@ -97,7 +98,7 @@ def _chunks(counts: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
 
 
 class ShadowMap:
-    """Parallel light from one direction: how far towards it the scene reaches at each place."""
+    """A shadow map for parallel light: how far the scene reaches towards the light at each place."""
 
     def __init__(self, mesh: Mesh, direction: np.ndarray, resolution: int) -> None:
         helper = np.eye(3)[np.abs(direction).argmin()]
@@ -112,7 +113,7 @@ class ShadowMap:
         self._reach = rasterize(plane[:, :2], plane[:, 2], mesh.triangles, (resolution, resolution))[1].astype(np.float32).ravel()
 
     def lit(self, points: np.ndarray, bias: float) -> np.ndarray:
-        """bool (n,): no surface lies more than `bias` metres above the points (n, 3) towards the light."""
+        """bool (n,): True for points (n, 3) without a surface more than `bias` metres above them towards the light."""
         x, y, reach = ((points @ axis - np.float32(low)) for axis, low in zip(self.axes, self._low, strict=True))
         column = np.clip(x / self.texel, 0, self._resolution - 1).astype(np.int32)
         row = np.clip(y / self.texel, 0, self._resolution - 1).astype(np.int32)
@@ -120,7 +121,7 @@ class ShadowMap:
 
 
 class Renderer:
-    """The scene with its light, ready to be looked at."""
+    """Draws the scene with its light."""
 
     def __init__(self, mesh: Mesh, sun_resolution: int, sky_resolution: int, num_sky: int) -> None:
         self.mesh = mesh
@@ -130,7 +131,7 @@ class Renderer:
         self.sky = [ShadowMap(mesh, direction, sky_resolution) for direction in self.sky_directions]
 
     def photo(self, view: Pose, width: int, samples: int, seed: int) -> np.ndarray:
-        """uint8 (height, width, 3): the picture of a view with `samples` x `samples` samples a pixel."""
+        """uint8 (height, width, 3): the photo of a view, with `samples` x `samples` samples per pixel."""
         scale = width / WIDTH
         size = (round(WIDTH * scale) * samples, round(HEIGHT * scale) * samples)
         focal, centre = FOCAL * scale * samples, np.asarray(CENTRE) * scale * samples
@@ -212,7 +213,7 @@ class Renderer:
     def _light(
         self, points: np.ndarray, normal: np.ndarray, flat: np.ndarray, through: np.ndarray, group: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(light that a matt surface scatters, sunlight alone), (n, 3) each; the samples of a pixel share out the sky."""
+        """(light on a matt surface, sunlight alone), (n, 3) each. The samples of a pixel share the directions of the sky."""
         facing = normal @ self.sun_direction
         open_to_sun = np.zeros(len(points), np.float32)
         for k in range(4):
@@ -259,13 +260,13 @@ def dome(count: int) -> np.ndarray:
 
 
 def develop(radiance: np.ndarray, focal: float, centre: np.ndarray, seed: int) -> np.ndarray:
-    """uint8 picture of a radiance map: vignetting, exposure, sensor noise, tone curve."""
+    """The uint8 photo of a radiance map, with vignetting, exposure, sensor noise and a tone curve."""
     y, x = np.mgrid[0 : radiance.shape[0], 0 : radiance.shape[1]]
     tangent2 = ((x + 0.5 - centre[0]) ** 2 + (y + 0.5 - centre[1]) ** 2) / focal**2
     exposed = 0.62 * radiance / (1 + 0.55 * tangent2)[..., None]
     exposed = exposed + np.random.default_rng(seed).standard_normal(exposed.shape) * 0.008 * np.sqrt(exposed + 0.02)
     x = np.maximum(exposed, 0)
-    tone = x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)  # a filmic curve: soft shoulder, a little more contrast
+    tone = x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)  # a filmic curve: soft shoulder, more contrast
     return np.clip(255 * np.clip(tone, 0, 1) ** (1 / 2.2) + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -281,12 +282,12 @@ def main() -> None:
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=here, help="folder that images/ and poses.txt are written to")
-    parser.add_argument("--views", type=int, nargs="*", default=range(NUM_VIEWS), help="numbers of the photos to draw")
+    parser.add_argument("--views", type=int, nargs="*", default=range(NUM_VIEWS), help="indices of the photos to draw")
     parser.add_argument("--width", type=int, default=WIDTH, help="px; the height and the focal length follow")
     parser.add_argument("--samples", type=int, default=3, help="samples along each side of a pixel")
     parser.add_argument("--sun", type=int, default=4096, help="resolution of the sun's shadow map")
     parser.add_argument("--sky", type=int, default=72, help="number of directions that sky light comes from")
-    parser.add_argument("--quality", type=int, default=84, help="of the JPEG files")
+    parser.add_argument("--quality", type=int, default=84, help="JPEG quality")
     options = parser.parse_args()
     if options.sky < options.samples**2:
         parser.error(f"--sky must be at least {options.samples**2}: each of a pixel's samples needs a direction of its own")

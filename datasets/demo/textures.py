@@ -1,7 +1,7 @@
-"""Procedural textures of the demo scene: what a surface looks like at a point, without light.
+"""Procedural textures of the demo scene: colour and relief of a surface at a point, without light.
 
 A texture maps surface coordinates (u, v) in metres to colour (linear RGB) and relief (the slope of the surface along u and v).
-Every pattern fades out where the camera cannot resolve it, `footprint` being the size of a sample on the surface in metres.
+Every pattern fades out if the camera cannot resolve it. `footprint` is the size of a sample on the surface in metres.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _UNIFORM = np.random.default_rng(8).random((1024, 1024)).astype(np.float32)
 
 @dataclass(frozen=True)
 class Surface:
-    """What is known of n visible points before they are coloured."""
+    """The n visible points that a texture colours."""
 
     u: np.ndarray
     """float32 (n,), metres along the surface."""
@@ -28,7 +28,7 @@ class Surface:
     tint: np.ndarray
     """float32 (n, 3), colour of the object."""
     seed: np.ndarray
-    """int64 (n,), a number of the object's own."""
+    """int64 (n,), a random seed for each object."""
     footprint: np.ndarray
     """float32 (n,), metres."""
 

@@ -1,39 +1,85 @@
-"""Which pairs do not overlap: most candidate pairs of a photo collection, and not worth all layers of the network.
+"""Early rejection: pairs that do not overlap end before or soon after the first layer, without matches.
 
-Descriptors are compared without the network: most pairs that do not overlap have next to no mutual nearest neighbours that are
-clearly nearer than the second nearest, and end before the first layer. Of those that have few, such as pairs under strong changes
-of light or viewpoint, which the network matches, end those of which it holds few points for matchable after the first layers.
+Most candidate pairs of a photo collection do not overlap, and the network need not spend all its layers on them.
+- Before the first layer the descriptors alone are compared. Most pairs without overlap have hardly any mutual nearest neighbours
+  that are clearly nearer than the second nearest. These pairs end at once.
+- Pairs with few neighbours of this kind are doubtful. They may be pairs under strong changes of light or viewpoint, which the
+  network can match. A doubtful pair ends after one of the first layers if the network finds few matchable points in an image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sfm_lightglue.engine.assignment import BLOCK_ENTRIES
+from sfm_lightglue.engine.batch import Batch, ImageState
 
 MAX_RATIO = 0.85
-"""Of the distances to the nearest and to the second nearest descriptor."""
+"""Ratio test: the largest ratio of the distances to the nearest and to the second nearest descriptor."""
 RANK = 32
-"""The point, by matchability, at which an image is judged; pairs with fewer points in an image are never ended."""
+"""Number of matchable points that an image needs. Pairs with fewer keypoints in an image are never rejected."""
 
 
 @dataclass(frozen=True)
 class EarlyRejection:
-    """When to end a pair; calibrated for each kind of feature."""
+    """When to reject a pair; the values are calibrated for each kind of feature.
+
+    "Distinct neighbours" are mutual nearest neighbours that pass the ratio test.
+    """
 
     min_distinct: int
-    """Pairs with fewer distinct mutual nearest neighbours end before the first layer."""
+    """Pairs with fewer distinct neighbours are rejected before the first layer."""
     enough_distinct: int
-    """Pairs with as many are never ended."""
+    """Pairs with at least this many distinct neighbours are never rejected. Pairs between the two limits are doubtful."""
     min_matchability: tuple[float, ...]
-    """For each of the first layers: end a pair where the 32nd highest matchability of one image is below this."""
+    """One limit for each of the first layers. A doubtful pair is rejected after the layer if one of its images has fewer than
+    `RANK` points with a matchability of at least the limit."""
+
+
+def judge_descriptors(
+    pairs: Sequence[tuple[ImageState, ImageState]], rule: EarlyRejection | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of n pairs are rejected by their descriptors bool (n,), and which are doubtful bool (n,).
+
+    The rejected pairs count as doubtful too. Without a rule no pair is either. Waits for the device once, for all pairs.
+    """
+    num_distinct, judged, counts = np.full(len(pairs), np.inf), [], []
+    for i, (image0, image1) in enumerate(pairs if rule else ()):
+        if image0.descriptors is not None and image1.descriptors is not None and min(len(image0), len(image1)) >= RANK:
+            judged.append(i)
+            counts.append(count_distinct(image0.descriptors, image1.descriptors))
+    if judged:
+        num_distinct[judged] = torch.stack(counts).cpu().numpy()
+    limits = (rule.min_distinct, rule.enough_distinct) if rule else (0, 0)
+    return num_distinct < limits[0], num_distinct < limits[1]
+
+
+def judge_matchability(
+    batch: Batch, matchability: Tensor, is_doubtful: np.ndarray, rule: EarlyRejection | None, i: int
+) -> np.ndarray:
+    """Which of the p pairs of a batch are rejected after layer i (from 0), bool (p,).
+
+    Args:
+        batch: the pairs in play.
+        matchability: float32 (T,), of each token after layer i.
+        is_doubtful: bool (p,), see `judge_descriptors`.
+        rule: None rejects no pair.
+        i: the layer.
+    """
+    limits = rule.min_matchability if rule else ()
+    if i >= len(limits) or not is_doubtful.any():
+        return np.zeros(len(batch), dtype=bool)
+    (num_matchable,) = batch.count(matchability[None] >= limits[i])  # 2 p
+    return (num_matchable < RANK).any(axis=0) & is_doubtful
 
 
 def count_distinct(descriptors0: Tensor, descriptors1: Tensor) -> Tensor:
-    """How many of (m, c) have a mutual nearest neighbour among (n, c) that passes the ratio test; all of unit length, n > 1."""
+    """Number of distinct neighbours, int64 (), of descriptors (m, c) and (n, c) of unit length; n > 1."""
     step = max(1, len(descriptors0) if descriptors0.is_cuda else BLOCK_ENTRIES // len(descriptors1))
     similarities, nearest, best1 = [], [], descriptors1.new_full((len(descriptors1),), -1.0)
     for start in range(0, len(descriptors0), step):
@@ -44,4 +90,4 @@ def count_distinct(descriptors0: Tensor, descriptors1: Tensor) -> Tensor:
         best1 = torch.maximum(best1, similarity.amax(dim=0))
     best0, second0 = torch.cat(similarities).unbind(dim=1)
     is_mutual = best0 == best1[torch.cat(nearest)]
-    return (is_mutual & (1 - best0 < MAX_RATIO**2 * (1 - second0))).sum()  # distances squared are 2 - 2 similarity
+    return (is_mutual & (1 - best0 < MAX_RATIO**2 * (1 - second0))).sum()  # the square of a distance is 2 - 2 similarity

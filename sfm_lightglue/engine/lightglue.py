@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
-from sfm_lightglue.engine.early_rejection import EarlyRejection
+from sfm_lightglue.engine.batch import Batch, ImageState
+from sfm_lightglue.engine.decisions import decide
+from sfm_lightglue.engine.early_rejection import EarlyRejection, judge_descriptors, judge_matchability
 from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
 from sfm_lightglue.engine.numerics import KernelNumerics, Numerics, Tokens, TorchNumerics
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
+from sfm_lightglue.engine.results import PairMatches, Results, find_matches
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
 from sfm_lightglue.networks.precision import PRECISIONS, network_dtype
 
@@ -79,30 +82,68 @@ class LightGlueEngine:
 
     @torch.inference_mode()
     def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[PairMatches]:
-        """Matches of each pair, the same as if it were alone (on a CPU bit for bit)."""
-        batch = Batch(pairs, self.settings, self.numerics, self.early_rejection)
+        """The matches of each pair, in the order of the pairs. A pair gets the same result alone (on a CPU bit for bit)."""
+        if not pairs:
+            return []
+        lengths = np.array([[len(pair[side]) for pair in pairs] for side in (0, 1)], dtype=np.int64)
+        results = self._no_results(lengths, pairs[0][0].state.device)
+        is_rejected, is_doubtful = judge_descriptors(pairs, self.early_rejection)
+        in_play = np.flatnonzero(lengths.all(axis=0) & ~is_rejected)
+        if not len(in_play):
+            return results.collect()
+        images = [pairs[int(j)][side] for side in (0, 1) for j in in_play]
+        batch = Batch.of(in_play, images, results.first_points[:, in_play].flatten(), self.numerics.dtype)
         for i, layer in enumerate(self.layers):
-            if not len(batch.pairs):
+            projections = self._project(batch, layer) if i else torch.cat([image.projections for image in images])
+            logits = self._cross_block(batch, layer, projections) + layer.heads_bias
+            results.stop_layers[batch.pairs] = i + 1
+            if i + 1 == len(self.layers):
+                self._stop(results, batch, np.ones(len(batch), dtype=bool), logits, i)
                 break
-            logits = self._layer(batch, layer, i) + layer.heads_bias
-            batch.prune(logits, i, layer, self.thresholds[i])
-        return batch.results()
+            batch = self._end_layer(results, batch, is_doubtful[batch.pairs], logits, i)
+            if not len(batch):
+                break
+        return results.collect()
 
-    def _layer(self, batch: Batch, layer: PackedLayer, i: int) -> Tensor:
+    def _no_results(self, lengths: np.ndarray, device: torch.device) -> Results:
+        prune = 1 if self.settings.width_confidence > 0 else self.settings.num_layers
+        return Results(lengths, prune, device)
+
+    def _project(self, batch: Batch, layer: PackedLayer) -> Tensor:
+        """(T, 2d): keys, which are queries too | values, after the self block. Valid until the next step."""
+        self._self_block(batch.tokens, layer, batch.borders)
+        return self.numerics.cross_projections(batch.tokens, layer)
+
+    def _cross_block(self, batch: Batch, layer: PackedLayer, projections: Tensor) -> Tensor:
         """Updates the states; logits (T, 2) of confidence and matchability, without bias."""
-        tokens, numerics, dim = batch.tokens, self.numerics, self.settings.descriptor_dim
-        if i == 0:
-            projected = torch.cat([state.projections for state in batch.images])
-        else:
-            self._self_block(tokens, layer, batch.borders)
-            projected = numerics.cross_projections(tokens, layer)
+        numerics, context, dim = self.numerics, batch.tokens.context, self.settings.descriptor_dim
         half, (borders0, borders1) = batch.half, batch.borders_of_sides
-        keys, values = projected[:, :dim], projected[:, dim:]
-        numerics.attend(keys[:half], keys[half:], values[half:], tokens.context[:half], (borders0, borders1))
-        numerics.attend(keys[half:], keys[:half], values[:half], tokens.context[half:], (borders1, borders0))
-        logits = numerics.update(tokens, layer.cross_update, layer.heads_weight)
+        keys, values = projections[:, :dim], projections[:, dim:]
+        numerics.attend(keys[:half], keys[half:], values[half:], context[:half], (borders0, borders1))
+        numerics.attend(keys[half:], keys[:half], values[:half], context[half:], (borders1, borders0))
+        logits = numerics.update(batch.tokens, layer.cross_update, layer.heads_weight)
         assert logits is not None
         return logits
+
+    def _end_layer(self, results: Results, batch: Batch, is_doubtful: np.ndarray, logits: Tensor, i: int) -> Batch:
+        """The pairs and points that go on after layer i, which is not the last. The others leave their results.
+
+        `is_doubtful` (p,) is a flag of each pair, `logits` (T, 2) are of confidence and matchability.
+        """
+        probabilities = logits.sigmoid()
+        decision = decide(batch, probabilities, self.settings, self.thresholds[i])
+        is_rejected = judge_matchability(batch, probabilities[:, 1], is_doubtful, self.early_rejection, i)
+        self._stop(results, batch, decision.is_done & ~is_rejected, logits, i)
+        has_ended = decision.is_done | is_rejected
+        if self.settings.width_confidence > 0:
+            survives = decision.keep & batch.of_tokens(~has_ended) if has_ended.any() else decision.keep
+            results.count_survivors(batch.points, survives)
+        return batch.prune(decision.keep, decision.num_kept, ~has_ended & (decision.num_kept > 0).all(axis=0))
+
+    def _stop(self, results: Results, batch: Batch, stops: np.ndarray, logits: Tensor, i: int) -> None:
+        """Adds the matches of the pairs with the flag `stops` (p,) after layer i to the results."""
+        threshold, scan = self.settings.filter_threshold, self.numerics.scan_rows
+        results.add(find_matches(batch, stops, logits, self.layers[i], threshold=threshold, scan=scan))
 
     def _self_block(self, tokens: Tokens, layer: PackedLayer, borders: Sequence[int]) -> None:
         query, key, value = self.numerics.self_projections(tokens, layer).chunk(3, dim=1)

@@ -1,4 +1,4 @@
-"""Scores of a run's matches, pair by pair: relative poses against posed cameras, homographies against planar truth."""
+"""Scores of stored matches against ground truth: relative poses of pairs, and homographies of planar scenes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ from sfm_lightglue.storage import H5Reader
 def evaluate_matched_poses(
     features: Path, matches: Path, pairs: Sequence[tuple[str, str]], truth: Mapping[str, PosedCamera]
 ) -> dict[str, Any]:
-    """Pose AUC of the listed pairs from the stored matches; a pair without matches counts as failed."""
+    """Scores of the relative poses that are estimated from stored matches, by name of the score.
+
+    Args:
+        features: file of features.
+        matches: file of matches. A pair that is not in it counts as failed.
+        pairs: names of the two images of each pair.
+        truth: true cameras by image name.
+
+    Raises: KeyError if an image is not in `truth`.
+    """
     with H5Reader(features) as feature_reader, H5Reader(matches) as reader:
         points = {pair: _matched_points(feature_reader, reader, *pair) for pair in pairs}
     counts = [len(points0) for points0, _ in points.values()]
@@ -32,7 +41,13 @@ def evaluate_matched_poses(
 def evaluate_matched_homographies(
     features: Path, matches: Path, homographies: Mapping[tuple[str, str], np.ndarray]
 ) -> dict[str, Any]:
-    """Homography AUC and precision from the stored matches; repeatability and localisation error of the keypoints."""
+    """Scores by name: corner error (AUC) and precision of stored matches, repeatability and localisation error of keypoints.
+
+    Args:
+        features: file of features.
+        matches: file of matches. A pair that is not in it counts as failed.
+        homographies: true homographies (3, 3) by pair of names, in COLMAP's pixels.
+    """
     corner_errors, precisions, repeated, localisation, counts = [], [], [], [], []
     with H5Reader(features) as feature_reader, H5Reader(matches) as reader:
         for (name0, name1), homography in homographies.items():
@@ -57,7 +72,7 @@ def evaluate_matched_homographies(
 
 
 def table(title: str, scores: Mapping[str, Any]) -> str:
-    """The scores as aligned lines; lists are left out."""
+    """The title and the scores as aligned lines of text; lists are left out."""
     lines = [title]
     for key, value in scores.items():
         if isinstance(value, Mapping):
@@ -70,7 +85,7 @@ def table(title: str, scores: Mapping[str, Any]) -> str:
 
 
 def _matched_points(features: H5Reader, matches: H5Reader, name0: str, name1: str) -> tuple[np.ndarray, np.ndarray]:
-    """Matched keypoints (k, 2), (k, 2) of the pair; none where an image or the pair is missing."""
+    """Matched keypoints (k, 2), (k, 2) of the pair; (0, 2) if an image or the pair is missing."""
     found = matches.find_matches(name0, name1)
     if found is None or not features.has(name0) or not features.has(name1):
         return np.zeros((0, 2)), np.zeros((0, 2))

@@ -1,7 +1,7 @@
 """Accuracy of matches: relative poses, homographies and keypoints of image pairs against ground truth.
 
-Points come in the package's pixels (centre of the top-left pixel at (0, 0)); cameras and homographies of the truth are in
-COLMAP's (0.5, 0.5), and so are the estimates: half a pixel is added inside.
+Points are in our pixels: the centre of the top-left pixel is at (0, 0). Cameras and homographies of the ground truth are in
+COLMAP's pixels, (0.5, 0.5). The functions add half a pixel to the points before they estimate.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from sfm_lightglue.poses import PosedCamera, direction_angle_deg, rotation_angle
 POSE_THRESHOLDS_DEG = (5, 10, 20)
 HOMOGRAPHY_THRESHOLDS_PX = (1, 3, 5)
 REFERENCE_SIZE_PX = 1024
-"""Longest side of the images for which thresholds of pose estimation are given; they grow with larger photos."""
+"""RANSAC's error limit for poses is given for images with this longest side; it is scaled to the size of the photos."""
 MIN_BASELINE = 1e-9
-"""Of the truth, in its unit: cameras closer than this are at one place, and only their rotation is compared."""
+"""Smallest distance of two cameras, in the unit of the ground truth: only the rotation is compared if they are closer."""
 
 
 @dataclass(frozen=True)
 class PairEvaluation:
-    """Errors of the relative poses estimated from matches."""
+    """Errors of the relative poses that were estimated from matches."""
 
     num_pairs: int
     num_failed: int
-    """Pairs without an estimate."""
+    """Number of pairs without an estimated pose."""
     auc: dict[str, float]
-    """By threshold in degrees: area under the recall curve, percent."""
+    """Area under the recall curve, percent, by threshold in degrees."""
     errors_deg: list[float]
-    """The larger of the errors in rotation and in direction of translation, pair by pair; 180 for a failure."""
+    """For each pair the larger of the rotation error and the error of the translation direction; 180 without an estimate."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as a dict that JSON can hold."""
         return asdict(self)
 
 
 def pose_auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float]) -> list[float]:
     """Area under the recall curve up to each threshold, in percent of the threshold.
 
-    The curve joins (0, 0) and (k-th smallest error, k / n) by straight lines and is level from the last error below the
-    threshold on. Errors of any unit; none at all give 0.
+    The curve joins (0, 0) and the points (k-th smallest error, k / n) by straight lines. It is constant from the last error below
+    the threshold to the threshold. Errors and thresholds have the same unit. Without errors the areas are 0.
     Source: the evaluation of SuperGlue (arXiv:1911.11763, section 5.2).
     """
     x = np.concatenate([[0.0], np.sort(np.asarray(errors, np.float64))])
@@ -63,9 +63,9 @@ def pose_auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float]) 
 def relative_pose_error(
     rotation: np.ndarray, translation: np.ndarray, true_rotation: np.ndarray, true_translation: np.ndarray
 ) -> tuple[float, float]:
-    """Angles in degrees between two rotations (3, 3) and between two translations (3,), whose lengths do not count.
+    """Angle between two rotations (3, 3) and angle between two translations (3,), both in degrees.
 
-    A translation of length zero has no direction: 0 degrees where it is the true one, else 180.
+    A translation of length zero has no direction: the angle is 0 if the true translation is zero, else 180.
     """
     rotation_error = float(rotation_angle_deg(rotation @ true_rotation.T))
     if np.linalg.norm(true_translation) < MIN_BASELINE:
@@ -82,14 +82,20 @@ def evaluate_pair_poses(
     max_num_trials: int = 10000,
     seed: int = 0,
 ) -> PairEvaluation:
-    """AUC of the relative poses from the matched points (k, 2), (k, 2) of each pair, with the true intrinsics.
+    """Errors of the relative poses that are estimated from matched points with the true intrinsics.
 
-    Only the true poses of a pair's two images are compared with each other: each pair may have a world of its own. A pair without
-    correspondences or without an estimate counts as 180 degrees. As usual for essential matrices, the direction of translation
-    counts up to its sign (SuperGlue, arXiv:1911.11763). `max_error_px` is RANSAC's threshold for images with a longest side
-    of 1024 px and scaled to the photos.
+    A pair without matched points or without an estimate counts as 180 degrees. The sign of the translation direction is ignored,
+    as usual for essential matrices (SuperGlue, arXiv:1911.11763).
 
-    Raises: KeyError where the truth lacks an image.
+    Args:
+        pairs: names of the two images of each pair.
+        truth: true cameras by image name. Only the two cameras of a pair must be in the same world.
+        correspondences: matched points (k, 2), (k, 2) of each pair, px, row by row.
+        max_error_px: RANSAC's error limit for images with a longest side of 1024 px; it is scaled to the size of the photos.
+        max_num_trials: largest number of RANSAC trials.
+        seed: seed of RANSAC.
+
+    Raises: KeyError if an image is not in `truth`.
     """
     errors = []
     for name0, name1 in pairs:
@@ -116,10 +122,19 @@ def evaluate_homography(
     max_num_trials: int = 10000,
     seed: int = 0,
 ) -> float:
-    """Mean distance in px of image 1 of the four corners of image 0 under the homography estimated from matched points
-    (k, 2), (k, 2), and under the true one (3, 3) in COLMAP's pixels. Infinite without an estimate.
+    """Corner error of the homography that is estimated from matched points, px of image 1; infinite without an estimate.
 
+    The corner error is the mean distance between the four corners of image 0 after the estimated and after the true homography.
     Source: SuperPoint (arXiv:1712.07629), section 6.
+
+    Args:
+        points0: matched points (k, 2) of image 0, px.
+        points1: matched points (k, 2) of image 1, px, row by row the partners of `points0`.
+        homography: the true homography (3, 3), in COLMAP's pixels.
+        size0: (width, height) px of image 0.
+        max_error_px: RANSAC's error limit.
+        max_num_trials: largest number of RANSAC trials.
+        seed: seed of RANSAC.
     """
     options = _ransac(max_error_px, max_num_trials, seed)
     estimate = pycolmap.estimate_homography_matrix(_colmap_pixels(points0), _colmap_pixels(points1), options)
@@ -137,7 +152,11 @@ def homography_auc(corner_errors_px: Sequence[float]) -> dict[str, float]:
 
 
 def homography_precision(points0: np.ndarray, points1: np.ndarray, homography: np.ndarray, *, max_error_px: float = 3.0) -> float:
-    """Share of matches (k, 2), (k, 2) within `max_error_px` in image 1 of the true homography; 0 without matches."""
+    """Share of correct matches, 0..1; 0 without matches.
+
+    A match is correct if the true homography (3, 3), in COLMAP's pixels, maps its point in `points0` (k, 2) to within
+    `max_error_px` of its point in `points1` (k, 2).
+    """
     if len(points0) == 0:
         return 0.0
     distances = np.linalg.norm(warp_points(homography, _colmap_pixels(points0)) - _colmap_pixels(points1), axis=1)
@@ -153,11 +172,19 @@ def repeatability(
     *,
     max_error_px: float = 3.0,
 ) -> tuple[float, float]:
-    """Share of keypoints found again in the other image, and the mean distance of these in px; NaN where there are none.
+    """Share of keypoints that are found again in the other image, 0..1, and their mean distance in px (NaN if none is found).
 
-    Keypoints (n0, 2), (n1, 2) that the true homography maps outside of the other image do not count. Each of the others is
-    mapped into the other image, and found again where a counting keypoint lies within `max_error_px` there; both directions
-    are pooled. Source: SuperPoint (arXiv:1712.07629), appendix.
+    Keypoints that the true homography maps outside the other image do not count. A keypoint is found again if, after it is mapped
+    into the other image, a keypoint that counts lies within `max_error_px`. Both directions are counted together.
+    Source: SuperPoint (arXiv:1712.07629), appendix.
+
+    Args:
+        keypoints0: (n0, 2) px.
+        keypoints1: (n1, 2) px.
+        homography: the true homography (3, 3) from image 0 to image 1, in COLMAP's pixels.
+        size0: (width, height) px of image 0.
+        size1: (width, height) px of image 1.
+        max_error_px: largest distance of a keypoint that is found again.
     """
     points0, points1 = _colmap_pixels(keypoints0), _colmap_pixels(keypoints1)
     warped0, warped1 = warp_points(homography, points0), warp_points(np.linalg.inv(homography), points1)
@@ -175,10 +202,11 @@ def repeatability(
 
 
 def read_homographies(path: Path | str) -> dict[tuple[str, str], np.ndarray]:
-    """Homographies (3, 3), x_B ~ H x_A in COLMAP's pixels, by pair of names from lines `A B h11 h12 ... h33`, with a tab between
-    names that hold blanks.
+    """Homographies float64 (3, 3) by pair of names (A, B): x_B ~ H @ x_A in COLMAP's pixels.
 
-    Raises: FileNotFoundError; ValueError with the number of the line that is not understood.
+    The file has lines `A B h11 h12 ... h33`, with a tab between names that contain blanks. Lines that start with # are comments.
+
+    Raises: FileNotFoundError; ValueError with the line number if a line has another form.
     """
     path = Path(path)
     if not path.is_file():
@@ -199,7 +227,7 @@ def read_homographies(path: Path | str) -> dict[tuple[str, str], np.ndarray]:
 def _pair_error(
     camera0: PosedCamera, camera1: PosedCamera, points0: np.ndarray, points1: np.ndarray, options: pycolmap.RANSACOptions
 ) -> float | None:
-    """Degrees, None where no pose can be estimated."""
+    """The larger of the rotation and the translation error in degrees; None if no pose can be estimated."""
     estimate = pycolmap.estimate_essential_matrix(
         _colmap_pixels(points0), _colmap_pixels(points1), _colmap_camera(camera0), _colmap_camera(camera1), options
     )
@@ -233,7 +261,7 @@ def _colmap_camera(camera: PosedCamera) -> pycolmap.Camera:
 
 
 def _ransac(max_error_px: float, max_num_trials: int, seed: int) -> pycolmap.RANSACOptions:
-    """Same points, same estimate: seeded."""
+    """Options of RANSAC; equal points give equal estimates, because it is seeded."""
     options = pycolmap.RANSACOptions()
     options.max_error, options.max_num_trials, options.random_seed = max_error_px, max_num_trials, seed
     return options
@@ -244,12 +272,12 @@ def _auc_by_threshold(errors: Sequence[float], thresholds: Sequence[float]) -> d
 
 
 def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """bool (n,): which points lie in the image."""
+    """bool (n,): whether each point lies in the image."""
     return np.all((points >= 0) & (points <= size), axis=1)
 
 
 def _nearest_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """float64 (n,): distance of each point to the nearest of the others, infinite without others; in blocks to save memory."""
+    """float64 (n,): distance of each point to the nearest of `others`, infinite without others. In blocks to save memory."""
     nearest = np.full(len(points), np.inf)
     if len(others):
         for start in range(0, len(points), 512):

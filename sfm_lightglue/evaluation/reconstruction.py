@@ -1,4 +1,4 @@
-"""Accuracy of a reconstruction: its camera poses against those of the ground truth. Reads COLMAP's models."""
+"""Accuracy of a reconstruction: compares its camera poses with the true poses. Reads COLMAP models."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ logger = logging.getLogger(__name__)
 
 THRESHOLDS_DEG = (0.5, 1, 3, 5, 10)
 MIN_BASELINE_SHARE = 1e-4
-"""Of the size of the scene: truth cameras closer than this have no direction between them, only a rotation is compared."""
+"""Two true cameras are at one place if they are closer than this share of the scene's size: the diagonal of the bounding box of
+all true camera centres. Only the rotation of the pair is compared then."""
 MIN_REGISTERED = 3
-"""Two cameras can always be aligned in position: errors after alignment mean something from three on."""
+"""Errors after alignment need this many images: the positions of two cameras can always be aligned exactly."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,27 @@ class Evaluation:
     images: int
     """Images in the ground truth."""
     registered: int
-    """Those of them with an estimated pose."""
+    """Images in the ground truth that have an estimated pose."""
     auc: dict[str, float]
-    """By threshold in degrees: area under the recall curve of relative poses of all pairs of images, percent."""
+    """Area under the recall curve of the relative poses of all pairs of images, percent, by threshold in degrees."""
     position_error_mean: float | None
-    """Unit of the truth, after alignment; None where fewer than 3 images are registered."""
+    """Mean distance of camera centres after alignment, in the unit of the ground truth; None if fewer than 3 images are
+    registered."""
     position_error_median: float | None
+    """Median of the same distances."""
     rotation_error_median_deg: float | None
+    """Median angle between estimated and true rotations after alignment, degrees; None as for positions."""
     num_pairs: int
+    """Pairs of images in the ground truth."""
     unregistered: list[str]
-    """Names, in the order of the truth."""
+    """Names of the images without an estimated pose, in the order of the ground truth."""
 
     def to_json(self) -> dict[str, Any]:
-        """What evaluation.json holds."""
+        """The fields as a dict, as they are written to evaluation.json."""
         return asdict(self)
 
     def table(self) -> str:
-        """One quantity a line, values aligned."""
+        """The numbers as text, one per line, values aligned."""
         errors = {
             "position error, mean (unit of truth)": self.position_error_mean,
             "position error, median (unit of truth)": self.position_error_median,
@@ -62,24 +67,33 @@ class Evaluation:
 
 
 def evaluate_reconstruction(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> Evaluation:
-    """Errors of estimated camera poses, which may live in another world than the truth's: another frame, another scale.
+    """Errors of estimated camera poses. Their world may have another origin, orientation and scale than the true one.
 
-    - `auc`: over all pairs of truth images, of the larger of the relative pose's errors in rotation and in the direction of
-      translation. A pair with an unregistered image counts as 180 degrees; of a pair of truth cameras at one place
-      (MIN_BASELINE_SHARE of the bounding box's diagonal) only the rotation counts. No alignment is involved.
-    - position errors: distances of camera centres after the similarity that fits all of them best in least squares.
-    - rotation errors: angles after the chordal mean of the rotations between the two worlds. Camera centres do not take part:
-      those of a straight drive leave the rotation about the line open.
+    `auc` needs no alignment. The error of a pair is the larger of the rotation error and the error of the translation direction
+    of its relative pose. A pair with an unregistered image counts as 180 degrees. Only the rotation counts if the two true
+    cameras are at one place (MIN_BASELINE_SHARE).
 
-    Estimated images that the truth does not know are left out.
-    Raises: ValueError where the truth has fewer than two images.
+    Position errors are distances of camera centres after the similarity that aligns them best in least squares.
+
+    Rotation errors are angles after the chordal mean of the rotations between the two worlds. This alignment does not use camera
+    centres, because centres on a straight line do not determine the rotation about the line.
+
+    Args:
+        estimated: estimated poses by image name; images that are not in `truth` are ignored.
+        truth: true poses by image name.
+
+    Raises: ValueError if `truth` has fewer than two images.
     """
     if len(truth) < 2:
-        raise ValueError(f"the ground truth has {len(truth)} image(s), an evaluation needs two at least")
+        raise ValueError(f"the ground truth has {len(truth)} image(s), an evaluation needs at least two")
     names = list(truth)
     registered = [name for name in names if name in estimated]
     if estimated and not registered:
-        logger.warning("no name of the reconstruction is in the ground truth: %s against %s", next(iter(estimated)), names[0])
+        logger.warning(
+            "no image of the reconstruction is in the ground truth: %s against %s",
+            next(iter(estimated)),
+            names[0],
+        )
     errors = _relative_pose_errors(estimated, truth)
     position_errors, rotation_errors = _aligned_errors(
         [estimated[name] for name in registered], [truth[name] for name in registered]
@@ -98,9 +112,9 @@ def evaluate_reconstruction(estimated: Mapping[str, Pose], truth: Mapping[str, P
 
 
 def read_reconstruction_poses(folder: Path | str) -> dict[str, Pose]:
-    """Poses by image name of the largest model (most registered images; of equals the first) in `folder/0` ... `folder/n`.
+    """Poses by image name in the largest model of `folder/0` ... `folder/n`; empty if there is no model or no folder.
 
-    Without any model, or any folder, there are none.
+    The largest model has the most registered images; if several have equally many, it is the first one.
     """
     largest: dict[str, Pose] = {}
     folder = Path(folder)
@@ -115,8 +129,8 @@ def read_reconstruction_poses(folder: Path | str) -> dict[str, Pose]:
 def align_similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Scale s, rotation R (3, 3) and translation t (3,) that minimise the squared distances |s R source + t - target|.
 
-    source, target: float64 (n, 3). Never a reflection. Points on a line leave the rotation about it open, points at one place
-    all of it (with scale 0 where that is the source): any solution has the same distances.
+    `source` and `target` are float64 (n, 3). R is never a reflection. If the points lie on a line, the rotation about the line is
+    arbitrary; if they coincide, R is arbitrary, and s is 0 if the source points coincide. All solutions have equal distances.
     Source: Umeyama, Least-squares estimation of transformation parameters between two point patterns, PAMI 1991.
     """
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
@@ -129,7 +143,7 @@ def align_similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.
 
 
 def _relative_pose_errors(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> np.ndarray:
-    """float64 (num_pairs,), degrees: the error of each pair of truth images, row by row to save memory."""
+    """float64 (num_pairs,), degrees: the error of each pair of true images. Works row by row to save memory."""
     unknown = Pose(np.full((3, 3), np.nan), np.full(3, np.nan))
     true_rotations, true_translations = _stack(list(truth.values()))
     rotations, translations = _stack([estimated.get(name, unknown) for name in truth])
@@ -147,13 +161,13 @@ def _relative_pose_errors(estimated: Mapping[str, Pose], truth: Mapping[str, Pos
 
 
 def _relative_poses(rotations: np.ndarray, translations: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations (m, 3, 3) and translations (m, 3) from camera `first` to each of the m later ones."""
+    """Rotations (m, 3, 3) and translations (m, 3) from camera `first` to each of the m cameras after it."""
     relative = rotations[first + 1 :] @ rotations[first].T
     return relative, translations[first + 1 :] - relative @ translations[first]
 
 
 def _aligned_errors(estimated: list[Pose], truth: list[Pose]) -> tuple[np.ndarray, np.ndarray]:
-    """Position errors (n,) in the unit of the truth and rotation errors (n,) in degrees, after alignment."""
+    """Position errors (n,) in the unit of the ground truth and rotation errors (n,) in degrees, after alignment."""
     if not truth:
         return np.zeros(0), np.zeros(0)
     (rotations, translations), (true_rotations, true_translations) = _stack(estimated), _stack(truth)

@@ -1,1 +1,8 @@
-"""Spreads work over cores and shows its progress. Knows no product."""
+"""Spreads the work of a stage over threads, processes and devices, and shows its progress. Knows no product."""
+
+EXECUTORS = {
+    "local": "sfm_lightglue.execution.local:LocalExecutor",
+    "threads": "sfm_lightglue.execution.threads:ThreadExecutor",
+    "processes": "sfm_lightglue.execution.processes:ProcessExecutor",
+}
+"""Name in the configuration -> class, imported when it is chosen."""

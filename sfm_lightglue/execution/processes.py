@@ -1,89 +1,123 @@
-"""Many independent jobs in several processes of one machine, such as one for each GPU: threads would wait for one interpreter."""
+"""The executor `processes`: many independent jobs in several processes of this machine, such as one for each GPU.
+
+Threads of one process would wait for each other there, because one Python interpreter feeds all GPUs. Only this file of the
+executors starts processes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
-import pickle
 import signal
 import threading
-import traceback
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any
 
+from sfm_lightglue.execution.devices import chosen_devices, num_cores, suitable_num_workers
+from sfm_lightglue.execution.executor import ExecutionOptions, Key, Recipe, Result
+from sfm_lightglue.execution.portable import Failure
 from sfm_lightglue.execution.threads import run_jobs, torch_threads
-
-Key = TypeVar("Key", bound=Hashable)
-Result = TypeVar("Result")
-
-Recipe = Callable[[], AbstractContextManager[Callable[[Key], Result]]]
-"""Opens, in the process that is to do the jobs, the function that does one."""
 
 END = None
 """What a process is sent after its last key."""
 SECONDS_TO_STOP = 10
 
+OpenWorker = Callable[[], AbstractContextManager[Callable[[Any], Any]]]
+"""A recipe with its device."""
 
-def run_jobs_in_processes(
-    recipes: Sequence[Recipe[Key, Result]], keys: Sequence[Key], num_workers: int
-) -> Iterator[tuple[Key, Result | Exception]]:
-    """Each key with its result, or the exception it raised, in order of completion: from one process for each recipe.
 
-    Recipes, keys and results must be picklable, keys not None. Each process works with `num_workers` threads and has at most two
-    jobs a thread in flight. Where the loop over the results ends early (Ctrl-C, an error), the processes are ended in the midst
-    of their jobs; where this process is killed, they end by themselves after the jobs in work.
+@dataclass(frozen=True)
+class ProcessOptions(ExecutionOptions):
+    """Options; the values stand in configs/execution/processes.yaml."""
 
-    Raises: ChildProcessError where a process dies, and what a recipe raises.
+    num_processes: int
+    """Processes on each device; 0 = one on a GPU, one per core if only the CPU is chosen."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_processes < 0:
+            raise ValueError(f"execution.num_processes must be 0 (chosen by the device) or more, found {self.num_processes}")
+
+
+class ProcessExecutor:
+    """Runs jobs in one process for each entry of `devices`, with `num_workers` threads in each.
+
+    Without a number of threads, processes on the CPU share the cores, and a process on a GPU has two threads.
     """
-    todo, recipes = iter(keys), recipes[: len(keys)]
-    workers: list[_Worker] = []
-    try:
-        for recipe in recipes:
-            workers.append(_Worker(recipe, num_workers, len(recipes) * num_workers))
-        for _ in range(2 * num_workers):
+
+    def __init__(self, devices: Sequence[str], num_workers: int = 0) -> None:
+        self.devices = list(devices)
+        self.num_workers = num_workers or suitable_num_workers(self.devices[0], len(self.devices))
+
+    @classmethod
+    def create(cls, options: ProcessOptions) -> ProcessExecutor:
+        """Raises: ValueError if torch cannot use one of the devices."""
+        devices = chosen_devices(options.device)
+        count = options.num_processes or (num_cores() if devices == ["cpu"] else 1)
+        return cls([device for device in devices for _ in range(count)], options.num_workers)
+
+    def __call__(self, recipe: Recipe[Key, Result], keys: Iterable[Key]) -> Generator[tuple[Key, Result | Exception], None, None]:
+        """See `Executor`. No more processes are started than there are keys; each has at most two jobs per thread in flight.
+
+        If the loop over the results ends early, the processes are ended in the middle of their jobs. If this process is killed,
+        they end by themselves after the jobs in work.
+        """
+        todo = iter(keys)
+        first = list(islice(todo, len(self.devices)))
+        todo = chain(first, todo)
+        workers: list[_Worker] = []
+        try:
+            for device in self.devices[: len(first)]:
+                workers.append(_Worker(functools.partial(recipe, device), self.num_workers, len(first) * self.num_workers))
+            for _ in range(2 * self.num_workers):
+                for worker in workers:
+                    worker.give(todo)
+            while running := {worker.connection: worker for worker in workers if worker.num_running}:
+                for connection in wait(list(running)):
+                    worker = running[connection]  # type: ignore[index]
+                    key, result = worker.receive()
+                    worker.give(todo)
+                    yield key, result
+        finally:
             for worker in workers:
-                worker.give(todo)
-        while running := {worker.connection: worker for worker in workers if worker.num_running}:
-            for connection in wait(list(running)):
-                worker = running[connection]  # type: ignore[index]
-                key, result = worker.receive()
-                worker.give(todo)
-                yield key, result
-    finally:
-        for worker in workers:
-            worker.stop()
+                worker.stop()
 
 
 class _Worker:
     """A process and the connection to it, as its parent sees them."""
 
-    def __init__(self, recipe: Recipe, num_workers: int, num_threads: int) -> None:
+    def __init__(self, open_worker: OpenWorker, num_workers: int, num_threads: int) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, nor locks that threads held
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(recipe, theirs, num_workers, num_threads), daemon=True)
+        self.process = context.Process(target=_work, args=(open_worker, theirs, num_workers, num_threads), daemon=True)
         with _interrupts_ignored():
             self.process.start()
-        theirs.close()  # with the process's own the only one, so that its death ends the connection
+        theirs.close()  # only the process has this end now, so its death ends the connection
         self.num_running, self.has_end = 0, False
 
     def give(self, todo: Iterator[Any]) -> None:
-        """Sends the next key, or that there is none."""
+        """Sends the next key, or the sign that there is none."""
         if self.has_end:
             return
         key = next(todo, END)
         self.has_end = key is END
         self.num_running += key is not END
-        with contextlib.suppress(OSError):  # of a dead process: `receive` tells
+        with contextlib.suppress(OSError):  # if the process is dead, `receive` says so
             self.connection.send(key)
 
     def receive(self) -> tuple[Any, Any]:
-        """A key and its result. Raises: ChildProcessError where the process is dead, and what its recipe raised."""
+        """A key and its result. Raises: ChildProcessError if the process is dead; what its recipe raised."""
         try:
             key, result = self.connection.recv()
         except (EOFError, OSError):
             raise ChildProcessError(self._death()) from None
+        if isinstance(result, Failure):
+            result = result.error
         if key is END:
             raise result
         self.num_running -= 1
@@ -105,33 +139,21 @@ class _Worker:
         return f"a worker process {how}{hint}: what was computed is kept, the same command goes on from there"
 
 
-def _work(recipe: Recipe, connection: Connection, num_workers: int, num_threads: int) -> None:
-    """What a process does: the jobs whose keys it is sent, until the last or until its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes, the parent ends this one
+def _work(open_worker: OpenWorker, connection: Connection, num_workers: int, num_threads: int) -> None:
+    """The life of a process: does the jobs whose keys it is sent, until the last key or until its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         try:
-            with recipe() as function, torch_threads(num_threads):
+            with open_worker() as function, torch_threads(num_threads):
                 for key, result in run_jobs(function, iter(connection.recv, END), num_workers):
-                    connection.send((key, _portable(result)))
+                    connection.send((key, Failure(result) if isinstance(result, Exception) else result))
         except Exception as error:
-            connection.send((END, _portable(error)))
-
-
-def _portable(result: Any) -> Any:
-    """The result; an exception with its traceback as a note, and replaced by another where it cannot be pickled."""
-    if not isinstance(result, Exception):
-        return result
-    text = "".join(traceback.format_exception(type(result), result, result.__traceback__))
-    result.__notes__ = [f"in a worker process:\n{text}"]  # type: ignore[attr-defined]  # Python 3.11 and later print it
-    try:
-        return pickle.loads(pickle.dumps(result))
-    except Exception:  # pickling calls code of the exception's class, which may raise anything
-        return RuntimeError(f"{type(result).__name__}: {result}")
+            connection.send((END, Failure(error)))
 
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A process that is started meanwhile ignores Ctrl-C from its first moment on; outside the main thread, without effect."""
+    """Makes a process that is started inside ignore Ctrl-C from its first moment on. Has no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

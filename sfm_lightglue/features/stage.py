@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
-from sfm_lightglue.execution.threads import run_jobs, torch_threads
+from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
 from sfm_lightglue.images import UnreadableImage, list_images, load_image
 from sfm_lightglue.products import Features, Image
@@ -27,21 +29,26 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+Extracted: TypeAlias = tuple[GroupData, int]
+"""What is stored of a photo, and its number of keypoints."""
+Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
+"""Names of a few photos -> the result of each, or why it failed."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ExtractionReport:
-    """What the stage did."""
+    """What a call of `extract_features` did."""
 
     num_images: int
-    """Images with features on disk, of those asked for."""
+    """Requested photos that have features on disk now."""
     num_computed: int
-    """Those of them computed now; the rest were there."""
+    """Photos processed in this call; the others were already stored."""
     mean_keypoints: float
-    """Keypoints per image, of the images computed now."""
+    """Mean number of keypoints of the photos processed in this call; 0 without any."""
     without_keypoints: list[str]
-    """Images computed now in which nothing was detected."""
+    """Names of photos processed in this call that have no keypoints."""
     skipped: dict[str, str]
-    """Photos that could not be used -> why."""
+    """Name of a photo that could not be used -> the reason."""
 
 
 def extract_features(
@@ -51,23 +58,33 @@ def extract_features(
     *,
     names: Sequence[str] | None = None,
     masks: Path | str | None = None,
+    executor: Executor | None = None,
     num_workers: int = 0,
     if_settings_changed: str = "refuse",
 ) -> ExtractionReport:
-    """Features of all photos of the folder `images`, in the file `output`; photos that are already there are kept.
+    """A report; the features of all photos are in the file `output`, which is extended: stored photos are kept.
 
-    A photo is computed again where its content or its mask changed. A photo that cannot be used is reported and skipped;
-    features of its former content are dropped. `names` limits the work to some photos; `masks` is a folder of masks (COLMAP's
-    naming, black = ignore); `num_workers` is the number of photos in work at a time (of batches, where the extractor takes
-    several photos together), 0 for one per core; `if_settings_changed` is `refuse` or `recompute`.
+    A photo is processed again if its content or its mask changed. A photo that cannot be used is reported and skipped, and the
+    features of its former content are dropped.
 
-    Raises: SettingsChanged where `output` was made with other settings, or of other photos alone; FileNotFoundError where a
-    folder does not exist; the first error where no photo succeeds.
+    Args:
+        images: Folder of the photos, searched recursively.
+        output: HDF5 file in hloc's format.
+        extractor: See `create_extractor`. In other processes the executor creates it again from its class and options.
+        names: Photos to process, relative to the folder; None for all.
+        masks: Folder of masks in COLMAP's naming (name of the photo + `.png`), black = ignore.
+        executor: Decides where the photos are processed; None for threads of this process.
+        num_workers: Number of these threads, 0 for one per core. Each has one photo in work, or one batch if the extractor
+            takes several photos together. Not used if an executor is given.
+        if_settings_changed: `refuse` or `recompute` features in `output` that were made with other settings.
+
+    Raises: SettingsChanged if `output` was made with other settings, or holds no photo of this folder; FileNotFoundError if a
+    folder does not exist; the first error if no photo succeeds; ChildProcessError if a process of the executor dies.
     """
     names = list_images(images) if names is None else sorted(names)
     if masks is not None and not Path(masks).is_dir():
         raise FileNotFoundError(f"the folder of masks {masks} does not exist")
-    num_workers = num_workers or num_cores()
+    executor = executor or ThreadExecutor(num_workers)
     counts: dict[str, int] = {}
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
@@ -76,8 +93,10 @@ def extract_features(
             _check_collection(Path(images), Path(output), store.stamps)
         stamps, skipped = _photo_stamps(Path(images), names, masks)
         todo = store.missing(stamps)
-        with torch_threads(num_workers), progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo)) as bar:
-            for name, result in _extract_each(todo, partial(load_image, images, masks=masks), extractor, num_workers):
+        results = _extract_each(todo, Path(images), masks, extractor, executor)
+        bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
+        with bar, contextlib.closing(results):  # at an error the jobs end before it goes on
+            for name, result in results:
                 bar.update()
                 if isinstance(result, Exception):
                     first_error = first_error or result
@@ -99,32 +118,46 @@ def extract_features(
 
 
 def _extract_each(
-    names: Sequence[str], read: Callable[[str], Image], extractor: Extractor, num_workers: int
-) -> Iterator[tuple[str, tuple[GroupData, int] | Exception]]:
-    """Each photo with what is to be stored and its number of keypoints, or why it failed; several together where the extractor
-    gains from that. Which ones does not depend on the order in which they finish."""
+    names: Sequence[str], images: Path, masks: Path | str | None, extractor: Extractor, executor: Executor
+) -> Generator[tuple[str, Extracted | Exception], None, None]:
+    """Each photo with its result, or why it failed.
+
+    Photos are divided into batches by their order alone, so results do not depend on the order in which batches finish.
+    """
     batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
     batches = [tuple(names[start : start + batch_size]) for start in range(0, len(names), batch_size)]
-    with ThreadPoolExecutor(num_cores()) as readers:
-        read_all = readers.map if batch_size > 1 else map
-
-        def extract(batch: tuple[str, ...]) -> list[tuple[GroupData, int] | Exception]:
-            images = list(read_all(partial(_attempt, read), batch))
-            found = iter(_extract_batch(extractor, [image for image in images if isinstance(image, Image)]))
-            results: list[tuple[GroupData, int] | Exception] = []
-            for image in images:
-                features = next(found) if isinstance(image, Image) else image
-                results.append(features if isinstance(features, Exception) else _attempt(_checked_item, image, features))
-            return results
-
-        for batch, results in run_jobs(extract, batches, num_workers):
+    read = functools.partial(load_image, images, masks=masks)
+    with contextlib.closing(executor(functools.partial(_open_worker, PortablePlugin(extractor), read), batches)) as jobs:
+        for batch, results in jobs:
             if isinstance(results, Exception):
                 raise results
-            yield from zip(batch, results, strict=True)
+            for name, result in zip(batch, results, strict=True):
+                yield name, result.error if isinstance(result, Failure) else result
 
 
-def _extract_batch(extractor: Extractor, images: list[Image]) -> list[Features | Exception]:
-    """The features of each image or why it failed: one that fails takes no other down."""
+@contextlib.contextmanager
+def _open_worker(extractor: PortablePlugin[Extractor], read: Callable[[str], Image], device: str) -> Iterator[Job]:
+    """The recipe of this stage: a worker with an extractor. The photos of a batch are read in several threads."""
+    with ThreadPoolExecutor(num_cores()) as readers:
+        yield functools.partial(_extract, extractor.on(device), read, readers)
+
+
+def _extract(
+    extractor: Extractor, read: Callable[[str], Image], readers: ThreadPoolExecutor, batch: tuple[str, ...]
+) -> list[Extracted | Failure]:
+    """The result of each photo of a batch, or why it failed."""
+    read_all = readers.map if len(batch) > 1 else map
+    images = list(read_all(functools.partial(_attempt, read), batch))
+    found = iter(_extract_batch(extractor, [image for image in images if isinstance(image, Image)]))
+    results: list[Extracted | Failure] = []
+    for image in images:
+        features = next(found) if isinstance(image, Image) else image
+        results.append(features if isinstance(features, Failure) else _attempt(_checked_group, image, features))
+    return results
+
+
+def _extract_batch(extractor: Extractor, images: list[Image]) -> list[Features | Failure]:
+    """The features of each image, or why it failed. If the batch fails, its images are tried one by one."""
     if isinstance(extractor, BatchExtractor) and len(images) > 1:
         try:
             features = extractor.extract_many(images)
@@ -132,19 +165,19 @@ def _extract_batch(extractor: Extractor, images: list[Image]) -> list[Features |
                 raise ValueError(f"extract_many gave {len(features)} results for {len(images)} images")
             return [*features]
         except Exception as error:
-            logger.warning("%d photos together failed and are tried one by one: %s", len(images), error)
+            logger.warning("a batch of %d photos failed, they are tried one by one: %s", len(images), error)
     return [_attempt(extractor, image) for image in images]
 
 
-def _attempt(function: Callable[..., Result], *arguments: object) -> Result | Exception:
+def _attempt(function: Callable[..., Result], *arguments: object) -> Result | Failure:
     try:
         return function(*arguments)
     except Exception as error:
-        return error
+        return Failure(error)
 
 
 def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> None:
-    """Raises: SettingsChanged where photos are stored, and the folder has none of them: the results of another would be lost."""
+    """Raises: SettingsChanged if the folder has none of the stored photos: the results of another folder would be lost."""
 
     def is_here(name: str, stamp: str) -> bool:
         with contextlib.suppress(OSError):
@@ -159,7 +192,7 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
 
 
 def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Content hash of each photo with its mask, and the reasons of files that cannot be opened."""
+    """Name -> content hash of the photo and its mask; name -> reason for photos that cannot be opened."""
     stamps, skipped = {}, {}
     for name in names:
         try:
@@ -177,14 +210,13 @@ def _content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _checked_item(image: Image, features: Features) -> tuple[GroupData, int]:
-    """What is stored, and the number of keypoints."""
+def _checked_group(image: Image, features: Features) -> Extracted:
     _check(features, image)
     return features_to_group(features), len(features)
 
 
 def _check(features: Features, image: Image) -> None:
-    """Raises: ValueError where an extractor breaks its contract, before anything of it is stored."""
+    """Raises: ValueError if an extractor breaks its contract."""
     count, problem = len(features.keypoints), None
     arrays = features.keypoints, features.scores, features.descriptors
     shapes = tuple(array.shape for array in arrays)

@@ -44,7 +44,7 @@ class VerificationReport:
 
 @dataclass(frozen=True)
 class VerificationRecipe:
-    """Opens the files of the stage once per process, and gives the function that verifies a pair. Picklable."""
+    """Opens the files of the stage once per process, and yields the function that verifies a pair. Picklable."""
 
     features: Path
     matches: Path
@@ -53,8 +53,8 @@ class VerificationRecipe:
     options: VerificationOptions
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[Callable[[Pair], TwoViewGeometry]]:
-        """Yields the function from a pair to its two-view geometry; several threads may call it."""
+    def __call__(self, device: str = "cpu") -> Iterator[Callable[[Pair], TwoViewGeometry]]:
+        """Yields the function from a pair to its two-view geometry; several threads may call it. `device` is not used."""
         colmap_cameras = {name: camera.to_colmap() for name, camera in self.cameras.items()}
         with H5Reader(self.features) as features, H5Reader(self.matches) as matches, colmap_log(None):
 

@@ -1,1 +1,1 @@
-"""Use of this package inside other programs."""
+"""Adapters that make this package usable from other programs."""

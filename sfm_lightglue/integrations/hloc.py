@@ -1,4 +1,4 @@
-"""Our extractors and matchers inside hloc (github.com/cvg/Hierarchical-Localization), without a change to it.
+"""Our extractors and matchers as plug-ins of hloc (github.com/cvg/Hierarchical-Localization). hloc itself is not changed.
 
     from hloc import extract_features, match_features
     from sfm_lightglue.integrations import hloc as ours
@@ -7,8 +7,8 @@
     features = extract_features.main(ours.extractor_conf(), images, outputs)
     match_features.main(ours.matcher_conf(), pairs, features.stem, outputs)
 
-hloc finds a plug-in by importing `hloc.matchers.NAME` and taking the one subclass of its BaseModel that was defined there.
-`register` puts modules with such classes into `sys.modules`; it also serves forks with the same contract (imcui).
+hloc finds a plug-in by importing `hloc.matchers.NAME` and taking the one subclass of its BaseModel that is defined there.
+`register` adds modules with these classes to `sys.modules`. It also works for forks with the same contract, such as imcui.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ MODULE = "sfm_lightglue"
 
 
 def register(package: str = "hloc") -> None:
-    """Makes `sfm_lightglue` known as an extractor and as a matcher of `package` (hloc, or a fork such as `imcui.hloc`).
+    """Registers `sfm_lightglue` as an extractor and as a matcher of `package`: hloc, or a fork such as `imcui.hloc`.
 
-    Raises: ImportError where the package is not installed.
+    Raises: ImportError if the package is not installed.
     """
     base = importlib.import_module(f"{package}.utils.base_model").BaseModel
     for kind, methods in (("extractors", _EXTRACTOR), ("matchers", _MATCHER)):
         parent = importlib.import_module(f"{package}.{kind}")
         module = types.ModuleType(f"{parent.__name__}.{MODULE}")
-        # hloc accepts a class only where its __module__ is the module's name
+        # hloc accepts a class only if its __module__ is the name of the module
         plugin = type("SfmLightGlue", (base,), {**methods, "__module__": module.__name__})
         module.SfmLightGlue = plugin  # type: ignore[attr-defined]
         sys.modules[module.__name__] = module
@@ -46,7 +46,13 @@ def register(package: str = "hloc") -> None:
 
 
 def extractor_conf(name: str = "superpoint", *, resize_max: int | None = 1600, **options: Any) -> dict[str, Any]:
-    """A configuration for hloc's `extract_features.main`; `options` as in configs/features. hloc does the resizing."""
+    """A configuration for hloc's `extract_features.main`.
+
+    Args:
+        name: extractor, as in configs/features.
+        resize_max: hloc shrinks photos to this longest side, px; None keeps their size.
+        options: options of the extractor, as in configs/features.
+    """
     conf = {
         "model": {"name": MODULE, "extractor": name, "options": dict(sorted(options.items()))},
         "preprocessing": {"grayscale": False, "resize_max": resize_max},
@@ -54,14 +60,15 @@ def extractor_conf(name: str = "superpoint", *, resize_max: int | None = 1600, *
     return {"output": _file_name(f"feats-sfm-lightglue-{name}", conf), **conf}
 
 
-def matcher_conf(head: str = "superpoint-open", **options: Any) -> dict[str, Any]:
-    """A configuration for hloc's `match_features.main`; `head` and `options` as in configs/matches/lightglue.yaml."""
-    conf = {"model": {"name": MODULE, "head": head, "options": dict(sorted(options.items()))}}
-    return {"output": _file_name(f"matches-sfm-lightglue-{head}", conf), **conf}
+def matcher_conf(trained_for: str = "superpoint-open", **options: Any) -> dict[str, Any]:
+    """A configuration for hloc's `match_features.main`; the arguments are options of configs/matches/lightglue.yaml."""
+    trained_for = options.pop("head", trained_for)  # its name before version 0.11
+    conf = {"model": {"name": MODULE, "trained_for": trained_for, "options": dict(sorted(options.items()))}}
+    return {"output": _file_name(f"matches-sfm-lightglue-{trained_for}", conf), **conf}
 
 
 def _file_name(start: str, conf: dict[str, Any]) -> str:
-    """Another one for each configuration and version: hloc takes what lies in a file for what is asked of it."""
+    """A name that differs for each configuration and version: hloc reuses an existing file whatever its configuration was."""
     return f"{start}-{fingerprint([__version__, str(conf)])[:8]}"
 
 
@@ -70,7 +77,7 @@ def _init_extractor(self: Any, conf: dict[str, Any]) -> None:
 
 
 def _extract(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """keypoints (1, n, 2) px of the image given, scores (1, n), descriptors (1, d, n); scales and oris (1, n) where known."""
+    """keypoints (1, n, 2) px of the given image, scores (1, n), descriptors (1, d, n); scales and oris (1, n) if known."""
     image = data["image"]  # 1 c h w, RGB or grey, 0..1
     pixels = (image[0].permute(1, 2, 0).cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
     features = self.extractor(Image("image", np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels))
@@ -85,11 +92,13 @@ def _extract(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def _init_matcher(self: Any, conf: dict[str, Any]) -> None:
-    self.matcher = create_matcher("lightglue", head=conf["head"], **conf["options"])
+    if "head" in conf:
+        raise ValueError(f"the key 'head' of the configuration is called 'trained_for' now: 'trained_for': {conf['head']!r}")
+    self.matcher = create_matcher("lightglue", trained_for=conf["trained_for"], **conf["options"])
 
 
 def _match(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """matches0 (1, n0) with -1 for none, matching_scores0 (1, n0)."""
+    """matches0 (1, n0) with -1 for no match, matching_scores0 (1, n0)."""
     features0, features1 = _features(data, 0), _features(data, 1)
     matches = self.matcher(features0, features1)
     count = len(features0)
@@ -100,7 +109,8 @@ def _match(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _features(data: dict[str, torch.Tensor], side: int) -> Features:
-    """One side of hloc's input: descriptors (1, d, n), keypoints px of the full image; the size is [width, height]."""
+    """Features of image `side` (0 or 1) from hloc's input: descriptors (1, d, n), keypoints in px of the full image, size
+    [width, height]."""
 
     def array(key: str) -> np.ndarray | None:
         value = data.get(f"{key}{side}")
@@ -109,7 +119,7 @@ def _features(data: dict[str, torch.Tensor], side: int) -> Features:
     keypoints, descriptors, size = array("keypoints"), array("descriptors"), array("image_size")
     if keypoints is None or descriptors is None:
         raise ValueError(f"keypoints{side} and descriptors{side} are needed, found {sorted(data)}")
-    if size is None:  # an old feature file; hloc's `image` tensor has the right shape (its content is not defined)
+    if size is None:  # an old feature file; hloc gives an `image` tensor with the right shape and undefined content
         size = np.array(data[f"image{side}"].shape[:-3:-1], np.float32)
     scores = array("scores") if f"scores{side}" in data else array("keypoint_scores")
     return Features(
@@ -129,7 +139,7 @@ _EXTRACTOR = {
     "_forward": _extract,
 }
 _MATCHER = {
-    "default_conf": {"head": "superpoint-open", "options": {}},
+    "default_conf": {"trained_for": "superpoint-open", "options": {}},
     "required_inputs": ["keypoints0", "keypoints1", "descriptors0", "descriptors1"],
     "_init": _init_matcher,
     "_forward": _match,

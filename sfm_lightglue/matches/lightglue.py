@@ -20,14 +20,14 @@ from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.registry import closest
 
-HEAD_WEIGHTS = {head: f"{head}-lightglue" for head in HEADS} | {"xfeat": "xfeat-lighterglue"}
-"""Published weights of each head."""
+PUBLISHED_WEIGHTS = {kind: f"{kind}-lightglue" for kind in HEADS} | {"xfeat": "xfeat-lighterglue"}
+"""Kind of features that a network was trained for -> its published weights."""
 
 EARLY_REJECTION = {
     "aliked": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.85, 0.95)),
     "superpoint-open": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.75, 0.85)),
 }
-"""By head: calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
+"""Kind of features -> rule, calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 
 GPU_BATCH_SIZE = 32
 """Pairs; on a CPU one at a time is as fast (2 to 4 % less at 512 keypoints), and needs the least memory."""
@@ -38,31 +38,33 @@ class LightGlueOptions:
     """Options; the values stand in configs/matches."""
 
     name: str
-    head: str
-    """Which features the network was trained for."""
+    trained_for: str
+    """Kind of features that the network was trained for."""
     weights: str | None
-    """A name or a file; None for the published ones of the head."""
+    """A name or a file; None for the published ones."""
     depth_confidence: float | None
-    """Share of confident points at which to stop, -1 = always all layers; None as published with the head."""
+    """Share of confident points at which to stop, -1 = always all layers; None as published."""
     width_confidence: float | None
-    """How sure it must be that a point has no match to drop it, -1 = keep all; None as published with the head."""
+    """How sure it must be that a point has no match to drop it, -1 = keep all; None as published."""
     filter_threshold: float | None
-    """Smallest score of a match, 0..1; None as published with the head."""
+    """Smallest score of a match, 0..1; None as published."""
     early_rejection: bool | None
     """End pairs early, without matches, if the descriptors or the first layers say that the photos do not overlap. Possible for
-    the heads in `EARLY_REJECTION`. None: only with the published weights of these heads, for which the rule was calibrated."""
+    networks in `EARLY_REJECTION`. None: only with their published weights, for which the rule was calibrated."""
     precision: str
     """float32, or low: 16 bit matrix products where the hardware is faster with them."""
 
     def __post_init__(self) -> None:
-        if self.head not in HEADS:
-            raise ValueError(f"LightGlue has no weights for matches.head={self.head!r}. {closest(self.head, HEADS)}")
+        if self.trained_for not in HEADS:
+            raise ValueError(
+                f"LightGlue has no weights for matches.trained_for={self.trained_for!r}. {closest(self.trained_for, HEADS)}"
+            )
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
-        if self.early_rejection and self.head not in EARLY_REJECTION:
+        if self.early_rejection and self.trained_for not in EARLY_REJECTION:
             raise ValueError(
-                f"matches.early_rejection has been calibrated for the heads {', '.join(EARLY_REJECTION)}, not for {self.head!r}: "
+                f"matches.early_rejection has been calibrated for {', '.join(EARLY_REJECTION)}, not for {self.trained_for!r}: "
                 "set it to false, or to null (where calibrated)"
             )
         check_precision(self.precision, "matches.precision")
@@ -76,34 +78,34 @@ class LightGlueMatcher:
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels() if device == "cpu" else None
         self.options, self.device, self.weights = options, device, (weights,)
-        is_calibrated = options.head in EARLY_REJECTION and options.weights is None
+        is_calibrated = options.trained_for in EARLY_REJECTION and options.weights is None
         rejects = is_calibrated if options.early_rejection is None else options.early_rejection
-        rule = EARLY_REJECTION[options.head] if rejects else None
+        rule = EARLY_REJECTION[options.trained_for] if rejects else None
         self.engine = LightGlueEngine(network, options.precision, device, kernels, rule)
         self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
 
     @classmethod
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
-        """The matcher with its weights loaded; its options name the head's thresholds, which files of matches remember.
+        """The matcher with its weights loaded; its options name the thresholds, which files of matches remember.
 
         Raises: FileNotFoundError where the weights are not at hand.
         """
-        state, record = load_weights(options.weights or HEAD_WEIGHTS[options.head])
-        head = HEADS[options.head]
-        size = settings_from_state_dict(state) if options.weights else head  # of the user's own, perhaps of another size
+        state, record = load_weights(options.weights or PUBLISHED_WEIGHTS[options.trained_for])
+        published = HEADS[options.trained_for]
+        size = settings_from_state_dict(state) if options.weights else published  # of the user's own, perhaps of another size
         thresholds = {
-            key: getattr(head if getattr(options, key) is None else options, key)
+            key: getattr(published if getattr(options, key) is None else options, key)
             for key in ("depth_confidence", "width_confidence", "filter_threshold")
         }
         network = load_lightglue(state, replace(size, **thresholds))
         return cls(replace(options, **thresholds), network, device, record)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        """Raises: ValueError where the descriptors are not those of the head."""
+        """Raises: ValueError if the descriptors are not of the size that the network was trained for."""
         return self.match_many([(self.prepare(features0), self.prepare(features1))])[0]
 
     def prepare(self, features: Features) -> ImageState:
-        """Raises: ValueError where the descriptors are not those of the head."""
+        """Raises: ValueError if the descriptors are not of the size that the network was trained for."""
         return self.engine.prepare(
             self._tensor(features.keypoints),
             self._descriptors(features),
@@ -126,14 +128,17 @@ class LightGlueMatcher:
         if features.descriptors.shape[1] != expected:
             raise ValueError(
                 f"the features of {features.name!r} have {features.descriptors.shape[1]}-d descriptors, "
-                f"LightGlue's head {self.options.head!r} takes {expected}-d ones: choose matches.head for these features"
+                f"LightGlue trained for {self.options.trained_for!r} takes {expected}-d ones: "
+                "choose matches.trained_for=KIND to fit the features"
             )
         return self._tensor(features.descriptors)
 
     def _scales_orientations(self, features: Features) -> Tensor | None:
-        """float32 (n, 2) where the head wants them."""
+        """float32 (n, 2) if the network uses them, else None."""
         if not self.engine.settings.add_scale_orientation:
             return None
         if features.scales is None or features.orientations is None:
-            raise ValueError(f"LightGlue's head {self.options.head!r} needs scales and orientations, {features.name!r} has none")
+            raise ValueError(
+                f"LightGlue trained for {self.options.trained_for!r} needs scales and orientations, {features.name!r} has none"
+            )
         return self._tensor(np.stack([features.scales, features.orientations], axis=1))

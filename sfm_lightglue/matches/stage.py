@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from sfm_lightglue.execution.cache import BoundedCache
-from sfm_lightglue.execution.devices import num_cores
-from sfm_lightglue.execution.processes import run_jobs_in_processes
+from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.execution.portable import PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
-from sfm_lightglue.execution.threads import run_jobs, torch_threads
+from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.products import Matches, Pair
 from sfm_lightglue.settings import plugin_settings
@@ -26,21 +26,21 @@ from sfm_lightglue.storage import GroupData, H5Reader, ShardStore, check_match_k
 logger = logging.getLogger(__name__)
 
 GROUP = 32
-"""Images; two groups at 2048 keypoints are 64 x 6.7 MB in the cache (LightGlue, float32)."""
+"""Images in a group, see `_batches`. Two groups at 2048 keypoints take 64 x 6.7 MB in the cache (LightGlue, float32)."""
 
 
 @dataclass(frozen=True)
 class MatchingReport:
-    """What the stage did."""
+    """What a call of `match_pairs` did."""
 
     num_pairs: int
-    """Pairs with matches on disk, of those asked for."""
+    """Requested pairs that have matches on disk now."""
     num_computed: int
-    """Those of them computed now; the rest were there."""
+    """Pairs matched in this call; the others were already stored."""
     mean_matches: float
-    """Matches per pair, of the pairs computed now."""
+    """Mean number of matches of the pairs matched in this call; 0 without any."""
     mean_stop_layer: float
-    """Network layers per pair (LightGlue's adaptive depth), of the pairs computed now."""
+    """Mean number of network layers (LightGlue's adaptive depth) of the pairs matched in this call; 0 without any."""
 
 
 def match_pairs(
@@ -49,22 +49,28 @@ def match_pairs(
     output: Path | str,
     matcher: Matcher,
     *,
-    in_processes: Sequence[Callable[[], Matcher]] = (),
+    executor: Executor | None = None,
     num_workers: int = 0,
     cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
 ) -> MatchingReport:
-    """Matches of all pairs in the file `output`; pairs that are already there are kept.
+    """A report; the matches of all pairs are in the file `output`, which is extended: stored pairs are kept.
 
-    A pair is matched again where the features of one of its images changed. Where `in_processes` is given, each of its functions,
-    which must be picklable, creates the same matcher in a process of its own, such as for another GPU, and `matcher` itself only
-    tells settings and batch size. `num_workers` is the number of threads that match, in each process, 0 for one per core;
-    `cache_mb` the memory there for images that are kept for their next pair; `if_settings_changed` is `refuse` or `recompute`.
+    A pair is matched again if the features of one of its images changed.
 
-    Raises: SettingsChanged where `output` was made with other settings, KeyError where an image of a pair has no features,
-    ValueError for the first matches that do not fit the features, ChildProcessError where a process dies.
+    Args:
+        features: The file of the stage extract, or one of hloc.
+        pairs: In any order and orientation; duplicates are matched once.
+        output: HDF5 file in hloc's format.
+        matcher: See `create_matcher`. In other processes the executor creates it again from its class and options.
+        executor: Decides where the pairs are matched; None for threads of this process.
+        num_workers: Number of these threads, 0 for one per core. Not used if an executor is given.
+        cache_mb: Memory, in each process, for images that are kept for their next pair.
+        if_settings_changed: `refuse` or `recompute` matches in `output` that were made with other settings.
+
+    Raises: SettingsChanged if `output` was made with other settings; KeyError if an image of a pair has no features; ValueError
+    for the first matches that do not fit the features; ChildProcessError if a process of the executor dies.
     """
-    num_workers = num_workers or num_cores()
     ordered = sorted(set(pairs))
     check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
     by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
@@ -72,42 +78,49 @@ def match_pairs(
 
     with H5Reader(features) as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
-        with ShardStore(output, settings, if_settings_changed=if_settings_changed) as store:
-            image_stamps = _image_stamps(reader, ordered)
-            stamps = {key: f"{image_stamps[pair.name0]} {image_stamps[pair.name1]}" for key, pair in by_key.items()}
-            todo = store.missing(stamps)
-            batches = _batches([by_key[key] for key in todo], matcher)
-            jobs = _run(batches, _Work(matcher, reader, int(cache_mb * 1e6)), in_processes, num_workers)
-            bar = progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo))
-            with torch_threads(num_workers), bar, contextlib.closing(jobs):  # at an error workers end before it goes on
-                for batch, results in jobs:
-                    if isinstance(results, Exception):
-                        raise results
-                    for pair, result in zip(batch, results, strict=True):
-                        key = match_key(pair.name0, pair.name1)
-                        store.add(key, result.item, stamps[key])
-                        num_matches.append(result.num_matches)
-                        num_layers.append(result.num_layers)
-                    bar.update(len(batch))
-            store.merge()
+        image_stamps = _image_stamps(reader, ordered)
+    stamps = {key: f"{image_stamps[pair.name0]} {image_stamps[pair.name1]}" for key, pair in by_key.items()}
+    with ShardStore(output, settings, if_settings_changed=if_settings_changed) as store:
+        todo = store.missing(stamps)
+        recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
+        jobs = (executor or ThreadExecutor(num_workers))(recipe, _batches([by_key[key] for key in todo], matcher))
+        bar = progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo))
+        with bar, contextlib.closing(jobs):  # at an error the jobs end before it goes on
+            for batch, results in jobs:
+                if isinstance(results, Exception):
+                    raise results
+                for pair, result in zip(batch, results, strict=True):
+                    key = match_key(pair.name0, pair.name1)
+                    store.add(key, result.item, stamps[key])
+                    num_matches.append(result.num_matches)
+                    num_layers.append(result.num_layers)
+                bar.update(len(batch))
+        store.merge()
     count = max(1, len(num_matches))
     return MatchingReport(len(stamps), len(num_matches), sum(num_matches) / count, sum(num_layers) / count)
 
 
 class _Result(NamedTuple):
-    """What is kept of a pair."""
+    """What the stage keeps of a pair."""
 
     item: GroupData
     num_matches: int
     num_layers: int
 
 
-class _Work:
-    """Matches batches of pairs, with each image read and prepared once while the cache has room. Called from several threads."""
+@contextlib.contextmanager
+def _open_worker(matcher: PortablePlugin[Matcher], features: Path, max_bytes: int, device: str) -> Iterator[_Worker]:
+    """The recipe of this stage: a worker with a matcher, a file of features and a cache of its own."""
+    with H5Reader(features) as reader:
+        yield _Worker(matcher.on(device), reader, max_bytes)
+
+
+class _Worker:
+    """Matches batches of pairs; reads and prepares each image once while the cache has room. Several threads may call it."""
 
     def __init__(self, matcher: Matcher, reader: H5Reader, max_bytes: int) -> None:
-        self.matcher, self.reader, self.max_bytes = matcher, reader, max_bytes
-        self.reading = threading.Lock()  # h5py serialises anyway, but not the several reads of an image
+        self.matcher, self.reader = matcher, reader
+        self.reading = threading.Lock()  # h5py serialises single reads, but not the several reads of an image
         self.images = BoundedCache(self._load, lambda loaded: loaded[1].num_bytes, max_bytes)
 
     def __call__(self, batch: tuple[Pair, ...]) -> list[_Result]:
@@ -125,16 +138,16 @@ class _Work:
         ]
 
     def _load(self, name: str) -> tuple[int, Any]:
-        """Number of keypoints of an image, and what the matcher wants of it: its features or a `PreparedImage`."""
+        """Number of keypoints of an image, and the matcher's input: a `PreparedImage` if it takes batches, else features."""
         with self.reading:
             features = self.reader.features(name)
         return len(features), self.matcher.prepare(features) if isinstance(self.matcher, BatchedMatcher) else features
 
 
 def _match_many(matcher: BatchedMatcher, pairs: Sequence[tuple[Any, Any]]) -> list[Matches]:
-    """The matches of all pairs; half as many at a time where a GPU has no memory for them.
+    """The matches of all pairs. If the GPU has no memory for them, half of the pairs are matched at a time.
 
-    Raises: MemoryError where it has none for a single pair; the text says what to do.
+    Raises: MemoryError if there is no memory for a single pair; its text says what to do.
     """
     try:
         return matcher.match_many(pairs)
@@ -144,32 +157,17 @@ def _match_many(matcher: BatchedMatcher, pairs: Sequence[tuple[Any, Any]]) -> li
                 f"the GPU has no memory for a pair ({str(error).splitlines()[0]}): choose execution.num_workers=1, "
                 "matches.precision=low or fewer features.max_keypoints"
             ) from error
-        logger.info("no memory for %d pairs at a time, %d are tried", len(pairs), (len(pairs) + 1) // 2)
+        logger.info("the GPU has no memory for %d pairs at a time, trying %d", len(pairs), (len(pairs) + 1) // 2)
     torch.cuda.empty_cache()
     middle = (len(pairs) + 1) // 2
     return _match_many(matcher, pairs[:middle]) + _match_many(matcher, pairs[middle:])
 
 
-def _run(
-    batches: Sequence[tuple[Pair, ...]], work: _Work, in_processes: Sequence[Callable[[], Matcher]], num_workers: int
-) -> Generator[tuple[tuple[Pair, ...], list[_Result] | Exception], None, None]:
-    """Each batch with its results, or the exception it raised, in order of completion."""
-    recipes = [functools.partial(_open_work, create, work.reader.path, work.max_bytes) for create in in_processes]
-    yield from run_jobs_in_processes(recipes, batches, num_workers) if recipes else run_jobs(work, batches, num_workers)
-
-
-@contextlib.contextmanager
-def _open_work(create: Callable[[], Matcher], features: Path, max_bytes: int) -> Iterator[_Work]:
-    """In a process of its own."""
-    with H5Reader(features) as reader:
-        yield _Work(create(), reader, max_bytes)
-
-
 def _batches(pairs: Sequence[Pair], matcher: Matcher) -> list[tuple[Pair, ...]]:
-    """The pairs in an order in which an image's partners come soon after each other, cut into batches as the matcher wants them.
+    """The pairs in batches of the matcher's size, in an order that meets an image again soon.
 
-    Pairs of two groups of `GROUP` images are neighbours: sorted by name alone, a collection larger than the cache would have
-    each image prepared for nearly every pair anew.
+    Images are divided into groups of `GROUP`, and pairs of the same two groups follow each other. If pairs were sorted by name
+    alone, and the cache were smaller than the collection, nearly every pair would have to prepare its images again.
     """
     names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
     group = {name: i // GROUP for i, name in enumerate(names)}
@@ -179,13 +177,13 @@ def _batches(pairs: Sequence[Pair], matcher: Matcher) -> list[tuple[Pair, ...]]:
 
 
 def _image_stamps(reader: H5Reader, pairs: Iterable[Pair]) -> dict[str, str]:
-    """Content stamp of each image in the pairs; one that has no features raises a KeyError that names the closest."""
+    """Content stamp of each image in the pairs. Raises: KeyError that names the closest image if one has no features."""
     names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
     return {name: reader.stamp(name) or reader.features(name).name for name in names}
 
 
 def _check(matches: Matches, pair: Pair, sizes: tuple[int, int]) -> None:
-    """Raises: ValueError where a matcher breaks its contract, or matches were imported that belong to other features."""
+    """Raises: ValueError if a matcher breaks its contract, or imported matches belong to other features."""
     count = len(matches)
     if matches.indices.shape != (count, 2) or matches.scores.shape != (count,):
         problem = f"indices, scores have shapes {matches.indices.shape}, {matches.scores.shape}, expected (k, 2), (k,)"

@@ -1,1 +1,10 @@
-"""Which images are matched with which: plain functions from names to pairs, and the planner that chooses among them."""
+"""Pair sources: which images are matched with which. One file per source, and the stage that asks a source for its pairs."""
+
+PAIR_SOURCES = {
+    "exhaustive": "sfm_lightglue.pairs.exhaustive:ExhaustivePairs",
+    "sequential": "sfm_lightglue.pairs.sequential:SequentialPairs",
+    "retrieval": "sfm_lightglue.pairs.retrieval:RetrievalPairs",
+    "list": "sfm_lightglue.pairs.listed:ListedPairs",
+    "union": "sfm_lightglue.pairs.union:UnionPairs",
+}
+"""Name in the configuration -> class, imported when it is chosen."""

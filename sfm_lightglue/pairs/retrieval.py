@@ -1,21 +1,49 @@
-"""Each image with those that look most alike: nearest neighbours of one descriptor per image, by cosine similarity.
-
-The table of all similarities is never held: rows and columns are taken in blocks, and each row keeps its best so far.
-"""
+"""Each image with the images that look most alike: nearest neighbours of one global descriptor per image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
 from sfm_lightglue.products import Pair
 
 STEP = 2.0**-16
-"""Similarities are compared in steps of 1.5e-5, above rounding errors, so that equal pictures tie; the earlier name wins."""
-STRIDE = 2.0**31
-"""Similarity in steps times this, minus the index of the name, is a float64 key: exact, unique, and in order of both."""
+"""Similarities are rounded to this step (1.5e-5), which exceeds rounding errors. So equal pictures tie, and names decide."""
+EXCLUDED = torch.iinfo(torch.int32).min
+"""Stands in place of the similarity of two images that must not be paired."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions(GlobalDescriptorOptions):
+    """Options of `configs/pairs/retrieval.yaml`."""
+
+    name: str
+    num_neighbours: int
+    """Number of most similar images that each image is paired with."""
+    min_score: float | None
+    """Pairs with a lower similarity (-1 to 1) are dropped."""
+
+
+class RetrievalPairs:
+    """Each image with the images that look most alike."""
+
+    def __init__(self, options: RetrievalOptions) -> None:
+        self.options = options
+
+    @classmethod
+    def create(cls, options: RetrievalOptions) -> RetrievalPairs:
+        return cls(options)
+
+    def __call__(self, collection: Collection) -> list[Pair]:
+        options, descriptors = self.options, global_descriptors(self.options, collection)
+        return top_k_pairs(
+            collection.names, descriptors, options.num_neighbours, min_score=options.min_score, device=collection.device
+        )
 
 
 def top_k_pairs(
@@ -31,14 +59,27 @@ def top_k_pairs(
     block: int = 1024,
     device: str = "cpu",
 ) -> list[Pair]:
-    """Sorted pairs of each image with the `num_neighbours` most similar ones; `descriptors` (n, d) in the order of `names`.
+    """Pairs of each image with the most similar images, sorted by name.
 
-    A pair found from both sides is kept once, with the better rank: reason `retrieval#RANK`, counted from 1, score the cosine
-    similarity. Only images among `queries` look for neighbours (None: all of them). Images whose integer `positions` (n,) are
-    less than `min_distance` apart are passed over, the next best take their place; pairs below `min_score` are dropped. An
-    image whose descriptor is zero (no features) gets no pairs. Memory: 30 `block`^2 + 16 `block` d bytes, beside the input.
+    The similarity is the cosine of two descriptors, rounded to `STEP`. If two images are equally similar, the earlier name ranks
+    first. A pair that both of its images find is kept once, with the better rank. An image whose descriptor is zero gets no
+    pairs. The result does not depend on the order of the input. The full table of similarities is never in memory: beside the
+    input the function needs 30 `block`^2 + 16 `block` d bytes.
 
-    Raises: ValueError where names repeat, or descriptors are not one finite row for each name.
+    Args:
+        names: Names of the n images, each once, in any order.
+        descriptors: (n, d), float32 or float16, of any length, in the order of `names`.
+        num_neighbours: Number of most similar images that each image is paired with, at least 1.
+        queries: Only these images look for neighbours. None: all images do.
+        positions: Integers (n,), such as the index in a video; by default the index of the name in sorted order.
+        min_distance: Two images whose positions are less than this apart are not paired; the next best images take their place.
+        min_score: Pairs with a lower similarity are dropped.
+        reason: The reason of a pair is `reason#RANK`, with ranks from 1. Its score is the similarity.
+        block: Number of rows and of columns of the table of similarities that are computed at a time.
+        device: Device of torch that computes.
+
+    Raises:
+        ValueError: A name repeats, `descriptors` does not have one finite row for each name, or a number is below 1.
     """
     if num_neighbours < 1 or min_distance < 1:
         raise ValueError(f"num_neighbours is {num_neighbours}, min_distance {min_distance}: expected at least 1 of each")
@@ -57,18 +98,22 @@ def top_k_pairs(
 
     found = [np.zeros((0, 4))]  # columns: index0, index1, rank, similarity
     for rows in _blocks(np.flatnonzero(asking), block):
-        queried, best = unit_rows(rows), torch.empty((len(rows), 0), dtype=torch.float64, device=device)
+        queried = unit_rows(rows)
+        best = torch.zeros((2, len(rows), 0), dtype=torch.int32, device=device)  # similarities in steps, indices of images
         for columns in _blocks(np.flatnonzero(usable), block):
-            keys = _keys(queried @ unit_rows(columns).T, torch.as_tensor(columns, device=device))
-            keys[(places[rows, None] - places[columns]).abs() < min_distance] = -torch.inf
-            best = _largest(torch.cat([best, _largest(keys, num_neighbours)], dim=1), num_neighbours)
-        found.append(_decode(rows, best.cpu().numpy()))
+            steps = (queried @ unit_rows(columns).T).div_(STEP).round_().to(torch.int32)
+            steps[(places[rows, None] - places[columns]).abs_() < min_distance] = EXCLUDED
+            indices = torch.as_tensor(columns, dtype=torch.int32, device=device).expand_as(steps)
+            # The best so far stand to the left of the new ones, because their names are earlier.
+            both = torch.cat([best, _best(steps, indices, num_neighbours)], dim=2)
+            best = _best(both[0], both[1], num_neighbours)
+        found.append(_table(rows, *best.cpu().numpy()))
     table = np.concatenate(found)
     return _pairs(ordered, table if min_score is None else table[table[:, 3] >= min_score], reason)
 
 
 def _norms(names: Sequence[str], descriptors: np.ndarray) -> np.ndarray:
-    """float64 (n,), checked."""
+    """float64 (n,): lengths of the descriptors, after the checks."""
     if len(set(names)) != len(names) or descriptors.ndim != 2 or len(descriptors) != len(names):
         raise ValueError(
             f"{len(names)} names ({len(set(names))} different) with descriptors {descriptors.shape}: expected a row for each name"
@@ -83,21 +128,20 @@ def _blocks(indices: np.ndarray, block: int) -> list[np.ndarray]:
     return [indices[start : start + block] for start in range(0, len(indices), block)]
 
 
-def _keys(similarities: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """float64 (r, c) that sorts by similarity in steps, then by lower index. Unlike topk of similarities, never ambiguous."""
-    return similarities.double().div_(STEP).round_().mul_(STRIDE).sub_(columns)
+def _best(steps: torch.Tensor, indices: torch.Tensor, count: int) -> torch.Tensor:
+    """int32 (2, r, k): the `count` largest `steps` (r, c) of each row, largest first, and their `indices` (r, c).
+
+    The sort is stable: equal steps stay in their order from left to right. torch.topk leaves that order open.
+    """
+    steps, order = torch.sort(steps, dim=1, descending=True, stable=True)
+    return torch.stack([steps[:, :count], indices.gather(1, order[:, :count])])
 
 
-def _largest(keys: torch.Tensor, count: int) -> torch.Tensor:
-    return torch.topk(keys, min(count, keys.shape[1]), dim=1).values
-
-
-def _decode(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """float64 (m, 4): index0 < index1, rank and similarity of the finite keys (r, k) of `rows`."""
-    row, rank = np.nonzero(np.isfinite(keys))
-    steps = np.ceil(keys[row, rank] / STRIDE)
-    columns = steps * STRIDE - keys[row, rank]
-    return np.stack([np.minimum(rows[row], columns), np.maximum(rows[row], columns), rank + 1, steps * STEP], axis=1)
+def _table(rows: np.ndarray, steps: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """float64 (m, 4): index0 < index1, rank and similarity of all neighbours (r, k) of the images `rows` (r,)."""
+    row, rank = np.nonzero(steps != EXCLUDED)
+    index, neighbour, similarity = rows[row], indices[row, rank], steps[row, rank] * STEP
+    return np.stack([np.minimum(index, neighbour), np.maximum(index, neighbour), rank + 1, similarity], axis=1)
 
 
 def _pairs(ordered: Sequence[str], table: np.ndarray, reason: str) -> list[Pair]:

@@ -1,21 +1,75 @@
-"""Neighbours in time: for videos and photos taken along a path, named in the order they were taken."""
+"""Neighbours in time, for videos and photos taken along a path, if their names follow the order in which they were taken."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+import numpy as np
+
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
+from sfm_lightglue.pairs.retrieval import top_k_pairs
+from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.products import Pair
 
 
+@dataclass(frozen=True, kw_only=True)
+class SequentialOptions(GlobalDescriptorOptions):
+    """Options of `configs/pairs/sequential.yaml`. The global descriptors are only used for loop closure."""
+
+    name: str
+    overlap: int
+    """Number of following images that each image is paired with."""
+    quadratic_overlap: bool
+    """Also pair images at the distances 1, 2, 4 ... 2^(overlap - 1)."""
+    loop_closure: bool
+    """Also pair images of the same place that are farther apart, found by retrieval."""
+    loop_every: int
+    """Every n-th image of a sequence looks for loop closures."""
+    loop_neighbours: int
+    """Number of most similar images that it is paired with."""
+    loop_min_distance: int
+    """Images of one folder that are fewer images apart close no loop, because neighbours always look most alike."""
+    min_score: float | None
+    """Loop closures with a lower similarity (-1 to 1) are dropped."""
+
+    def __post_init__(self) -> None:
+        if self.loop_every < 1:
+            raise ValueError(f"pairs.loop_every is {self.loop_every}, expected at least 1")
+
+
+class SequentialPairs:
+    """Neighbours in the sequence of each folder, and loop closures between and within folders if the options ask for them."""
+
+    def __init__(self, options: SequentialOptions) -> None:
+        self.options = options
+
+    @classmethod
+    def create(cls, options: SequentialOptions) -> SequentialPairs:
+        return cls(options)
+
+    def __call__(self, collection: Collection) -> list[Pair]:
+        pairs = sequential_pairs(collection.names, self.options.overlap, self.options.quadratic_overlap)
+        if not self.options.loop_closure:
+            return pairs
+        descriptors = global_descriptors(self.options, collection)
+        return union_pairs([pairs, _loop_pairs(self.options, collection.names, descriptors, collection.device)])
+
+
 def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool) -> list[Pair]:
-    """Sorted pairs of each image with its next `overlap` images, reason `sequential+DISTANCE`.
+    """Pairs of each image with the images that follow it, sorted, with the reason `sequential+DISTANCE`.
 
-    Quadratic overlap adds those at the distances 1, 2, 4 ... 2^(overlap - 1), which hold a long video together where
-    neighbours are blurred. It adds them, as COLMAP first did; COLMAP now takes them instead of the next `overlap` images, which
-    leaves gaps (checked with pycolmap 4.2.1). See `sequences` for the order.
+    Args:
+        names: The images in any order; `sequences` says how they follow each other.
+        overlap: Number of following images that each image is paired with, at least 1.
+        quadratic_overlap: Also pair images at the distances 1, 2, 4 ... 2^(overlap - 1). They hold a long video together if
+            neighbours are blurred. These pairs are added, as in the first versions of COLMAP. COLMAP 4 replaces the pairs with
+            the next `overlap` images by them, which leaves gaps (checked with pycolmap 4.2.1).
 
-    Raises: ValueError where `overlap` is below 1.
+    Raises:
+        ValueError: `overlap` is below 1.
     """
     if overlap < 1:
         raise ValueError(f"overlap is {overlap}, expected at least 1: the number of following images to pair with")
@@ -33,7 +87,7 @@ def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool
 
 
 def sequences(names: Iterable[str]) -> list[list[str]]:
-    """The names of each folder in natural order (`img2` before `img10`): a folder is a sequence, sub-folders are their own."""
+    """The names of each folder in natural order (`img2` before `img10`). A sub-folder is a sequence of its own."""
     folders: dict[str, list[str]] = {}
     for name in sorted(set(names)):
         folders.setdefault(name.rpartition("/")[0], []).append(name)
@@ -44,3 +98,24 @@ def _natural_key(name: str) -> tuple[list[str | int], str]:
     """Text and numbers in turn, so that numbers compare as numbers; the name itself decides between `img1` and `img01`."""
     parts = re.split("([0-9]+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _loop_pairs(options: SequentialOptions, names: Iterable[str], descriptors: np.ndarray, device: str) -> list[Pair]:
+    """Pairs of similar images that are far apart, with the reason `loop#RANK`; `descriptors` (n, d) in the order of `names`."""
+    names = list(names)
+    queries, position_of, start = set(), {}, 0
+    for sequence in sequences(names):
+        queries.update(sequence[:: options.loop_every])
+        position_of.update({name: start + i for i, name in enumerate(sequence)})
+        start += len(sequence) + options.loop_min_distance  # the gap puts any two folders far enough apart
+    return top_k_pairs(
+        names,
+        descriptors,
+        options.loop_neighbours,
+        queries=queries,
+        positions=np.array([position_of[name] for name in names], np.int64),
+        min_distance=options.loop_min_distance,
+        min_score=options.min_score,
+        reason="loop",
+        device=device,
+    )

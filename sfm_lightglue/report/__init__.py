@@ -1,1 +1,1 @@
-"""Pictures of what a run has found."""
+"""Pictures of the results of a run."""

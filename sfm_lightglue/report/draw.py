@@ -1,4 +1,4 @@
-"""Drawing with Pillow: colours for scores, smooth lines and dots over a photo, text, a colour bar."""
+"""Drawing with Pillow: colours of scores, smooth lines and dots on a photo, text, a colour bar."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from sfm_lightglue.geometry import keypoints_to_full_image
 SCORE_COLORS = np.array(
     [(200, 20, 40), (240, 90, 30), (255, 175, 50), (235, 235, 130), (110, 225, 220), (20, 175, 255)], np.float64
 )
-"""Low to high, evenly spaced: red over yellow to azure, which the colour blind tell apart (red and green they do not). None of
-them is dark or grey: most matches of a good pair score high, and their lines have to stand out from the photos."""
+"""RGB colours from the lowest to the highest score, evenly spaced: red, yellow, azure. Colour-blind readers can tell them apart,
+unlike red and green. No colour is dark or grey, because most matches of a good pair have high scores and must be visible on
+photos."""
 GREY = (150, 150, 150)
 INK = (25, 25, 25)
 PAPER = (255, 255, 255)
 OVERSAMPLING = 2
-"""Lines are drawn this many times larger and then reduced: Pillow itself does not smooth their edges."""
+"""Lines are drawn at this multiple of the size and then reduced, because Pillow does not smooth edges."""
 
 
 def score_colors(scores: np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """uint8 (k, 3): RGB of scores (k,), those outside of low..high clipped; scores that are no numbers count as low."""
+    """uint8 (k, 3): RGB colours of scores (k,). Scores outside low..high are clipped; NaN counts as `low`."""
     values = np.nan_to_num(np.asarray(scores, np.float64), nan=low, posinf=high, neginf=low)
     position = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(SCORE_COLORS) - 1)
     steps = np.arange(len(SCORE_COLORS))
@@ -31,12 +32,15 @@ def score_colors(scores: np.ndarray, low: float = 0.0, high: float = 1.0) -> np.
 
 
 def scale_photo(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """The photo (h, w, 3) with a size (width, height)."""
+    """The photo, uint8 (h, w, 3), resized to (width, height)."""
     return Image.fromarray(pixels).convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 class Overlay:
-    """Smooth lines and dots over a picture; coordinates are pixels of the picture, centre of the top-left one at (0, 0)."""
+    """Smooth lines and dots that are pasted onto a picture of `size` (width, height).
+
+    Coordinates are pixels of the picture, with the centre of the top-left pixel at (0, 0).
+    """
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -44,19 +48,19 @@ class Overlay:
         self._draw = ImageDraw.Draw(self._large)
 
     def lines(self, starts: np.ndarray, ends: np.ndarray, colors: np.ndarray, *, width: float, opacity: float = 1.0) -> None:
-        """Lines from starts (k, 2) to ends (k, 2) in RGB colours (k, 3), `width` px wide; later ones cover earlier ones."""
+        """Draws lines from starts (k, 2) to ends (k, 2) in RGB colours (k, 3), `width` px wide, later ones on top."""
         stroke = max(1, round(width * OVERSAMPLING))
         for start, end, color in zip(self._enlarged(starts), self._enlarged(ends), colors.tolist(), strict=True):
             self._draw.line([*start, *end], fill=(*color, round(255 * opacity)), width=stroke)
 
     def dots(self, centers: np.ndarray, colors: np.ndarray, *, radius: float) -> None:
-        """Filled circles at centers (k, 2) in RGB colours (k, 3)."""
+        """Draws filled circles at centers (k, 2) in RGB colours (k, 3); `radius` in px."""
         r = radius * OVERSAMPLING
         for (x, y), color in zip(self._enlarged(centers), colors.tolist(), strict=True):
             self._draw.ellipse([x - r, y - r, x + r, y + r], fill=(*color, 255))
 
     def paste_onto(self, picture: Image.Image) -> None:
-        """Lay all that was drawn over a picture of the overlay's size."""
+        """Pastes all lines and dots onto a picture of the same size."""
         small = self._large.resize(self.size, Image.Resampling.BOX)
         picture.paste(small, mask=small)
 
@@ -67,7 +71,7 @@ class Overlay:
 def draw_text(
     picture: Image.Image, position: tuple[int, int], text: str, *, height: int, max_width: int, anchor: str = "lt"
 ) -> int:
-    """Write a line of text at (x, y), shortened in the middle where it is too long; returns its width in px."""
+    """Writes a line of text at (x, y) and returns its width in px. Text wider than `max_width` px is shortened in the middle."""
     font = ImageFont.load_default(height)
     shortened, keep = text, len(text)
     while keep > 2 and font.getlength(shortened) > max_width:
@@ -78,7 +82,7 @@ def draw_text(
 
 
 def draw_color_bar(picture: Image.Image, position: tuple[int, int], label: str, *, low: float = 0.0, high: float = 1.0) -> int:
-    """A bar of the score colours at (x, y) with its label on the left and numbers on the right and left; returns its width."""
+    """Draws a bar of the score colours at (x, y) and returns its width in px. `label` and `low` are left of it, `high` right."""
     width, height = 180, 14
     x, y = position
     middle = y + height // 2
@@ -90,6 +94,6 @@ def draw_color_bar(picture: Image.Image, position: tuple[int, int], label: str, 
 
 
 def save(picture: Image.Image, path: Path | str) -> None:
-    """The picture in the format of the file's ending; folders are made."""
+    """Writes the picture in the format of the ending of `path`; missing folders are created."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=90, subsampling=0)  # JPEG's colour subsampling would wash out thin lines

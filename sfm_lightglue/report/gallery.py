@@ -1,4 +1,4 @@
-"""A few pictures of matches for a run folder: strong, middling and weak pairs, so that one look tells whether all is well."""
+"""Pictures of matches for a run: a few pairs with many, some and few inliers, as a quick check of the run."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ from pathlib import Path
 import numpy as np
 
 from sfm_lightglue.images import load_image
-from sfm_lightglue.pairs.listed import read_pairs
+from sfm_lightglue.pair_files import read_pairs
 from sfm_lightglue.products import Pair
 from sfm_lightglue.report.matches import plot_matches
 from sfm_lightglue.storage import H5Reader
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
-"""Where in the ranking of verified pairs by number of inliers the drawn ones stand."""
+"""The drawn pairs, as positions in the list of verified pairs sorted by number of inliers: 0 is the first, 1 the last."""
 
 
 def draw_match_gallery(images: Path, features: Path, matches: Path, pairs: Path, output: Path) -> list[str]:
-    """Paths, relative to `output`, of pictures in `output/plots`: matches coloured by score, unverified ones grey."""
+    """Draws a few pairs into `output/plots`; returns the paths of the pictures, relative to `output`.
+
+    Verified matches have the colours of their scores, rejected ones are grey.
+
+    Args:
+        images: folder of the photos.
+        features: file of features.
+        matches: file of matches.
+        pairs: list of pairs.
+        output: folder of the run, with `verification.h5`.
+    """
     with H5Reader(features) as feature_reader, H5Reader(matches) as reader, H5Reader(output / "verification.h5") as verified:
         counts = {pair: verified.num_inliers(pair.name0, pair.name1) for pair in read_pairs(pairs)}
         ranked = sorted((pair for pair in counts if counts[pair]), key=lambda pair: (counts[pair], pair))
@@ -33,6 +43,7 @@ def draw_match_gallery(images: Path, features: Path, matches: Path, pairs: Path,
 
 
 def _draw(images: Path, pair: Pair, features: H5Reader, matches: H5Reader, verified: H5Reader, path: Path) -> Path:
+    """Draws one pair to `path`; returns `path`."""
     found = matches.find_matches(pair.name0, pair.name1)
     if found is None:
         raise KeyError(f"{matches.path} has no matches of {pair.name0!r} and {pair.name1!r}")

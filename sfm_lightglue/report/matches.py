@@ -14,11 +14,11 @@ PHOTO_SIZE = 900
 """Longest side of a photo in a picture of matches, px."""
 MARGIN = 12
 GAP = 6
-"""Between the two photos, px."""
+"""Space between the two photos, px."""
 HEADER = 64
 FOOTER = 38
 MIN_WIDTH = 640
-"""Of the picture, px: leaves room for the text above narrow photos."""
+"""Smallest width of the picture, px: text needs it above narrow photos."""
 
 
 def plot_matches(
@@ -35,11 +35,20 @@ def plot_matches(
     all_keypoints0: np.ndarray | None = None,
     all_keypoints1: np.ndarray | None = None,
 ) -> None:
-    """Two photos side by side, matched keypoints (k, 2), (k, 2) joined by lines in the colours of their scores (k,) in 0..1.
+    """Draws two photos side by side and their matches as lines in the colours of their scores, to the picture `path`.
 
-    pixels: uint8 (h, w, 3). Of more than `max_lines` matches an even choice is drawn, the higher scores on top. Where
-    `inliers`, bool (k,), is given, the other matches are thin and grey. `all_keypoints` (n, 2) are marked by small dots.
-    The format of the picture follows from the ending of `path`.
+    Args:
+        pixels0: photo 0, uint8 (h, w, 3) RGB.
+        pixels1: photo 1.
+        keypoints0: matched keypoints (k, 2) of photo 0, px.
+        keypoints1: matched keypoints (k, 2) of photo 1, px, row by row the partners of `keypoints0`.
+        scores: matching scores (k,) in 0..1. Lines with higher scores are on top.
+        path: the picture; its ending decides the format.
+        inliers: bool (k,), True for verified matches; the others are thin and grey. None: all matches are coloured.
+        title: text above the photos.
+        max_lines: of more matches than this, an evenly spaced choice is drawn.
+        all_keypoints0: keypoints (n, 2) of photo 0 to mark with small dots, or None.
+        all_keypoints1: the same for photo 1.
     """
     sizes = _photo_sizes(pixels0, pixels1)
     picture, origins = _side_by_side((pixels0, pixels1), sizes)
@@ -61,9 +70,16 @@ def plot_matches(
 
 
 def plot_keypoints(pixels: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, path: Path | str, *, title: str = "") -> None:
-    """A photo, uint8 (h, w, 3), with its keypoints (n, 2) as dots in the colours of their detection scores (n,).
+    """Draws a photo and its keypoints as dots in the colours of their detection scores, to the picture `path`.
 
-    Colours span the scores from the 5th to the 95th percentile; the best keypoints lie on top.
+    The colours span the 5th to the 95th percentile of the scores. The keypoints with the highest scores are on top.
+
+    Args:
+        pixels: the photo, uint8 (h, w, 3) RGB.
+        keypoints: (n, 2) px.
+        scores: detection scores (n,).
+        path: the picture; its ending decides the format.
+        title: text above the photo.
     """
     scores = np.asarray(scores, np.float64)
     size = _photo_sizes(pixels)[0]
@@ -81,14 +97,14 @@ def plot_keypoints(pixels: np.ndarray, keypoints: np.ndarray, scores: np.ndarray
 
 
 def _photo_sizes(*photos: np.ndarray) -> list[tuple[int, int]]:
-    """(width, height) of each photo: equal heights, longest side PHOTO_SIZE."""
+    """(width, height) px of each photo in the picture: equal heights, longest side PHOTO_SIZE."""
     aspects = [pixels.shape[1] / pixels.shape[0] for pixels in photos]
     height = PHOTO_SIZE / max(1.0, *aspects)
     return [(max(1, round(height * aspect)), max(1, round(height))) for aspect in aspects]
 
 
 def _side_by_side(photos: tuple[np.ndarray, ...], sizes: list[tuple[int, int]]) -> tuple[Image.Image, list[tuple[int, int]]]:
-    """The picture with the photos in it, and where their top-left corners are."""
+    """A picture with the photos, and the position of the top-left corner of each photo in it."""
     content = sum(width for width, _ in sizes) + GAP * (len(sizes) - 1)
     width = max(content, MIN_WIDTH) + 2 * MARGIN
     picture = Image.new("RGB", (width, HEADER + sizes[0][1] + FOOTER), PAPER)
@@ -101,14 +117,14 @@ def _side_by_side(photos: tuple[np.ndarray, ...], sizes: list[tuple[int, int]]) 
 
 
 def _on_picture(keypoints: np.ndarray, pixels: np.ndarray, size: tuple[int, int], origin: tuple[int, int]) -> np.ndarray:
-    """Pixels (k, 2) of the picture where keypoints (k, 2) of a photo lie."""
+    """Positions (k, 2) in the picture of the keypoints (k, 2) of a photo."""
     return keypoints_to_full_image(keypoints, (pixels.shape[1], pixels.shape[0]), size) + np.asarray(origin, np.float32)
 
 
 def _draw_lines(
     overlay: Overlay, points0: np.ndarray, points1: np.ndarray, scores: np.ndarray, inliers: np.ndarray | None, max_lines: int
 ) -> None:
-    """Rejected matches first, then the others from low to high scores."""
+    """Draws rejected matches first, then the others from low to high scores."""
     kept = np.ones(len(scores), bool) if inliers is None else np.asarray(inliers, bool)
     chosen = _even_choice(len(scores), max_lines)
     chosen = chosen[np.argsort(scores[chosen], kind="stable")]
@@ -124,12 +140,12 @@ def _draw_lines(
 
 
 def _even_choice(count: int, limit: int) -> np.ndarray:
-    """Indices of at most `limit` of `count` items, evenly spread from the first to the last."""
+    """At most `limit` indices in 0..count - 1, evenly spaced, with the first and the last one."""
     return np.arange(count) if count <= limit else np.linspace(0, count - 1, limit).round().astype(np.intp)
 
 
 def _describe(scores: np.ndarray, inliers: np.ndarray | None, max_lines: int) -> str:
-    """The numbers in words, such as `532 matches (300 drawn), mean score 0.87, 412 verified (77 %)`."""
+    """The numbers as text, for example `532 matches (300 drawn), mean score 0.87, 412 verified (77 %)`."""
     count = len(scores)
     if count == 0:
         return "0 matches"
@@ -139,13 +155,14 @@ def _describe(scores: np.ndarray, inliers: np.ndarray | None, max_lines: int) ->
 
 
 def _write_header(picture: Image.Image, title: str, numbers: str) -> None:
+    """Writes the title and, below it, the numbers."""
     room = picture.width - 2 * MARGIN
     draw_text(picture, (MARGIN, 10), title, height=22, max_width=room)
     draw_text(picture, (MARGIN, 39), numbers, height=16, max_width=room)
 
 
 def _write_footer(picture: Image.Image, label: str, limits: tuple[float, float], legend: str = "") -> None:
-    """The colour bar, and on its right what colours do not say."""
+    """Draws the colour bar, and the legend to its right."""
     x, y = MARGIN, picture.height - FOOTER + 12
     x += draw_color_bar(picture, (x, y), label, low=limits[0], high=limits[1]) + 30
     draw_text(picture, (x, y + 7), legend, height=14, max_width=picture.width - MARGIN - x, anchor="lm")

@@ -1,4 +1,4 @@
-"""A picture of a reconstruction: its points in their colours and its cameras, seen from behind and above the cameras."""
+"""A picture of a reconstruction: coloured points and cameras, seen from behind and above the cameras."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 SIZE = (1600, 1000)
-"""(width, height) px of the picture; drawn at twice that."""
+"""(width, height) px of the picture. It is drawn at twice this size and then reduced, for smooth edges."""
 CAMERA_COLOR = (200, 30, 30)
 ELEVATION_DEG, FIELD_OF_VIEW_DEG = 28.0, 45.0
 
@@ -33,7 +33,7 @@ class _View:
 
 
 def draw_reconstruction(model: Path, path: Path) -> None:
-    """Draws the COLMAP model in the folder `model` to the picture `path`; nothing where it has no points."""
+    """Draws the COLMAP model in the folder `model` to the picture `path`. A model without points is not drawn."""
     reconstruction = pycolmap.Reconstruction(model)
     points = np.array([point.xyz for point in reconstruction.points3D.values()])
     if not len(points):
@@ -45,7 +45,7 @@ def draw_reconstruction(model: Path, path: Path) -> None:
     draw = ImageDraw.Draw(picture)
     pixels, depths = view.project(points)
     typical = float(np.median(depths))
-    for index in np.argsort(-depths, kind="stable"):  # far ones first
+    for index in np.argsort(-depths, kind="stable"):  # the farthest first, so that near points cover them
         if depths[index] > 0.05 * typical:
             x, y = pixels[index]
             radius = float(np.clip(4 * typical / depths[index], 2, 8))
@@ -57,7 +57,7 @@ def draw_reconstruction(model: Path, path: Path) -> None:
 
 
 def _choose_view(points: np.ndarray, poses: np.ndarray) -> _View:
-    """Looks where the cameras look, from above, so that all cameras and nine tenths of the points are in sight."""
+    """A view in the mean direction of the cameras, from above, that shows all cameras and nine tenths of the points."""
     down = _unit(poses[:, 1, :3].mean(axis=0))
     forward = poses[:, 2, :3].mean(axis=0)
     forward = _unit(forward - forward @ down * down)
@@ -72,13 +72,13 @@ def _choose_view(points: np.ndarray, poses: np.ndarray) -> _View:
     low, high = seen.min(axis=0), seen.max(axis=0)
     slopes = np.tan(np.deg2rad(FIELD_OF_VIEW_DEG / 2)) * np.array([1, SIZE[1] / SIZE[0]])
     middle = (low + high)[:2] / 2
-    # the nearest eye from which everything lies within the frame, less a margin for the pyramids of the cameras
+    # The nearest viewpoint from which everything is inside the frame. The factor 0.88 leaves a margin for the drawn cameras.
     back = float(((np.abs(seen[:, :2] - middle) / (0.88 * slopes)).max(axis=1) - seen[:, 2]).max())
     return _View(rotation, np.array([*-middle, back]), SIZE[0] / slopes[0], np.array(SIZE, np.float64))
 
 
 def _draw_camera(draw: ImageDraw.ImageDraw, view: _View, pose: np.ndarray, size: float) -> None:
-    """The pyramid of a camera with pose cam_from_world (3, 4)."""
+    """Draws the pyramid of a camera with pose cam_from_world (3, 4), `size` units of the world deep."""
     corners = size * np.array([[0, 0, 0], [-0.6, -0.45, 1], [0.6, -0.45, 1], [0.6, 0.45, 1], [-0.6, 0.45, 1]])
     pixels, depths = view.project((corners - pose[:, 3]) @ pose[:, :3])
     if (depths <= 0).any():

@@ -1,7 +1,7 @@
-"""Training of the networks that are shipped: data, losses, the loop, validation, export."""
+"""Training of the shipped networks: data, losses, the loop, validation and export."""
 
 TRAININGS = {
     "superpoint": "sfm_lightglue.training.superpoint:SuperPointTask",
     "lightglue": "sfm_lightglue.training.lightglue:LightGlueTask",
 }
-"""Name in the configuration -> class, imported when it is chosen."""
+"""Names in the configuration and their classes. A class is imported when it is chosen."""

@@ -1,4 +1,4 @@
-"""The figures of a training, step by step: as a table and as pictures."""
+"""The figures of a training for each step, as a table and as plots."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ COLUMNS = ("step", "kind", "figure", "value")
 
 
 class History:
-    """Rows (step, kind, figure, value); kind is `training` or `validation`."""
+    """All figures so far, as rows (step, kind, figure, value). The kind is `training` or `validation`."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[Any, ...]] = []
 
     def add(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
+        """Appends one row for each figure."""
         self.rows += [(step, kind, key, float(value)) for key, value in figures.items()]
 
     def last(self, kind: str) -> dict[str, float]:
@@ -28,11 +29,12 @@ class History:
         return {figure: value for row_step, row_kind, figure, value in self.rows if (row_step, row_kind) == (step, kind)}
 
     def describe_last(self, kind: str) -> str:
+        """The newest figures of a kind, as text for the log."""
         return ", ".join(f"{figure} {value:.4g}" for figure, value in self.last(kind).items())
 
 
 def write_curves(history: History, folder: Path) -> None:
-    """`curves.csv`, and `curves.png` where matplotlib is installed."""
+    """Writes `curves.csv` and, if matplotlib is installed, `curves.png`."""
     with (folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -41,7 +43,7 @@ def write_curves(history: History, folder: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        logger.info('no picture of the curves: pip install "sfm-lightglue[train]"')
+        logger.info('the curves are not plotted without matplotlib: pip install "sfm-lightglue[train]"')
         return
     panels = list(dict.fromkeys((kind, figure) for _, kind, figure, _ in history.rows))
     columns = 4

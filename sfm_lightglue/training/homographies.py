@@ -16,25 +16,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HomographyRange:
-    """What random homographies are drawn from; the values stand in configs/training."""
+    """Ranges of random homographies; the values stand in configs/training."""
 
     rotation_deg: float
-    """Standard deviation of most rotations in the image plane."""
+    """Standard deviation of four in five rotations in the image plane."""
     large_rotation_deg: float
-    """The others, one in five, are uniform up to this."""
+    """One in five rotations is drawn uniformly up to this angle."""
     min_scale: float
     """Smallest magnification, relative to the one at which the photo just fills the view."""
     max_scale: float
     perspective: float
-    """How far each corner of the photo moves at most, as a share of the view's sides."""
+    """Maximum movement of each corner of the photo, as a share of the view's sides."""
     shift: float
-    """How far the point of the photo at the view's centre is from the photo's centre at most, as a share of the photo's sides."""
+    """Maximum distance between the centre of the photo and the point that the view's centre shows, as a share of the photo's
+    sides."""
 
 
 def random_homography(
     rng: np.random.Generator, size: tuple[int, int], view_size: tuple[int, int], ranges: HomographyRange
 ) -> np.ndarray:
-    """float64 (3, 3): a rotation, magnification, shift and perspective from a photo of `size` to a view, both (width, height)."""
+    """A random homography float64 (3, 3) from a photo of `size` to a view of `view_size`, both (width, height).
+
+    It is a rotation, magnification, shift and perspective.
+    """
     photo, view = np.array(size, np.float64), np.array(view_size, np.float64)
     if rng.random() < 0.8:
         angle = np.deg2rad(rng.normal(0, ranges.rotation_deg))
@@ -50,11 +54,12 @@ def random_homography(
 
 
 def warp_photos(photos: Tensor, sizes: Tensor, homographies: Tensor, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Views (b, c, h, w) of photos through homographies (b, 3, 3), and where they show the photos, bool (b, h, w).
+    """Views (b, c, h, w) of photos through homographies (b, 3, 3), and bool (b, h, w): the pixels that show the photo.
 
-    A photo fills the first (width, height) = `sizes` (b, 2) px of its (c, h', w'). Around it views show it mirrored at its
-    edges: black would shift the statistics of batch normalisation. Each pixel is the mean of four samples, one from each of its
-    quarters where the view shows the photo half as large or less: one alone would skip pixels of the photo.
+    A photo fills the first (width, height) = `sizes` (b, 2) px of its (c, h', w'). Beyond its edges a view shows the photo
+    mirrored, because black would shift the statistics of batch normalisation. Each pixel is the mean of four samples. They
+    spread over the pixel as the photo gets smaller in the view, up to one sample for each quarter of the pixel if the photo is
+    shown at half its size or less: a single sample would skip pixels of the photo.
     """
     width, height = view_size
     sizes = sizes.to(photos)
@@ -62,7 +67,7 @@ def warp_photos(photos: Tensor, sizes: Tensor, homographies: Tensor, view_size: 
     pixels = pixel_grid(view_size, inverse)
     centre = photos.new_tensor([[width - 1, height - 1]]) / 2
     middle = warp(inverse, (centre + photos.new_tensor([[0, 0], [1, 0], [0, 1]])).expand(len(photos), -1, -1))
-    shrink = torch.linalg.det(middle[:, 1:] - middle[:, :1]).abs().sqrt()  # px of the photo that become one of the view
+    shrink = torch.linalg.det(middle[:, 1:] - middle[:, :1]).abs().sqrt()  # px of the photo per px of the view
     spread = (shrink - 1).clamp(0, 1)[:, None, None] / 4
     view = torch.zeros((), device=photos.device)
     for side in ((-1, -1), (1, -1), (-1, 1), (1, 1)):
@@ -74,26 +79,26 @@ def warp_photos(photos: Tensor, sizes: Tensor, homographies: Tensor, view_size: 
 
 
 def shown_pixels(homographies: Tensor, sizes: Tensor, view_size: tuple[int, int]) -> Tensor:
-    """bool (b, h, w): which pixels of views show a photo of `sizes` (b, 2) through homographies (b, 3, 3)."""
+    """bool (b, h, w): True for pixels of a view that show the photo of `sizes` (b, 2), through homographies (b, 3, 3)."""
     inverse = invert(homographies).float()
     pixels = pixel_grid(view_size, inverse)
     centre = inverse.new_tensor([[view_size[0] - 1, view_size[1] - 1]]) / 2
     positions = warp(inverse, pixels.expand(len(inverse), -1, -1))
     inside = ((positions >= -0.5) & (positions <= sizes[:, None] - 0.5)).all(dim=2)
-    # Nothing folds over: behind the horizon of a strong homography the signs of the depths differ.
+    # Behind the horizon of a strong homography depths have the other sign; the photo would appear folded over.
     inside &= _depths(inverse, pixels) * _depths(inverse, centre[None]) > 0
     return inside.unflatten(1, view_size[::-1])
 
 
 def pixel_grid(size: tuple[int, int], like: Tensor) -> Tensor:
-    """(1, h*w, 2): (x, y) of all pixels, row by row."""
+    """(1, h*w, 2): (x, y) of all pixels, row by row, with dtype and device of `like`."""
     columns, rows = (torch.arange(length, device=like.device, dtype=like.dtype) for length in size)
     return torch.cartesian_prod(rows, columns).flip(1)[None]
 
 
 def invert(homographies: Tensor) -> Tensor:
-    """float64 (..., 3, 3)."""
-    return torch.linalg.inv_ex(homographies.double())[0]  # unlike inv, this does not wait for a GPU
+    """The inverse homographies, float64 (..., 3, 3)."""
+    return torch.linalg.inv_ex(homographies.double())[0]  # inv would wait for the GPU
 
 
 def warp(homographies: Tensor, points: Tensor) -> Tensor:
@@ -103,12 +108,12 @@ def warp(homographies: Tensor, points: Tensor) -> Tensor:
 
 
 def _depths(homographies: Tensor, points: Tensor) -> Tensor:
-    """(b, n): what points (1, n, 2) are divided by when they are mapped."""
+    """(b, n): the third homogeneous coordinates of mapped points (1, n, 2), by which they are divided."""
     return (points * homographies[:, 2:, :2]).sum(dim=2) + homographies[:, 2, 2:]
 
 
 def _mirrored(positions: Tensor, sizes: Tensor) -> Tensor:
-    """Positions (..., 2), folded into pictures of `sizes`, whose first pixel has its centre at 0."""
+    """Positions (..., 2), mirrored into images of `sizes`. The centre of the first pixel is at 0."""
     turned = (positions + 0.5).remainder(2 * sizes)
     return torch.minimum(turned, 2 * sizes - turned).clamp(min=0.5).minimum(sizes - 0.5) - 0.5
 

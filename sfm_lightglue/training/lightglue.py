@@ -1,7 +1,7 @@
 """`training=lightglue`: a LightGlue for a SuperPoint, from a folder of photos.
 
-photos -> scenes of planes, seen twice -> SuperPoint's keypoints -> where each is in the partner -> labels -> losses after each
-layer (arXiv 2306.13643, section 3.4). It starts from ALIKED's LightGlue, see `warm_start`.
+photos -> two views of scenes of planes -> SuperPoint's keypoints -> their true positions in the partner -> labels -> losses after
+each layer (arXiv 2306.13643, section 3.4). `warm_start` starts it from ALIKED's LightGlue.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
-from sfm_lightglue import __version__
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.matches.lightglue import LightGlueMatcher, LightGlueOptions
@@ -27,13 +26,21 @@ from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.heatmaps import non_maximum_suppression, strongest_keypoints
 from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
-from sfm_lightglue.networks.precision import check_precision, network_dtype
+from sfm_lightglue.networks.precision import check_precision
 from sfm_lightglue.networks.superpoint import DESCRIPTOR_SIZE, octave_to_image, sample_descriptors
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Image
 from sfm_lightglue.training.curves import History
-from sfm_lightglue.training.export import blend, check_licence, hash_of_photos, recipe, save_weights, split
-from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator
+from sfm_lightglue.training.export import (
+    PhotoSplit,
+    blend,
+    check_licence,
+    common_metadata,
+    save_weights,
+    split_photos,
+    training_settings,
+)
+from sfm_lightglue.training.loop import LoopOptions, TrainingRun, seeded_generator, training_dtype
 from sfm_lightglue.training.matching import (
     MatchingLossOptions,
     behind_map,
@@ -45,14 +52,14 @@ from sfm_lightglue.training.matching import (
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.scenes import SceneOptions, Scenes, make_scenes
 from sfm_lightglue.training.student import linear_map
-from sfm_lightglue.training.validation import ValidationOptions, make_view_pairs, validate
+from sfm_lightglue.training.validation import ValidationOptions, ViewPair, make_view_pairs, validate
 
 logger = logging.getLogger(__name__)
 
 TEACHER = "aliked-lightglue"
-"""The network of `teacher_share`."""
+"""Weights that `teacher_share` blends in."""
 MAPPED_PHOTOS = 200
-"""From so many the linear map between descriptors of two SuperPoints is learnt."""
+"""Maximum number of photos from which the linear map between the descriptors of two SuperPoints is learnt."""
 
 
 @dataclass(frozen=True)
@@ -62,33 +69,34 @@ class LightGlueTraining:
     name: str
     seed: int
     precision: str
-    """Of both networks while training: `float32`, or `low`, 16 bit where the device is faster so."""
+    """Precision of both networks during training: `float32`, or `low`, which is 16 bit if that is faster on the device."""
     licence: str
-    """Under which the trained weights are to be used."""
+    """Licence of the trained weights."""
     commit: str | None
-    """Of the code, for the record in the exported file."""
+    """Commit of the code, recorded in the exported file."""
     start: str
-    """Weights that it starts from: LightGlue's for the same features, or ALIKED's with `to_teacher`."""
+    """Weights to start from: a LightGlue for the same features, or ALIKED's together with `to_teacher`."""
     to_teacher: str | None
-    """File of the linear map of SuperPoint's descriptors to ALIKED's, which the training of SuperPoint exports."""
+    """File with the linear map from SuperPoint's to ALIKED's descriptors. The training of SuperPoint exports it."""
     teacher_share: float
-    """Of ALIKED's own LightGlue behind `to_teacher` in the weights that are exported, the rest as by `start_share`: it has seen
-    real pairs of photos, under changes of light and place that scenes of planes do not have."""
+    """Weight of ALIKED's LightGlue, behind the map `to_teacher`, in the exported average of weights. The rest is what
+    `start_share` gives. ALIKED's LightGlue has seen real photo pairs, with changes of light and place that the scenes of planes
+    do not have."""
     start_superpoint: str | None
-    """Weights of the SuperPoint that `start` was trained for, where it is another one: the new descriptors are mapped to the old
-    ones, linearly, before it."""
+    """SuperPoint weights that `start` was trained for, if they differ from the ones in use. A linear map from the new
+    descriptors to the old ones is then put before the network."""
     start_share: float
-    """Of the weights at the start in those that are exported, the rest is what was learnt: Wortsman et al., "Robust fine-tuning
-    of zero-shot models" (arXiv:2109.01903), keep so what the training photos do not show, here nights and weathers."""
+    """Weight of the start in the exported average of weights; the rest is the trained network. Averaging (Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", arXiv:2109.01903) keeps what the training photos do not show: nights, weathers."""
     photo_size: int
     """Longest side of the photos, px."""
     num_keypoints: tuple[int, ...]
-    """Of each view; one of these in each step."""
+    """Number of keypoints of each view. The steps take these numbers in turn."""
     lost_keypoints: float
-    """Share of its keypoints that a view loses at most, weaker ones take their places: few are seen again in very different light
-    or from very different places, but nearly all in views of a flat photo."""
+    """Maximum share of the keypoints that a view loses; weaker keypoints take their places. Few keypoints are seen again in
+    very different light or from very different places, but nearly all are seen again in views of a flat photo."""
     foreign_descriptors: float
-    """Weight at most with which another keypoint's descriptor is added to each, for the same reason."""
+    """Maximum weight with which the descriptor of another keypoint is added to each descriptor, for the same reason."""
     scenes: SceneOptions
     losses: MatchingLossOptions
     loop: LoopOptions
@@ -98,82 +106,79 @@ class LightGlueTraining:
         check_precision(self.precision, "training.precision")
         for key in ("start_share", "teacher_share", "lost_keypoints"):
             if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"training.{key} must lie in 0..1, below 1, found {getattr(self, key)}")
+                raise ValueError(f"training.{key} must be at least 0 and below 1, found {getattr(self, key)}")
         if self.teacher_share > 0 and self.to_teacher is None:
             raise ValueError(
                 f"training.teacher_share={self.teacher_share} needs training.to_teacher, the map to the teacher's descriptors"
             )
 
 
+@dataclass(frozen=True, eq=False)
 class LightGlueTask:
-    """What the loop trains."""
+    """What the loop trains. `create` prepares all parts. The validation matches with the network in training."""
 
-    use = "features=superpoint matches=lightglue matches.weights={path}"
+    use: ClassVar[str] = "features=superpoint matches=lightglue matches.weights={path}"
+    hidden: ClassVar[Sequence[str]] = ()
 
-    hidden: Sequence[str] = ()
+    options: LightGlueTraining
+    device: str
+    extractor: SuperPointExtractor
+    """SuperPoint, whose features are matched."""
+    origins: Sequence[WeightsRecord]
+    """The weights that this training depends on: the extractor's first, then the start weights, then further ones if any."""
+    photos: PhotoSplit
+    data: Dataset[dict[str, Tensor]]
+    validation_pairs: Sequence[ViewPair]
+    module: LightGlue
+    start_state: Mapping[str, Tensor]
+    """State of `module` before the first step, on the CPU."""
+    teacher_state: Mapping[str, Tensor] | None
+    """State of ALIKED's LightGlue behind the map `to_teacher`; None if it has no share in the exported weights."""
 
-    def __init__(self, options: LightGlueTraining, run: TrainingRun) -> None:
-        """The matcher of the run has no part in it: the validation matches with what is trained."""
-        self.options, self.device = options, run.device
-        # Views are what they are: enlarged, they would not show what the losses see.
+    @classmethod
+    def create(cls, options: LightGlueTraining, run: TrainingRun) -> LightGlueTask:
+        """The task, after the long work: decoded photos are written to the output folder.
+
+        Files that are already there are used again.
+
+        Raises: ValueError if a licence forbids the training, if the start weights do not fit, or if no photo is left to train on.
+        """
+        # Enlarged views would not show what the losses see.
         features = replace(run.features, precision=options.precision, enlarge_max=1.0)
-        self.extractor = SuperPointExtractor.create(features, run.device)
-        state, self.start_weights = load_weights(options.start)
-        self.origins = [*self.extractor.weights, self.start_weights]
+        extractor = SuperPointExtractor.create(features, run.device)
+        state, start_weights = load_weights(options.start)
+        origins = [*extractor.weights, start_weights]
+        old: SuperPointExtractor | None = None
         if options.start_superpoint is not None:
-            old = SuperPointExtractor.create(replace(self.extractor.options, weights=options.start_superpoint), run.device)
-            self.origins += old.weights
+            old = SuperPointExtractor.create(replace(extractor.options, weights=options.start_superpoint), run.device)
+            origins += old.weights
+        teacher: Mapping[str, Tensor] | None = None
         if options.teacher_share > 0:
             teacher, record = load_weights(TEACHER)
-            self.origins.append(record)
-        check_licence(options.licence, self.origins)  # before the long work
-        photos = prepare_photos(run.images, run.names, run.output / "photos", options.photo_size, run.processes)
-        held_out, train = split(sorted(photos), options.validation.photos, options.seed)
-        self.data_sha256, self.num_photos = hash_of_photos(run.images, train), len(train)
-        index = write_index(run.output / "index.json", [[photos[name]] for name in train])
-        self.data: Dataset[dict[str, Tensor]] = Scenes(index, options.photo_size, options.scenes, options.seed)
-        self.validation_pairs = make_view_pairs([read_photo(photos[name]) for name in held_out], options.validation, options.seed)
-        network = self._network(state)
-        if options.start_superpoint is not None:
-            sample = [read_photo(photos[name]) for name in train[:: -(-len(train) // MAPPED_PHOTOS)]]
-            network = behind_map(network, *map_between(self.extractor, old, sample))
-        self.module: nn.Module = network
-        self.start_state = {key: value.detach().clone() for key, value in network.state_dict().items()}
-        self.teacher_state: Mapping[str, Tensor] | None = None
-        if options.teacher_share > 0:
-            self.teacher_state = self._network(teacher).state_dict()
-        self.settings: Mapping[str, Any] = {
-            **recipe(options),
-            "data": self.data_sha256,
-            "weights": [weights.sha256 for weights in self.origins],
-        }
+            origins.append(record)
+        check_licence(options.licence, origins)  # before the long work
+        files = prepare_photos(run.images, run.names, run.output / "photos", options.photo_size, run.processes)
+        photos = split_photos(run.images, sorted(files), options.validation.photos, options.seed)
+        index = write_index(run.output / "index.json", [[files[name]] for name in photos.training])
+        data = Scenes(index, options.photo_size, options.scenes, options.seed)
+        held_out = [read_photo(files[name]) for name in photos.held_out]
+        pairs = make_view_pairs(held_out, options.validation, options.seed)
+        network = _fitting_network(state, options, extractor, pairs)
+        if old is not None:
+            names = photos.training[:: -(-len(photos.training) // MAPPED_PHOTOS)]
+            network = behind_map(network, *map_between(extractor, old, [read_photo(files[name]) for name in names]))
+        start_state = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        teacher_state = None if teacher is None else _fitting_network(teacher, options, extractor, pairs).state_dict()
+        return cls(options, run.device, extractor, origins, photos, data, pairs, network, start_state, teacher_state)
 
-    def _network(self, state: Mapping[str, Tensor]) -> LightGlue:
-        """One with these weights, for SuperPoint's descriptors; ALIKED's behind the map to its descriptors.
-
-        Raises: ValueError where they are for other descriptors.
-        """
-        settings, options = settings_from_state_dict(state), self.options
-        if settings.input_dim == DESCRIPTOR_SIZE:
-            if options.to_teacher is not None and options.teacher_share == 0:
-                raise ValueError(
-                    f"training.to_teacher has no part in this training: training.start={options.start} is for SuperPoint and "
-                    "training.teacher_share 0. Give training.to_teacher=null, or a share"
-                )
-            return load_lightglue(state, settings)
-        if options.to_teacher is None:
-            raise ValueError(
-                f"training.start={options.start} takes {settings.input_dim}-d descriptors, SuperPoint's are {DESCRIPTOR_SIZE}-d: "
-                "give training.to_teacher, the map between them, or weights of a LightGlue for SuperPoint"
-            )
-        linear, _ = load_weights(options.to_teacher)
-        weight, bias = linear["weight"].float(), linear["bias"].float()
-        seen = (self.extractor(pair.images[0]).descriptors for pair in self.validation_pairs)
-        descriptors = torch.cat([torch.from_numpy(each).float() for each in seen])
-        return warm_start(state, weight, bias, prediction_scale(descriptors, weight, bias))
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides the result, except the number of steps."""
+        return training_settings(self.options, self.photos, self.origins)
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        options, network = self.options, cast(LightGlue, self.module)
+        """The loss to minimise and the figures of the curves, for an item of `data` on the device."""
+        options, network = self.options, self.module
         generator = seeded_generator(self.device, options.seed, step)
         scenes = make_scenes(item, options.scenes, generator)
         number = options.num_keypoints[step % len(options.num_keypoints)]
@@ -181,18 +186,18 @@ class LightGlueTask:
         descriptors = mix_descriptors(descriptors, options.foreign_descriptors, generator)
         labels = label_keypoints(*scenes.find(keypoints, scales), options.losses.match_px, options.losses.no_match_px)
         sizes = keypoints.new_tensor([options.scenes.size]).expand(options.scenes.pairs, 2)
-        dtype = network_dtype(options.precision, self.device)
-        dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # gradients do not underflow there
+        dtype = training_dtype(options.precision, self.device)
         with torch.autocast(torch.device(self.device).type, dtype, enabled=dtype != torch.float32):
             output = network(*keypoints.chunk(2), *descriptors.chunk(2), sizes, sizes)
         return matching_losses(network, output, *labels, options.losses)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
+        """Figures of a state of `module` on the photos that are held out."""
         settings = cast(LightGlue, module).settings
         network = self._blended(module)
         options = LightGlueOptions(
             name="lightglue",
-            head="superpoint-open",
+            trained_for="superpoint-open",
             weights=None,
             depth_confidence=settings.depth_confidence,
             width_confidence=settings.width_confidence,
@@ -205,28 +210,52 @@ class LightGlueTask:
         return validate(cast(Extractor, self.extractor), matcher, self.validation_pairs)
 
     def export(self, module: nn.Module, path: Path, steps: int, history: History) -> None:
-        """Half precision, under LightGlue's published keys, and in the file's metadata where the weights come from."""
+        """Writes half-precision weights under LightGlue's published keys. The metadata records where they come from."""
+        num_features = len(self.extractor.weights)
         metadata = {
             "network": "LightGlue",
-            "features": ", ".join(f"{weights.name} {weights.sha256}" for weights in self.extractor.weights),
-            "start": ", ".join(f"{weights.name} {weights.sha256}" for weights in self.origins[len(self.extractor.weights) :]),
-            "start_record": json.dumps(self.start_weights.metadata, sort_keys=True),
-            "licence": self.options.licence,
-            "recipe": json.dumps(recipe(self.options), sort_keys=True),
-            "training_photos": f"{self.num_photos}, sha256 {self.data_sha256}",
-            "steps": str(steps),
-            "version": __version__,
-            "commit": self.options.commit or "unknown",
-            "validation": json.dumps(history.last("validation"), sort_keys=True),
+            "features": ", ".join(f"{weights.name} {weights.sha256}" for weights in self.origins[:num_features]),
+            "start": ", ".join(f"{weights.name} {weights.sha256}" for weights in self.origins[num_features:]),
+            "start_record": json.dumps(self.origins[num_features].metadata, sort_keys=True),
+            **common_metadata(self.options, self.photos, steps, history),
         }
         save_weights(self._blended(module), path, metadata)
 
     def _blended(self, module: nn.Module) -> LightGlue:
-        """The network that is exported, see `start_share` and `teacher_share`; on the CPU."""
+        """The network to export, on the CPU: blended by `start_share` and `teacher_share`."""
         state = blend(module.state_dict(), self.start_state, self.options.start_share)
         if self.teacher_state is not None:
             state = blend(state, self.teacher_state, self.options.teacher_share)
         return load_lightglue(state, cast(LightGlue, module).settings)
+
+
+def _fitting_network(
+    state: Mapping[str, Tensor], options: LightGlueTraining, extractor: SuperPointExtractor, pairs: Sequence[ViewPair]
+) -> LightGlue:
+    """The network with these weights, for SuperPoint's descriptors. Weights for ALIKED's are put behind the map `to_teacher`.
+
+    The scale of the map comes from the descriptors of the validation views `pairs`.
+
+    Raises: ValueError if the weights are for other descriptors, or if the map is given but has no use.
+    """
+    settings = settings_from_state_dict(state)
+    if settings.input_dim == DESCRIPTOR_SIZE:
+        if options.to_teacher is not None and options.teacher_share == 0:
+            raise ValueError(
+                f"training.to_teacher is not used by this training: training.start={options.start} is for SuperPoint and "
+                "training.teacher_share is 0. Give training.to_teacher=null, or a share above 0"
+            )
+        return load_lightglue(state, settings)
+    if options.to_teacher is None:
+        raise ValueError(
+            f"training.start={options.start} takes {settings.input_dim}-d descriptors, SuperPoint's are {DESCRIPTOR_SIZE}-d: "
+            "give training.to_teacher, the map between them, or weights of a LightGlue for SuperPoint"
+        )
+    linear, _ = load_weights(options.to_teacher)
+    weight, bias = linear["weight"].float(), linear["bias"].float()
+    seen = (extractor(pair.images[0]).descriptors for pair in pairs)
+    descriptors = torch.cat([torch.from_numpy(each).float() for each in seen])
+    return warm_start(state, weight, bias, prediction_scale(descriptors, weight, bias))
 
 
 @torch.no_grad()
@@ -235,9 +264,9 @@ def detect_many(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keypoints (b, number, 2) px, descriptors (b, number, 256) and scales (b, number) of views (b, 1, h, w).
 
-    They are the strongest of each octave, and where there are fewer, random pixels: LightGlue is to leave out keypoints that
-    nothing distinguishes. Each octave is without a share of its keypoints, drawn up to `lost`. The scale is the size of a pixel
-    of its octave, px of the view.
+    They are the strongest keypoints of each octave. If there are too few, random pixels are added: LightGlue must learn to leave
+    out indistinct keypoints. Each octave of a view loses a share of its keypoints, drawn between 0 and `lost`. The scale is the
+    size of a pixel of the keypoint's octave, px of the view.
     """
     options = extractor.options
     keypoints, descriptors, scales = [], [], []
@@ -258,8 +287,10 @@ def detect_many(
 
 
 def mix_descriptors(descriptors: Tensor, most: float, generator: Generator) -> Tensor:
-    """Descriptors (b, n, d) of unit length, to each added that of a random keypoint of the batch, by a weight for each view of up
-    to `most`."""
+    """Descriptors (b, n, d) of unit length, each mixed with the descriptor of a random keypoint of the batch.
+
+    The weight of the other descriptor is drawn for each view, between 0 and `most`.
+    """
     if most <= 0:
         return descriptors
     weight = most * torch.rand((len(descriptors), 1, 1), generator=generator, device=descriptors.device)
@@ -270,10 +301,10 @@ def mix_descriptors(descriptors: Tensor, most: float, generator: Generator) -> T
 
 @torch.no_grad()
 def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Weight (256, 256) and bias (256,) that predict the descriptors of one SuperPoint from those of another, by least squares.
+    """Weight (256, 256) and bias (256,) that predict the descriptors of `old` from the descriptors of `new`, by least squares.
 
-    Their points are the keypoints that `new` finds in grey photos, uint8 (h, w), at their full size alone: there `old` describes
-    them too. Predictions have a length of 1 in the mean.
+    Both describe the keypoints that `new` finds in the grey photos, uint8 (h, w), at full size only. The mean length of the
+    predictions is 1.
     """
     known, wanted = [], []
     new = SuperPointExtractor(replace(new.options, small_share=0.0, enlarge_max=1.0), new.network, new.device, *new.weights)

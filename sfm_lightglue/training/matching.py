@@ -1,6 +1,6 @@
-"""What LightGlue learns: from true positions to labels of keypoints, and from its states to losses.
+"""LightGlue's labels and losses: true positions become labels of keypoints, and the network's states become losses.
 
-Shapes: b pairs, m keypoints in image 0, n in image 1, d the size of a state.
+Shapes: b pairs, m keypoints in image 0, n keypoints in image 1, states of size d.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
 UNMATCHABLE, IGNORED = -1, -2
 
 OCTAVE_PX = 2.0
-"""So much further from its true position a keypoint may be that is of the right scale, than one of twice that scale."""
+"""Cost of a scale that is wrong by a factor of 2, in px of distance from the true position."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class MatchingLossOptions:
     """Options; the values stand in configs/training."""
 
     match_px: float
-    """Keypoints are a match that lie nearer to each other's true position than this, and nearer than all others."""
+    """Maximum distance of a match: each keypoint is nearer than this to the true position of the other one, and no other keypoint
+    is nearer."""
     no_match_px: float
-    """A keypoint has no match where all others are further from its true position; what lies between counts as neither."""
+    """Minimum distance of all other keypoints from the true position of an unmatchable keypoint. Distances between `match_px`
+    and this are ignored."""
     confidence: float
-    """Weight of the loss of the confidence heads, which has no effect on the matches."""
+    """Weight of the loss of the confidence heads. It does not change the matches."""
 
     def __post_init__(self) -> None:
         if not 0 < self.match_px <= self.no_match_px:
@@ -43,7 +45,7 @@ class MatchingLossOptions:
 
 @dataclass(frozen=True)
 class TruePositions:
-    """Where the keypoints of an image are in its partner."""
+    """Positions of the keypoints of an image in the partner image."""
 
     keypoints: Tensor
     """(b, m, 2), px of the image."""
@@ -52,21 +54,23 @@ class TruePositions:
     visible: Tensor
     """bool (b, m): the partner shows that point."""
     known: Tensor
-    """bool (b, m): whether all this is known; else the keypoint is ignored."""
+    """bool (b, m): True if the fields above are known. Other keypoints are ignored."""
     scales: Tensor
-    """(b, m): how large the keypoints are, px of the image."""
+    """(b, m): sizes of the keypoints, px of the image."""
     mapped_scales: Tensor
-    """(b, m): how large the partner shows them, px of the partner."""
+    """(b, m): sizes of the keypoints in the partner, px of the partner."""
 
 
 def label_keypoints(truth0: TruePositions, truth1: TruePositions, match_px: float, no_match_px: float) -> tuple[Tensor, Tensor]:
-    """int64 (b, m) and (b, n): the partner of each keypoint, UNMATCHABLE or IGNORED.
+    """int64 (b, m) and (b, n): the index of each keypoint's partner, or UNMATCHABLE, or IGNORED.
 
-    A match is the best for both by the larger of its two errors: each keypoint must lie near the true position of the other, so
-    that a large keypoint distance in the image seen from near by is not forgiven for a small one in the other. Of keypoints at
-    one place, found in several sizes of the image, that of the same scale is the best: OCTAVE_PX are added for each factor of 2.
-    A keypoint without a match is UNMATCHABLE where its point is hidden, or further than `no_match_px` from all keypoints of the
-    partner. Of several keypoints at one place one can match, or one of each scale, the others are IGNORED.
+    The error of a pair of keypoints is the larger of its two distances: each keypoint must lie near the true position of the
+    other. The smaller distance would forgive a large error in the image that was taken from nearer. A match has the smallest
+    error for both of its keypoints. If the image has several keypoints at one place, found at several sizes of the image, the
+    one of the same scale wins, because OCTAVE_PX are added for each factor of 2.
+
+    A keypoint without a match is UNMATCHABLE if its point is hidden, or if all keypoints of the partner are further than
+    `no_match_px`. Of several keypoints at one place only one can match, or one for each scale; the others are IGNORED.
     """
     visible = truth0.visible & truth0.known, truth1.visible & truth1.known
     error0 = _distances(truth0.positions, truth1.keypoints).masked_fill(~visible[0][:, :, None], torch.inf)  # b m n
@@ -78,7 +82,7 @@ def label_keypoints(truth0: TruePositions, truth1: TruePositions, match_px: floa
     rows, columns = (torch.arange(length, device=error.device) for length in error.shape[1:])
     is_match0 = (best1.indices.gather(1, best0.indices) == rows) & best0.values.isfinite()
     is_match1 = (best0.indices.gather(1, best1.indices) == columns) & best1.values.isfinite()
-    alone0, alone1 = error0.amin(dim=2) > no_match_px, error1.amin(dim=1) > no_match_px  # also what is not visible
+    alone0, alone1 = error0.amin(dim=2) > no_match_px, error1.amin(dim=1) > no_match_px  # includes hidden points
     return (
         best0.indices.where(is_match0, torch.where(alone0 & truth0.known, UNMATCHABLE, IGNORED)),
         best1.indices.where(is_match1, torch.where(alone1 & truth1.known, UNMATCHABLE, IGNORED)),
@@ -86,7 +90,7 @@ def label_keypoints(truth0: TruePositions, truth1: TruePositions, match_px: floa
 
 
 def _distances(points0: Tensor, points1: Tensor) -> Tensor:
-    """(b, m, n); by a matrix product, as torch does for many points, they would be some tenths of a pixel off."""
+    """(b, m, n). For many points torch would use a matrix product, which is wrong by some tenths of a pixel."""
     return torch.cdist(points0, points1, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -95,9 +99,9 @@ def matching_losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise and the figures of the curves (section 3.4, eq. 11, after every layer).
 
-    Negative log-likelihood of the matches and, half as much each, of the unmatchable keypoints of both images; means over the
-    keypoints of a pair, then over the pairs, then over the layers. The heads of confidence learn beside it whether a keypoint
-    will keep its prediction until the last layer (section 3.3); no gradient goes from them to the states.
+    The loss is the negative log-likelihood of the matches, plus half the one of the unmatchable keypoints of each image. It is
+    the mean over the keypoints of a pair, then over the pairs, then over the layers. The confidence heads also learn whether a
+    keypoint will keep its prediction until the last layer (section 3.3). Their gradient does not reach the states.
     """
     losses, predictions = [], []
     for i in range(network.settings.num_layers):
@@ -110,7 +114,10 @@ def matching_losses(
 
 
 def negative_log_likelihood(log_assignment: Tensor, labels0: Tensor, labels1: Tensor) -> Tensor:
-    """Of labels (b, m), (b, n) under a log assignment (b, m + 1, n + 1); pairs without matches have their other part only."""
+    """Negative log-likelihood of labels (b, m), (b, n) under a log assignment (b, m + 1, n + 1).
+
+    For a pair without matches, only the part of the unmatchable keypoints counts.
+    """
     own = log_assignment[:, :-1].gather(2, labels0.clamp(min=0)[:, :, None])[:, :, 0]
     matched = _mean(own, labels0 >= 0)
     without0 = _mean(log_assignment[:, :-1, -1], labels0 == UNMATCHABLE)
@@ -120,7 +127,7 @@ def negative_log_likelihood(log_assignment: Tensor, labels0: Tensor, labels1: Te
 
 @torch.no_grad()
 def predict(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """int64 (b, m) and (b, n): the partner that each keypoint is matched with, -1 for none."""
+    """int64 (b, m) and (b, n): the index of the keypoint that each keypoint is matched with, or -1."""
     scores = log_assignment[:, :-1, :-1]
     best0, best1 = scores.max(dim=2), scores.max(dim=1)
     rows, columns = (torch.arange(length, device=scores.device) for length in scores.shape[1:])
@@ -130,14 +137,14 @@ def predict(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def _log_assignment(network: LightGlue, output: LightGlueOutput, i: int) -> Tensor:
-    """(b, m + 1, n + 1) after layer i, in float32 also under autocast: similarities are in the hundreds."""
+    """(b, m + 1, n + 1) after layer i, in float32 even under autocast, because similarities are in the hundreds."""
     x0, x1 = output.descriptors0[i], output.descriptors1[i]
     with torch.autocast(x0.device.type, enabled=False):
         return cast(MatchAssignment, network.log_assignment[i])(x0.float(), x1.float())
 
 
 def _confidence_loss(network: LightGlue, output: LightGlueOutput, predictions: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Binary cross-entropy, the mean over the layers but the last."""
+    """Binary cross-entropy, averaged over all layers except the last."""
     losses = []
     for i, head in enumerate(network.token_confidence):
         for side, states in enumerate((output.descriptors0, output.descriptors1)):
@@ -149,7 +156,7 @@ def _confidence_loss(network: LightGlue, output: LightGlueOutput, predictions: S
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Of matches predicted (b, m) for keypoints with these labels, all pairs together."""
+    """Recall and precision of predicted matches (b, m), and the share of keypoints with a match, over all pairs together."""
     correct = ((predicted == labels) & (labels >= 0)).sum()
     claimed = ((predicted >= 0) & (labels != IGNORED)).sum()
     return {
@@ -160,21 +167,23 @@ def _accuracy(predicted: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """(b,): means of values (b, m) over what is counted, 0 where nothing is."""
+    """(b,): means of values (b, m) over the counted elements; 0 if none is counted."""
     return torch.where(counted, values, 0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
 def prediction_scale(descriptors: Tensor, weight: Tensor, bias: Tensor) -> float:
-    """What brings the mean length of the predictions from descriptors (n, 256) to 1, see `warm_start`."""
+    """Factor that brings the mean length of the map's predictions from descriptors (n, 256) to 1, for `warm_start`."""
     return 1 / F.linear(descriptors.to(weight), weight, bias).norm(dim=1).mean().item()
 
 
 def warm_start(teacher: Mapping[str, Tensor], weight: Tensor, bias: Tensor, scale: float) -> LightGlue:
-    """ALIKED's LightGlue for other descriptors, from its weights and the linear map of those descriptors to ALIKED's.
+    """ALIKED's LightGlue for other descriptors, from its weights and a linear map of those descriptors to ALIKED's.
 
-    The map's weight (128, 256) and bias (128,) predict the direction of ALIKED's descriptors, times `scale` about their length,
-    1 (see `prediction_scale`): its product with the input projection is an input projection for the other descriptors.
-    Raises: ValueError where the map has another shape.
+    The weight (128, 256) and the bias (128,) of the map predict the direction of ALIKED's descriptors. Multiplied by `scale`
+    (see `prediction_scale`) the predictions have about the right length, 1. The product of the map and the input projection is
+    an input projection for the other descriptors.
+
+    Raises: ValueError if the map has another shape.
     """
     sizes = HEADS["aliked"].input_dim, HEADS["superpoint-open"].input_dim
     if weight.shape != sizes or bias.shape != sizes[:1]:
@@ -188,9 +197,9 @@ def warm_start(teacher: Mapping[str, Tensor], weight: Tensor, bias: Tensor, scal
 
 
 def behind_map(network: LightGlue, weight: Tensor, bias: Tensor) -> LightGlue:
-    """The network for descriptors x (d,), where it was for the descriptors `weight` x + `bias`; weight (its input size, d)."""
+    """A network for descriptors x (d,) from one for the descriptors `weight` x + `bias`. The weight is (its input size, d)."""
     state = network.state_dict()
-    if not isinstance(network.input_proj, torch.nn.Linear):  # it takes descriptors as they are
+    if not isinstance(network.input_proj, torch.nn.Linear):  # the network has no input projection
         state |= {"input_proj.weight": torch.eye(len(weight)), "input_proj.bias": torch.zeros(len(weight))}
     state["input_proj.bias"] = state["input_proj.weight"] @ bias + state["input_proj.bias"]
     state["input_proj.weight"] = state["input_proj.weight"] @ weight

@@ -1,9 +1,9 @@
-"""Muon: momentum whose updates are made orthogonal.
+"""Muon: an optimizer with momentum and orthogonalised updates.
 
 Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
 
-Here for convolutions inside a network, whose kernels count as matrices (channels out, channels in * 9); torch's own Muon (from
-2.9) takes matrices only.
+Here it trains the convolutions inside a network. Their kernels are treated as matrices (channels out, channels in * 9). torch's
+own Muon (from 2.9) accepts matrices only.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of the polynomial whose iteration drives all singular values towards 1 (0.7 to 1.2 after five), from the source.
+# Coefficients, from the source, of a polynomial. Iterating it drives all singular values towards 1 (0.7 to 1.2 after five).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; a step changes a kernel by about `lr` in every direction."""
+    """Nesterov momentum with orthogonalised updates. A step changes a kernel by about `lr` in every direction."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, *, momentum: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step. `closure` is ignored."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -41,7 +42,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix (m, n) with the same singular vectors and singular values of about 1."""
+    """A matrix (m, n) with the same singular vectors as `matrix`, and singular values of about 1."""
     a, b, c = _COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
     if is_tall := x.shape[0] > x.shape[1]:

@@ -1,6 +1,6 @@
-"""Random changes of how photos look: light, exposure, contrast, gamma, shadows, blur, noise, JPEG.
+"""Random photometric changes of photos: light, exposure, contrast, gamma, shadows, blur, noise and JPEG.
 
-All at once for a batch, on the device where it is.
+They are computed for a whole batch at once, on the device of the batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-# Quantisation of luminance, ITU-T T.81, table K.1, as every encoder scales it by its quality.
+# Quantisation of luminance, ITU-T T.81, table K.1. Every encoder scales this table by its quality.
 _LUMINANCE = (
     *(16, 11, 10, 16, 24, 40, 51, 61),
     *(12, 12, 14, 19, 26, 58, 60, 55),
@@ -29,30 +29,30 @@ _BEST_QUALITY = 95
 
 @dataclass(frozen=True)
 class PhotometricRange:
-    """What is drawn from; the values stand in configs/training. All act on grey values in 0..1."""
+    """Ranges of random photometric changes; the values stand in configs/training. All act on grey values in 0..1."""
 
     contrast: float
-    """The contrast is multiplied by at most this or divided by it."""
+    """Maximum factor by which the contrast is multiplied or divided."""
     brightness: float
-    """Added or taken away at most."""
+    """Maximum value that is added or subtracted."""
     gamma: float
-    """The largest exponent; its inverse is the smallest."""
+    """Maximum exponent; its inverse is the minimum."""
     shadow: float
-    """How much darker the dark side of a shadow's edge is at most, 0..1."""
+    """Maximum darkening on the dark side of a shadow's edge, 0..1."""
     lighting: float
     """Standard deviation of the logarithm of a light that varies slowly over the view."""
     blur: float
-    """Largest standard deviation of Gaussian blur, px; motion blurs over at most four times that."""
+    """Maximum standard deviation of Gaussian blur, px. Motion blur is at most four times as long."""
     noise: float
-    """Largest standard deviation."""
+    """Maximum standard deviation."""
     jpeg_quality: int
-    """The lowest."""
+    """Minimum quality."""
 
 
 def change_photos(views: Tensor, generator: Generator, ranges: PhotometricRange) -> Tensor:
-    """Changed copies of grey views (b, 1, h, w) in 0..1. Each kind of change befalls a part of the views only.
+    """Changed copies of grey views (b, 1, h, w) in 0..1. Each kind of change is applied to a random part of the views.
 
-    `generator` is of the device of the views.
+    `generator` is on the device of the views.
     """
     draw = _Draws(len(views), generator)
     x = views
@@ -80,6 +80,7 @@ class _Draws:
         self.number, self.generator, self.device = number, generator, generator.device
 
     def uniform(self, low: float, high: float) -> Tensor:
+        """Uniform in `low` to `high`."""
         return torch.rand(self.number, 1, 1, 1, generator=self.generator, device=self.device) * (high - low) + low
 
     def chosen(self, share: float) -> Tensor:
@@ -88,7 +89,7 @@ class _Draws:
 
 
 def _shadows(x: Tensor, draw: _Draws, strength: float) -> Tensor:
-    """(b, 1, h, w) factors: darker on one side of a line, sharply or over a long way."""
+    """(b, 1, h, w) factors: darker on one side of a line, with a sharp or a soft edge."""
     height, width = x.shape[2:]
     angle, edge = draw.uniform(0, 2 * math.pi), draw.uniform(math.log(2), math.log(width)).exp()
     rows = torch.arange(height, device=x.device)[:, None] - draw.uniform(0, height)
@@ -111,7 +112,7 @@ def _gaussians(draw: _Draws, largest: float) -> Tensor:
 
 
 def _motions(draw: _Draws, longest: float) -> Tensor:
-    """(b, 1, k, k) kernels of sum 1: means along short lines."""
+    """(b, 1, k, k) kernels of sum 1 that average along short lines."""
     length, angle = draw.uniform(2, max(2.0, longest)), draw.uniform(0, math.pi)
     reach = math.ceil(max(2.0, longest) / 2)
     steps = torch.arange(-reach, reach + 1, device=draw.device)
@@ -122,13 +123,13 @@ def _motions(draw: _Draws, longest: float) -> Tensor:
 
 
 def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
-    """Each view (b, 1, h, w) with its own kernel (b, 1, k, k)."""
+    """Convolves each view (b, 1, h, w) with its own kernel (b, 1, k, k)."""
     padded = F.pad(x, (kernels.shape[-1] // 2,) * 4, mode="replicate")
     return F.conv2d(padded.transpose(0, 1), kernels, groups=len(x)).transpose(0, 1)
 
 
 def _jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """What baseline JPEG of these qualities (b, 1, 1, 1), 50 as in the standard's tables, leaves of grey views (b, 1, h, w)."""
+    """Grey views (b, 1, h, w) after baseline JPEG of these qualities (b, 1, 1, 1). Quality 50 uses the standard's tables."""
     height, width = x.shape[2:]
     scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
     table = torch.tensor(_LUMINANCE, device=x.device).view(_BLOCK, _BLOCK)
@@ -143,7 +144,7 @@ def _jpeg(x: Tensor, quality: Tensor) -> Tensor:
 
 
 def _cosines(device: torch.device) -> Tensor:
-    """(8, 8): the orthonormal cosine transform, a frequency a row."""
+    """(8, 8): the orthonormal cosine transform, one frequency per row."""
     position = torch.arange(_BLOCK, device=device)
     rows = (math.pi / _BLOCK * (position + 0.5) * position[:, None]).cos() * math.sqrt(2 / _BLOCK)
     rows[0] /= math.sqrt(2)

@@ -1,11 +1,10 @@
-"""The photos that networks are trained on: grey, of one size, decoded once."""
+"""Training photos: decoded once, converted to grey and resized to one size."""
 
 from __future__ import annotations
 
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -18,6 +17,7 @@ import torch
 
 from sfm_lightglue.download import sha256_once
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.files import written_whole
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest, to_grey
 from sfm_lightglue.settings import fingerprint
 
@@ -27,7 +27,10 @@ Job = TypeVar("Job")
 
 
 def prepare_photos(images: Path, names: Sequence[str], folder: Path, size: int, processes: int) -> dict[str, Path]:
-    """The files with the photos that can be read, their longest side at most `size` px; those in `folder` are not made again."""
+    """The files with all readable photos, resized so that the longest side is at most `size` px.
+
+    Files that are already in `folder` are not made again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{fingerprint([size, name, sha256_once(images / name)])[:24]}.npy" for name in names}
     missing = [name for name in names if not paths[name].is_file()]
@@ -36,12 +39,12 @@ def prepare_photos(images: Path, names: Sequence[str], folder: Path, size: int, 
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """uint8 (h, w)."""
+    """The grey photo in a file of `prepare_photos`, uint8 (h, w)."""
     return np.load(path, allow_pickle=False)
 
 
 def stack_photos(photos: Sequence[np.ndarray], side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 (n, 1, side, side), each photo in the upper left corner, and their (width, height), int64 (n, 2)."""
+    """The photos uint8 (n, 1, side, side), each in the upper left corner, and their (width, height), int64 (n, 2)."""
     stacked = np.zeros((len(photos), 1, side, side), np.uint8)
     for place, photo in zip(stacked[:, 0], photos, strict=True):
         place[: photo.shape[0], : photo.shape[1]] = photo
@@ -49,18 +52,22 @@ def stack_photos(photos: Sequence[np.ndarray], side: int) -> tuple[torch.Tensor,
 
 
 def write_index(path: Path, files: Sequence[Sequence[Path]]) -> Path:
-    """Writes which files belong to each photo. Processes that make batches are given its path: to send them the list itself would
-    take as long as they need to start, one after the other."""
+    """Writes the list of files of each photo to `path` and returns the path.
+
+    The processes that make batches get this path. Sending them the list itself, one after the other, takes as long as starting
+    them.
+    """
     path.write_text(json.dumps([[str(file.absolute()) for file in row] for row in files]))
     return path
 
 
 def read_index(path: Path) -> list[list[Path]]:
+    """The files of each photo, as `write_index` wrote them."""
     return [[Path(file) for file in row] for row in json.loads(path.read_text())]
 
 
 def row_of(num_rows: int, place: int, seed: int) -> int:
-    """The row of the index at this place of an endless sequence: all come once in each epoch, in a new random order."""
+    """Row of the index at a place of an endless sequence. Each epoch has all rows once, in a new random order."""
     epoch, position = divmod(place, num_rows)
     return int(_order(num_rows, seed, epoch)[position])
 
@@ -71,7 +78,10 @@ def _order(number: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def in_processes(function: Callable[[Job], str | None], jobs: Sequence[Job], name: str, processes: int) -> None:
-    """Does the jobs, one thread each; what the function returns, if anything, is logged as a warning."""
+    """Calls the function for each job, in processes of one thread each. A returned text is logged as a warning.
+
+    With 1 process or 1 job the calls run in this process. `name` is the label of the progress bar.
+    """
     processes = min(processes, len(jobs))
     if processes <= 1:
         _finish(map(function, jobs), len(jobs), name)
@@ -81,15 +91,14 @@ def in_processes(function: Callable[[Job], str | None], jobs: Sequence[Job], nam
 
 
 def _prepare_one(images: Path, size: int, job: tuple[str, Path]) -> str | None:
-    """Writes one photo; returns why there is none, if so."""
+    """Writes one photo. Returns a message if it cannot be read."""
     name, path = job
     try:
         pixels = resize_longest(load_image(images, name).pixels, size)
     except UnreadableImage as error:
         return f"{name} is left out: {error}"
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part.npy")  # processes of a run that was killed may be at work still
-    np.save(part, np.rint(to_grey(pixels) * 255).astype(np.uint8))
-    part.replace(path)
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, np.rint(to_grey(pixels) * 255).astype(np.uint8))
     return None
 
 

@@ -1,7 +1,7 @@
-"""Training examples of LightGlue: two views of planes in space, with photos on them, and where each point of one is in the other.
+"""Training examples of LightGlue: two views of photos on planes in space, and the true position of each point in the other view.
 
-Homographies of one photo (the first training of arXiv 2306.13643) know neither parallax nor occlusion. Here a scene has a
-background and some pieces of other photos before it, each on a plane of its own, seen by a camera that moves and turns.
+Homographies of one photo (the first training of arXiv 2306.13643) have neither parallax nor occlusion. Here a scene has a
+background and some pieces of other photos before it. Each piece lies on its own plane, and the camera moves and turns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 from sfm_lightglue.training.photos import read_index, read_photo, row_of, stack_photos
 
 NUM_WAVES = 4
-"""Of the outline of a piece: its radius as a function of the direction."""
+"""Number of waves in the outline of a piece, which is a radius as a function of the direction."""
 
 
 @dataclass(frozen=True)
@@ -33,43 +33,45 @@ class SceneOptions:
     """Options; the values stand in configs/training."""
 
     width: int
-    """Of a view, px, a multiple of 8."""
+    """Width of a view, px, a multiple of 8."""
     height: int
     pairs: int
-    """In a batch."""
+    """Number of pairs in a batch."""
     unrelated: int
-    """Pairs of a batch, 0 or at least 2, whose two views show different scenes."""
+    """Number of pairs in a batch, 0 or at least 2, that show different scenes in their two views."""
     pieces: int
-    """Before the background, at most."""
+    """Maximum number of pieces before the background."""
     turn_deg: float
-    """Standard deviation of the camera's turns to the side, and up or down."""
+    """Standard deviation of the camera's rotations to the side, and up or down."""
     movement: float
-    """Of the camera at most, relative to the distance of the background."""
+    """Maximum movement of the camera, relative to the distance of the background."""
     tilt_deg: float
-    """Of a plane against the image plane at most."""
+    """Maximum angle between a plane and the image plane."""
     homographies: HomographyRange
-    """Where photos are in the first view, and how the second one is turned and magnified in its plane."""
+    """Ranges for the position of photos in the first view, and for the rotation and magnification of the second view in its
+    plane."""
     photometric: PhotometricRange
 
     def __post_init__(self) -> None:
         if self.width % CELL or self.height % CELL:
-            raise ValueError(f"training.scenes must be multiples of {CELL} px wide and high, found {self.width} x {self.height}")
+            raise ValueError(f"training.scenes needs sides that are multiples of {CELL} px, found {self.width} x {self.height}")
         if not (self.unrelated == 0 or 2 <= self.unrelated <= self.pairs):
             raise ValueError(f"training.scenes.unrelated must be 0 or 2 to {self.pairs}, found {self.unrelated}")
 
     @property
     def size(self) -> tuple[int, int]:
+        """(width, height) of a view, px."""
         return self.width, self.height
 
 
 class Scenes(Dataset[dict[str, Tensor]]):
-    """Item `step` is what the batch of that step is made from; l = 1 + pieces layers, the background first.
+    """Item `step` holds what the batch of that step is made from. There are l = 1 + pieces layers, the background first.
 
     photos        uint8 (l, pairs, 1, side, side): photos in the upper left corner
     sizes         int64 (l, pairs, 2): their (width, height)
     homographies  float64 (l, 2, pairs, 3, 3): from a photo to the two views
-    outlines      float32 (l, pairs, 3 + 2 * NUM_WAVES): of pieces, px of the photo: centre, radius (0: no such piece), then
-                  how much waves lengthen the radius, and their phases
+    outlines      float32 (l, pairs, 3 + 2 * NUM_WAVES): outlines of pieces, px of the photo: the centre (2 values), the radius (0
+                  for a missing piece), the relative heights of the waves of the radius, and their phases
     """
 
     def __init__(self, index: Path, photo_size: int, options: SceneOptions, seed: int) -> None:
@@ -77,7 +79,7 @@ class Scenes(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def files(self) -> list[list[Path]]:
-        """One photo a row; read by each process that makes batches."""
+        """Each row holds the file of one photo. Each process that makes batches reads the index."""
         return read_index(self.index)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
@@ -97,16 +99,17 @@ class Scenes(Dataset[dict[str, Tensor]]):
 
 
 def random_planes(rng: np.random.Generator, sizes: np.ndarray, options: SceneOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Homographies float64 (l, 2, 3, 3) and outlines (l, 3 + 2 * NUM_WAVES) of a scene of photos of `sizes` (l, 2).
+    """Homographies float64 (l, 2, 3, 3) and outlines (l, 3 + 2 * NUM_WAVES) of a random scene of photos of `sizes` (l, 2).
 
-    The first camera looks along z, the background is at depth 1 there. x1 ~ K (R + t n^T / d) K^-1 x0 for the plane n^T X = d.
+    The first camera looks along z, and the background has depth 1 on its axis. For the plane n^T X = d,
+    x1 ~ K (R + t n^T / d) K^-1 x0.
     """
     width, height = options.size
     focal = width * rng.uniform(0.8, 1.6)
     intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     rotation, translation = _random_motion(rng, options)
     in_plane = random_homography(rng, options.size, options.size, replace(options.homographies, perspective=0.0))
-    depths = np.append(1.0, np.sort(rng.uniform(0.4, 0.9, len(sizes) - 1))[::-1])  # nearer pieces hide those behind
+    depths = np.append(1.0, np.sort(rng.uniform(0.4, 0.9, len(sizes) - 1))[::-1])  # nearer pieces hide farther ones
     homographies, outlines = [], []
     for i, (size, depth) in enumerate(zip(sizes, depths, strict=True)):
         first = random_homography(rng, (int(size[0]), int(size[1])), options.size, options.homographies)
@@ -117,15 +120,15 @@ def random_planes(rng: np.random.Generator, sizes: np.ndarray, options: SceneOpt
         homographies.append((first, second))
         outlines.append(_random_outline(rng, first, options) if i else np.zeros(3 + 2 * NUM_WAVES))
     for outline in outlines[1 + rng.integers(0, len(sizes)) :]:
-        outline[2] = 0  # there is no such piece
+        outline[2] = 0  # the scene has fewer pieces
     return np.array(homographies), np.array(outlines)
 
 
 def _random_motion(rng: np.random.Generator, options: SceneOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation (3, 3) and translation (3,) from the first camera to the second; one in four only turns."""
+    """Rotation (3, 3) and translation (3,) from the first camera to the second. One camera in four only turns."""
     direction = rng.standard_normal(3)
     translation = direction / np.linalg.norm(direction) * rng.uniform(0, options.movement) * (rng.random() > 0.25)
-    # It turns back, more or less, towards what it saw before.
+    # The camera turns back, more or less, towards what it saw before.
     back = -np.arctan2(translation[:2], 1 + translation[2]) * rng.uniform(0, 1.2)
     yaw, pitch = back + np.deg2rad(rng.normal(0, options.turn_deg, 2))
     around_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
@@ -134,7 +137,7 @@ def _random_motion(rng: np.random.Generator, options: SceneOptions) -> tuple[np.
 
 
 def _random_outline(rng: np.random.Generator, homography: np.ndarray, options: SceneOptions) -> np.ndarray:
-    """(3 + 2 * NUM_WAVES,) of a piece somewhere in the first view: see `Scenes`."""
+    """(3 + 2 * NUM_WAVES,): a random outline, as in `Scenes`, of a piece somewhere in the first view."""
     centre = rng.uniform(0, options.size)
     radius = rng.uniform(0.1, 0.35) * options.height
     x, along = warp_points(np.linalg.inv(homography), centre + np.array([[0, 0], [1, 0]]))
@@ -144,26 +147,25 @@ def _random_outline(rng: np.random.Generator, homography: np.ndarray, options: S
 
 @dataclass(frozen=True)
 class SceneViews:
-    """b = 2 * pairs views, first those of all pairs, then their partners."""
+    """b = 2 * pairs views: the first views of all pairs, then their partners."""
 
     views: Tensor
     """float32 (b, 1, h, w) in 0..1."""
     layers: Tensor
-    """int64 (b, h, w): which layer a pixel shows; -1 where it shows no photo."""
+    """int64 (b, h, w): the layer that each pixel shows, or -1 for pixels outside all photos."""
     homographies: Tensor
-    """float64 (b, l, 3, 3): of each layer, from a view to its partner."""
+    """float64 (b, l, 3, 3): homography of each layer, from a view to its partner."""
     related: Tensor
-    """bool (b,)."""
+    """bool (b,): True if both views show the same scene."""
 
     def find(self, keypoints: Tensor, scales: Tensor) -> tuple[TruePositions, TruePositions]:
-        """Where keypoints (b, n, 2) px of the views are in the partners, and how large of scales (b, n) px: of the first views,
-        and of the second ones."""
+        """True positions of keypoints (b, n, 2) px, of scales (b, n) px, in the partners: for the first and the second views."""
         own = self._layers_at(keypoints, self.layers)
         chosen = self.homographies.gather(1, own.clamp(min=0)[:, :, None, None].expand(-1, -1, 3, 3))  # b n 3 3
         ones = torch.cat([keypoints.double(), torch.ones_like(keypoints[..., :1])], dim=2)
         mapped = (chosen @ ones[..., None])[..., 0]
         positions = (mapped[..., :2] / mapped[..., 2:]).float()
-        # The determinant of the Jacobian of a homography is its own divided by the cube of the third coordinate.
+        # The Jacobian of a homography has the homography's determinant, divided by the cube of the third coordinate.
         magnified = scales * (torch.linalg.det(chosen) / mapped[..., 2] ** 3).abs().sqrt().float()
         partners = torch.cat(self.layers.chunk(2)[::-1])
         visible = (own >= 0) & (mapped[..., 2] > 0) & (self._layers_at(positions, partners) == own) & self.related[:, None]
@@ -172,7 +174,7 @@ class SceneViews:
         return first, second
 
     def _layers_at(self, points: Tensor, layers: Tensor) -> Tensor:
-        """int64 (b, n): the layers (b, h, w) at points (b, n, 2); -1 outside."""
+        """int64 (b, n): the values of `layers` (b, h, w) at points (b, n, 2); -1 outside the view."""
         height, width = layers.shape[1:]
         x, y = points.nan_to_num(-1, -1, -1).round().clamp(-1, max(width, height)).long().unbind(2)
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -181,9 +183,9 @@ class SceneViews:
 
 
 def make_scenes(item: Mapping[str, Tensor], options: SceneOptions, generator: Generator) -> SceneViews:
-    """The views, from what `Scenes` gives. All randomness is that of `generator`, which is of the device of the item.
+    """The views of a batch, from an item of `Scenes`. All random numbers come from `generator`, which is on the item's device.
 
-    The last `unrelated` pairs get the second views of one another.
+    The last `unrelated` pairs exchange their second views.
     """
     homographies = item["homographies"].flatten(1, 2)  # l b 3 3
     views = torch.zeros((), device=homographies.device)
@@ -205,7 +207,7 @@ def make_scenes(item: Mapping[str, Tensor], options: SceneOptions, generator: Ge
 
 
 def _pieces(homographies: Tensor, outlines: Tensor, size: tuple[int, int]) -> Tensor:
-    """(b, h, w): how much of each pixel of the views a piece covers."""
+    """(b, h, w): the share of each pixel of a view that its piece covers."""
     pixels = pixel_grid(size, outlines)
     inverse = invert(homographies).float()
     offsets = warp(inverse, pixels.expand(len(outlines), -1, -1)) - outlines[:, None, :2]

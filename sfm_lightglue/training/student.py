@@ -1,9 +1,10 @@
-"""SuperPoint as a student: what it learns from a batch.
+"""SuperPoint as a student of ALIKED: its losses.
 
-Four losses: the keypoints of each cell (DeTone et al., arXiv:1712.07629, section 3.4, here with probabilities as targets), equal
-positions for keypoints seen in two views (as ALIKE's reprojection loss, Zhao et al., arXiv:2112.02906), descriptors that tell a
-point from all others of the batch (InfoNCE, van den Oord et al., arXiv:1807.03748, both ways), and descriptors from which a
-linear map predicts the teacher's.
+- Keypoints: the class of each cell (DeTone et al., arXiv:1712.07629, section 3.4, here with probabilities as targets).
+- Reprojection: a keypoint has the same position in two views (like ALIKE's loss, Zhao et al., arXiv:2112.02906).
+- Contrast: a descriptor distinguishes its point from all others of the batch (InfoNCE, van den Oord et al., arXiv:1807.03748, in
+  both directions).
+- Distillation: a linear map predicts the teacher's descriptors from the student's.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from sfm_lightglue.networks.superpoint import CELL, DESCRIPTOR_SIZE, SuperPoint,
 from sfm_lightglue.training.homographies import invert, warp
 
 NOT_SIMILAR = -1e30
-"""Below all scalar products by far, yet finite: a row without any other point gives no gradient, instead of nan."""
+"""Far below all scalar products, but finite: a row without any other point then has a gradient of 0 instead of nan."""
 RIDGE = 1e-5
-"""The variance that counts little in a linear map of descriptors of unit length: that of an element is about 1 / 256."""
+"""Variance below which a direction hardly counts in a linear map of descriptors. Elements of unit-length descriptors have a
+variance of about 1 / 256."""
 
 
 @dataclass(frozen=True)
@@ -35,39 +37,41 @@ class LossOptions:
     keypoints: float
     """Weight of the loss of the keypoint head."""
     location: float
-    """Weight of its part that says where in a cell a keypoint lies, per keypoint instead of per cell."""
+    """Weight of the loss of a keypoint's pixel within its cell. It is a mean over keypoints instead of cells."""
     reprojection: float
-    """Weight of the distance in px between keypoints of two views that are one. While it finds few, this only disturbs."""
+    """Weight of the distance, px, between a keypoint's positions in two views. It only disturbs a network that finds few
+    keypoints yet."""
     contrast: float
     """Weight of InfoNCE."""
     taught_contrast: float
-    """Weight of the same for natural pairs, with the teacher's answer in the place of the right one: how similar each point is to
-    all others in its eyes, through a softmax at `teacher_temperature`."""
+    """Weight of the contrast loss on natural pairs, with the teacher's similarities as the target instead of the right point. The
+    target is the softmax of the teacher's similarities at `teacher_temperature`."""
     teacher_temperature: float
     distillation: float
     """Weight of 1 - cosine between the predicted and the teacher's descriptor."""
     same_point: float
-    """px: keypoints of two views nearer than this are one, and descriptors of others nearer than this are not held against it."""
+    """Maximum distance, px, at which keypoints of two views are the same point. In the contrast loss, points nearer than this to
+    a point do not count as its negatives."""
     temperature: float
-    """Of InfoNCE at the start; it is learnt."""
+    """Temperature of InfoNCE at the start; it is learnt."""
 
 
 class Student(nn.Module):
-    """SuperPoint, with batch normalisation unless it has octaves, and what only training needs."""
+    """SuperPoint and the parameters that only training needs. It has batch normalisation unless it has octaves."""
 
     def __init__(self, teacher_size: int, temperature: float) -> None:
         super().__init__()
-        # Channels together: on a GPU batch normalisation is several times as fast so.
+        # In this memory format batch normalisation is several times as fast on a GPU.
         self.network = SuperPoint(batch_norm=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.to_teacher = nn.Linear(DESCRIPTOR_SIZE, teacher_size)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     @torch.no_grad()
     def start_from(self, network: SuperPoint, batch: Mapping[str, Tensor]) -> None:
-        """Takes over a trained network; statistics of layers and the map to the teacher's descriptors are those of a batch.
+        """Copies a trained network. The statistics of its layers and the map to the teacher's descriptors come from `batch`.
 
-        One with octaves stays as it is but for the head of the descriptors: how bright and how rough images are differs from
-        octave to octave, so batch normalisation would have to.
+        In a network with octaves only the descriptor head is trained. It gets no batch normalisation, because images differ in
+        brightness and roughness from octave to octave, and so would the statistics.
         """
         if network.octaves:
             self.network = copy.deepcopy(network)
@@ -85,9 +89,9 @@ class Student(nn.Module):
     def losses(
         self, batch: Mapping[str, Tensor], options: LossOptions, detection: SuperPointOptions, dtype: torch.dtype
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise, and the figures of the curves, for a batch of `make_views`.
+        """The loss to minimise and the figures of the curves, for a batch of `make_views`.
 
-        Keypoints whose positions are compared are found as by `detection`; the network computes in `dtype`.
+        `detection` says how keypoints are found for the comparison of positions. The network computes in `dtype`.
         """
         views = batch["views"]
         with torch.autocast(views.device.type, dtype, enabled=dtype != torch.float32):
@@ -112,8 +116,11 @@ class Student(nn.Module):
     def _compare_descriptors(
         self, dense: Tensor, batch: Mapping[str, Tensor], options: LossOptions
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """InfoNCE, the same with the teacher's answers, the share of points that is found, and the mean cosine with the teacher;
-        without points nothing is wrong."""
+        """InfoNCE, its form with the teacher's similarities, the share of points that are found, and the mean cosine with the
+        teacher.
+
+        A batch without points gives losses of 0, and 1 for the share and the cosine.
+        """
         sampled = sample_descriptors(batch["points"], dense, centred=True)
         is_point, near = batch["is_point"], _near(batch, options.same_point)
         similarity = similarities(sampled * self.log_scale.exp().sqrt(), is_point, near)
@@ -132,15 +139,15 @@ class Student(nn.Module):
 
 
 def keypoint_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tensor:
-    """Cross-entropy between targets and logits (b, 65, hc, wc), the mean over cells weighted by (b, hc, wc)."""
+    """Cross-entropy between targets and logits (b, 65, hc, wc): the mean over cells, weighted by `cell_weights` (b, hc, wc)."""
     loss = F.cross_entropy(logits, targets, reduction="none")
     return (loss * cell_weights).sum() / cell_weights.sum().clamp(min=1)
 
 
 def location_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tensor:
-    """Cross-entropy of the 64 pixels of a cell, given that it has a keypoint; the mean over keypoints, by their probabilities.
+    """Cross-entropy of the 64 pixels of cells with a keypoint: the mean over keypoints, weighted by their probabilities.
 
-    Few cells have keypoints, so in `keypoint_loss` finding the right pixel counts little beside finding the cell.
+    Few cells have keypoints, so `keypoint_loss` rewards the right pixel little, compared with the right cell.
     """
     pixels = (targets * cell_weights[:, None])[:, :-1]
     return -(pixels * logits[:, :-1].log_softmax(dim=1)).sum() / pixels.sum().clamp(min=1)
@@ -149,8 +156,10 @@ def location_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tens
 def find_keypoints(
     heatmaps: Tensor, cell_weights: Tensor, max_keypoints: int, options: SuperPointOptions
 ) -> tuple[Tensor, Tensor]:
-    """The strongest keypoints of heatmaps (b, h, w) in cells with a weight, of (b, hc, wc): float32 (b, max_keypoints, 2),
-    differentiable, and bool (b, max_keypoints), False for rows that fill up."""
+    """The strongest keypoints float32 (b, max_keypoints, 2), differentiable, and bool (b, max_keypoints): True for real rows.
+
+    They come from heat maps (b, h, w), in cells with a weight above 0 in `cell_weights` (b, hc, wc).
+    """
     peaks = non_maximum_suppression(heatmaps.detach(), options.nms_radius)
     peaks = peaks * cell_weights.repeat_interleave(CELL, dim=1).repeat_interleave(CELL, dim=2)
     keypoints, scores = strongest_keypoints(peaks, heatmaps, max_keypoints, border=options.border, subpixel=True)
@@ -158,10 +167,10 @@ def find_keypoints(
 
 
 def reprojection_loss(positions: Tensor, found: Tensor, between: Tensor, same_point: float) -> tuple[Tensor, Tensor]:
-    """Distance in px of keypoints of two views that are one, the mean over both views, and the share of keypoints that are such.
+    """The mean distance, px, between the positions of the same keypoint in two views, and the share of repeated keypoints.
 
-    Positions (2 pairs, n, 2) as from `find_keypoints`, first those of all pairs, then of their partners; homographies `between`
-    them (pairs, 3, 3). One are mutual nearest neighbours within `same_point` px.
+    The same keypoint means mutual nearest neighbours within `same_point` px. `positions` (2 pairs, n, 2) and `found` come from
+    `find_keypoints`: the first views of all pairs, then their partners. The homographies `between` are (pairs, 3, 3).
     """
     first, second = positions.chunk(2)
     is_first, is_second = found.chunk(2)
@@ -178,10 +187,10 @@ def reprojection_loss(positions: Tensor, found: Tensor, between: Tensor, same_po
 
 
 def similarities(descriptors: Tensor, is_point: Tensor, left_out: Tensor) -> Tensor:
-    """(pairs n, pairs n): scalar products of all descriptors (2 pairs, n, d) of the first views with all of the second ones.
+    """(pairs n, pairs n): scalar products of the descriptors (2 pairs, n, d) of all first views with those in all second views.
 
-    Rows and columns that are no point, by `is_point` (pairs, n), and what `left_out` (pairs, n, n) names, points of a pair that
-    count neither as the same nor as different, are `NOT_SIMILAR`, but for the diagonal.
+    Entries are `NOT_SIMILAR` in rows and columns that are not a point, by `is_point` (pairs, n), and for the points of a pair in
+    `left_out` (pairs, n, n), which count neither as the same nor as different. The diagonal is kept.
     """
     first, second = (side.flatten(0, 1) for side in descriptors.chunk(2))
     similarity = first @ second.T
@@ -194,9 +203,9 @@ def similarities(descriptors: Tensor, is_point: Tensor, left_out: Tensor) -> Ten
 
 
 def contrastive_loss(similarity: Tensor, is_point: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric InfoNCE of `similarities`, where row i belongs to column i, and the share of rows whose largest is the right one.
+    """Symmetric InfoNCE of `similarities`, and the share of rows with the largest value in the right column.
 
-    Rows that are no point have no part in it.
+    Row i belongs to column i. Rows that are not a point do not count.
     """
     valid, own = is_point.flatten(), similarity.diagonal()
     loss = (similarity.logsumexp(dim=1) - own + similarity.logsumexp(dim=0) - own) / 2
@@ -205,7 +214,7 @@ def contrastive_loss(similarity: Tensor, is_point: Tensor) -> tuple[Tensor, Tens
 
 
 def taught_loss(similarity: Tensor, answers: Tensor, is_point: Tensor) -> Tensor:
-    """Symmetric Kullback-Leibler divergence of the softmax of `similarities` from that of the teacher's; the mean over points."""
+    """Symmetric Kullback-Leibler divergence between the softmax of both networks' similarities: the mean over points."""
     valid = is_point.flatten()
     both = (
         F.kl_div(mine.log_softmax(dim=1), theirs.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
@@ -215,21 +224,22 @@ def taught_loss(similarity: Tensor, answers: Tensor, is_point: Tensor) -> Tensor
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """Over the elements that are counted, 0 where none is. Without selecting them, whose number a GPU would be waited for."""
+    """Mean over the counted elements; 0 if none is counted. Selecting the elements instead would wait for the GPU."""
     return torch.where(counted, values, 0).sum() / counted.sum().clamp(min=1)
 
 
 def _near(batch: Mapping[str, Tensor], radius: float) -> Tensor:
-    """bool (pairs, n, n): other points of the same photo within `radius` px in either view."""
+    """bool (pairs, n, n): True for other points of the same photo within `radius` px in either view."""
     first, second = (torch.cdist(points, points) < radius for points in batch["points"].chunk(2))
     others = ~torch.eye(first.shape[1], dtype=torch.bool, device=first.device)
     return (first | second) & others
 
 
 def linear_map(known: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (e, d) and bias (e,) that predict the descriptors `wanted` (n, e) from those `known` (n, d), by least squares.
+    """Weight (e, d) and bias (e,) that predict the descriptors `wanted` (n, e) from the descriptors `known` (n, d).
 
-    The same bits in each process, which torch's lstsq does not give: some directions hardly vary, and their weights were noise.
+    It is a least-squares solution with the same bits in each process. torch's lstsq does not give that: some directions hardly
+    vary, and their weights would be noise.
     """
     inputs, outputs = F.pad(known, (0, 1), value=1.0).double(), wanted.double()
     gram = inputs.T @ inputs + RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.double, device=inputs.device)

@@ -1,13 +1,12 @@
-"""What the student learns from: ALIKED's keypoints of each photo, gathered over many views of it, and their descriptors.
+"""The student's targets: ALIKED's keypoints of each photo, gathered over many views of it, and their descriptors.
 
-Homographic adaptation (DeTone et al., arXiv:1712.07629, section 5): a keypoint counts as often as it is found again when the
-photo is seen through random homographies. Here the detector whose results are gathered is ALIKED (arXiv:2304.03608).
+Homographic adaptation (DeTone et al., arXiv:1712.07629, section 5): the photo is seen through random homographies, and a keypoint
+counts as often as it is found again. Here the detector is ALIKED (arXiv:2304.03608).
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 from sfm_lightglue.download import sha256_once
 from sfm_lightglue.features.aliked import detect
 from sfm_lightglue.features.extractor import local_maxima
+from sfm_lightglue.files import written_whole
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
 from sfm_lightglue.networks.heatmaps import expected_offsets, windows
@@ -31,9 +31,9 @@ from sfm_lightglue.training.homographies import HomographyRange, invert, random_
 from sfm_lightglue.training.photos import in_processes
 
 SPREAD = 1.5
-"""Standard deviation, px, of where the views find one keypoint."""
+"""Standard deviation, px, of the positions at which the views find one keypoint."""
 REACH = 4
-"""Radius, px, within which findings are counted together."""
+"""Radius, px, within which detections are counted together."""
 
 
 @dataclass(frozen=True)
@@ -41,52 +41,55 @@ class TeacherOptions:
     """Options; the values stand in configs/training."""
 
     variant: str
-    """Of ALIKED."""
+    """Variant of ALIKED."""
     weights: str
     photo_size: int
-    """Longest side of the photos, px: the student sees them at this size too."""
+    """Longest side of the photos, px. The student sees them at this size too."""
     max_keypoints: int
     detection_threshold: float
     nms_radius: int
     views: int
-    """Through how many homographies each photo is seen, besides as it is."""
+    """Number of homographies through which each photo is seen, besides the photo itself."""
     homographies: HomographyRange
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What the teacher says of one photo."""
+class TeacherTargets:
+    """The teacher's keypoints and descriptors of one photo."""
 
     keypoints: np.ndarray
     """float32 (n, 2), px of the photo at `photo_size`."""
     repeatability: np.ndarray
     """float32 (n,), in 0..1: the share of the views in which the keypoint was found; highest first."""
     descriptors: np.ndarray
-    """float16 (n, d), unit length, of the photo as it is."""
+    """float16 (n, d), unit length, sampled in the photo itself."""
 
 
-def prepare_lessons(
+def prepare_targets(
     images: Path, names: Sequence[str], folder: Path, options: TeacherOptions, *, seed: int, processes: int, device: str
 ) -> dict[str, Path]:
-    """The files with the lessons of all photos that can be read; those that lie in `folder` already are not made again.
+    """The files with the targets of all readable photos. Files that are already in `folder` are not made again.
 
-    Their names depend on all that decides a lesson: options, teacher, seed, name and content of the photo.
+    A file's name depends on everything that decides its content: options, teacher, seed, and name and content of the photo.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = [asdict(options), load_weights(options.weights)[1].sha256, seed]
     paths = {name: folder / f"{fingerprint([*settings, name, sha256_once(images / name)])[:24]}.npz" for name in names}
     jobs = [(name, paths[name]) for name in names if not paths[name].is_file()]
-    in_processes(partial(_prepare_one, images, options, seed, device), jobs, "teach", processes)
+    in_processes(partial(_prepare_one, images, options, seed, device), jobs, "targets", processes)
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def read_lesson(path: Path) -> Lesson:
+def read_targets(path: Path) -> TeacherTargets:
+    """The targets in a file of `prepare_targets`."""
     with np.load(path, allow_pickle=False) as stored:
-        return Lesson(stored["keypoints"], stored["repeatability"].astype(np.float32), stored["descriptors"])
+        return TeacherTargets(stored["keypoints"], stored["repeatability"].astype(np.float32), stored["descriptors"])
 
 
-def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.random.Generator, device: str = "cpu") -> Lesson:
-    """The lesson of one photo, RGB uint8 (h, w, 3), from a network on `device`."""
+def teacher_targets(
+    network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.random.Generator, device: str = "cpu"
+) -> TeacherTargets:
+    """The targets of one photo, RGB uint8 (h, w, 3), from a network on `device`."""
     photo = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
     height, width = pixels.shape[:2]
     size, sizes = (width, height), torch.tensor([[width, height]], device=device).expand(options.views, -1)
@@ -97,7 +100,7 @@ def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.
     detected = [detect(scores, options.detection_threshold, options.nms_radius)[0] for scores in output.scores]
     found = torch.zeros(height, width, device=device)
     _splat(found, detected[0])
-    # The edge of the photo inside a view is no keypoint.
+    # The edge of the photo inside a view is not a keypoint.
     margin = F.max_pool2d(1 - visible[:, None].float(), 2 * REACH + 1, 1, REACH)[:, 0]
     to_photo = invert(homographies)
     for i in range(options.views):
@@ -113,7 +116,7 @@ def teach(network: ALIKED, pixels: np.ndarray, options: TeacherOptions, rng: np.
     order = repeatability.argsort(descending=True, stable=True)[: options.max_keypoints]
     keypoints = keypoints[order]
     descriptors = network.describe(output, 0, keypoints)
-    return Lesson(keypoints.cpu().numpy(), repeatability[order].cpu().numpy(), descriptors.half().cpu().numpy())
+    return TeacherTargets(keypoints.cpu().numpy(), repeatability[order].cpu().numpy(), descriptors.half().cpu().numpy())
 
 
 @torch.no_grad()
@@ -124,6 +127,7 @@ def describe_views(network: ALIKED, views: Tensor, points: Tensor) -> Tensor:
 
 
 def load_teacher(options: TeacherOptions, device: str) -> ALIKED:
+    """The teacher on the device, loaded once per process."""
     return _network(options.variant, options.weights, device)
 
 
@@ -134,19 +138,17 @@ def _network(variant: str, weights: str, device: str) -> ALIKED:
 
 @torch.inference_mode()
 def _prepare_one(images: Path, options: TeacherOptions, seed: int, device: str, job: tuple[str, Path]) -> str | None:
-    """Writes one lesson; returns why there is none, if so."""
+    """Writes the targets of one photo. Returns a message if the photo cannot be read."""
     name, path = job
     network = load_teacher(options, device)
     try:
         pixels = resize_longest(load_image(images, name).pixels, options.photo_size)
     except UnreadableImage as error:
         return f"{name} is left out: {error}"
-    lesson = teach(network, pixels, options, np.random.default_rng([seed, zlib.crc32(name.encode())]), device)
-    part = Path(f"{path}.{os.getpid()}.part.npz")  # processes of a run that was killed may be at work still
-    np.savez(
-        part, keypoints=lesson.keypoints, repeatability=lesson.repeatability.astype(np.float16), descriptors=lesson.descriptors
-    )
-    part.replace(path)
+    targets = teacher_targets(network, pixels, options, np.random.default_rng([seed, zlib.crc32(name.encode())]), device)
+    repeatability = targets.repeatability.astype(np.float16)
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, keypoints=targets.keypoints, repeatability=repeatability, descriptors=targets.descriptors)
     return None
 
 
@@ -163,7 +165,7 @@ def _splat(found: Tensor, points: Tensor) -> None:
 
 
 def _gather(found: Tensor) -> Tensor:
-    """At each pixel, the findings around it, weighted by a Gaussian of height 1."""
+    """For each pixel, the detections around it, weighted by a Gaussian of height 1."""
     step = torch.arange(-REACH, REACH + 1.0, device=found.device)
     weights = (-0.5 * (step / SPREAD) ** 2).exp()
     x = F.conv2d(found[None, None], weights.view(1, 1, 1, -1), padding=(0, REACH))

@@ -1,4 +1,4 @@
-"""How well a SuperPoint does on photos that it is not trained on: pairs of views through random homographies."""
+"""Validation on photos that are not trained on: pairs of views through random homographies."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ValidationOptions:
     """Options; the values stand in configs/training."""
 
     photos: int
-    """Held out of training."""
+    """Number of photos that are held out of training."""
     width: int
-    """Of a view, px."""
+    """Width of a view, px."""
     height: int
     homographies: HomographyRange
     photometric: PhotometricRange
@@ -35,11 +35,11 @@ class ViewPair:
 
     images: tuple[Image, Image]
     homography: np.ndarray
-    """(3, 3), from the first to the second, COLMAP's pixels."""
+    """(3, 3): from the first to the second view, in COLMAP's pixels."""
 
 
 def make_view_pairs(photos: Sequence[np.ndarray], options: ValidationOptions, seed: int) -> list[ViewPair]:
-    """One pair of each grey photo, uint8 (h, w); the same for the same seed."""
+    """One pair of views for each grey photo, uint8 (h, w). The same seed gives the same views."""
     size = options.width, options.height
     pairs = []
     for i, photo in enumerate(photos):
@@ -61,8 +61,11 @@ def make_view_pairs(photos: Sequence[np.ndarray], options: ValidationOptions, se
 
 
 def validate(extractor: Extractor, matcher: Matcher, pairs: Sequence[ViewPair]) -> dict[str, float]:
-    """Means over the pairs, in percent and px: repeatability at 3 px, localisation error, matching precision at 3 px and number
-    of matches, and the area under the curve of homography errors."""
+    """Means over the pairs, by the name of the figure, in percent or px.
+
+    They are repeatability at 3 px, localisation error, matching precision at 3 px, number of matches, and the area under the
+    curve of homography errors.
+    """
     repeated, localised, precisions, counts, errors = [], [], [], [], []
     for pair in pairs:
         features0, features1 = (extractor(image) for image in pair.images)

@@ -1,6 +1,6 @@
 """Training examples of SuperPoint: pairs of views of a photo, with the teacher's keypoints in both.
 
-A batch is a function of the seed and the step alone: training can stop and go on anywhere.
+A batch depends only on the seed and the step, so a training can stop and resume at any step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sfm_lightglue.networks.superpoint import CELL
 from sfm_lightglue.training.homographies import HomographyRange, invert, random_homography, warp, warp_photos
 from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 from sfm_lightglue.training.photos import read_index, read_photo, row_of, stack_photos
-from sfm_lightglue.training.teacher import TeacherOptions, read_lesson
+from sfm_lightglue.training.teacher import TeacherOptions, read_targets
 
 
 @dataclass(frozen=True)
@@ -27,43 +27,45 @@ class ViewOptions:
     """Options; the values stand in configs/training."""
 
     width: int
-    """Of a view, px, a multiple of 8."""
+    """Width of a view, px, a multiple of 8."""
     height: int
     pairs: int
-    """In a batch."""
+    """Number of pairs in a batch."""
     max_points: int
-    """Keypoints, of those in both views of a pair, at which descriptors are compared."""
+    """Maximum number of keypoints of a pair at which descriptors are compared. Both views show these keypoints."""
     border: int
-    """px at the edge of a view, where no keypoint is looked for."""
+    """Margin at the edge of a view, px, in which keypoints do not count."""
     homographies: HomographyRange
     photometric: PhotometricRange
     natural_pairs: int
-    """Of a batch, its first ones: views that look like photos, through `natural_homographies` and `natural_photometric`. The
-    teacher knows photos and is no better than the student on strongly changed ones: it describes these views themselves."""
+    """Number of natural pairs, the first ones of a batch. Their views look like photos, because `natural_homographies` and
+    `natural_photometric` are weak. The teacher describes these views themselves instead of the photo. It does not describe
+    strongly changed views, because it knows photos and is no better than the student there."""
     natural_homographies: HomographyRange
     natural_photometric: PhotometricRange
 
     def __post_init__(self) -> None:
         if self.width % CELL or self.height % CELL:
-            raise ValueError(f"training.views must be multiples of {CELL} px wide and high, found {self.width} x {self.height}")
-        if self.border < 1:  # the pixel of a point nearer to the edge may lie outside
+            raise ValueError(f"training.views needs sides that are multiples of {CELL} px, found {self.width} x {self.height}")
+        if self.border < 1:  # a point nearer to the edge may have its pixel outside
             raise ValueError(f"training.views.border must be 1 px or more, found {self.border}")
         if not 0 <= self.natural_pairs <= self.pairs:
             raise ValueError(f"training.views.natural_pairs must be 0 to {self.pairs}, found {self.natural_pairs}")
 
     @property
     def size(self) -> tuple[int, int]:
+        """(width, height) of a view, px."""
         return self.width, self.height
 
 
 class PairsOfViews(Dataset[dict[str, Tensor]]):
-    """Item `step` is what the batch of that step is made from, as a dict; `make_views` makes it, on the device.
+    """Item `step` holds what the batch of that step is made from. `make_views` makes the batch, on the device.
 
     photos        uint8 (pairs, 1, side, side): photos in the upper left corner
     sizes         int64 (pairs, 2): their (width, height)
     homographies  float64 (2, pairs, 3, 3): from a photo to its two views
     keypoints     float32 (pairs, n, 2): the teacher's, px of the photo
-    repeatability float32 (pairs, n): 0 for rows that fill up
+    repeatability float32 (pairs, n): 0 for rows that only fill the array
     descriptors   float16 (pairs, n, d)
     """
 
@@ -72,7 +74,7 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def files(self) -> list[list[Path]]:
-        """Photo and lesson; read by each process that makes batches."""
+        """Each row holds the files of a photo and its targets. Each process that makes batches reads the index."""
         return read_index(self.index)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
@@ -87,14 +89,14 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
             [random_homography(rng, tuple(size), options.size, each) for size, each in zip(sizes.tolist(), ranges, strict=True)]
             for _ in "01"
         ]
-        lessons = [read_lesson(lesson) for _, lesson in files]
+        targets = [read_targets(path) for _, path in files]
         return {
             "photos": photos,
             "sizes": sizes,
             "homographies": torch.from_numpy(np.array(homographies)),
-            "keypoints": self._stack([lesson.keypoints for lesson in lessons]),
-            "repeatability": self._stack([lesson.repeatability for lesson in lessons]),
-            "descriptors": self._stack([lesson.descriptors for lesson in lessons]),
+            "keypoints": self._stack([each.keypoints for each in targets]),
+            "repeatability": self._stack([each.repeatability for each in targets]),
+            "descriptors": self._stack([each.descriptors for each in targets]),
         }
 
     def _stack(self, arrays: Sequence[np.ndarray]) -> Tensor:
@@ -106,18 +108,18 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
 
 
 def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Generator) -> dict[str, Tensor]:
-    """A batch, from what `PairsOfViews` gives; b = 2 * pairs views, first those of all pairs, then their partners.
+    """A batch, from an item of `PairsOfViews`. It has b = 2 * pairs views: the first views of all pairs, then their partners.
 
     views        float32 (b, 1, h, w) in 0..1
-    targets      float32 (b, 65, hc, wc): probabilities of the classes of each cell, see `cell_targets`
+    targets      float32 (b, 65, hc, wc): probabilities of the classes of each cell, as in `cell_targets`
     cell_weights float32 (b, hc, wc): 1 for cells within the photo, else 0
-    points       float32 (b, n, 2): px of the view; row i of a view and row i of its partner are one point of the photo
-    is_point     bool (pairs, n): False for rows that fill up
-    teacher      float32 (b, n, d): the teacher's descriptors of the points, as `PairsOfViews` gives them
+    points       float32 (b, n, 2): px of the view; row i of a view and row i of its partner show one point of the photo
+    is_point     bool (pairs, n): False for rows that only fill the array
+    teacher      float32 (b, n, d): the teacher's descriptors of the points in the photo
     between      float32 (pairs, 3, 3): homographies from each view to its partner
-    is_natural   bool (pairs,): see `ViewOptions.natural_pairs`
+    is_natural   bool (pairs,): True for natural pairs, see `ViewOptions.natural_pairs`
 
-    All randomness is that of `generator`, which is of the device of the batch.
+    All random numbers come from `generator`, which is on the device of the batch.
     """
     homographies = batch["homographies"].flatten(0, 1)
     photos, sizes = (batch[key].repeat(2, *[1] * (batch[key].ndim - 1)) for key in ("photos", "sizes"))
@@ -149,8 +151,9 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
 def cell_targets(points: Tensor, repeatability: Tensor, size: tuple[int, int]) -> Tensor:
     """float32 (b, 65, hc, wc): for each cell of a view, the probabilities of its 64 pixels (row by row), then of "no keypoint".
 
-    A point (x, y) of points (b, n, 2) gives its repeatability, of (b, n), to the four pixels around it, by the shares of bilinear
-    interpolation: the expected position over them is the point itself, so the network learns positions finer than a pixel.
+    Each of the points (b, n, 2) shares its repeatability (b, n) among the four pixels around it, with the weights of bilinear
+    interpolation. The expected position over these pixels is the point itself, so the network learns positions finer than a
+    pixel.
     """
     width, height = size
     rows, columns = height // CELL, width // CELL
@@ -169,7 +172,7 @@ def cell_targets(points: Tensor, repeatability: Tensor, size: tuple[int, int]) -
 
 
 def _are_inside(points: Tensor, visible: Tensor, border: int) -> Tensor:
-    """bool (b, n): whether points (b, n, 2) lie in the view, `border` px from its edge, where it shows the photo."""
+    """bool (b, n): True for points (b, n, 2) that are at least `border` px inside the view and on pixels that show the photo."""
     height, width = visible.shape[1:]
     x, y = points.unbind(2)
     inside = (x >= border) & (x < width - border) & (y >= border) & (y < height - border)

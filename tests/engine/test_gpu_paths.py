@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from lightglue_inputs import Points, random_network, random_points
 from torch import Tensor
 
-from sfm_lightglue.engine import attention, batch
+from sfm_lightglue.engine import attention, batch, results
 from sfm_lightglue.engine.assignment import assign, assign_many
 from sfm_lightglue.engine.attention import attend, attend_on_gpu, attend_padded, flash_attention
-from sfm_lightglue.engine.batch import PairMatches
 from sfm_lightglue.engine.early_rejection import EarlyRejection
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.engine.numerics import TorchNumerics
+from sfm_lightglue.engine.results import PairMatches
 from sfm_lightglue.networks.lightglue import LightGlue
 
 ADAPTIVE = {"depth_confidence": 0.9, "width_confidence": 0.7}
@@ -180,6 +180,13 @@ def match_all(network: LightGlue, precision: str, early_rejection: EarlyRejectio
     return engine.match_many(list(zip(images[::2], images[1::2], strict=True)))
 
 
+def act_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the engine take its steps for GPUs, on CPU tensors."""
+    for module in (batch, results):
+        monkeypatch.setattr(module, "on_gpu", lambda tensor: True)
+    monkeypatch.setattr(TorchNumerics, "attend", lambda self, *given: attend_on_gpu(*given, self.num_heads))
+
+
 @pytest.mark.parametrize(
     "settings, stops",
     [
@@ -195,9 +202,8 @@ def test_the_engine_finds_on_a_gpu_what_it_finds_on_a_cpu(
     """In float32, with padded attention; some pairs are rejected after layer 2."""
     network, rule = random_network(**settings), EarlyRejection(0, 10**6, (0.0, 0.7))
     expected = match_all(network, "float32", rule)
-    monkeypatch.setattr(batch, "on_gpu", lambda tensor: True)
-    monkeypatch.setattr(batch, "SCORES_AT_ONCE", at_once)
-    monkeypatch.setattr(TorchNumerics, "attend", lambda self, *given: attend_on_gpu(*given, self.num_heads))
+    act_as_on_a_gpu(monkeypatch)
+    monkeypatch.setattr(results, "SCORES_AT_ONCE", at_once)
     found = match_all(network, "float32", rule)
     assert sum(len(pair.indices) > 3 for pair in expected) > 3 and stops <= {pair.stop_layer for pair in expected}
     for pair, right in zip(found, expected, strict=True):
@@ -212,8 +218,7 @@ def test_the_engine_with_flash_attention_finds_nearly_the_matches_of_the_cpu(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # without the instructions it is only slower
     network = random_network(depth_confidence=-1, width_confidence=-1)
     on_cpu = match_all(network, "low")
-    monkeypatch.setattr(batch, "on_gpu", lambda tensor: True)
-    monkeypatch.setattr(TorchNumerics, "attend", lambda self, *given: attend_on_gpu(*given, self.num_heads))
+    act_as_on_a_gpu(monkeypatch)
     matches = [
         {(i, *row) for i, pair in enumerate(found) for row in pair.indices.tolist()}
         for found in (on_cpu, match_all(network, "low"))

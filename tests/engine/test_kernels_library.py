@@ -18,6 +18,12 @@ from sfm_lightglue.engine import kernels as kernels_module
 from sfm_lightglue.engine.kernels import Kernels, compile_kernels, load_kernels
 
 
+@pytest.fixture(autouse=True)
+def kernels_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole suite can run with SFM_LIGHTGLUE_KERNELS=0, which would answer before the library is looked at."""
+    monkeypatch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
+
+
 def test_without_a_compiled_library_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
     assert load_kernels() is None
@@ -25,7 +31,6 @@ def test_without_a_compiled_library_there_are_no_kernels(tmp_path: Path, monkeyp
 
 def test_the_environment_turns_kernels_off(kernels_cache: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
-    monkeypatch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
     assert load_kernels() is not None
     monkeypatch.setenv("SFM_LIGHTGLUE_KERNELS", "0")
     assert load_kernels() is None
@@ -50,7 +55,6 @@ def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
             return 1
 
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
-    monkeypatch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
     monkeypatch.setattr(kernels_module, "_open", OldCpu)
     loaded = load_kernels()
     assert loaded is not None and not loaded.supports_bfloat16

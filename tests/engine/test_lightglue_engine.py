@@ -14,11 +14,12 @@ from lightglue_inputs import Points, match, random_network, random_points
 from sfm_lightglue.api import create_extractor, load_image
 from sfm_lightglue.engine import early_rejection, numerics
 from sfm_lightglue.engine.attention import attend
-from sfm_lightglue.engine.batch import Batch, ImageState, PairMatches
-from sfm_lightglue.engine.early_rejection import RANK, EarlyRejection
+from sfm_lightglue.engine.batch import Batch, ImageState
+from sfm_lightglue.engine.early_rejection import RANK, EarlyRejection, judge_matchability
 from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.engine.numerics import TorchNumerics
+from sfm_lightglue.engine.results import PairMatches
 from sfm_lightglue.networks.lightglue import HEADS, LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
 from sfm_lightglue.networks.weights import load_weights
@@ -160,17 +161,19 @@ def test_an_image_with_few_matchable_points_rejects_a_doubtful_pair() -> None:
     """The other image may have many."""
     network = random_network(**ALL_LAYERS)
     points0, points1 = random_points()
-    engine = LightGlueEngine(network, early_rejection=EarlyRejection(0, 10**6, (0.5,)))
-    pairs = [(prepare(engine, points0), prepare(engine, points1))]
-    batch = Batch(pairs, network.settings, engine.numerics, engine.early_rejection)
+    rule, is_doubtful = EarlyRejection(0, 10**6, (0.5,)), np.array([True])
+    engine = LightGlueEngine(network, early_rejection=rule)
     size0 = len(points0.keypoints)
+    batch = Batch.of(
+        np.array([0]), [prepare(engine, points0), prepare(engine, points1)], np.array([0, size0]), engine.numerics.dtype
+    )
     matchability = torch.zeros(size0 + len(points1.keypoints))
     matchability[:40] = 0.9
     matchability[size0 : size0 + RANK - 1] = 0.9
-    assert batch._is_rejected(matchability, 0).tolist() == [True]
+    assert judge_matchability(batch, matchability, is_doubtful, rule, 0).tolist() == [True]
     matchability[size0 + RANK - 1] = 0.9
-    assert batch._is_rejected(matchability, 0).tolist() == [False]
-    assert batch._is_rejected(matchability, 1).tolist() == [False]  # no limit for this layer
+    assert judge_matchability(batch, matchability, is_doubtful, rule, 0).tolist() == [False]
+    assert judge_matchability(batch, matchability, is_doubtful, rule, 1).tolist() == [False]  # no limit for this layer
 
 
 @pytest.mark.parametrize("block", [100, 1 << 18])

@@ -23,7 +23,7 @@ from sfm_lightglue.poses import PosedCamera
 
 SIZE = (640, 480)
 HOMOGRAPHY = np.array([[0.9, 0.05, 20], [-0.08, 1.1, -10], [1e-4, -5e-5, 1]])
-"""Between pixels with the centre of the top-left one at (0.5, 0.5)."""
+"""True homography, in COLMAP's pixels: the centre of the top-left pixel is at (0.5, 0.5)."""
 
 
 def rotation(*rotation_vector_deg: float) -> np.ndarray:
@@ -36,7 +36,7 @@ def camera(rotation_vector_deg: tuple[float, float, float], translation: tuple[f
 
 
 def project(posed: PosedCamera, points: np.ndarray) -> np.ndarray:
-    """Pixels with the centre of the top-left one at (0, 0), as keypoints are."""
+    """Projections in our pixels: the centre of the top-left pixel is at (0, 0)."""
     projected = (points @ posed.rotation.T + posed.translation) @ posed.camera_matrix.T
     return projected[:, :2] / projected[:, 2:] - 0.5
 
@@ -53,7 +53,7 @@ def scene() -> tuple[dict[str, PosedCamera], np.ndarray]:
 
 
 def integrated_recall(errors: np.ndarray, threshold: float) -> float:
-    """Area in percent by a fine sum over the curve, looked up point by point."""
+    """Area in percent, as a fine sum over points of the curve."""
     ordered = [0.0, *sorted(errors)]
     recalls = [k / len(errors) for k in range(len(ordered))]
     steps = (np.arange(200_000) + 0.5) / 200_000 * threshold
@@ -73,11 +73,11 @@ def test_auc_of_known_errors() -> None:
     assert pose_auc([0, 0, 0], (1, 5)) == [100, 100]
     assert pose_auc([180, np.inf], (1, 5)) == [0, 0]
     assert pose_auc([], (1, 5)) == [0, 0]
-    # One error of 1 under the threshold 2: the curve rises along a line to 1 at 1 and stays.
+    # One error of 1 and the threshold 2: the curve rises on a line to 1 at 1, and is constant from there.
     assert pose_auc([1.0], [2.0]) == pytest.approx([75])
 
 
-def test_relative_pose_errors_are_the_angles_turned() -> None:
+def test_relative_pose_errors_are_the_angles_between_the_poses() -> None:
     direction = np.array([1.0, 0, 0])
     errors = relative_pose_error(
         rotation(0, 0, 7) @ rotation(3, 2, 1), rotation(0, 0, 4) @ direction, rotation(3, 2, 1), 9 * direction
@@ -88,7 +88,7 @@ def test_relative_pose_errors_are_the_angles_turned() -> None:
     assert relative_pose_error(np.eye(3), np.zeros(3), np.eye(3), direction) == (0, 180)
 
 
-def test_synthetic_correspondences_give_the_pose_back(scene: tuple[dict[str, PosedCamera], np.ndarray]) -> None:
+def test_exact_correspondences_give_the_true_pose(scene: tuple[dict[str, PosedCamera], np.ndarray]) -> None:
     cameras, points = scene
     pairs = [("a", "b"), ("a", "c"), ("b", "c")]
     correspondences = {(a, b): (project(cameras[a], points), project(cameras[b], points)) for a, b in pairs}
@@ -122,11 +122,11 @@ def grid_points(count: int = 100) -> np.ndarray:
 
 
 def warped_keypoints(keypoints: np.ndarray) -> np.ndarray:
-    """The true homography between keypoints, whose pixels start half a pixel later."""
+    """The true homography between keypoints in our pixels."""
     return warp_points(HOMOGRAPHY, keypoints + 0.5) - 0.5
 
 
-def test_exact_matches_give_the_homography_back() -> None:
+def test_exact_matches_give_the_true_homography() -> None:
     points0 = grid_points()
     error = evaluate_homography(points0, warped_keypoints(points0), HOMOGRAPHY, SIZE)
     assert error < 1e-6
@@ -134,13 +134,13 @@ def test_exact_matches_give_the_homography_back() -> None:
     np.testing.assert_allclose(list(homography_auc([error]).values()), 100, atol=1e-4)
 
 
-def test_a_shifted_estimate_has_corners_off_by_the_shift() -> None:
+def test_the_corner_error_of_a_shifted_estimate_is_the_shift() -> None:
     points0 = grid_points()
     shift = np.array([[1, 0, 3], [0, 1, 4], [0, 0, 1.0]])
     assert evaluate_homography(points0, points0, shift, SIZE) == pytest.approx(5)
 
 
-def test_too_few_matches_for_a_homography_are_infinitely_wrong() -> None:
+def test_the_corner_error_is_infinite_with_too_few_matches() -> None:
     assert evaluate_homography(np.zeros((3, 2)), np.zeros((3, 2)), HOMOGRAPHY, SIZE) == float("inf")
     assert set(homography_auc([float("inf")]).values()) == {0}
 
@@ -156,14 +156,14 @@ def test_precision_is_the_share_of_matches_near_the_truth() -> None:
 
 def test_repeatability_counts_keypoints_found_again_in_the_common_region() -> None:
     shift = np.array([[1, 0, 100], [0, 1, 0], [0, 0, 1.0]])
-    keypoints0 = np.array([[50.0, 50], [200, 100], [300, 300], [600, 200]])  # the last one leaves image 1
-    keypoints1 = np.array([[150.0, 50], [300, 102], [20, 200], [450, 400]])  # the third is not in image 0
+    keypoints0 = np.array([[50.0, 50], [200, 100], [300, 300], [600, 200]])  # the last one is outside image 1
+    keypoints1 = np.array([[150.0, 50], [300, 102], [20, 200], [450, 400]])  # the third is outside image 0
     share, distance = repeatability(keypoints0, keypoints1, shift, SIZE, SIZE)
-    assert share == pytest.approx(4 / 6)  # two of three, and two of three back
-    assert distance == pytest.approx(1)  # 0 and 2, both ways
+    assert share == pytest.approx(4 / 6)  # two of three in each direction
+    assert distance == pytest.approx(1)  # 0 and 2 px in each direction
 
 
-def test_repeatability_of_large_sets_equals_that_of_slow_loops() -> None:
+def test_repeatability_of_large_sets_equals_the_result_of_slow_loops() -> None:
     rng = np.random.default_rng(2)
     keypoints0, keypoints1 = rng.uniform((0, 0), SIZE, (700, 2)), rng.uniform((0, 0), SIZE, (600, 2))
     found, common = 0, 0

@@ -1,4 +1,4 @@
-"""Accuracy of a reconstruction, on poses whose errors are known by construction."""
+"""Accuracy of a reconstruction, on poses with known errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
 
 
 def turned(pose: Pose, angle_deg: float, axis: tuple[float, float, float] = (0, 1, 0)) -> Pose:
-    """The camera turned about an axis of its own through its centre: x_cam = R (x_cam before)."""
+    """The camera after a rotation about an axis through its centre: new x_cam = R @ old x_cam."""
     spin = np.asarray(pycolmap.Rotation3d(np.radians(angle_deg) * np.asarray(axis, float)).matrix())
     return Pose(spin @ pose.rotation, spin @ pose.translation)
 
 
 def moved_world(poses: dict[str, Pose], scale: float, rotation: np.ndarray, shift: np.ndarray) -> dict[str, Pose]:
-    """The same cameras in a world where X becomes scale * rotation @ X + shift."""
+    """The same cameras in another world: new X = scale * rotation @ X + shift."""
     return {name: at(pose.rotation @ rotation.T, scale * rotation @ pose.center + shift) for name, pose in poses.items()}
 
 
@@ -53,16 +53,16 @@ def test_a_perfect_estimate_in_another_world_has_no_error(truth: dict[str, Pose]
     )
 
 
-def test_a_camera_turned_by_five_degrees_spoils_its_own_pairs_only(truth: dict[str, Pose]) -> None:
+def test_a_camera_turned_by_five_degrees_affects_only_its_own_pairs(truth: dict[str, Pose]) -> None:
     estimated = truth | {"2.jpg": turned(truth["2.jpg"], 5)}
     result = evaluate_reconstruction(estimated, truth)
-    # 5 of 15 pairs have a rotation error of 5 degrees and, as the camera turns about its centre, no larger one in direction.
-    # The recall curve is level at 2/3, the 10 exact pairs, as far as a threshold below 5 degrees goes. With a larger one a
-    # line joins it to the eleventh pair at 5 degrees, 11/15, from where it jumps to 1: 5 * (10 + 11) / 2 / 15 + 5 * 1 = 8.5.
+    # 5 of 15 pairs have a rotation error of 5 degrees. Their direction errors are not larger: the camera turns about its centre.
+    # For a threshold below 5 degrees the recall curve is constant at 2/3, the 10 exact pairs. For a larger threshold a line joins
+    # it to the eleventh pair at 5 degrees, 11/15. There it jumps to 1: the area is 5 * (10 + 11) / 2 / 15 + 5 * 1 = 8.5.
     np.testing.assert_allclose([result.auc[key] for key in ("0.5", "1", "3")], 100 * 2 / 3, atol=1e-4)
     assert result.auc["10"] == pytest.approx(85, abs=1e-4)
     assert result.position_error_mean == pytest.approx(0, abs=1e-9)
-    assert result.rotation_error_median_deg == pytest.approx(5 / 6, abs=1e-2)  # the mean rotation takes a sixth of it
+    assert result.rotation_error_median_deg == pytest.approx(5 / 6, abs=1e-2)  # the mean rotation contains a sixth of it
 
 
 def test_pairs_with_an_unregistered_image_count_as_wrong(truth: dict[str, Pose]) -> None:
@@ -73,7 +73,7 @@ def test_pairs_with_an_unregistered_image_count_as_wrong(truth: dict[str, Pose])
     assert result.position_error_mean == pytest.approx(0, abs=1e-9)
 
 
-def test_images_the_truth_does_not_know_are_left_out(truth: dict[str, Pose]) -> None:
+def test_images_that_are_not_in_the_ground_truth_are_ignored(truth: dict[str, Pose]) -> None:
     result = evaluate_reconstruction(truth | {"other.jpg": truth["0.jpg"]}, truth)
     assert result.registered == 6 and result.position_error_mean == pytest.approx(0, abs=1e-9)
 
@@ -95,13 +95,13 @@ def test_position_errors_have_the_unit_of_the_truth() -> None:
     truth = {f"{i}": at(random_rotation(rng), 10 * rng.normal(size=3)) for i in range(500)}
     noisy = {name: at(pose.rotation, pose.center + rng.normal(0, 0.01, 3)) for name, pose in truth.items()}
     result = evaluate_reconstruction(moved_world(noisy, 0.2, random_rotation(rng), np.ones(3)), truth)
-    # Lengths of normal 3-vectors: mean sqrt(8 / pi), median 1.5382 standard deviations; 500 of them scatter by 2 %.
+    # Normal 3-vectors have the mean length sqrt(8 / pi) and the median 1.5382 standard deviations; 500 vectors scatter by 2 %.
     assert result.position_error_mean == pytest.approx(0.01 * np.sqrt(8 / np.pi), rel=0.08)
     assert result.position_error_median == pytest.approx(0.01 * 1.5382, rel=0.08)
 
 
-def test_cameras_on_a_line_have_right_rotation_errors() -> None:
-    """A straight drive leaves the rotation about the line open to the centres; the rotations still tell it."""
+def test_rotation_errors_of_cameras_on_a_line_are_right() -> None:
+    """Centres on a line do not determine the rotation about the line, but the rotations do."""
     rng = np.random.default_rng(3)
     truth = {f"{i:02d}": at(random_rotation(rng), np.array([0, 0, 1.0 * i])) for i in range(20)}
     noisy = {name: at(pose.rotation, pose.center + rng.normal(0, 1e-3, 3)) for name, pose in truth.items()}
@@ -111,14 +111,14 @@ def test_cameras_on_a_line_have_right_rotation_errors() -> None:
     assert result.rotation_error_median_deg == pytest.approx(0.2, abs=0.05)
 
 
-def test_truth_cameras_at_one_place_are_compared_by_rotation_only(truth: dict[str, Pose]) -> None:
-    """The direction between two cameras of a panorama is noise, whatever it was estimated to be."""
+def test_only_the_rotation_counts_for_true_cameras_at_one_place(truth: dict[str, Pose]) -> None:
+    """The direction between two cameras of a panorama is noise."""
     doubled = truth | {"twin.jpg": at(turned(truth["0.jpg"], 30).rotation, truth["0.jpg"].center + 1e-9)}
     estimated = doubled | {"twin.jpg": at(doubled["twin.jpg"].rotation, truth["0.jpg"].center - 1e-9)}
     assert evaluate_reconstruction(estimated, doubled).auc["0.5"] == pytest.approx(100, abs=1e-4)
 
 
-def test_estimates_at_one_place_have_no_direction_and_do_not_crash(truth: dict[str, Pose]) -> None:
+def test_estimated_cameras_at_one_place_have_no_direction(truth: dict[str, Pose]) -> None:
     estimated = {name: Pose(pose.rotation, np.zeros(3)) for name, pose in truth.items()}
     result = evaluate_reconstruction(estimated, truth)
     assert result.auc["10"] == 0
@@ -127,12 +127,12 @@ def test_estimates_at_one_place_have_no_direction_and_do_not_crash(truth: dict[s
     assert result.position_error_mean == pytest.approx(expected)
 
 
-def test_one_image_of_truth_is_too_few(truth: dict[str, Pose]) -> None:
-    with pytest.raises(ValueError, match="two at least"):
+def test_one_image_of_ground_truth_is_too_few(truth: dict[str, Pose]) -> None:
+    with pytest.raises(ValueError, match="at least two"):
         evaluate_reconstruction(truth, {"0.jpg": truth["0.jpg"]})
 
 
-def test_names_that_nowhere_agree_are_warned_of(truth: dict[str, Pose], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_is_logged_if_no_name_agrees(truth: dict[str, Pose], caplog: pytest.LogCaptureFixture) -> None:
     evaluate_reconstruction({f"images/{name}": pose for name, pose in truth.items()}, truth)
     assert "images/0.jpg against 0.jpg" in caplog.text
 
@@ -148,14 +148,14 @@ def test_alignment_recovers_a_similarity(num_dimensions: int) -> None:
     np.testing.assert_allclose(translation, shift, atol=1e-9)
 
 
-def test_alignment_to_a_mirrored_cloud_is_still_a_rotation() -> None:
+def test_the_alignment_to_mirrored_points_is_no_reflection() -> None:
     rng = np.random.default_rng(5)
     source = rng.normal(size=(10, 3))
     _, rotation, _ = align_similarity(source, source * [1, 1, -1])
     assert np.linalg.det(rotation) == pytest.approx(1)
 
 
-def test_alignment_is_the_best_of_many_tried() -> None:
+def test_no_similarity_near_the_alignment_is_better() -> None:
     rng = np.random.default_rng(6)
     source, target = rng.normal(size=(8, 3)), rng.normal(size=(8, 3))
 
@@ -180,7 +180,7 @@ def write_model(folder: Path, poses: dict[str, Pose]) -> None:
     model.write(folder)
 
 
-def test_the_largest_model_is_read_and_the_first_of_equals(tmp_path: Path, truth: dict[str, Pose]) -> None:
+def test_the_largest_model_is_read_and_the_first_if_several_are_largest(tmp_path: Path, truth: dict[str, Pose]) -> None:
     names = list(truth)
     for number, part in enumerate([names[:2], names[:4], names[2:]]):
         write_model(tmp_path / str(number), {name: truth[name] for name in part})
@@ -192,7 +192,7 @@ def test_the_largest_model_is_read_and_the_first_of_equals(tmp_path: Path, truth
         np.testing.assert_allclose(pose.center, truth[name].center, atol=1e-12)
 
 
-def test_a_missing_or_empty_reconstruction_has_nothing_registered(tmp_path: Path, truth: dict[str, Pose]) -> None:
+def test_a_missing_or_empty_reconstruction_has_no_registered_image(tmp_path: Path, truth: dict[str, Pose]) -> None:
     assert read_reconstruction_poses(tmp_path / "missing") == {} == read_reconstruction_poses(tmp_path)
     result = evaluate_reconstruction({}, truth)
     assert result.registered == 0 and set(result.auc.values()) == {0.0}

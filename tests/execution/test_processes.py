@@ -1,4 +1,4 @@
-"""Many jobs in processes: every key once, clean ends whoever dies. Jobs are functions here, so that they can be pickled."""
+"""The executor `processes`: every key once, and a clean end whoever dies. Jobs are functions here, so they can be pickled."""
 
 from __future__ import annotations
 
@@ -10,44 +10,41 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from sfm_lightglue.execution.processes import run_jobs_in_processes
+from sfm_lightglue.execution.processes import ProcessExecutor
 
-Job = Callable[[int], object]
+Job = Callable[[int], Any]
 
 
 @contextlib.contextmanager
-def opened(function: Job) -> Iterator[Job]:
+def opened(function: Job, device: str) -> Iterator[Job]:
     yield function
 
 
-def recipes(function: Job, count: int) -> list[Callable[[], contextlib.AbstractContextManager[Job]]]:
-    return [functools.partial(opened, function)] * count
+def run_in_processes(
+    function: Job, keys: range, num_processes: int = 1, num_workers: int = 1
+) -> Generator[tuple[int, Any], None, None]:
+    executor = ProcessExecutor(["cpu"] * num_processes, num_workers)
+    yield from executor(functools.partial(opened, function), keys)
 
 
 def square(key: int) -> tuple[int, int, int]:
-    """The result, and who computed it."""
+    """The square, the process that computed it, and its number of torch threads."""
     time.sleep(0.01)
     return key * key, os.getpid(), torch.get_num_threads()
 
 
 def misbehave(key: int) -> int:
-    """Even keys are fine, odd ones raise."""
+    """Even keys are fine, odd keys raise an error."""
     if key % 2:
-        raise Unpicklable(key, "is odd") if key > 2 else ValueError(f"{key} is odd")
+        raise ValueError(f"{key} is odd")
     return key
-
-
-class Unpicklable(Exception):
-    """Pickling keeps the arguments of `Exception`, which are too few for this constructor."""
-
-    def __init__(self, key: int, problem: str) -> None:
-        super().__init__(f"{key} {problem}")
 
 
 def die(key: int) -> int:
@@ -68,9 +65,14 @@ def rest(key: int) -> int:
 
 
 @contextlib.contextmanager
-def broken() -> Iterator[Job]:
-    raise FileNotFoundError("no weights")
+def without_weights(device: str) -> Iterator[Job]:
+    raise FileNotFoundError(f"no weights for {device}")
     yield square
+
+
+@contextlib.contextmanager
+def telling_device(device: str) -> Iterator[Job]:
+    yield lambda key: (time.sleep(0.01), device)[1]
 
 
 def is_alive(pid: int) -> bool:
@@ -82,43 +84,45 @@ def is_alive(pid: int) -> bool:
 
 
 def test_every_key_comes_back_once_from_one_of_the_processes() -> None:
-    found = dict(run_jobs_in_processes(recipes(square, 2), range(60), num_workers=2))
+    found = dict(run_in_processes(square, range(60), num_processes=2, num_workers=2))
     assert {key: result[0] for key, result in found.items()} == {key: key * key for key in range(60)}
     pids = {result[1] for result in found.values()}
     assert len(pids) == 2 and os.getpid() not in pids
     assert not multiprocessing.active_children()
 
 
-def test_without_keys_no_process_is_started_and_one_key_needs_one() -> None:
-    assert list(run_jobs_in_processes([broken], [], 1)) == []
-    ((key, (result, _, _)),) = run_jobs_in_processes([functools.partial(opened, square), broken], [7], 1)
-    assert (key, result) == (7, 49)
+def test_each_process_works_on_its_device() -> None:
+    assert {device for _, device in ProcessExecutor(["cpu", "cuda:7"], 1)(telling_device, range(60))} == {"cpu", "cuda:7"}
+
+
+def test_no_more_processes_are_started_than_there_are_keys() -> None:
+    assert list(ProcessExecutor(["cpu"])(without_weights, [])) == []
+    assert list(ProcessExecutor(["cpu", "cuda:7"])(telling_device, [7])) == [(7, "cpu")]
 
 
 def test_an_error_is_the_result_of_its_key_with_its_traceback_and_the_others_go_on() -> None:
-    results = dict(run_jobs_in_processes(recipes(misbehave, 1), range(5), 1))
+    results = dict(run_in_processes(misbehave, range(5)))
     assert [results[key] for key in (0, 2, 4)] == [0, 2, 4]
     assert isinstance(results[1], ValueError) and str(results[1]) == "1 is odd"
     assert "in misbehave" in results[1].__notes__[0]
-    assert isinstance(results[3], RuntimeError) and str(results[3]) == "Unpicklable: 3 is odd"
 
 
 def test_an_error_of_a_recipe_ends_the_run() -> None:
-    with pytest.raises(FileNotFoundError, match="no weights"):
-        list(run_jobs_in_processes([broken], [1], 1))
+    with pytest.raises(FileNotFoundError, match="no weights for cpu"):
+        list(ProcessExecutor(["cpu"])(without_weights, [1]))
     assert not multiprocessing.active_children()
 
 
 def test_a_killed_process_ends_the_run_with_an_error_that_names_the_signal() -> None:
     found = []
     with pytest.raises(ChildProcessError, match=r"killed by SIGKILL \(has the machine run out of memory\?\)"):
-        found.extend(key for key, _ in run_jobs_in_processes(recipes(die, 1), range(20), 1))
+        found.extend(key for key, _ in run_in_processes(die, range(20)))
     assert set(found) <= set(range(5)) and not multiprocessing.active_children()
 
 
-def test_a_loop_that_ends_early_ends_the_processes_in_the_midst_of_their_jobs() -> None:
+def test_a_loop_that_ends_early_ends_the_processes_in_the_middle_of_their_jobs() -> None:
     begin = time.monotonic()
-    jobs = run_jobs_in_processes(recipes(sleep_long, 1), range(10), 1)
+    jobs = run_in_processes(sleep_long, range(10))
     _, pid = next(jobs)
     jobs.close()
     assert time.monotonic() - begin < 50 and not is_alive(pid)
@@ -126,15 +130,15 @@ def test_a_loop_that_ends_early_ends_the_processes_in_the_midst_of_their_jobs() 
 
 @pytest.mark.parametrize("sent, to_all", [(signal.SIGKILL, False), (signal.SIGINT, True)])
 def test_processes_end_with_their_parent(sent: signal.Signals, to_all: bool, tmp_path: Path) -> None:
-    """Killed, it cannot end them; Ctrl-C reaches all of them at once, and only the parent may answer it."""
+    """A killed parent cannot end them. Ctrl-C reaches all processes at once, and only the parent may answer it."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "import functools, signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests in the background of a shell begin without it
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell starts background jobs without it
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_processes import opened, rest, run_jobs_in_processes\n"
+        "from test_processes import rest, run_in_processes\n"
         "if __name__ == '__main__':\n"
-        "    for _, pid in run_jobs_in_processes([functools.partial(opened, rest)], range(1000), 1):\n"
+        "    for _, pid in run_in_processes(rest, range(1000)):\n"
         "        print(pid, flush=True)\n"
     )
     parent = subprocess.Popen(
@@ -149,7 +153,7 @@ def test_processes_end_with_their_parent(sent: signal.Signals, to_all: bool, tmp
     assert parent.stdout is not None and parent.stderr is not None
     pid = int(parent.stdout.readline())
     (os.killpg if to_all else os.kill)(parent.pid, sent)
-    parent.wait(90)  # a second where nothing else runs
+    parent.wait(90)  # takes a second on an idle machine
     deadline = time.monotonic() + 90
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -92,7 +92,7 @@ def test_a_photo_that_fails_takes_no_other_of_its_batch_down(photos: Path, caplo
     assert extractor.single == ["a.png", "b.png"]
     assert report.skipped["b.png"] == "RuntimeError: out of memory" and "unreadable" in report.skipped["c.png"]
     assert list(stored(photos.parent / "features.h5")) == ["a.png", "d.png", "e.png"]
-    assert "2 photos together failed" in caplog.text
+    assert "a batch of 2 photos failed" in caplog.text
 
 
 def test_a_batch_with_too_few_results_is_not_trusted(photos: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Our extractors and matchers inside hloc: a stand-in package with hloc's plug-in contract, since hloc is on no package index."""
+"""Our extractors and matchers as plug-ins of hloc, or of a small stand-in: hloc itself is on no package index."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class BaseModel(nn.Module, metaclass=ABCMeta):
 
 
 def write_package(folder: Path, name: str) -> None:
-    """The parts of hloc that a plug-in meets."""
+    """Writes a package with the parts of hloc that a plug-in uses."""
     for inside, text in {"": "", "utils": "", "extractors": "", "matchers": ""}.items():
         path = folder.joinpath(*name.split("."), inside)
         path.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def write_package(folder: Path, name: str) -> None:
 
 @pytest.fixture(params=["hloc", "imcui.hloc"])
 def package(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """hloc, and a fork inside another package."""
+    """Name of an importable stand-in for hloc, and for a fork inside another package."""
     before = set(sys.modules)
     write_package(tmp_path, request.param)
     monkeypatch.syspath_prepend(tmp_path)
@@ -74,7 +74,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def dynamic_load(package: str, kind: str, name: str) -> type:
-    """The one subclass of BaseModel that was defined in the module `name`, as hloc finds it."""
+    """The one subclass of BaseModel that the module `name` defines. hloc finds a plug-in this way."""
     root = importlib.import_module(f"{package}.{kind}")
     base = importlib.import_module(f"{package}.utils.base_model").BaseModel
     module_path = f"{root.__name__}.{name}"
@@ -86,19 +86,20 @@ def dynamic_load(package: str, kind: str, name: str) -> type:
 
 
 def load(package: str, kind: str, conf: dict[str, Any]) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-    """The plug-in that a configuration of hloc names, built as hloc builds it."""
+    """The plug-in that a configuration of hloc names, created the way hloc does it."""
     ours.register(package)
     return dynamic_load(package, kind, conf["model"]["name"])(conf["model"]).eval()
 
 
 def image_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """As hloc gives it: float32 (1, c, h, w) in 0..1."""
+    """The input that hloc gives to an extractor: float32 (1, c, h, w) in 0..1."""
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(planes / 255.0).float()[None]
 
 
 def matcher_input(features: tuple[Features, Features], **changes: Any) -> dict[str, torch.Tensor]:
-    """As hloc gives it: each dataset of the feature files as float32 with a batch dimension, an image of undefined content."""
+    """The input that hloc gives to a matcher: each dataset of the feature files as float32 with a batch dimension, and an image
+    with undefined content. `changes` replace datasets; None removes one."""
     data = {}
     for side, side_features in enumerate(features):
         width, height = side_features.image_size
@@ -115,7 +116,7 @@ def matcher_input(features: tuple[Features, Features], **changes: Any) -> dict[s
 
 
 class FakeExtractor:
-    """Remembers what it was given; answers with one keypoint for each of the first rows."""
+    """Keeps the image that it gets; returns one keypoint in each of the first rows."""
 
     weights = ()
 
@@ -130,7 +131,7 @@ class FakeExtractor:
 
 
 class FakeMatcher:
-    """Remembers what it was given; matches each keypoint of image 0 with the same of image 1, but the first."""
+    """Keeps the features that it gets; matches keypoint i of image 0 to keypoint i of image 1, except for i = 0."""
 
     weights = ()
 
@@ -142,7 +143,7 @@ class FakeMatcher:
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the plug-in builds, and with which arguments."""
+    """The extractor and the matcher that the plug-ins create, and the arguments with which they create them."""
     built: dict[str, Any] = {"extractor": FakeExtractor(), "matcher": FakeMatcher()}
 
     def create(kind: str, name: str, **options: Any) -> Any:
@@ -166,11 +167,11 @@ def test_hloc_finds_one_class_for_each_kind(package: str) -> None:
 
 def test_by_default_it_is_the_open_superpoint_with_its_lightglue() -> None:
     assert ours.extractor_conf()["model"]["extractor"] == "superpoint"
-    assert ours.matcher_conf()["model"]["head"] == "superpoint-open"
+    assert ours.matcher_conf()["model"]["trained_for"] == "superpoint-open"
 
 
-def test_each_configuration_has_files_of_its_own() -> None:
-    """hloc does not ask with which options what lies there was made."""
+def test_each_configuration_has_its_own_files() -> None:
+    """hloc reuses an existing file whatever its options were."""
     confs = [
         *(ours.extractor_conf(), ours.extractor_conf("aliked"), ours.extractor_conf(resize_max=1024)),
         *(ours.extractor_conf(max_keypoints=512), ours.matcher_conf(), ours.matcher_conf(filter_threshold=0.3)),
@@ -186,12 +187,12 @@ def test_registering_twice_changes_nothing(package: str, fakes: dict[str, Any]) 
     load(package, "matchers", ours.matcher_conf())
 
 
-def test_without_hloc_registering_says_what_is_missing() -> None:
+def test_registering_without_hloc_raises_an_error_that_names_it() -> None:
     with pytest.raises(ImportError, match="no_such_hloc"):
         ours.register("no_such_hloc")
 
 
-def test_the_extractor_gets_the_pixels_as_they_are_and_does_not_resize(package: str, fakes: dict[str, Any]) -> None:
+def test_the_extractor_gets_the_pixels_unchanged_and_does_not_resize(package: str, fakes: dict[str, Any]) -> None:
     conf = ours.extractor_conf("disk", resize_max=1024, max_keypoints=7)
     assert conf["preprocessing"] == {"grayscale": False, "resize_max": 1024}
     extractor = load(package, "extractors", conf)
@@ -211,7 +212,7 @@ def test_grey_images_are_repeated_in_three_channels(package: str, fakes: dict[st
     np.testing.assert_array_equal(fakes["extractor"].image.pixels, np.repeat(PIXELS[..., :1], 3, axis=2))
 
 
-def test_scales_and_orientations_are_handed_on_in_hlocs_names(package: str, fakes: dict[str, Any]) -> None:
+def test_scales_and_orientations_are_returned_under_hlocs_names(package: str, fakes: dict[str, Any]) -> None:
     fakes["extractor"] = FakeExtractor(oriented=True)
     found = load(package, "extractors", ours.extractor_conf("sift"))({"image": image_tensor(PIXELS)})
     assert found["scales"].tolist() == [[1, 2, 3]] and found["oris"].shape == (1, 3)
@@ -227,9 +228,9 @@ def fake_features(num: int) -> Features:
     return FakeExtractor(num)(Image("image", PIXELS))
 
 
-def test_the_matcher_gets_what_the_feature_files_hold(package: str, fakes: dict[str, Any]) -> None:
+def test_the_matcher_gets_the_content_of_the_feature_files(package: str, fakes: dict[str, Any]) -> None:
     matcher = load(package, "matchers", ours.matcher_conf("disk", filter_threshold=0.2))
-    assert fakes["matcher_arguments"] == ("lightglue", {"head": "disk", "filter_threshold": 0.2})
+    assert fakes["matcher_arguments"] == ("lightglue", {"trained_for": "disk", "filter_threshold": 0.2})
     pair = fake_features(3), fake_features(4)
     found = matcher(matcher_input(pair))
     assert found["matches0"].tolist() == [[-1, 1, 2]] and found["matches0"].dtype == torch.int64
@@ -242,7 +243,7 @@ def test_the_matcher_gets_what_the_feature_files_hold(package: str, fakes: dict[
 
 
 @pytest.mark.parametrize("changes", [{"image_size": None}, {"scores": None}, {"scores": None, "keypoint_scores": np.ones(3)}])
-def test_older_feature_files_are_understood(package: str, fakes: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_feature_files_of_older_versions_are_read(package: str, fakes: dict[str, Any], changes: dict[str, Any]) -> None:
     """Without image_size, without scores, or with scores under their other name."""
     load(package, "matchers", ours.matcher_conf())(matcher_input((fake_features(3), fake_features(3)), **changes))
     for given in fakes["matcher"].given:
@@ -264,7 +265,7 @@ def test_missing_descriptors_are_named(package: str, fakes: dict[str, Any]) -> N
         load(package, "matchers", ours.matcher_conf())(data)
 
 
-# --- the real networks -------------------------------------------------------------------------------------------------------
+# --- the real networks ----------------------------------------------------------------------------------------------------
 
 
 def has_weights() -> bool:
@@ -273,13 +274,13 @@ def has_weights() -> bool:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Threads that share a busy core wait for each other longer than they compute."""
+    """One thread for torch: several threads on a busy core would wait for each other longer than they compute."""
     with torch_threads(num_workers=num_cores()):
         yield
 
 
 SHIFT = (24, 10)
-"""(x, y) px by which the second photo is shifted against the first."""
+"""(x, y) px: shift of the second photo against the first."""
 
 
 def photo_pair() -> tuple[np.ndarray, np.ndarray]:
@@ -292,22 +293,22 @@ def photo_pair() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("name", "head"),
+    ("name", "trained_for"),
     [
         ("superpoint", "superpoint-open"),
         pytest.param("aliked", "aliked", marks=pytest.mark.skipif(not has_weights(), reason="ALIKED's weights are not here")),
     ],
 )
-def test_through_hlocs_files_the_result_is_that_of_our_own_pipeline(
-    name: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+def test_the_result_through_hlocs_files_equals_the_result_of_our_pipeline(
+    name: str, trained_for: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     write_package(tmp_path, "hloc_real.hloc")
     monkeypatch.syspath_prepend(tmp_path)
     pixels = photo_pair()
     extractor = load("hloc_real.hloc", "extractors", ours.extractor_conf(name, max_keypoints=150))
-    matcher = load("hloc_real.hloc", "matchers", ours.matcher_conf(head))
+    matcher = load("hloc_real.hloc", "matchers", ours.matcher_conf(trained_for))
 
-    # as hloc does: features to a file, in the file's names; from the file to the matcher
+    # as hloc does it: features go to a file under its names, and from the file to the matcher
     with h5py.File(tmp_path / "feats.h5", "w") as file:
         for photo_name, photo in zip("ab", pixels, strict=True):
             group = file.create_group(photo_name)
@@ -323,10 +324,10 @@ def test_through_hlocs_files_the_result_is_that_of_our_own_pipeline(
     for given, expected in zip(through_hloc, own, strict=True):
         np.testing.assert_array_equal(given.keypoints, expected.keypoints)
         np.testing.assert_array_equal(given.descriptors, expected.descriptors)
-    np.testing.assert_array_equal(matches0, create_matcher("lightglue", head=head)(*own).matches0(len(own[0])))
+    np.testing.assert_array_equal(matches0, create_matcher("lightglue", trained_for=trained_for)(*own).matches0(len(own[0])))
 
     matched = np.flatnonzero(matches0 > -1)
     assert len(matched) > 50
     shifts = own[0].keypoints[matched] - own[1].keypoints[matches0[matched]]
-    # Keypoints of the small photo have pixels of 4 px.
+    # A pixel of the small photo is 4 px wide.
     assert (np.abs(shifts - SHIFT).max(axis=1) < 2).mean() > 0.95, "and they are the right ones"

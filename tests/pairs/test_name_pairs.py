@@ -1,4 +1,4 @@
-"""Pairs that follow from the names alone: exhaustive and sequential."""
+"""Sources that need only the names of the images: exhaustive and sequential pairs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_exhaustive_pairs_join_each_two_images_once(names: list[str]) -> None:
 
 
 @given(NAMES, st.integers(1, 6), st.booleans(), st.randoms())
-def test_sequential_pairs_are_sorted_unique_and_independent_of_the_input_order(
+def test_sequential_pairs_are_sorted_and_unique_in_any_input_order(
     names: list[str], overlap: int, quadratic: bool, generator: random.Random
 ) -> None:
     pairs = sequential_pairs(names, overlap, quadratic)
@@ -45,14 +45,14 @@ def test_sequential_pairs_are_sorted_unique_and_independent_of_the_input_order(
 
 @settings(deadline=None)
 @given(st.integers(0, 40), st.integers(1, 8))
-def test_sequential_pairs_are_those_within_the_overlap(num_images: int, overlap: int) -> None:
+def test_sequential_pairs_join_all_images_within_the_overlap(num_images: int, overlap: int) -> None:
     names = [f"{i:03d}.jpg" for i in range(num_images)]
     expected = [(names[i], names[j]) for i in range(num_images) for j in range(i + 1, num_images) if j - i <= overlap]
     assert keys(sequential_pairs(names, overlap, False)) == expected
 
 
 def colmap_sequential_pairs(num_images: int, overlap: int, quadratic_overlap: bool) -> set[tuple[int, int]]:
-    """Indices of COLMAP's pairs for images 0, 1, 2 ... in order of time."""
+    """COLMAP's sequential pairs of the images 0, 1, 2 ..., as indices."""
     with pycolmap.Database.open(":memory:") as database:
         camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=64, height=64, params=[100, 32, 32])
         camera_id = database.write_camera(camera)
@@ -63,7 +63,7 @@ def colmap_sequential_pairs(num_images: int, overlap: int, quadratic_overlap: bo
 
 
 @pytest.mark.parametrize("overlap", [1, 3, 5])
-def test_pairs_agree_with_colmap_whose_linear_and_quadratic_pairs_are_joined(overlap: int) -> None:
+def test_pairs_equal_the_union_of_colmap_s_linear_and_quadratic_pairs(overlap: int) -> None:
     names = [f"{i:03d}.jpg" for i in range(40)]
     linear, quadratic = (colmap_sequential_pairs(40, overlap, flag) for flag in (False, True))
     for flag, expected in ((False, linear), (True, linear | quadratic)):
@@ -71,12 +71,12 @@ def test_pairs_agree_with_colmap_whose_linear_and_quadratic_pairs_are_joined(ove
         assert found == expected
 
 
-def test_the_reason_tells_the_distance_in_the_sequence() -> None:
+def test_the_reason_gives_the_distance_in_the_sequence() -> None:
     pairs = sequential_pairs(["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"], 3, True)
     assert {(pair.name0, pair.name1): pair.reason for pair in pairs}["a.jpg", "e.jpg"] == "sequential+4"
 
 
-def test_numbers_in_names_count_as_numbers() -> None:
+def test_numbers_in_names_are_ordered_as_numbers() -> None:
     assert sequences(["img10.jpg", "img2.jpg", "img1.jpg"]) == [["img1.jpg", "img2.jpg", "img10.jpg"]]
     assert keys(sequential_pairs(["img10.jpg", "img9.jpg", "img8.jpg"], 1, False)) == [
         ("img10.jpg", "img9.jpg"),
@@ -84,7 +84,7 @@ def test_numbers_in_names_count_as_numbers() -> None:
     ]
 
 
-def test_names_that_differ_in_leading_zeros_have_one_order() -> None:
+def test_names_that_differ_only_in_leading_zeros_keep_one_order() -> None:
     assert sequences(["1.jpg", "01.jpg", "2.jpg"]) == sequences(["2.jpg", "01.jpg", "1.jpg"]) == [["01.jpg", "1.jpg", "2.jpg"]]
 
 

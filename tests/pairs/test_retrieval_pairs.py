@@ -1,4 +1,8 @@
+"""Nearest neighbours of global descriptors, compared with a plain sort of the full table of similarities."""
+
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +27,7 @@ def rows(pairs: list[Pair]) -> list[tuple[str, str, str, float]]:
 def slow_ranks(
     names: list[str], descriptors: np.ndarray, num_neighbours: int, positions: np.ndarray | None = None, min_distance: int = 1
 ) -> dict[tuple[str, str], tuple[int, float]]:
-    """(best rank, similarity) of each pair, from the full table of similarities and a plain sort."""
+    """Best rank and similarity of each pair, from a plain sort of the full table of similarities."""
     lengths = np.linalg.norm(descriptors.astype(np.float64), axis=1)
     found: dict[tuple[str, str], tuple[int, float]] = {}
     positions = np.arange(len(names)) if positions is None else positions
@@ -55,8 +59,8 @@ def test_pairs_equal_a_sort_of_the_full_table(count: int, num_neighbours: int, b
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_the_size_of_blocks_does_not_matter(dtype: type) -> None:
-    signs = np.random.default_rng(0).choice([-1, 1], (90, 16))  # lengths and similarities are exact, in any order of summation
+def test_the_size_of_the_blocks_does_not_matter(dtype: type) -> None:
+    signs = np.random.default_rng(0).choice([-1, 1], (90, 16))  # exact similarities in any order of summation
     descriptors = signs.astype(dtype)
     whole = top_k_pairs(image_names(90), descriptors, 5, block=1000)
     assert rows(top_k_pairs(image_names(90), descriptors, 5, block=7)) == rows(whole)
@@ -80,7 +84,7 @@ def test_equal_images_are_ranked_by_name() -> None:
     ]
 
 
-def test_length_and_sign_of_descriptors_are_treated_as_cosine_similarity() -> None:
+def test_the_score_is_the_cosine_of_descriptors_of_any_length() -> None:
     descriptors = np.array([[1, 0], [100, 0], [-3, 0]], np.float32)
     scores = {(pair.name0, pair.name1): pair.score for pair in top_k_pairs(["a", "b", "c"], descriptors, 10)}
     assert scores == {("a", "b"): 1.0, ("a", "c"): -1.0, ("b", "c"): -1.0}
@@ -97,7 +101,7 @@ def test_no_images_and_one_image_give_no_pairs() -> None:
     assert top_k_pairs(["a"], np.ones((1, 4), np.float32), 5) == []
 
 
-def test_pairs_below_the_smallest_score_are_dropped() -> None:
+def test_pairs_below_the_minimum_score_are_dropped() -> None:
     descriptors = np.random.default_rng(2).standard_normal((40, 6)).astype(np.float32)
     everything = top_k_pairs(image_names(40), descriptors, 8)
     kept = top_k_pairs(image_names(40), descriptors, 8, min_score=0.6)
@@ -125,13 +129,13 @@ def test_wrong_input_is_refused() -> None:
 
 
 def test_no_table_larger_than_a_block_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, topk = [], torch.topk
+    sizes, sort = [], torch.sort
 
-    def recording_topk(table: torch.Tensor, *arguments: object, **keywords: object) -> object:
+    def recording_sort(table: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
         sizes.append(table.numel())
-        return topk(table, *arguments, **keywords)
+        return sort(table, *arguments, **keywords)
 
-    monkeypatch.setattr(torch, "topk", recording_topk)
+    monkeypatch.setattr(torch, "sort", recording_sort)
     descriptors = np.random.default_rng(4).standard_normal((300, 8)).astype(np.float32)
     top_k_pairs(image_names(300), descriptors, 5, block=50)
     assert max(sizes) == 50 * 50

@@ -1,4 +1,4 @@
-"""Pictures of matches: the right things in the right places."""
+"""Pictures of matches: lines and dots have the right positions and colours."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def is_near(colors: np.ndarray, color: np.ndarray | tuple[int, int, int], tolera
 
 
 def red_center(picture: np.ndarray, first_column: int, last_column: int) -> tuple[float, float]:
-    """(x, y) of the middle of what is red between two columns."""
+    """(x, y) of the middle of all red pixels between two columns."""
     red = (picture[..., 0] > 150) & (picture[..., 1] < 90) & (picture[..., 2] < 90)
     rows, columns = np.nonzero(red[HEADER:-FOOTER, first_column:last_column])
     return float(columns.mean()) + first_column, float(rows.mean()) + HEADER
 
 
-def test_a_match_ends_on_the_pixels_it_joins(tmp_path: Path) -> None:
-    """Each photo has one red pixel; a dot is drawn in the middle of where the photo alone shows it."""
+def test_a_line_ends_at_the_matched_keypoints(tmp_path: Path) -> None:
+    """Each photo has one red pixel. The dot is in the middle of the red area that the photo without lines has."""
     photo0, photo1 = np.zeros((20, 30, 3), np.uint8), np.zeros((40, 40, 3), np.uint8)
     photo0[4, 7], photo1[30, 11] = (255, 0, 0), (255, 0, 0)
     nothing, path = np.zeros((0, 2)), tmp_path / "plot.png"
@@ -45,11 +45,11 @@ def test_a_match_ends_on_the_pixels_it_joins(tmp_path: Path) -> None:
     for x, y in places:
         rows, columns = np.nonzero(is_near(drawn[round(y) - 6 : round(y) + 7, round(x) - 6 : round(x) + 7], BEST))
         middle = columns.mean() + round(x) - 6, rows.mean() + round(y) - 6
-        # The line leaves the dot on one side: it pulls the middle of the colour by less than a pixel.
+        # The line joins the dot on one side and moves the middle of the red area by less than a pixel.
         np.testing.assert_allclose(middle, (x, y), atol=1.0)
     (x0, y0), (x1, y1) = places
     between = drawn[round((y0 + y1) / 2) + np.arange(-1, 2), round((x0 + x1) / 2)]
-    assert (between.max(axis=-1) > 60).any()  # the photos are black, the line is not
+    assert (between.max(axis=-1) > 60).any()  # the photos are black, the line is bright
 
 
 def test_photos_of_different_size_get_equal_heights_and_large_ones_shrink(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_no_matches_give_a_valid_picture(tmp_path: Path, ending: str) -> None:
 
 
 def horizontal_matches(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """A black photo and `count` keypoints down its middle column."""
+    """A black photo and `count` keypoints in its middle column, from top to bottom."""
     keypoints = np.column_stack([np.full(count, 50.0), np.linspace(2, 97, count)])
     return np.zeros((100, 100, 3), np.uint8), keypoints
 
@@ -76,14 +76,14 @@ def horizontal_matches(count: int) -> tuple[np.ndarray, np.ndarray]:
 def test_matches_that_are_not_verified_are_grey(tmp_path: Path) -> None:
     photo, keypoints = horizontal_matches(2)
     plot_matches(photo, photo, keypoints, keypoints, np.ones(2), tmp_path / "plot.png", inliers=np.array([True, False]))
-    inside = read(tmp_path / "plot.png")[HEADER:-FOOTER, MARGIN + 500 : MARGIN + 850]  # lines only
+    inside = read(tmp_path / "plot.png")[HEADER:-FOOTER, MARGIN + 500 : MARGIN + 850]  # this part shows only lines
     upper, lower = inside[:450], inside[450:]
     lit = lower.max(axis=-1) > 20
     assert lit.any() and np.ptp(lower[lit], axis=-1).max() <= 3
     assert np.ptp(upper, axis=-1).max() > 50
 
 
-def test_too_many_matches_are_thinned_evenly_and_in_the_same_way(tmp_path: Path) -> None:
+def test_of_too_many_matches_an_even_choice_is_drawn_always_the_same(tmp_path: Path) -> None:
     photo, keypoints = horizontal_matches(96)
     paths = [tmp_path / "one.png", tmp_path / "two.png"]
     for path in paths:
@@ -95,7 +95,7 @@ def test_too_many_matches_are_thinned_evenly_and_in_the_same_way(tmp_path: Path)
     assert np.diff(starts).max() < 1.5 * np.diff(starts).mean()
 
 
-def test_keypoints_lie_where_they_were_found(tmp_path: Path) -> None:
+def test_keypoints_are_drawn_at_their_positions(tmp_path: Path) -> None:
     photo = np.zeros((90, 90, 3), np.uint8)
     plot_keypoints(photo, np.array([[8.0, 20], [70, 60]]), np.array([0.1, 0.9]), tmp_path / "plot.png", title="two")
     picture = read(tmp_path / "plot.png")

@@ -1,4 +1,4 @@
-"""The picture of a reconstruction shows points and cameras where they are, not mirrored."""
+"""The picture of a reconstruction shows points and cameras at the right positions, not mirrored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEFT, RIGHT = (20, 90, 200), (230, 150, 20)
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """Two cameras side by side that look along +z at a wall, whose left half (x < 0) is blue and right half orange."""
+    """A model with two cameras side by side that look along +z at a wall. Its left half (x < 0) is blue, the right orange."""
     reconstruction = pycolmap.Reconstruction()
     camera = pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[500, 500, 320, 240], camera_id=1)
     reconstruction.add_camera_with_trivial_rig(camera)
@@ -35,11 +35,11 @@ def model(tmp_path: Path) -> Path:
 
 
 def where(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """(x, y) of pixels close to the colour."""
+    """(x, y) of all pixels that have nearly this colour."""
     return np.argwhere(np.abs(pixels.astype(int) - color).max(axis=2) < 40)[:, ::-1]
 
 
-def test_what_is_left_is_drawn_left_and_cameras_stand_below_what_they_look_at(model: Path, tmp_path: Path) -> None:
+def test_points_on_the_left_are_drawn_left_and_cameras_below_the_points(model: Path, tmp_path: Path) -> None:
     draw_reconstruction(model, tmp_path / "scene.png")
     pixels = np.asarray(Image.open(tmp_path / "scene.png"))
     left, right, cameras = where(pixels, LEFT), where(pixels, RIGHT), where(pixels, CAMERA_COLOR)
@@ -48,7 +48,7 @@ def test_what_is_left_is_drawn_left_and_cameras_stand_below_what_they_look_at(mo
     assert cameras[:, 1].mean() > max(left[:, 1].mean(), right[:, 1].mean())
 
 
-def test_everything_lies_within_the_picture(model: Path, tmp_path: Path) -> None:
+def test_all_points_and_cameras_are_inside_the_picture(model: Path, tmp_path: Path) -> None:
     draw_reconstruction(model, tmp_path / "scene.png")
     picture = Image.open(tmp_path / "scene.png")
     assert picture.size == SIZE

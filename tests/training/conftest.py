@@ -1,4 +1,4 @@
-"""For the tests of training: its options as shipped, and one small training that several tests look at."""
+"""Fixtures for the tests of training: the shipped options, and one small training that several tests examine."""
 
 from __future__ import annotations
 

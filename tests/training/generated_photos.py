@@ -1,4 +1,4 @@
-"""Photos for the tests of training: corners and blobs, made by a seed."""
+"""Photos for the tests of training: random corners and blobs from a seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import ImageDraw
 
 
 def picture(size: tuple[int, int], seed: int) -> np.ndarray:
-    """uint8 (h, w, 3): rectangles, triangles and discs of many colours on a smooth ground, `size` = (width, height)."""
+    """uint8 (h, w, 3): rectangles, triangles and discs of many colours on a smooth background, `size` = (width, height)."""
     rng = np.random.default_rng(seed)
     width, height = size
     ground = PILImage.fromarray(rng.integers(60, 196, (4, 5, 3), np.uint8)).resize(size, PILImage.Resampling.BICUBIC)
@@ -31,7 +31,7 @@ def picture(size: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def write_photos(folder: Path, number: int, size: tuple[int, int] = (160, 120)) -> list[str]:
-    """`0.png`, `1.png` ... in the folder; their names."""
+    """Writes `0.png`, `1.png`, ... to the folder. Returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(number):
         PILImage.fromarray(picture(size, i)).save(folder / f"{i}.png")
@@ -39,14 +39,14 @@ def write_photos(folder: Path, number: int, size: tuple[int, int] = (160, 120)) 
 
 
 def gaussian_blobs(centres: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
-    """float32 (h, w): bright Gaussian blobs of height 1 at (x, y) `centres` (n, 2) on black."""
+    """float32 (h, w): Gaussian blobs of height 1 at `centres` (x, y) (n, 2), on black."""
     rows, columns = np.mgrid[: size[1], : size[0]]
     blobs = [np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2)) for x, y in centres]
     return np.sum(blobs, axis=0).astype(np.float32)
 
 
 def centre_of_mass(picture: np.ndarray, near: np.ndarray, radius: int) -> np.ndarray:
-    """(2,): (x, y) of the mean of the values (h, w) in the square around the pixel nearest to `near`."""
+    """(2,): the centre of mass (x, y) of the values (h, w) in the square around the pixel nearest to `near`."""
     x, y = np.rint(near).astype(int)
     rows, columns = np.mgrid[y - radius : y + radius + 1, x - radius : x + radius + 1]
     weights = picture[rows, columns]

@@ -1,4 +1,4 @@
-"""A small training through the real command, left alone once and killed the other time."""
+"""A small training through the real command: once undisturbed, once killed and resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = (
     *("training.loop.save_every=12", "training.loop.validate_every=16"),
     *("training.validation.photos=4", "training.validation.width=128", "training.validation.height=96"),
 )
-"""Overrides for a training of 36 steps: 13 s of CPU, half of it to start."""
+"""Overrides for a training of 36 steps. It takes 13 s of CPU time, half of it for starting."""
 SECONDS_TO_SAVE = 300
 
 
@@ -33,19 +33,19 @@ class Trained:
 
     photos: Path
     whole: Path
-    """Output of the run that was left alone."""
+    """Output of the undisturbed run."""
     killed: Path
-    """Output of the run that was killed and started again."""
+    """Output of the run that was killed and resumed."""
     stdout: str
-    """Of the run that was left alone."""
+    """Standard output of the undisturbed run."""
     statuses: tuple[int, ...]
-    """Exit statuses of the processes of the other, one after the other."""
+    """Exit statuses of the processes of the killed run, in order."""
     steps_at_kills: tuple[int, ...]
-    """What `resume.pt` said when a process was killed."""
+    """Step in `resume.pt` at each kill."""
 
 
 def train_twice(folder: Path) -> Trained:
-    """Both runs at a time. One has a process that makes the batches, but no matplotlib, and is killed twice after a save."""
+    """Both runs at once. The killed one is killed twice after a save; it makes batches in a process and has no matplotlib."""
     (folder / "without" / "matplotlib").mkdir(parents=True)
     (folder / "without" / "matplotlib" / "__init__.py").write_text("raise ImportError")
     write_photos(folder / "photos", 10)
@@ -61,7 +61,7 @@ def train_twice(folder: Path) -> Trained:
 
 
 def _train_with_kills(folder: Path) -> tuple[list[int], list[int]]:
-    """`statuses` and `steps_at_kills` of `Trained`."""
+    """The fields `statuses` and `steps_at_kills` of `Trained`."""
     moments = random.Random(0)
     statuses, steps = [], []
     for kills_left in (2, 1, 0):
@@ -78,7 +78,7 @@ def _train_with_kills(folder: Path) -> tuple[list[int], list[int]]:
 
 
 def _start(folder: Path, output: str, python_path: str, *, data_workers: int) -> subprocess.Popen[bytes]:
-    """Its standard output and errors go to `output.out` and `output.err`, where those of killed processes stand already."""
+    """Starts a training. Its output and errors are appended to the files OUTPUT.out and OUTPUT.err."""
     command = [sys.executable, "-m", "sfm_lightglue", "train", f"data.images={folder / 'photos'}", f"output={folder / output}"]
     with (folder / f"{output}.out").open("ab") as stdout, (folder / f"{output}.err").open("ab") as stderr:
         return subprocess.Popen(

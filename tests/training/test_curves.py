@@ -1,4 +1,4 @@
-"""The record of a training, as a table and as a picture."""
+"""The figures of a training, as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def history() -> History:
     return made
 
 
-def test_the_newest_figures_of_a_kind_are_told(history: History) -> None:
+def test_the_newest_figures_of_a_kind_are_returned(history: History) -> None:
     assert history.last("training") == {"loss": 1 / 3, "top1": 0.25}
     assert history.last("validation") == {"precision": 50.0}
     assert history.describe_last("training") == "loss 0.3333, top1 0.25"
     assert History().last("training") == {} and History().describe_last("training") == ""
 
 
-def test_the_table_holds_every_figure_in_full(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_holds_every_figure_with_all_digits(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     write_curves(history, tmp_path)
     assert (tmp_path / "curves.csv").read_text() == (
@@ -37,13 +37,13 @@ def test_the_table_holds_every_figure_in_full(history: History, tmp_path: Path, 
     )
 
 
-def test_a_picture_is_drawn_where_matplotlib_is_installed(history: History, tmp_path: Path) -> None:
+def test_with_matplotlib_the_curves_are_plotted(history: History, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     write_curves(history, tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_there_is_the_table_and_a_line_in_the_log(
+def test_without_matplotlib_the_table_is_written_and_the_log_says_so(
     history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

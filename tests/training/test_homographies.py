@@ -1,4 +1,4 @@
-"""Random homographies and photos seen through them, against blobs, smooth pictures and polygons whose place is known."""
+"""Random homographies, and photos seen through them, compared with blobs, smooth images and polygons at known places."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ STILL = HomographyRange(rotation_deg=0, large_rotation_deg=0, min_scale=1, max_s
 
 
 def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(n, 2) points through a homography, one by one."""
+    """Points (n, 2), mapped by a homography one by one."""
     through = [homography @ [x, y, 1] for x, y in points]
     return np.array([[x / w, y / w] for x, y, w in through])
 
 
 def warp_photo(photo: Tensor, homography: np.ndarray, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """`warp_photos` of one photo (c, h, w) that fills its place."""
+    """`warp_photos` for one photo (c, h, w) that fills its array."""
     sizes = torch.tensor([[photo.shape[2], photo.shape[1]]])
     views, visible = warp_photos(photo[None], sizes, torch.from_numpy(homography)[None], view_size)
     return views[0], visible[0]
 
 
 def inside_of_polygon(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """For the pixels (h, w) of a view: in the convex polygon (4, 2), and nearer than 0.01 px to one of its sides."""
+    """Two masks over the pixels (h, w) of a view: inside the convex polygon (4, 2), and within 0.01 px of one of its sides."""
     columns, rows = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     distances = []
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -43,9 +43,9 @@ def inside_of_polygon(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.nd
     [
         ((240, 180), {}, 2.0, 0.1),
         ((320, 240), {}, 2.0, 0.1),
-        ((96, 72), {}, 3.0, 0.1),  # the photo is seen less than half as large
+        ((96, 72), {}, 3.0, 0.1),  # the photo is shown at less than half its size
         ((160, 200), {}, 2.5, 0.1),
-        ((240, 180), {"perspective": 0.3}, 1.4, 0.2),  # a strong perspective moves the centre of mass of the picture of a blob
+        ((240, 180), {"perspective": 0.3}, 1.4, 0.2),  # a strong perspective moves the centre of mass of a blob's image
     ],
 )
 def test_blobs_are_seen_where_the_homography_maps_them(
@@ -61,7 +61,7 @@ def test_blobs_are_seen_where_the_homography_maps_them(
         view, visible = warp_photo(photo, homography, view_size)
         seen = (view[0] * visible).numpy()
         for centre, place in zip(centres, mapped(homography, centres), strict=True):
-            # How much larger the view shows this blob: its window must hold it, and no other.
+            # Magnification of this blob in the view: its window must contain it, and no other blob.
             along = mapped(homography, centre + np.array([[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]]))
             scale = max(np.linalg.norm(along[0] - along[1]), np.linalg.norm(along[2] - along[3]))
             radius = int(np.ceil(3.5 * (sigma * scale + 0.5)))
@@ -76,7 +76,7 @@ def test_blobs_are_seen_where_the_homography_maps_them(
 
 
 @pytest.mark.parametrize("view_size", [(240, 180), (100, 75), (300, 90)])
-def test_every_pixel_shows_the_photo_at_its_place(shipped, view_size: tuple[int, int]) -> None:
+def test_every_pixel_shows_the_photo_at_the_right_place(shipped, view_size: tuple[int, int]) -> None:
     def wave(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return 0.5 + 0.25 * np.sin(x / 30) + 0.25 * np.cos(y / 25 + x / 60)
 
@@ -87,7 +87,7 @@ def test_every_pixel_shows_the_photo_at_its_place(shipped, view_size: tuple[int,
         view, visible = warp_photo(photo, homography, view_size)
         y, x = np.nonzero(visible.numpy())
         source = mapped(np.linalg.inv(homography), np.stack([x, y], axis=1))
-        within = ((source >= 2) & (source <= np.array(SIZE) - 3)).all(axis=1)  # the last px repeat where it is made smaller
+        within = ((source >= 2) & (source <= np.array(SIZE) - 3)).all(axis=1)  # edge pixels repeat
         assert within.sum() > 1000
         np.testing.assert_allclose(view[0].numpy()[y, x][within], wave(*source[within].T), atol=0.01)
 
@@ -107,8 +107,8 @@ def test_the_photo_is_visible_in_the_quadrilateral_of_its_corners_and_nowhere_el
     assert hidden > 1000
 
 
-def test_what_lies_behind_the_horizon_is_not_seen() -> None:
-    # The depth of the photo's row y is 1 - y / 150: those below 150 are behind the viewer, and mapped into the view all the same.
+def test_the_photo_is_not_visible_behind_the_horizon() -> None:
+    # The depth of the photo's row y is 1 - y / 150. Rows below 150 are behind the viewer, but are mapped into the view too.
     homography = np.array([[1, 0, 300], [0, 1, 700.5], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 1, 0], [0, -1 / 150, 1]])
     ((x, y),) = mapped(homography, np.array([[50, 195]]))
     assert 0 < x < 400 and 0 < y < 1200
@@ -120,7 +120,7 @@ def test_what_lies_behind_the_horizon_is_not_seen() -> None:
     assert view[0][visible].max() < 0.5
 
 
-def test_a_photo_that_just_fills_the_view_is_seen_whole() -> None:
+def test_a_photo_that_just_fills_the_view_is_completely_visible() -> None:
     homography = random_homography(np.random.default_rng(0), (400, 300), (200, 150), STILL)
     np.testing.assert_allclose(mapped(homography, np.array([[-0.5, -0.5], [399.5, 299.5]])), [[-0.5, -0.5], [199.5, 149.5]])
     _, visible = warp_photo(torch.ones(1, 300, 400), homography, (200, 150))
@@ -133,10 +133,10 @@ def test_making_a_photo_smaller_averages_its_pixels(smaller: int) -> None:
     view_size = 400 // smaller, 300 // smaller
     view, _ = warp_photo(noise, random_homography(np.random.default_rng(0), (400, 300), view_size, STILL), view_size)
     blocks = noise.unflatten(2, (-1, smaller)).unflatten(1, (-1, smaller)).mean(dim=(2, 4))
-    torch.testing.assert_close(view, blocks, atol=1e-3, rtol=0)  # four samples of four pixels each: 16 at most
+    torch.testing.assert_close(view, blocks, atol=1e-3, rtol=0)  # four samples of four pixels each: at most 16 pixels
 
 
-def test_around_the_photo_views_show_it_mirrored() -> None:
+def test_beyond_its_edges_views_show_the_photo_mirrored() -> None:
     photo = torch.rand(2, 20, 30, generator=torch.Generator().manual_seed(0))
     view, visible = warp_photo(photo, np.array([[1, 0, 25], [0, 1, 15], [0, 0, 1.0]]), (80, 50))
     around = np.pad(photo.numpy(), ((0, 0), (15, 15), (25, 25)), mode="symmetric")
@@ -144,7 +144,7 @@ def test_around_the_photo_views_show_it_mirrored() -> None:
     assert visible[15:35, 25:55].all() and visible.sum() == 20 * 30
 
 
-def test_photos_of_any_size_are_seen_as_if_alone_and_what_lies_beside_them_never(shipped) -> None:
+def test_a_photo_in_a_larger_array_looks_the_same_and_the_rest_of_the_array_is_never_seen(shipped) -> None:
     generator = torch.Generator().manual_seed(0)
     photos = [torch.rand(1, height, width, generator=generator) for width, height in ((60, 40), (33, 60), (60, 60), (21, 17))]
     rng = np.random.default_rng(0)
@@ -159,7 +159,7 @@ def test_photos_of_any_size_are_seen_as_if_alone_and_what_lies_beside_them_never
     assert torch.equal(visible, shown_pixels(torch.from_numpy(homographies), sizes, (48, 40)))
     for i, (photo, homography) in enumerate(zip(photos, homographies, strict=True)):
         view, seen = warp_photo(photo, homography, (48, 40))
-        # Positions are known to 1e-5 px, and the value beside the photo is a thousand times larger.
+        # Positions are exact to 1e-5 px, and the value beside the photo is a thousand times larger than the photo's.
         torch.testing.assert_close(views[i], view, atol=0.02, rtol=0)
         assert torch.equal(visible[i], seen)
 
@@ -196,14 +196,14 @@ def test_rotation_and_magnification_keep_to_their_ranges(shipped) -> None:
     assert max(np.abs(large)) <= ranges.large_rotation_deg and min(large) < -30 and max(large) > 30
 
 
-def test_most_rotations_have_the_standard_deviation_that_is_asked_for() -> None:
+def test_most_rotations_have_the_requested_standard_deviation() -> None:
     ranges = replace(STILL, rotation_deg=12.0)
     turns = [random_homography(np.random.default_rng(seed), SIZE, SIZE, ranges)[:2, 0] for seed in range(500)]
     angles = np.array([np.rad2deg(np.arctan2(sine, cosine)) for cosine, sine in turns])
     assert np.std(angles[np.abs(angles) > 1e-9]) == pytest.approx(12, rel=0.15)
 
 
-def test_the_view_is_centred_near_the_photo_s_centre() -> None:
+def test_the_view_is_centred_near_the_centre_of_the_photo() -> None:
     ranges = replace(STILL, shift=0.2)
     shifts = []
     for seed in range(200):

@@ -1,4 +1,4 @@
-"""`training=lightglue`: its keypoints, its start, and a small training that is interrupted and goes on."""
+"""`training=lightglue`: its keypoints, its start, and a small training that is interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL = (
 
 @pytest.fixture
 def overrides(tmp_path: Path) -> list[str]:
-    """Of a small training from random weights."""
+    """Overrides of a small training from random weights."""
     torch.manual_seed(0)
     network = LightGlue(LightGlueSettings(256, descriptor_dim=64, num_layers=2, num_heads=2))
     save_file(network.state_dict(), tmp_path / "start.safetensors")
@@ -63,7 +63,7 @@ def test_a_licence_that_the_weights_forbid_is_refused_before_the_long_work(
     assert not (tmp_path / "out" / "photos").exists()
 
 
-def test_an_interrupted_training_ends_as_if_it_had_not_been(
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed = train(overrides, tmp_path / "whole")
@@ -87,11 +87,11 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     assert metadata["network"] == "LightGlue" and metadata["licence"] == "Apache-2.0" and metadata["steps"] == "12"
     assert metadata["features"].startswith("superpoint-open ") and metadata["commit"] == "0123abc"
     assert json.loads(metadata["recipe"])["start_share"] == 0.2
-    matcher = create_matcher("lightglue", head="superpoint-open", weights=str(tmp_path / "whole" / "weights.safetensors"))
+    matcher = create_matcher("lightglue", trained_for="superpoint-open", weights=str(tmp_path / "whole" / "weights.safetensors"))
     assert matcher.engine.settings.num_layers == 2
 
 
-def test_what_is_exported_keeps_its_share_of_the_start(overrides: list[str], tmp_path: Path) -> None:
+def test_the_exported_weights_contain_their_share_of_the_start(overrides: list[str], tmp_path: Path) -> None:
     start = load_file(tmp_path / "start.safetensors")
     ends = {}
     for share in (0.0, 0.75):
@@ -99,7 +99,7 @@ def test_what_is_exported_keeps_its_share_of_the_start(overrides: list[str], tmp
         ends[share] = load_file(tmp_path / str(share) / "weights.safetensors")
     for key, value in ends[0.75].items():
         expected = 0.25 * ends[0.0][key].float() + 0.75 * start[key]
-        torch.testing.assert_close(value.float(), expected, atol=2e-3, rtol=2e-3)  # of 16 bit
+        torch.testing.assert_close(value.float(), expected, atol=2e-3, rtol=2e-3)  # float16
     assert any(not torch.equal(ends[0.0][key], start[key].half()) for key in start)
 
 
@@ -110,9 +110,7 @@ def test_a_start_for_other_descriptors_is_refused(overrides: list[str], tmp_path
         train(overrides, tmp_path / "out")
 
 
-def test_a_start_for_another_superpoint_is_put_behind_a_map_between_their_descriptors(
-    overrides: list[str], tmp_path: Path
-) -> None:
+def test_a_start_for_another_superpoint_is_put_behind_a_map_between_the_descriptors(overrides: list[str], tmp_path: Path) -> None:
     state, _ = load_weights("superpoint-open")
     turn = torch.linalg.qr(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)))[0]
     old = with_octaves(load_superpoint({key: value.float() for key, value in state.items()}), 1)
@@ -122,7 +120,7 @@ def test_a_start_for_another_superpoint_is_put_behind_a_map_between_their_descri
     for name, some in (("old", old.state_dict()), ("new", turned)):
         save_file({key: value.contiguous() for key, value in some.items()}, tmp_path / f"{name}.safetensors", METADATA)
     changes = [f"features.weights={tmp_path / 'new.safetensors'}", f"training.start_superpoint={tmp_path / 'old.safetensors'}"]
-    # The map between two of 256 d is known from 256 points; each photo has up to 512.
+    # 256 points determine the map between two 256-d descriptors; each photo has up to 512 points.
     train(
         [*overrides, *changes, "features.max_keypoints=512", "training.loop.learning_rate=1e-9", "training.loop.steps=2"],
         tmp_path / "out",
@@ -132,7 +130,7 @@ def test_a_start_for_another_superpoint_is_put_behind_a_map_between_their_descri
     assert F.cosine_similarity(started.flatten(), expected.flatten(), dim=0) > 0.9
 
 
-def test_what_is_exported_has_its_share_of_the_teachers_network(overrides: list[str], tmp_path: Path) -> None:
+def test_the_exported_weights_contain_their_share_of_the_teachers_network(overrides: list[str], tmp_path: Path) -> None:
     try:
         start, _ = load_weights("aliked-lightglue")
     except FileNotFoundError:
@@ -150,14 +148,14 @@ def test_what_is_exported_has_its_share_of_the_teachers_network(overrides: list[
     train([*overrides, *changes, "training.teacher_share=0.75", "training.num_keypoints=[8]"], tmp_path / "out")
     found = load_file(tmp_path / "out" / "weights.safetensors")
     for key, value in network.state_dict().items():
-        if key != "input_proj.weight":  # whose scale depends on the photos
+        if key != "input_proj.weight":  # its scale depends on the photos
             expected = value + 0.25 if key.endswith("bias") else value
             torch.testing.assert_close(found[key].float(), expected, atol=2e-3, rtol=2e-3)
 
 
-def test_a_map_that_has_no_part_is_refused(overrides: list[str], tmp_path: Path) -> None:
+def test_a_map_that_is_not_used_is_refused(overrides: list[str], tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"to_teacher has no part in this training: .* Give training\.to_teacher=null, or a share"
+        ValueError, match=r"to_teacher is not used by this training: .* Give training\.to_teacher=null, or a share"
     ):
         train([*overrides, "training.to_teacher=map.safetensors"], tmp_path / "out")
 
@@ -167,7 +165,7 @@ def test_a_share_of_the_teachers_network_needs_the_map(overrides: list[str], tmp
         train([*overrides, "training.teacher_share=0.5"], tmp_path / "out")
 
 
-def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() -> None:
+def test_keypoints_equal_the_extractors_and_are_filled_up_with_random_ones() -> None:
     extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=2000, detection_threshold=0.1, small_share=0.0)
     pixels = np.repeat(picture((160, 120), 0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     features = extractor(Image("a", pixels))
@@ -185,7 +183,7 @@ def test_keypoints_are_those_of_the_extractor_and_where_these_end_random_ones() 
     assert len(np.unique(others.round(), axis=0)) > 10
 
 
-def test_the_small_view_gives_its_share_of_the_keypoints_of_the_extractor() -> None:
+def test_the_small_view_gives_the_same_share_of_keypoints_as_in_the_extractor() -> None:
     number = 64
     extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=number, detection_threshold=0.001)
     pixels = np.repeat(picture((320, 240), 0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
@@ -199,7 +197,7 @@ def test_the_small_view_gives_its_share_of_the_keypoints_of_the_extractor() -> N
     assert similar.min() > 0.99
 
 
-def test_views_lose_a_share_of_their_keypoints_each_its_own() -> None:
+def test_each_view_loses_its_own_share_of_keypoints() -> None:
     extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=2000, detection_threshold=0.1, small_share=0.0)
     view = torch.from_numpy(picture((160, 120), 0).mean(axis=2).astype(np.float32)) / 255
     views = view.expand(12, 1, -1, -1)
@@ -214,12 +212,12 @@ def test_views_lose_a_share_of_their_keypoints_each_its_own() -> None:
     assert min(kept[1]) < 20 and max(kept[1]) > 30 and len(set(kept[1])) > 5
 
 
-def test_descriptors_are_mixed_with_those_of_others_in_each_view_by_its_own_weight() -> None:
+def test_descriptors_are_mixed_with_others_by_a_weight_for_each_view() -> None:
     descriptors = torch.nn.functional.normalize(torch.randn(20, 50, 256, generator=torch.Generator().manual_seed(0)), dim=2)
     assert mix_descriptors(descriptors, 0.0, torch.Generator().manual_seed(0)) is descriptors
     mixed = mix_descriptors(descriptors, 1.0, torch.Generator().manual_seed(0))
     torch.testing.assert_close(mixed.norm(dim=2), torch.ones(20, 50))
-    similar = (mixed * descriptors).sum(dim=2)  # 1 / sqrt(1 + weight^2), up to the similarity of random vectors
+    similar = (mixed * descriptors).sum(dim=2)  # 1 / sqrt(1 + weight^2), apart from the similarity of random vectors
     assert similar.min() > 0.55 and similar.mean(dim=1).min() < 0.8 and similar.mean(dim=1).max() > 0.98
     others = mixed.flatten(0, 1) - (similar[..., None] * descriptors).flatten(0, 1)
     nearest = (torch.nn.functional.normalize(others, dim=1) @ descriptors.flatten(0, 1).T).amax(dim=1)

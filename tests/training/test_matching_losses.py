@@ -1,4 +1,4 @@
-"""Labels and losses of LightGlue's training against loops over keypoints, and what they do to a small network."""
+"""Labels and losses of LightGlue's training, compared with loops over keypoints, and their effect on a small network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIONS = MatchingLossOptions(match_px=3.0, no_match_px=5.0, confidence=0.5)
 
 
 def truth(keypoints: Tensor, positions: Tensor, visible: Tensor | None = None, known: Tensor | None = None) -> TruePositions:
-    """Of (b, m, 2) or, for one pair, (m, 2); all of one scale."""
+    """True positions from arrays (b, m, 2), or (m, 2) for one pair. All keypoints have the same scale."""
     if keypoints.ndim == 2:
         keypoints, positions = keypoints[None], positions[None]
     all_of_them = torch.ones(keypoints.shape[:2], dtype=torch.bool)
@@ -46,7 +46,7 @@ def labels_of(truth0: TruePositions, truth1: TruePositions) -> tuple[list, list]
 
 
 def labels_by_loops(truth0: TruePositions, truth1: TruePositions, pair: int) -> tuple[list[int], list[int]]:
-    """The definition, keypoint by keypoint."""
+    """The definition of the labels, keypoint by keypoint."""
     (keypoints0, positions0, visible0, known0), (keypoints1, positions1, visible1, known1) = (
         [getattr(side, key)[pair].numpy() for key in ("keypoints", "positions", "visible", "known")] for side in (truth0, truth1)
     )
@@ -75,7 +75,7 @@ def labels_by_loops(truth0: TruePositions, truth1: TruePositions, pair: int) -> 
     return labels0, labels1
 
 
-def test_labels_are_those_of_loops_over_keypoints() -> None:
+def test_labels_equal_those_of_loops_over_keypoints() -> None:
     generator = torch.Generator().manual_seed(0)
     b, m, n = 6, 40, 31
     keypoints0 = 60 * torch.rand(b, m, 2, generator=generator)
@@ -94,7 +94,7 @@ def test_labels_are_those_of_loops_over_keypoints() -> None:
         assert sum(label >= 0 for each in labels for label in each) > 20
 
 
-def test_of_keypoints_at_one_place_one_matches_and_the_others_are_ignored() -> None:
+def test_only_one_of_several_keypoints_at_one_place_matches_and_the_others_are_ignored() -> None:
     twice = torch.tensor([[10.0, 10.0], [10.0, 10.0]])
     once = twice[:1]
     assert labels_of(truth(twice, twice), truth(once, once)) == ([[0, IGNORED]], [[0]])
@@ -102,7 +102,7 @@ def test_of_keypoints_at_one_place_one_matches_and_the_others_are_ignored() -> N
     assert labels_of(truth(twice, twice), truth(twice, twice)) == ([[0, IGNORED]], [[0, IGNORED]])
 
 
-def test_a_hidden_point_is_unmatchable_though_a_keypoint_is_where_it_would_be() -> None:
+def test_a_hidden_point_is_unmatchable_even_if_a_keypoint_is_at_its_position() -> None:
     points = torch.tensor([[10.0, 10.0], [50.0, 20.0]])
     hidden = torch.tensor([False, True])
     assert labels_of(truth(points, points, visible=hidden), truth(points, points, visible=hidden)) == (
@@ -110,7 +110,7 @@ def test_a_hidden_point_is_unmatchable_though_a_keypoint_is_where_it_would_be() 
         [[UNMATCHABLE, 1]],
     )
     one_sided = labels_of(truth(points, points, visible=hidden), truth(points, points))
-    assert one_sided == ([[UNMATCHABLE, 1]], [[IGNORED, 1]])  # the other one has a keypoint where it ought to
+    assert one_sided == ([[UNMATCHABLE, 1]], [[IGNORED, 1]])  # the visible one has a keypoint at its true position
 
 
 def test_an_unknown_keypoint_is_ignored_and_nothing_matches_it() -> None:
@@ -121,7 +121,7 @@ def test_an_unknown_keypoint_is_ignored_and_nothing_matches_it() -> None:
     assert labels_of(truth(points, points), truth(points, nowhere, known=unknown)) == ([[IGNORED, 1]], [[IGNORED, 1]])
 
 
-def test_images_without_overlap_have_unmatchable_keypoints_only() -> None:
+def test_without_overlap_all_keypoints_are_unmatchable() -> None:
     points, outside = 100 * torch.rand(1, 7, 2), torch.full((1, 7, 2), math.inf)
     none = torch.zeros(7, dtype=torch.bool)
     labels = labels_of(truth(points, outside, visible=none), truth(points, outside, visible=none))
@@ -129,20 +129,20 @@ def test_images_without_overlap_have_unmatchable_keypoints_only() -> None:
 
 
 @pytest.mark.parametrize(("shift", "label"), [(2.9, 0), (3.1, IGNORED), (4.9, IGNORED), (5.1, UNMATCHABLE)])
-def test_between_the_two_limits_a_keypoint_is_neither(shift: float, label: int) -> None:
+def test_between_the_two_limits_a_keypoint_is_ignored(shift: float, label: int) -> None:
     points = torch.tensor([[400.0, 300.0]])
     moved = points + torch.tensor([shift, 0.0])
     assert labels_of(truth(points, points), truth(moved, moved)) == ([[label]], [[label]])
 
 
 def test_the_larger_of_the_two_errors_decides() -> None:
-    """Image 1 is magnified twice: what is 2 px off in image 0 is 4 px off there."""
+    """Image 1 is magnified twice: an error of 2 px in image 0 is 4 px there."""
     points0, points1 = torch.tensor([[10.0, 10.0]]), torch.tensor([[24.0, 20.0]])
     assert labels_of(truth(points0, 2 * points0), truth(points1, points1 / 2)) == ([[IGNORED]], [[IGNORED]])
 
 
-def test_keypoints_at_one_place_match_those_of_their_scale() -> None:
-    """Two of scales 1 and 2 at one place, seen twice as large by the partner, which has them in scales 1, 2 and 4."""
+def test_keypoints_at_one_place_match_by_scale() -> None:
+    """Image 0 has keypoints of scales 1 and 2 at one place. The partner shows it twice as large, with scales 1, 2 and 4."""
     points0 = torch.tensor([[[10.0, 10.0], [10.0, 10.0]]])
     points1 = torch.tensor([[[20.0, 20.0], [20.5, 20.0], [21.0, 20.0]]])
     sides = truth(points0, 2 * points0), truth(points1, points1 / 2)
@@ -151,13 +151,16 @@ def test_keypoints_at_one_place_match_those_of_their_scale() -> None:
     truth1 = replace(sides[1], scales=scales1, mapped_scales=scales1 / 2)
     assert labels_of(truth0, truth1) == ([[1, 2]], [[IGNORED, 0, 1]])
     first = TruePositions(*(getattr(truth1, field.name)[:, :1] for field in fields(truth1)))
-    assert labels_of(truth0, first) == ([[0, IGNORED]], [[0]])  # of another scale is better than none
+    assert labels_of(truth0, first) == ([[0, IGNORED]], [[0]])  # a match of another scale is better than none
     far = replace(truth0, keypoints=points0 + 4, positions=2 * (points0 + 4))
-    assert labels_of(far, truth1) == ([[UNMATCHABLE] * 2], [[UNMATCHABLE] * 3])  # the right scale brings nothing nearer
+    assert labels_of(far, truth1) == (
+        [[UNMATCHABLE] * 2],
+        [[UNMATCHABLE] * 3],
+    )  # the scale does not replace nearness
 
 
-def test_near_points_are_told_apart_far_from_the_origin() -> None:
-    """Distances by way of a matrix product would be off by more than these differences."""
+def test_near_points_are_distinguished_far_from_the_origin() -> None:
+    """Distances from a matrix product would be wrong by more than these differences."""
     keypoints = torch.stack([torch.linspace(1500, 1510, 101), torch.full((101,), 1500.0)], dim=1)
     labels0, _ = labels_of(truth(keypoints, keypoints), truth(keypoints, keypoints))
     assert labels0 == [list(range(101))]
@@ -177,7 +180,7 @@ def test_the_loss_of_an_assignment_written_by_hand() -> None:
     )
     labels0 = torch.tensor([[0, UNMATCHABLE, UNMATCHABLE], [UNMATCHABLE, UNMATCHABLE, IGNORED]])
     labels1 = torch.tensor([[0, IGNORED], [IGNORED, UNMATCHABLE]])
-    first = -math.log(0.5) - (math.log(0.6) + math.log(0.7)) / 2 / 2  # image 1 has nothing unmatchable
+    first = -math.log(0.5) - (math.log(0.6) + math.log(0.7)) / 2 / 2  # image 1 has no unmatchable keypoints
     second = -((math.log(0.8) + math.log(0.4)) / 2 + math.log(0.3)) / 2  # no matches
     found = negative_log_likelihood(probability.log(), labels0, labels1)
     assert found.item() == pytest.approx((first + second) / 2, rel=1e-6)
@@ -190,7 +193,7 @@ def small_network(num_layers: int = 2, seed: int = 0) -> LightGlue:
 
 
 def example(generator: torch.Generator, b: int = 8, n: int = 48) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-    """Inputs of the network and labels: random points seen again through a homography, two thirds of them, and others."""
+    """Inputs of the network, and labels. Two thirds of the random points are seen again through a homography."""
     size = torch.tensor([[320.0, 240.0]]).repeat(b, 1)
     homography = torch.eye(3) + torch.randn(b, 3, 3, generator=generator) * torch.tensor(
         [[0.1, 0.1, 10], [0.1, 0.1, 10], [2e-4, 2e-4, 0]]
@@ -226,7 +229,7 @@ def predictions_by_loops(log_assignment: np.ndarray) -> tuple[list[int], list[in
 
 
 def sharpen(network: LightGlue) -> LightGlue:
-    """With random weights that find some of the matches, others in each layer."""
+    """Sets random weights that find some of the matches, and different ones in each layer."""
     with torch.no_grad():
         for assignment in network.log_assignment:
             torch.nn.init.orthogonal_(assignment.final_proj.weight, gain=2)
@@ -251,7 +254,7 @@ def test_predictions_are_mutually_best_above_the_threshold() -> None:
     assert 5 < (found[0] >= 0).sum() == (found[1] >= 0).sum() < 60
 
 
-def test_losses_and_figures_are_those_of_loops_over_layers_pairs_and_keypoints() -> None:
+def test_losses_and_figures_equal_those_of_loops_over_layers_pairs_and_keypoints() -> None:
     network = sharpen(small_network(num_layers=3))
     inputs, (labels0, labels1) = example(torch.Generator().manual_seed(2), b=3, n=20)
     labels0[:, ::4] = IGNORED
@@ -305,7 +308,7 @@ def test_all_weights_learn_from_the_loss() -> None:
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
-def test_confidence_changes_nothing_but_its_own_heads() -> None:
+def test_the_confidence_loss_changes_only_the_confidence_heads() -> None:
     network, (inputs, labels) = small_network(), example(torch.Generator().manual_seed(0))
     _, figures = matching_losses(network, network(*inputs), *labels, OPTIONS)
     figures["confidence_loss"].backward()
@@ -322,7 +325,7 @@ def test_a_pair_without_matches_has_a_finite_gradient() -> None:
     assert figures["recall"] == figures["precision"] == figures["matchable"] == 0
 
 
-def test_a_network_of_one_layer_has_no_confidence_to_learn() -> None:
+def test_a_network_of_one_layer_has_no_confidence_loss() -> None:
     network, (inputs, labels) = small_network(num_layers=1), example(torch.Generator().manual_seed(0))
     loss, figures = matching_losses(network, network(*inputs), *labels, OPTIONS)
     assert figures["confidence_loss"] == 0 and loss == figures["loss"]
@@ -337,7 +340,7 @@ def test_under_autocast_states_and_losses_stay_in_float32() -> None:
     outside, _ = matching_losses(network, output, *labels, OPTIONS)
     assert {states.dtype for states in (*output.descriptors0, *output.descriptors1)} == {torch.float32}
     assert inside.dtype == torch.float32 and torch.equal(inside, outside)
-    assert outside.item() == pytest.approx(exact.item(), rel=0.01)  # 8 bits in the layers between
+    assert outside.item() == pytest.approx(exact.item(), rel=0.01)  # the layers compute with 8 bits
 
 
 def test_a_small_network_learns_to_match() -> None:
@@ -364,7 +367,7 @@ def aliked_network() -> LightGlue:
 
 
 @torch.no_grad()
-def test_a_warm_start_is_the_teachers_network_after_the_map_to_its_descriptors(aliked_network: LightGlue) -> None:
+def test_a_warm_start_equals_the_teachers_network_after_the_map_to_its_descriptors(aliked_network: LightGlue) -> None:
     torch.manual_seed(1)
     weight, bias, scale = torch.randn(128, 256), torch.randn(128), 1.7
     network = warm_start(aliked_network.state_dict(), weight, bias, scale)
@@ -386,7 +389,7 @@ def test_a_warm_start_is_the_teachers_network_after_the_map_to_its_descriptors(a
 
 @pytest.mark.parametrize("project_input", [False, True])
 @torch.no_grad()
-def test_a_network_behind_a_map_does_what_it_did_with_what_the_map_gives(project_input: bool) -> None:
+def test_a_network_behind_a_map_gives_the_results_of_the_network_on_mapped_descriptors(project_input: bool) -> None:
     torch.manual_seed(1)
     network = LightGlue(LightGlueSettings(32, descriptor_dim=32, num_layers=2, num_heads=1, project_input=project_input)).eval()
     weight, bias = torch.randn(32, 24), torch.randn(32)
@@ -399,12 +402,12 @@ def test_a_network_behind_a_map_does_what_it_did_with_what_the_map_gives(project
         torch.testing.assert_close(found.descriptors0[i], expected.descriptors0[i], rtol=1e-4, atol=1e-4)
 
 
-def test_a_map_to_other_descriptors_is_refused(aliked_network: LightGlue) -> None:
+def test_a_map_of_the_wrong_shape_is_refused(aliked_network: LightGlue) -> None:
     with pytest.raises(ValueError, match=r"weight \(64, 256\) and a bias \(64,\), expected \(128, 256\) and \(128,\)"):
         warm_start(aliked_network.state_dict(), torch.zeros(64, 256), torch.zeros(64), 1.0)
 
 
-def test_predictions_have_the_length_of_descriptors_on_average() -> None:
+def test_predictions_have_unit_length_on_average() -> None:
     torch.manual_seed(0)
     weight, bias, descriptors = torch.randn(128, 256), torch.randn(128), torch.randn(50, 256)
     scale = prediction_scale(descriptors, weight, bias)

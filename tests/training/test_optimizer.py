@@ -1,4 +1,4 @@
-"""Muon: its orthogonal updates, and that a state that was saved goes on as it would have."""
+"""Muon: orthogonal updates, and training that continues exactly from a saved state."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sfm_lightglue.training.optimizer import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24), (1, 9)])
-def test_an_orthogonal_matrix_keeps_the_singular_vectors_and_makes_the_values_about_one(shape: tuple[int, int]) -> None:
+def test_orthogonal_keeps_the_singular_vectors_and_makes_the_singular_values_about_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     found = left.T @ orthogonal(matrix) @ right.T  # diagonal in the singular vectors of the matrix
     values = found.diagonal()
-    assert values.min() > 0.6 and values.max() < 1.3  # 0.7 to 1.2, by the source
+    assert values.min() > 0.6 and values.max() < 1.3  # 0.7 to 1.2 according to the source
     torch.testing.assert_close(found, torch.diag(values), atol=1e-4, rtol=0)
 
 
@@ -52,7 +52,7 @@ def test_momentum_remembers_earlier_gradients() -> None:
     assert (kernel.detach() - before).view(2, 2)[0, 0] < -0.5
 
 
-def test_a_stored_state_goes_on_bit_for_bit() -> None:
+def test_training_from_a_stored_state_continues_bit_for_bit() -> None:
     def run(steps: range, kernel: torch.nn.Parameter, optimizer: Muon) -> None:
         for step in steps:
             kernel.grad = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(step))
@@ -73,7 +73,7 @@ def test_a_stored_state_goes_on_bit_for_bit() -> None:
     assert torch.equal(second, whole)
 
 
-def test_a_parameter_without_gradient_stays() -> None:
+def test_a_parameter_without_gradient_does_not_change() -> None:
     kernel = torch.nn.Parameter(torch.ones(2, 1, 3, 3))
     Muon([kernel], 0.1, momentum=0.95, weight_decay=0.1).step()
     assert torch.equal(kernel, torch.ones_like(kernel))

@@ -1,4 +1,4 @@
-"""Changes of how photos look: each kind alone, and all of them."""
+"""Photometric changes of photos: each kind alone, and all together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sfm_lightglue.training import photometric
 from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 
 NOTHING = {"contrast": 1, "brightness": 0, "gamma": 1, "shadow": 0, "lighting": 0, "blur": 0.3, "noise": 0, "jpeg_quality": 95}
-"""A blur of 0.3 px and JPEG at its best are no identity: `plain` takes them away."""
+"""Ranges without changes. A blur of 0.3 px and JPEG at its best still change a view; `plain` removes them."""
 NUMBER = 400
 
 
@@ -26,19 +26,19 @@ def seeded(seed: int = 0) -> Generator:
 
 @pytest.fixture
 def view() -> Tensor:
-    """(48, 52), 0.25 to 0.75, so that small changes are not cut at 0 and 1."""
+    """(48, 52), values in 0.25 to 0.75, so that small changes are not clipped at 0 and 1."""
     return torch.rand(48, 52, generator=seeded()) / 2 + 0.25
 
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither blur nor JPEG."""
+    """Switches off blur and JPEG."""
     monkeypatch.setattr(photometric, "_convolve", lambda x, kernels: x)
     monkeypatch.setattr(photometric, "_jpeg", lambda x, quality: x)
 
 
 def changed(view: Tensor, **ranges: float) -> list[Tensor]:
-    """Of `NUMBER` copies of the view with one kind of change, those that are not as before."""
+    """Makes `NUMBER` copies of the view with one kind of change, and returns the copies that differ from the view."""
     options = PhotometricRange(**{**NOTHING, **ranges})  # type: ignore[arg-type]
     views = change_photos(view.expand(NUMBER, 1, -1, -1), seeded(), options)[:, 0]
     return [each for each in views if (each - view).abs().max() > 1e-4]
@@ -57,7 +57,7 @@ def test_values_stay_in_range_and_views_are_not_changed_in_place(shipped, view: 
     assert torch.equal(wide, before)
 
 
-def test_the_same_generator_gives_the_same_views_and_each_view_changes_of_its_own(shipped, view: Tensor) -> None:
+def test_the_same_generator_gives_the_same_views_and_each_view_has_its_own_changes(shipped, view: Tensor) -> None:
     views = view.expand(30, 1, -1, -1)
     first, again, other = (change_photos(views, seeded(seed), shipped.views.photometric) for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -65,14 +65,14 @@ def test_the_same_generator_gives_the_same_views_and_each_view_changes_of_its_ow
     assert len({each.sum().item() for each in first}) > 25
 
 
-def test_a_view_is_changed_whatever_the_others_show(shipped) -> None:
+def test_the_change_of_a_view_does_not_depend_on_the_other_views(shipped) -> None:
     views = torch.rand(12, 1, 40, 48, generator=seeded())
     others = torch.cat([views[:5], torch.rand(7, 1, 40, 48, generator=seeded(1))])
     first, second = (change_photos(each, seeded(2), shipped.views.photometric) for each in (views, others))
     torch.testing.assert_close(first[:5], second[:5], atol=1e-6, rtol=0)
 
 
-def test_each_kind_of_change_befalls_a_part_of_the_views(view: Tensor, plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_of_change_is_applied_to_its_share_of_views(view: Tensor, plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {"shadow": 0.6, "lighting": 0.3, "contrast": 1.6, "brightness": 0.2, "gamma": 1.7, "noise": 0.04}
     shares = {kind: len(changed(view, **{kind: strength})) / NUMBER for kind, strength in kinds.items()}
     expected = {"shadow": 0.3, "lighting": 0.3, "contrast": 0.8, "brightness": 0.8, "gamma": 0.4, "noise": 0.5}
@@ -111,14 +111,14 @@ def test_gamma_is_an_exponent(view: Tensor, plain: None) -> None:
     assert 1 / 1.701 <= min(exponents) < 0.64 and 1.57 < max(exponents) <= 1.701
 
 
-def test_noise_has_at_most_the_standard_deviation_that_is_asked_for(view: Tensor, plain: None) -> None:
+def test_noise_has_at_most_the_requested_standard_deviation(view: Tensor, plain: None) -> None:
     errors = [each - view for each in changed(view, noise=0.04)]
     deviations = np.array([error.std().item() for error in errors])
-    assert 0.035 < deviations.max() < 0.04 * 1.06  # of 2496 draws: known to 1.4 %
+    assert 0.035 < deviations.max() < 0.04 * 1.06  # from 2496 draws, so exact to 1.4 %
     assert len(np.unique(deviations.round(4))) > 50
     strongest = torch.stack([error.flatten() for error, deviation in zip(errors, deviations, strict=True) if deviation > 0.03])
     correlation = torch.corrcoef(strongest) - torch.eye(len(strongest))
-    assert correlation.abs().max() < 0.12  # of its own in each view: six standard deviations
+    assert correlation.abs().max() < 0.12  # each view has its own noise; six standard deviations
 
 
 def test_a_shadow_darkens_one_side_of_a_line(view: Tensor, plain: None) -> None:
@@ -126,7 +126,7 @@ def test_a_shadow_darkens_one_side_of_a_line(view: Tensor, plain: None) -> None:
     for each in changed(view, shadow=0.6):
         share = (each / view).numpy()
         assert share.min() >= 0.4 - 1e-5 and share.max() <= 1 + 1e-5
-        # A function of the distance to a line rises or falls all along each row and each column.
+        # A function of the distance to a line is monotonic along each row and each column.
         for axis in (0, 1):
             steps = np.diff(share, axis=axis)
             assert (steps > -1e-5).all() or (steps < 1e-5).all()
@@ -136,14 +136,14 @@ def test_a_shadow_darkens_one_side_of_a_line(view: Tensor, plain: None) -> None:
     assert min(steepest) < 0.01 and max(steepest) > 0.1  # shadows have sharp and soft edges
 
 
-def test_lights_vary_slowly_with_the_standard_deviation_that_is_asked_for() -> None:
+def test_lights_vary_slowly_with_the_requested_standard_deviation() -> None:
     lights = photometric._lights(torch.zeros(500, 1, 60, 80), draws(500), 0.3).log()
     assert lights.shape == (500, 1, 60, 80)
-    corners = lights[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]  # where the values that are drawn stand
+    corners = lights[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]  # the positions of the drawn values
     assert corners.mean().item() == pytest.approx(0, abs=0.03)
     assert corners.std().item() == pytest.approx(0.3, abs=0.03)
     assert torch.corrcoef(corners.T).sub(torch.eye(4)).abs().max() < 0.2
-    # Neighbours drawn 20 px apart differ by some 0.3 * sqrt(2), so those one px apart by a twentieth of it.
+    # Drawn values 20 px apart differ by about 0.3 * sqrt(2), so values 1 px apart differ by a twentieth of that.
     for axis in (2, 3):
         assert lights.diff(dim=axis).std() < 0.03 and lights.diff(dim=axis).abs().max() < 0.15
 
@@ -154,7 +154,7 @@ def test_a_light_is_multiplied(view: Tensor, plain: None) -> None:
     assert ratios.std(dim=(1, 2)).mean() > 0.02
 
 
-def test_blur_is_that_of_gaussians(view: Tensor) -> None:
+def test_blur_equals_gaussian_blur(view: Tensor) -> None:
     kernels = photometric._gaussians(draws(20), 1.4)
     reach = kernels.shape[-1] // 2
     step = np.arange(-reach, reach + 1)
@@ -180,19 +180,19 @@ def test_motion_blur_is_a_mean_along_a_short_line() -> None:
     directions, lengths = [], []
     for kernel in kernels:
         assert kernel.min() >= 0 and kernel.sum() == pytest.approx(1)
-        torch.testing.assert_close(kernel, kernel.flip(0, 1))  # nothing moves
+        torch.testing.assert_close(kernel, kernel.flip(0, 1))  # the kernel is centred
         spread = torch.stack([columns, rows]).flatten(1)
         values, axes = torch.linalg.eigh(spread * kernel.flatten() @ spread.T)
         assert values[0].sqrt() < 0.6  # the line is thin
-        lengths.append((12 * values[1]).sqrt().item())  # of a uniform distribution with this variance
+        lengths.append((12 * values[1]).sqrt().item())  # length of a uniform distribution with this variance
         directions.append(torch.atan2(axes[1, 1], axes[0, 1]).item() % np.pi)
     assert 1 < min(lengths) < 3 and 4.5 < max(lengths) < 5.6 + 1
     assert np.histogram(directions, 4, (0, np.pi))[0].min() > 5
 
 
 @pytest.mark.parametrize("quality", [20, 40, 60, 75, 95])
-def test_jpeg_leaves_what_pillow_leaves(quality: int) -> None:
-    smooth = to_grey(picture((93, 61), 0))  # no whole number of blocks
+def test_jpeg_equals_pillows(quality: int) -> None:
+    smooth = to_grey(picture((93, 61), 0))  # not a whole number of blocks
     noisy = np.random.default_rng(0).uniform(0, 1, (61, 93)).astype(np.float32)
     greys = (np.stack([smooth, noisy]) * 255).round().astype(np.uint8)
     qualities = torch.full((2, 1, 1, 1), float(quality))

@@ -1,4 +1,4 @@
-"""Photos for training: decoded once, of one size, in an order that is a function of the seed."""
+"""Training photos: decoded once, resized to one size, in an order that depends only on the seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sfm_lightglue.training.export import hash_of_photos
 from sfm_lightglue.training.photos import in_processes, prepare_photos, read_index, read_photo, row_of, stack_photos, write_index
 
 
-def test_photos_are_grey_and_their_longest_side_is_at_most_what_is_asked_for(tmp_path: Path) -> None:
+def test_photos_are_grey_and_their_longest_side_is_limited(tmp_path: Path) -> None:
     for name, size in (("wide", (160, 120)), ("high", (90, 240)), ("small", (40, 30))):
         PILImage.fromarray(picture(size, 0)).save(tmp_path / f"{name}.png")
     paths = prepare_photos(tmp_path, ["high.png", "small.png", "wide.png"], tmp_path / "out", 80, 1)
@@ -28,12 +28,12 @@ def test_photos_are_grey_and_their_longest_side_is_at_most_what_is_asked_for(tmp
     }
     for name, photo in found.items():
         assert photo.dtype == np.uint8
-        with PILImage.open(tmp_path / name) as image:  # Pillow's grey has the same weights; a box is its area filter
+        with PILImage.open(tmp_path / name) as image:  # Pillow's grey has the same weights, and BOX averages over areas
             expected = image.convert("L").resize(photo.shape[::-1], PILImage.Resampling.BOX)
         assert np.abs(photo - np.asarray(expected, float)).mean() < 3
 
 
-def test_photos_that_lie_there_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_photos_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = write_photos(tmp_path / "photos", 3)
     paths = prepare_photos(tmp_path / "photos", names, tmp_path / "out", 80, 1)
     assert list(paths) == names and set(paths.values()) == set((tmp_path / "out").iterdir())
@@ -71,7 +71,7 @@ def test_other_sizes_and_contents_give_other_files(tmp_path: Path) -> None:
     assert not np.array_equal(read_photo(paths[0]), read_photo(paths[2]))
 
 
-def test_broken_photos_are_left_out_and_named_also_by_processes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_photos_are_left_out_and_named_also_from_other_processes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = write_photos(tmp_path / "photos", 2)
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
     (tmp_path / "photos" / "empty.png").touch()
@@ -104,14 +104,14 @@ def test_photos_are_stacked_in_the_upper_left_corner() -> None:
         assert place[height:].sum() == place[:, width:].sum() == 0
 
 
-def test_the_index_is_read_as_it_was_written_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_read_as_it_was_written_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     written = write_index(tmp_path / "index.json", [(Path("a.npy"), Path("b.npz")), (Path("c é.npy"), Path("d.npz"))])
     monkeypatch.chdir("/")
     assert read_index(written) == [[tmp_path / "a.npy", tmp_path / "b.npz"], [tmp_path / "c é.npy", tmp_path / "d.npz"]]
 
 
-def test_every_row_comes_once_an_epoch_in_a_new_order() -> None:
+def test_every_row_comes_once_per_epoch_in_a_new_order() -> None:
     rows = [row_of(11, place, 3) for place in range(33)]
     epochs = [rows[:11], rows[11:22], rows[22:]]
     assert all(sorted(epoch) == list(range(11)) for epoch in epochs)

@@ -1,4 +1,4 @@
-"""Scenes of planes: what two views show of blobs, pieces and each other's points."""
+"""Scenes of planes: two views show blobs, pieces and each other's points where the scene says."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def options() -> SceneOptions:
 
 
 def write_photos(folder: Path, *pictures: np.ndarray) -> Path:
-    """Grey pictures (h, w) in 0..1 as prepared photos; their index."""
+    """Writes grey images (h, w) in 0..1 as prepared photos. Returns their index."""
     paths = [folder / f"{i}.npy" for i in range(len(pictures))]
     for path, picture in zip(paths, pictures, strict=True):
         np.save(path, np.rint(picture * 255).astype(np.uint8))
@@ -69,11 +69,11 @@ def test_blobs_of_all_layers_are_in_the_partner_where_the_scene_says(tmp_path: P
                     errors.append(np.linalg.norm(centre_of_mass(picture, place, 7) - place))
                     layers.add(layer)
     assert len(errors) > 60 and layers == {0, 1, 2}
-    assert np.median(errors) < 0.5 and np.mean(np.array(errors) < 2) > 0.9  # blobs near by are in a window now and then
+    assert np.median(errors) < 0.5 and np.mean(np.array(errors) < 2) > 0.9  # sometimes a neighbouring blob is in the window
 
 
-def test_what_a_piece_hides_in_the_partner_is_not_visible_there(tmp_path: Path, options: SceneOptions) -> None:
-    """Two scenes that differ in the pieces alone: what is visible looks the same with them, what they hide does not."""
+def test_points_behind_a_piece_of_the_partner_are_not_visible_there(tmp_path: Path, options: SceneOptions) -> None:
+    """The two scenes differ only in their pieces. Visible points look the same in both; hidden points do not."""
     dark, white = np.full(SIZE[::-1], 0.1), np.ones(SIZE[::-1])
     index = write_photos(tmp_path, dark)
     columns, rows = np.meshgrid(np.arange(4, SIZE[0], 8), np.arange(4, SIZE[1], 8))
@@ -90,7 +90,7 @@ def test_what_a_piece_hides_in_the_partner_is_not_visible_there(tmp_path: Path, 
             within = own & (x >= 0) & (x < SIZE[0]) & (y >= 0) & (y < SIZE[1])
             seen = found.views[options.pairs + pair, 0][y[within], x[within]]
             visible = truth.visible[pair][within]
-            assert (seen[visible] < 0.6).all()  # less than half of the pixel is a piece
+            assert (seen[visible] < 0.6).all()  # a piece covers less than half of the pixel
             covered = found.layers[options.pairs + pair][y[within], x[within]] > 0
             assert not (visible & covered).any()
             hidden += int((seen[~visible] > 0.6).sum())
@@ -99,7 +99,7 @@ def test_what_a_piece_hides_in_the_partner_is_not_visible_there(tmp_path: Path, 
 
 
 def test_all_planes_of_a_scene_are_seen_by_the_same_two_cameras(options: SceneOptions) -> None:
-    """Lines through the two images of a point under two planes meet in the epipole, whatever the point."""
+    """The lines through the two images of a point, one for each of two planes, meet in the epipole for every point."""
     points = np.random.default_rng(0).uniform(0, SIZE, (20, 2))
     checked = 0
     for seed in range(20):
@@ -115,7 +115,7 @@ def test_all_planes_of_a_scene_are_seen_by_the_same_two_cameras(options: SceneOp
     assert checked > 10
 
 
-def test_the_partner_shows_a_square_around_a_keypoint_as_large_as_told(tmp_path: Path, options: SceneOptions) -> None:
+def test_the_partner_shows_a_square_around_a_keypoint_at_the_mapped_scale(tmp_path: Path, options: SceneOptions) -> None:
     index = write_photos(tmp_path, *(gaussian_blobs(CENTRES + i, SIZE, 2.0) for i in range(4)))
     _, found = scene(index, options, 0)
     centres = 20 + torch.rand(2 * options.pairs, 50, 2, generator=Generator().manual_seed(0)) * (torch.tensor(SIZE) - 40)
@@ -140,7 +140,7 @@ def test_unrelated_pairs_have_no_matches(tmp_path: Path, options: SceneOptions) 
     assert (labels0[4:][truth0.known[4:]] == UNMATCHABLE).all() and truth0.known[4:].any()
 
 
-def test_a_batch_is_a_function_of_the_step(tmp_path: Path, options: SceneOptions) -> None:
+def test_a_batch_depends_only_on_the_step(tmp_path: Path, options: SceneOptions) -> None:
     index = write_photos(tmp_path, *(gaussian_blobs(CENTRES + i, SIZE, 2.0) for i in range(4)))
     (_, first), (_, again), (_, other) = (scene(index, options, step) for step in (3, 3, 4))
     assert torch.equal(first.views, again.views) and torch.equal(first.layers, again.layers)

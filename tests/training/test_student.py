@@ -1,4 +1,4 @@
-"""The losses of the student, against plain loops over cells and points."""
+"""The losses of the student, compared with plain loops over cells and points."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def unit(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def make_batch(generator: torch.Generator, *, num_points: tuple[int, int] = (5, 3), side: int = 32) -> dict[str, Tensor]:
-    """Two pairs of views with noise in them."""
+    """Two pairs of views that show noise."""
     cells = side // 8
     return {
         "views": torch.rand(4, 1, side, side, generator=generator),
@@ -94,7 +94,7 @@ def test_the_keypoint_loss_is_the_mean_cross_entropy_of_the_cells_that_count(gen
     assert keypoint_loss(logits, targets, weights).item() == pytest.approx(total / count, rel=1e-5)
 
 
-def test_the_keypoint_loss_is_least_where_the_probabilities_are_the_targets(generator: torch.Generator) -> None:
+def test_the_keypoint_loss_is_smallest_if_the_probabilities_equal_the_targets(generator: torch.Generator) -> None:
     targets = torch.rand(1, 65, 2, 2, generator=generator).softmax(dim=1)
     logits = targets.log().requires_grad_()
     loss = keypoint_loss(logits, targets, torch.ones(1, 2, 2))
@@ -122,7 +122,7 @@ def test_the_location_loss_is_the_mean_over_keypoints_of_the_cross_entropy_of_th
         mass += float(target.sum())
     assert location_loss(logits, targets, weights).item() == pytest.approx(total / mass, rel=1e-5)
     certain = logits.clone()
-    certain[:, 64] += 100  # whether there is a keypoint does not matter
+    certain[:, 64] += 100  # the probability of a keypoint does not matter
     torch.testing.assert_close(location_loss(certain, targets, weights), location_loss(logits, targets, weights))
 
 
@@ -139,7 +139,7 @@ def heatmaps(generator: torch.Generator, number: int) -> Tensor:
     return torch.rand(number, 32, 40, generator=generator) ** 8
 
 
-def test_keypoints_of_many_heatmaps_are_those_of_each(generator: torch.Generator) -> None:
+def test_keypoints_of_a_batch_of_heatmaps_equal_those_of_each_heatmap(generator: torch.Generator) -> None:
     maps, everywhere = heatmaps(generator, 3), torch.ones(3, 4, 5)
     keypoints, found = find_keypoints(maps, everywhere, 12, DETECTION)
     assert keypoints.shape == (3, 12, 2) and found.all()
@@ -161,7 +161,7 @@ def test_keypoints_lie_in_cells_that_count_and_are_above_the_threshold(generator
 def test_the_reprojection_loss_is_the_mean_distance_of_mutual_nearest_keypoints_in_both_views(generator: torch.Generator) -> None:
     first = torch.rand(2, 9, 2, generator=generator) * 40
     between = torch.eye(3).repeat(2, 1, 1)
-    between[:, :2, :2] = 2 * between[:, :2, :2]  # twice as large in the second view
+    between[:, :2, :2] = 2 * between[:, :2, :2]  # the second view is magnified twice
     second = (2 * first + torch.randn(2, 9, 2, generator=generator) * 2)[:, torch.randperm(9, generator=generator)]
     found = torch.rand(4, 9, generator=generator) > 0.2
     total, count = 0.0, 0
@@ -180,7 +180,7 @@ def test_the_reprojection_loss_is_the_mean_distance_of_mutual_nearest_keypoints_
 
 def test_the_gradient_of_the_reprojection_loss_moves_keypoints_onto_each_other(generator: torch.Generator) -> None:
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(40.0), indexing="ij")
-    centres = torch.tensor([[[12.3, 10.2], [30.0, 21.4]], [[12.9, 9.6], [29.2, 21.0]]])  # of one pair of views
+    centres = torch.tensor([[[12.3, 10.2], [30.0, 21.4]], [[12.9, 9.6], [29.2, 21.0]]])  # for one pair of views
     blobs = torch.exp(-((x - centres[..., :1, None]) ** 2 + (y - centres[..., 1:, None]) ** 2) / 2).sum(dim=1)
     logits = (blobs * 5 - 6).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.05)
@@ -208,7 +208,7 @@ def test_without_keypoints_there_is_no_reprojection_loss_and_no_gradient(generat
 # --- descriptors -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_contrastive_loss_is_a_classification_both_ways_without_what_is_left_out(generator: torch.Generator) -> None:
+def test_the_contrastive_loss_is_a_classification_in_both_directions_without_left_out_points(generator: torch.Generator) -> None:
     first, second, scale = unit(generator, 2, 4, 16), unit(generator, 2, 4, 16), 12.0
     is_point = torch.tensor([[True, True, False, True], [True, False, True, True]])
     left_out = torch.zeros(2, 4, 4, dtype=torch.bool)
@@ -234,7 +234,7 @@ def contrast(first: Tensor, second: Tensor, scale: float, is_point: Tensor, left
     return contrastive_loss(similarities(torch.cat([first, second]) * scale**0.5, is_point, left_out), is_point)
 
 
-def test_the_taught_loss_is_the_divergence_from_the_teachers_answer_both_ways(generator: torch.Generator) -> None:
+def test_the_taught_loss_is_the_divergence_from_the_teachers_answer_in_both_directions(generator: torch.Generator) -> None:
     mine, theirs = unit(generator, 4, 4, 16) * 3, unit(generator, 4, 4, 8) * 2
     is_point = torch.tensor([[True, True, False, True], [True, False, True, True]])
     left_out = torch.zeros(2, 4, 4, dtype=torch.bool)
@@ -257,13 +257,13 @@ def test_the_taught_loss_is_the_divergence_from_the_teachers_answer_both_ways(ge
     assert taught_loss(*sides, is_point).item() == pytest.approx(total / 12, rel=1e-4)
 
 
-def test_the_taught_loss_is_nothing_where_the_student_says_what_the_teacher_says(generator: torch.Generator) -> None:
+def test_the_taught_loss_is_zero_if_student_and_teacher_agree(generator: torch.Generator) -> None:
     descriptors, every = unit(generator, 4, 5, 16), torch.ones(2, 5, dtype=torch.bool)
     similarity = similarities(descriptors.requires_grad_(), every, ~every[:, None].expand(2, 5, 5))
     loss = taught_loss(similarity, similarity.detach(), every)
     loss.backward()
     assert loss.abs() < 1e-6 and descriptors.grad is not None and descriptors.grad.abs().max() < 1e-6
-    right = torch.eye(10) * 100  # a teacher that is sure and right: InfoNCE
+    right = torch.eye(10) * 100  # for a teacher that is certain and right, the loss is InfoNCE
     assert taught_loss(similarity, right, every).item() == pytest.approx(contrastive_loss(similarity, every)[0].item(), rel=1e-5)
 
 
@@ -274,7 +274,7 @@ def test_equal_descriptors_are_told_apart(generator: torch.Generator) -> None:
     assert loss < 1e-3 and accuracy == 1
 
 
-def test_rows_that_are_no_points_have_no_part_in_the_contrastive_loss(generator: torch.Generator) -> None:
+def test_rows_that_are_not_points_do_not_count_in_the_contrastive_loss(generator: torch.Generator) -> None:
     first, second, scale = unit(generator, 2, 6, 16), unit(generator, 2, 6, 16), 12.0
     is_point = torch.rand(2, 6, generator=generator) > 0.4
     left_out = torch.rand(2, 6, 6, generator=generator) > 0.7
@@ -296,11 +296,11 @@ def test_without_another_point_there_is_no_contrastive_loss(generator: torch.Gen
     loss, accuracy = contrast(first, second, 12.0, is_point, near)
     assert loss == 0 and accuracy == 1
     loss.backward()
-    for each in (first, second):  # to rounding, and no nan
+    for each in (first, second):  # zero up to rounding, and not nan
         torch.testing.assert_close(each.grad, torch.zeros_like(each), atol=1e-6, rtol=0)
 
 
-def test_points_are_near_in_the_same_photo_and_in_either_view_only() -> None:
+def test_points_are_near_if_they_are_in_the_same_photo_and_near_in_either_view() -> None:
     points = torch.zeros(4, 3, 2)
     points[0] = torch.tensor([[10.0, 10], [12, 10], [30, 30]])  # first view of photo 0: 0 and 1 are near
     points[2] = torch.tensor([[10.0, 10], [20, 10], [20, 12]])  # its second view: 1 and 2 are near
@@ -330,7 +330,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(generator: torch.Generator) -
 
 
 def test_descriptors_are_taken_at_the_points_of_both_views(generator: torch.Generator) -> None:
-    """Two equal views and equal points: each descriptor is nearest to its own."""
+    """Both views and their points are equal, so each descriptor is nearest to itself."""
     torch.manual_seed(0)
     student, batch = Student(8, OPTIONS.temperature), make_batch(generator)
     for key in ("views", "points"):
@@ -348,12 +348,12 @@ def test_the_gradient_reaches_every_parameter(generator: torch.Generator) -> Non
     loss, _ = student.losses(make_batch(generator), OPTIONS, DETECTION, torch.float32)
     loss.backward()
     without = [name for name, value in student.named_parameters() if value.grad is None or not value.grad.any()]
-    # Batch normalisation takes the bias of the convolution before it away again, up to rounding.
+    # Batch normalisation cancels the bias of the convolution before it, up to rounding.
     assert [name for name in without if not name.endswith("bias")] == []
     assert all(value.grad is None or value.grad.isfinite().all() for value in student.parameters())
 
 
-def test_a_student_that_starts_from_a_network_is_that_network_and_knows_what_the_teacher_says(generator: torch.Generator) -> None:
+def test_a_student_that_starts_from_a_network_equals_it_and_predicts_the_teachers_descriptors(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     network, student = SuperPoint().eval(), Student(8, OPTIONS.temperature)
     batch = make_batch(generator, side=128)
@@ -371,7 +371,7 @@ def test_a_student_that_starts_from_a_network_is_that_network_and_knows_what_the
     assert figures["teacher_cosine"] > 0.99
 
 
-def test_a_linear_map_is_found_where_a_direction_hardly_varies(generator: torch.Generator) -> None:
+def test_a_linear_map_is_found_even_if_a_direction_hardly_varies(generator: torch.Generator) -> None:
     known = torch.nn.functional.normalize(torch.randn(2000, 16, generator=generator), dim=1)
     known[:, 3] = 0.2 + 1e-7 * known[:, 3]
     weight, bias = torch.randn(5, 16, generator=generator), torch.randn(5, generator=generator)
@@ -381,7 +381,7 @@ def test_a_linear_map_is_found_where_a_direction_hardly_varies(generator: torch.
     torch.testing.assert_close(known @ found[0].T + found[1], wanted, atol=1e-2, rtol=0)
 
 
-def test_of_a_student_with_octaves_the_descriptors_alone_learn(generator: torch.Generator) -> None:
+def test_only_the_descriptors_of_a_student_with_octaves_learn(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     network, student, batch = SuperPoint(octaves=2).eval(), Student(8, OPTIONS.temperature), make_batch(generator)
     student.start_from(network, batch)
@@ -400,18 +400,18 @@ def test_of_a_student_with_octaves_the_descriptors_alone_learn(generator: torch.
     torch.testing.assert_close(found.logits, expected.logits)
 
 
-def test_rows_that_fill_up_do_not_count(generator: torch.Generator) -> None:
+def test_rows_that_only_fill_the_array_do_not_count(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student, batch = Student(8, OPTIONS.temperature).eval(), make_batch(generator)
     loss, _ = student.losses(batch, OPTIONS, DETECTION, torch.float32)
     changed = {key: value.clone() for key, value in batch.items()}
-    for value in (1.0, -1e6):  # points of a view may lie far outside the other
+    for value in (1.0, -1e6):  # a point of one view may be far outside the other view
         for key in ("points", "teacher"):
             changed[key][~batch["is_point"].repeat(2, 1)] = value
         torch.testing.assert_close(student.losses(changed, OPTIONS, DETECTION, torch.float32)[0], loss)
 
 
-def test_a_batch_without_a_common_point_teaches_keypoints_alone(generator: torch.Generator) -> None:
+def test_a_batch_without_a_common_point_trains_only_keypoints(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student = Student(8, OPTIONS.temperature)
     loss, figures = student.losses(make_batch(generator, num_points=(0, 0)), OPTIONS, DETECTION, torch.float32)
@@ -424,7 +424,7 @@ def test_a_batch_without_a_common_point_teaches_keypoints_alone(generator: torch
     assert student.network.convDb.weight.grad is None or not student.network.convDb.weight.grad.any()
 
 
-def test_one_common_point_is_no_fault(generator: torch.Generator) -> None:
+def test_a_batch_with_a_single_common_point_works(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     loss, figures = Student(8, OPTIONS.temperature).losses(
         make_batch(generator, num_points=(1, 0)), OPTIONS, DETECTION, torch.float32

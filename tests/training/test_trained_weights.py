@@ -1,4 +1,4 @@
-"""What a training exports: SuperPoint's published form in 16 bit, where it comes from, and how it is to be sampled."""
+"""The exported weights of SuperPoint: published form in 16 bit, metadata about their origin, and how descriptors are sampled."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Image
 from sfm_lightglue.train import train_from
-from sfm_lightglue.training.export import check_licence
+from sfm_lightglue.training.export import check_licence, save_weights, split
 from sfm_lightglue.training.loop import RESUME_FILE
 from sfm_lightglue.training.student import Student
-from sfm_lightglue.training.superpoint import SuperPointTraining, save_weights, split
+from sfm_lightglue.training.superpoint import SuperPointTraining
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (160, 120)
@@ -40,7 +40,7 @@ SIZE = (160, 120)
 
 @pytest.fixture(scope="module")
 def average(trained: Trained) -> Student:
-    """The averaged student in the file that the training would go on from."""
+    """The averaged student in the file from which the training would resume."""
     student = Student(128, 0.05)
     student.load_state_dict(torch.load(trained.whole / RESUME_FILE)["average"])
     return student.eval()
@@ -62,7 +62,7 @@ def extractor(path: Path, **changes: object) -> SuperPointExtractor:
     return SuperPointExtractor.create(SuperPointOptions(**{**values, "weights": str(path), "enlarge_max": 1.0, **changes}), "cpu")
 
 
-# --- going on ---------------------------------------------------------------------------------------------------------------
+# --- starts ------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_training_starts_from_the_weights_of_another(trained: Trained, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_training_starts_from_the_weights_of_another(trained: Trained, tmp_pat
         changes[share] = torch.cat([(after[key].float() - before[key].float()).flatten() for key in before])
         (tmp_path / RESUME_FILE).unlink()
     assert 1e-3 < changes[0.0].abs().max() < 0.1  # one step
-    torch.testing.assert_close(changes[0.75], 0.25 * changes[0.0], atol=2e-3, rtol=0)  # of 16 bit
+    torch.testing.assert_close(changes[0.75], 0.25 * changes[0.0], atol=2e-3, rtol=0)  # float16
     found = metadata_of(tmp_path / "weights.safetensors")
     assert sha256_of(start) in found["origins"] and json.loads(found["start_record"]) == metadata_of(start)
 
@@ -96,7 +96,7 @@ def test_the_teacher_describes_natural_views_themselves(trained: Trained, tmp_pa
     assert json.loads(metadata_of(tmp_path / "weights.safetensors")["recipe"])["views"]["natural_pairs"] == 2
 
 
-def test_octaves_are_learnt_on_top_of_trained_weights_that_keep_their_keypoints(trained: Trained, tmp_path: Path) -> None:
+def test_octaves_are_added_to_trained_weights_and_keypoints_stay_the_same(trained: Trained, tmp_path: Path) -> None:
     start, steps = (
         trained.whole / "weights.safetensors",
         ["training.loop.steps=2", "training.loop.log_every=1", "training.loop.save_every=1"],
@@ -119,19 +119,19 @@ def test_octaves_are_learnt_on_top_of_trained_weights_that_keep_their_keypoints(
     assert not np.allclose(new.descriptors, old.descriptors, atol=0.01)
 
 
-def test_octaves_of_no_start_are_refused() -> None:
+def test_octaves_without_a_start_are_refused() -> None:
     config = compose_config(["data.images=photos", "training.octaves=3"], "train")
     with pytest.raises(ValueError, match=r"1 without training\.start, found 3 and training\.start=None"):
         bind(SuperPointTraining, config.training, "training")
 
 
-def test_a_share_of_no_start_is_refused() -> None:
+def test_a_start_share_without_a_start_is_refused() -> None:
     config = compose_config(["data.images=photos", "training.start_share=0.5"], "train")
-    with pytest.raises(ValueError, match=r"be 0 without training\.start, found 0\.5 and training\.start=None"):
+    with pytest.raises(ValueError, match=r"0 without training\.start, found 0\.5 and training\.start=None"):
         bind(SuperPointTraining, config.training, "training")
 
 
-def test_what_is_trained_from_weights_for_research_keeps_their_licence() -> None:
+def test_weights_trained_from_weights_for_research_keep_their_licence() -> None:
     record = WeightsRecord("superpoint-official", "", "", "for research", True)
     with pytest.raises(ValueError, match=r"Apache-2\.0, but superpoint-official is for research only"):
         check_licence("Apache-2.0", [record])
@@ -142,7 +142,7 @@ def test_what_is_trained_from_weights_for_research_keeps_their_licence() -> None
 # --- the file --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_weights_are_superpoints_in_sixteen_bits(trained: Trained) -> None:
+def test_the_weights_have_superpoints_keys_and_sixteen_bits(trained: Trained) -> None:
     state = load_file(trained.whole / "weights.safetensors")
     assert {value.dtype for value in state.values()} == {torch.float16}
     assert {key: value.shape for key, value in state.items()} == {k: v.shape for k, v in SuperPoint().state_dict().items()}
@@ -150,7 +150,7 @@ def test_the_weights_are_superpoints_in_sixteen_bits(trained: Trained) -> None:
     assert not network.training and not network.batch_norm
 
 
-def test_the_metadata_say_what_the_weights_are_and_where_they_come_from(trained: Trained, shipped) -> None:
+def test_the_metadata_name_the_network_and_its_origin(trained: Trained, shipped) -> None:
     metadata = metadata_of(trained.whole / "weights.safetensors")
     assert set(metadata) == {
         *("network", "origins", "descriptor_sampling", "licence", "recipe"),
@@ -165,7 +165,7 @@ def test_the_metadata_say_what_the_weights_are_and_where_they_come_from(trained:
     assert "steps" not in recipe["loop"] and "licence" not in recipe
 
 
-def test_the_metadata_name_the_photos_by_their_hash_without_those_held_out(trained: Trained) -> None:
+def test_the_metadata_hold_the_hash_of_the_training_photos_only(trained: Trained) -> None:
     readable = sorted(path.name for path in trained.photos.glob("*.png"))
     held_out, train = split(readable, 4, seed=0)
     digest = hashlib.sha256()
@@ -182,7 +182,7 @@ def test_the_metadata_hold_the_last_validation(trained: Trained) -> None:
     assert found == {row["figure"]: float(row["value"]) for row in rows}
 
 
-def test_the_map_to_the_teachers_descriptors_is_kept_beside(trained: Trained, average: Student) -> None:
+def test_the_map_to_the_teachers_descriptors_is_written_beside_the_weights(trained: Trained, average: Student) -> None:
     path = trained.whole / "to_teacher.safetensors"
     for key, value in load_file(path).items():
         assert torch.equal(value, average.to_teacher.state_dict()[key].half())
@@ -208,23 +208,23 @@ def test_the_same_weights_give_the_same_bytes_whatever_the_order_of_the_metadata
 
 
 @torch.inference_mode()
-def test_the_folded_network_is_the_trained_one_in_evaluation(average: Student, grey: torch.Tensor) -> None:
+def test_the_folded_network_equals_the_trained_one_in_evaluation_mode(average: Student, grey: torch.Tensor) -> None:
     statistics = [buffer for name, buffer in average.network.named_buffers() if name.endswith("running_mean")]
-    assert all(buffer.abs().max() > 1e-3 for buffer in statistics)  # training has moved them all
+    assert all(buffer.abs().max() > 1e-3 for buffer in statistics)  # training has changed all statistics
     expected, folded = average.network(grey), fold_batch_norm(average.network)(grey)
     torch.testing.assert_close(folded.scores, expected.scores, atol=1e-4, rtol=0)
     torch.testing.assert_close(folded.descriptors, expected.descriptors, atol=1e-4, rtol=0)
 
 
 @torch.inference_mode()
-def test_sixteen_bits_of_the_file_cost_next_to_nothing(trained: Trained, average: Student, grey: torch.Tensor) -> None:
+def test_rounding_to_sixteen_bits_hardly_changes_the_results(trained: Trained, average: Student, grey: torch.Tensor) -> None:
     folded = fold_batch_norm(average.network)
     state = load_file(trained.whole / "weights.safetensors")
     for key, value in folded.state_dict().items():
-        # float16 rounds to 11 binary digits: by 2**-11 of the value at most, and 2**-25 near zero.
+        # float16 rounds to 11 binary digits: by at most 2**-11 of the value, and by 2**-25 near zero.
         assert ((state[key].float() - value).abs() <= value.abs() * 2**-11 + 2**-25).all()
     expected, stored = folded(grey), load_superpoint(state)(grey)
-    # Through ten layers, errors of the weights that are independent stay of that size: a few times 2**-11 = 0.0005.
+    # Independent errors of the weights stay small through ten layers: a few times 2**-11 = 0.0005.
     assert (stored.scores - expected.scores).abs().max() < 5e-3
     assert (stored.descriptors * expected.descriptors).sum(dim=1).min() > 0.9999
 
@@ -232,7 +232,7 @@ def test_sixteen_bits_of_the_file_cost_next_to_nothing(trained: Trained, average
 # --- how its descriptors are sampled ---------------------------------------------------------------------------------------
 
 
-def test_the_exported_file_is_sampled_centred_and_others_are_not(trained: Trained, tmp_path: Path) -> None:
+def test_only_descriptors_of_the_exported_weights_are_sampled_centred(trained: Trained, tmp_path: Path) -> None:
     path = trained.whole / "weights.safetensors"
     save_file(load_file(path), tmp_path / "unnamed.safetensors")
     torch.save(load_file(path), tmp_path / "superpoint.pth")
@@ -254,7 +254,7 @@ def test_the_exported_file_is_sampled_centred_and_others_are_not(trained: Traine
         assert np.abs(features.descriptors - other).max() > 1e-2
 
 
-def test_the_record_of_the_exported_file_has_its_licence_and_metadata(trained: Trained, shipped) -> None:
+def test_the_record_of_the_exported_file_holds_its_licence_and_metadata(trained: Trained, shipped) -> None:
     path = trained.whole / "weights.safetensors"
     _, record = load_weights(str(path))
     assert (record.licence, record.research_only) == (shipped.licence, False)

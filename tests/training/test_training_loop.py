@@ -1,4 +1,4 @@
-"""The training loop, with a task so small that it takes no time: a linear map is learnt."""
+"""The training loop, with a task that takes no time: learning a linear map."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sfm_lightglue.training.loop import (
 
 
 class Batches(Dataset[dict[str, Tensor]]):
-    """Item `step` is made by a generator of that seed."""
+    """Item `step` is random, with `step` as the seed."""
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
@@ -36,7 +36,7 @@ class Batches(Dataset[dict[str, Tensor]]):
 
 
 class LinearTask:
-    """y from x by two linear layers with batch normalisation between; the first one's weight is Muon's."""
+    """Predicts y from x by two linear layers with batch normalisation between them. Muon trains the first layer's weight."""
 
     def __init__(self, fails_at: int | None = None, **settings: Any) -> None:
         torch.manual_seed(0)
@@ -67,13 +67,13 @@ class LinearTask:
 
 
 def exported(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:  # by its name torch would take it for safetensors
+    with path.open("rb") as file:  # torch would take a path of this name for safetensors
         return torch.load(file)
 
 
 @pytest.fixture(autouse=True)
 def nothing_but_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pictures, which take longer than all else here."""
+    """No plots: they take longer than everything else here."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
@@ -100,7 +100,7 @@ def test_the_learning_rate_rises_stays_and_falls(shipped) -> None:
 
 
 @pytest.mark.parametrize(("warmup_steps", "cooldown"), [(0, 0.0), (1, 0.0)])
-def test_without_warm_up_and_cool_down_the_learning_rate_stays(shipped, warmup_steps: int, cooldown: float) -> None:
+def test_without_warm_up_and_cool_down_the_learning_rate_is_constant(shipped, warmup_steps: int, cooldown: float) -> None:
     options = replace(shipped.loop, steps=10, warmup_steps=warmup_steps, cooldown=cooldown)
     assert [learning_rate_share(step, options) for step in range(10)] == [1.0] * 10
 
@@ -110,7 +110,7 @@ def test_a_longer_run_has_the_same_learning_rates_until_the_shorter_one_cools_do
     assert all(learning_rate_share(step, short) == learning_rate_share(step, long) for step in range(300))
 
 
-def test_the_average_follows_parameters_and_statistics_and_counts_along() -> None:
+def test_the_average_follows_parameters_and_statistics_and_copies_counters() -> None:
     average, module = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     for value, buffer in zip(module.parameters(), module.buffers(), strict=False):
         nn.init.constant_(value, 5.0)
@@ -125,7 +125,7 @@ def test_the_average_follows_parameters_and_statistics_and_counts_along() -> Non
             torch.testing.assert_close(value, 0.75 * before[key] + 0.25 * module.state_dict()[key])
 
 
-def test_the_generator_of_a_step_is_that_of_seed_and_step_alone() -> None:
+def test_the_generator_of_a_step_depends_only_on_seed_and_step() -> None:
     draws = {key: torch.rand(4, generator=seeded_generator("cpu", *key)) for key in ((0, 0), (0, 1), (1, 0), (0, 2**40))}
     assert len({tuple(value.tolist()) for value in draws.values()}) == 4
     assert torch.equal(torch.rand(4, generator=seeded_generator("cpu", 0, 1)), draws[0, 1])
@@ -141,7 +141,7 @@ def test_hidden_kernels_go_to_muon_and_all_others_to_adamw(options: LoopOptions)
 # --- a run -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_learns_and_writes_what_it_promises(options: LoopOptions, tmp_path: Path) -> None:
+def test_a_run_learns_and_writes_all_its_files(options: LoopOptions, tmp_path: Path) -> None:
     task = LinearTask()
     path = train(task, options, tmp_path, "cpu")
     assert path == tmp_path / "weights.safetensors"
@@ -174,7 +174,7 @@ def test_a_point_of_the_curves_is_the_mean_over_its_steps(options: LoopOptions, 
 
 
 @pytest.mark.parametrize("fails_at", [11, 17, 23, 31, 40])
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(options: LoopOptions, tmp_path: Path, fails_at: int) -> None:
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(options: LoopOptions, tmp_path: Path, fails_at: int) -> None:
     train(LinearTask(), options, tmp_path / "whole", "cpu")
     with pytest.raises(ConnectionError):
         train(LinearTask(fails_at), options, tmp_path / "cut", "cpu")
@@ -187,7 +187,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(options: LoopOptions, t
         assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items())
 
 
-def test_a_run_that_is_done_exports_again_and_can_be_made_longer(
+def test_a_finished_run_exports_again_and_can_be_made_longer(
     options: LoopOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = train(LinearTask(), options, tmp_path, "cpu")
@@ -196,7 +196,7 @@ def test_a_run_that_is_done_exports_again_and_can_be_made_longer(
     with caplog.at_level(logging.INFO):
         train(again, options, tmp_path, "cpu")
     assert (again.num_losses, again.validated) == (0, 0) and path.is_file()
-    assert f"goes on from step 40 of {tmp_path / RESUME_FILE}" in caplog.text
+    assert f"resumes from step 40 of {tmp_path / RESUME_FILE}" in caplog.text
     longer = LinearTask()
     train(longer, replace(options, steps=60), tmp_path, "cpu")
     assert longer.num_losses == 20 and exported(path)["steps"] == 60
@@ -212,7 +212,7 @@ def test_other_settings_are_refused_and_named(options: LoopOptions, tmp_path: Pa
     assert (tmp_path / RESUME_FILE).read_bytes() == before
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(options: LoopOptions, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(options: LoopOptions, tmp_path: Path) -> None:
     class Diverging(LinearTask):
         def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
             loss, figures = super().losses(item, step)
@@ -233,6 +233,6 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(options: LoopOpt
         ({"steps": 0}, "training.loop.steps must be 1 or more, found 0"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options: LoopOptions, changes: dict[str, int], expected: str) -> None:
+def test_impossible_options_are_refused(options: LoopOptions, changes: dict[str, int], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         replace(options, **changes)

@@ -1,4 +1,4 @@
-"""Validation: pairs of views whose homography is right, and figures that a perfect and a blind extractor get."""
+"""Validation: view pairs with the right homography, and the figures of a perfect and of a blind extractor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def options(shipped) -> ValidationOptions:
 
 @pytest.fixture(scope="module")
 def photos() -> list[np.ndarray]:
-    """Photos of a dark ground with 12 discs of different grey."""
+    """Photos of 12 discs of different grey on a dark background."""
     photos = []
     rows, columns = np.mgrid[:120, :160]
     for i in range(4):
@@ -39,7 +39,7 @@ def photos() -> list[np.ndarray]:
 
 
 class DiscExtractor:
-    """The centres of the discs in a view, by flooding; their grey is the descriptor."""
+    """Finds the centres of the discs in a view by flood filling. Their grey is the descriptor."""
 
     weights = ()
 
@@ -64,7 +64,7 @@ class DiscExtractor:
             ):
                 weights = grey[rows, columns]
                 centres.append([(columns * weights).sum() / weights.sum(), (rows * weights).sum() / weights.sum()])
-                greys.append([np.percentile(weights, 90)])  # the middle, which no blur reaches
+                greys.append([np.percentile(weights, 90)])  # the middle of the disc, which blur does not reach
         number = len(centres)
         return Features(
             np.array(centres, np.float32).reshape(-1, 2), np.ones(number, np.float32), np.array(greys).reshape(-1, 1), image.size
@@ -79,7 +79,7 @@ class BlindExtractor:
 
 
 class GreyMatcher:
-    """Discs of equal grey."""
+    """Matches discs of equal grey."""
 
     weights = ()
 
@@ -96,8 +96,8 @@ def figures(extractor: object, pairs: list[ViewPair]) -> dict[str, float]:
     return validate(cast(Extractor, extractor), cast(Matcher, GreyMatcher()), pairs)
 
 
-def test_an_extractor_without_error_gets_full_marks(photos: list[np.ndarray], options: ValidationOptions) -> None:
-    # Turned by any angle: between pixels of different conventions a half turn is one px off.
+def test_an_extractor_without_errors_gets_the_best_figures(photos: list[np.ndarray], options: ValidationOptions) -> None:
+    # Views are rotated by any angle. A wrong pixel origin would be 1 px off after a half turn.
     options = replace(options, homographies=replace(options.homographies, rotation_deg=60.0, large_rotation_deg=180.0))
     pairs = make_view_pairs(photos * 2, options, seed=0)
     found = figures(DiscExtractor(), pairs)
@@ -106,13 +106,13 @@ def test_an_extractor_without_error_gets_full_marks(photos: list[np.ndarray], op
         *("homography_auc@1px", "homography_auc@3px", "homography_auc@5px"),
     ]
     assert found["precision"] == 100
-    assert found["repeatability"] > 60  # discs that one of the views cuts are not found
+    assert found["repeatability"] > 60  # discs cut by the edge of a view are not found
     assert found["localisation_px"] < 0.15
     assert found["matches"] > 4
     assert found["homography_auc@5px"] > 60
 
 
-def test_an_extractor_that_finds_nothing_gets_none(photos: list[np.ndarray], options: ValidationOptions) -> None:
+def test_an_extractor_that_finds_nothing_gets_the_worst_figures(photos: list[np.ndarray], options: ValidationOptions) -> None:
     pairs = make_view_pairs(photos[:2], options, seed=0)
     found = figures(BlindExtractor(), pairs)
     assert math.isnan(found.pop("localisation_px"))
@@ -130,7 +130,7 @@ def test_pairs_are_the_same_for_the_same_seed(photos: list[np.ndarray], options:
     assert len({image.name for pair in first for image in pair.images}) == 4
 
 
-def test_what_a_mask_shows_of_the_photo_the_other_shows_too(photos: list[np.ndarray], options: ValidationOptions) -> None:
+def test_both_masks_show_the_same_part_of_the_photo(photos: list[np.ndarray], options: ValidationOptions) -> None:
     options = replace(options, homographies=replace(options.homographies, min_scale=0.5, max_scale=0.6))
     for pair in make_view_pairs(photos, options, seed=0):
         mask0, mask1 = (cast(np.ndarray, image.mask) for image in pair.images)
@@ -139,4 +139,4 @@ def test_what_a_mask_shows_of_the_photo_the_other_shows_too(photos: list[np.ndar
         x, y = np.floor(x / w).astype(int), np.floor(y / w).astype(int)
         inside = (w > 0) & (x >= 0) & (x < 160) & (y >= 0) & (y < 120)
         assert 0.15 < mask0.mean() < 0.6
-        assert (mask0[inside] == mask1[y[inside], x[inside]]).mean() > 0.98  # all but pixels that the photo's edge cuts
+        assert (mask0[inside] == mask1[y[inside], x[inside]]).mean() > 0.98  # all except pixels at the photo's edge

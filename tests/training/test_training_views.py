@@ -1,4 +1,4 @@
-"""Batches for SuperPoint: the targets of cells, and pairs of views of photos whose discs say which point is which."""
+"""Batches for SuperPoint: the targets of cells, and view pairs of photos with discs that identify each point."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from sfm_lightglue.training.views import PairsOfViews, ViewOptions, cell_targets
 SIZE = (160, 120)
 RADIUS = 6
 AS_IT_IS = PhotometricRange(contrast=1, brightness=0, gamma=1, shadow=0, lighting=0, blur=0.3, noise=0, jpeg_quality=95)
-"""As little change as there is: some views get a blur of 0.3 px or JPEG at its best."""
+"""The smallest changes there are: some views get a blur of 0.3 px or JPEG at its best."""
 
 
 # --- the targets of cells --------------------------------------------------------------------------------------------------
 
 
 def heatmap(targets: np.ndarray) -> np.ndarray:
-    """float64 (h, w): the probabilities of the pixels, put in their places by torch."""
+    """float64 (h, w): the probabilities of the pixels, arranged by torch."""
     return F.pixel_shuffle(torch.from_numpy(targets[None, :64]).double(), 8)[0, 0].numpy()
 
 
 def targets_of(points: np.ndarray, repeatability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`cell_targets` of one view, the second of two: the first has a point in its first pixel."""
+    """`cell_targets` of one view. It is the second of a batch; the first view has a point in its first pixel."""
     both = torch.zeros(2, len(points), 2)
     both[1] = torch.from_numpy(points)
     shares = torch.ones(2, len(points))
@@ -62,10 +62,10 @@ def test_the_expected_position_is_the_point_itself_also_across_cells(point: tupl
     assert np.count_nonzero(found > 1e-7) <= 4
 
 
-def test_many_points_make_cells_of_sum_one_and_keep_their_places() -> None:
+def test_with_many_points_each_cell_sums_to_one_and_points_keep_their_positions() -> None:
     rng = np.random.default_rng(0)
     cells = rng.permutation(8 * 6)[:30]
-    # In the middle of cells of their own: nothing is shared.
+    # Each point is in the middle of its own cell, so nothing is shared.
     points = np.stack([cells % 8, cells // 8], axis=1) * 8 + rng.uniform(0, 7, (30, 2))
     mass = rng.uniform(0.1, 1, 30).astype(np.float32)
     targets = targets_of(points, mass, (64, 48))
@@ -80,7 +80,7 @@ def test_many_points_make_cells_of_sum_one_and_keep_their_places() -> None:
         np.testing.assert_allclose(position, point, atol=1e-4)
 
 
-def test_points_that_share_a_cell_are_scaled_to_sum_one() -> None:
+def test_points_that_share_a_cell_are_scaled_to_a_sum_of_one() -> None:
     targets = targets_of(np.array([[1.0, 1.0], [5.0, 6.0]]), np.array([1.0, 0.5], np.float32), (8, 8))
     assert targets[64, 0, 0] == 0
     assert targets[9, 0, 0] == pytest.approx(1 / 1.5)  # pixel (1, 1)
@@ -88,17 +88,17 @@ def test_points_that_share_a_cell_are_scaled_to_sum_one() -> None:
     assert targets.sum() == pytest.approx(1)
 
 
-def test_points_without_repeatability_and_outside_of_the_view_give_nothing() -> None:
+def test_points_without_repeatability_or_outside_the_view_do_not_count() -> None:
     points = np.array([[3.0, 4.5], [-7.0, 4.0], [20.0, 16.5], [1e9, -1e9], [31.5, 15.5]])
     targets = targets_of(points, np.array([0.0, 1, 1, 1, 1]), (32, 16))
     found = heatmap(targets)
     assert found[15, 31] == pytest.approx(0.25) and found.sum() == pytest.approx(
         0.25
-    )  # of the last one's four pixels one is inside
+    )  # one of the four pixels of the last point is inside
 
 
 def test_a_view_must_consist_of_whole_cells(shipped) -> None:
-    with pytest.raises(ValueError, match="multiples of 8 px wide and high, found 100 x 240"):
+    with pytest.raises(ValueError, match="multiples of 8 px, found 100 x 240"):
         replace(shipped.views, width=100)
     with pytest.raises(ValueError, match="border must be 1 px or more, found 0"):
         replace(shipped.views, border=0)
@@ -112,7 +112,7 @@ def grey_of(disc: int) -> int:
 
 
 def write_discs(folder: Path, number: int) -> tuple[Path, Path]:
-    """A photo of 20 discs, each of a grey of its own, and a lesson: their centres, descriptor i the unit vector i."""
+    """A photo of 20 discs of different grey, and its targets: the centres of the discs, with unit vector i as descriptor i."""
     rng = np.random.default_rng(number)
     grid = np.stack(np.meshgrid(np.arange(16, 160, 30), np.arange(15, 120, 30)), axis=-1).reshape(-1, 2)
     centres = grid + rng.uniform(-3, 3, grid.shape)
@@ -122,14 +122,14 @@ def write_discs(folder: Path, number: int) -> tuple[Path, Path]:
         photo = np.maximum(photo, grey_of(disc) * np.clip(RADIUS + 0.5 - np.hypot(columns - x, rows - y), 0, 1))
     np.save(folder / f"{number}.npy", photo.round().astype(np.uint8))
     repeatability = np.linspace(1, 0.4, 20).astype(np.float16)
-    lesson = folder / f"{number}.npz"
-    np.savez(lesson, keypoints=centres.astype(np.float32), repeatability=repeatability, descriptors=np.eye(20, dtype=np.float16))
-    return folder / f"{number}.npy", lesson
+    targets = folder / f"{number}.npz"
+    np.savez(targets, keypoints=centres.astype(np.float32), repeatability=repeatability, descriptors=np.eye(20, dtype=np.float16))
+    return folder / f"{number}.npy", targets
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of six photos."""
+    """Index of six photos."""
     folder = tmp_path_factory.mktemp("discs")
     return write_index(folder / "index.json", [write_discs(folder, i) for i in range(6)])
 
@@ -153,7 +153,7 @@ def disc_at(view: np.ndarray, point: np.ndarray) -> int:
     return round((250 - 255 * view[y, x]) / 9)
 
 
-def test_items_and_batches_have_the_shapes_and_types_they_promise(
+def test_items_and_batches_have_the_documented_shapes_and_types(
     index: Path, teacher: TeacherOptions, options: ViewOptions
 ) -> None:
     item = PairsOfViews(index, teacher, options, 0)[0]
@@ -193,7 +193,7 @@ def test_both_views_show_the_same_disc_at_a_point(index: Path, teacher: TeacherO
             assert len(set(discs)) == len(discs)
             first, second = (batch["points"][view : view + 1, is_point] for view in (pair, 2 + pair))
             torch.testing.assert_close(warp(batch["between"][pair : pair + 1], first), second, atol=1e-2, rtol=0)
-            for view in (pair, 2 + pair):  # first the views of all pairs, then their partners
+            for view in (pair, 2 + pair):  # the first views of all pairs, then their partners
                 seen, points = batch["views"][view, 0].numpy(), batch["points"][view, is_point].numpy()
                 assert [disc_at(seen, point) for point in points] == discs
                 compared += len(discs)
@@ -212,7 +212,7 @@ def centre_of_disc(view: np.ndarray, point: np.ndarray) -> np.ndarray:
     bright = view > view[y, x] / 2
     patch = np.zeros_like(bright)
     patch[y, x] = True
-    for _ in range(30):  # grows by a pixel up, down, left and right
+    for _ in range(30):  # grows by a pixel in all four directions
         padded = np.pad(patch, 1)
         patch = (padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | patch) & bright
     rows, columns = np.nonzero(patch)
@@ -241,7 +241,7 @@ def test_points_are_all_keypoints_that_both_views_show(index: Path, teacher: Tea
 
 
 def test_keypoints_behind_the_horizon_are_not_in_the_view(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
-    # The depth of the photo's row y is 1 - y / 20: those below 20 are behind the viewer, and mapped to the view's rows above 25.
+    # The depth of the photo's row y is 1 - y / 20. Rows below 20 are behind the viewer, and are mapped to rows above 25.
     homography = np.array([[1, 0, 120], [0, 1, 45], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 1, 0], [0, -1 / 20, 1]])
     item = PairsOfViews(index, teacher, options, 0)[0]
     item["homographies"] = torch.from_numpy(homography).expand(2, 2, 3, 3)
@@ -253,8 +253,8 @@ def test_keypoints_behind_the_horizon_are_not_in_the_view(index: Path, teacher: 
     assert (points[:, 1] > 25).all()
 
 
-def test_what_fills_up_has_no_influence(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
-    """Neither pixels beside the photo in the stack nor rows after the last keypoint."""
+def test_padding_has_no_influence(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
+    """The padding is the pixels beside the photo in the stack, and the rows after the last keypoint."""
     item = PairsOfViews(index, teacher, options, 0)[0]
     assert (item["sizes"] == torch.tensor(SIZE)).all() and not item["repeatability"][:, 20:].any()
     changed = {key: value.clone() for key, value in item.items()}
@@ -267,10 +267,10 @@ def test_what_fills_up_has_no_influence(index: Path, teacher: TeacherOptions, op
     is_point = expected["is_point"]
     for key in ("teacher", "points"):
         assert torch.equal(expected[key][is_point.repeat(2, 1)], found[key][is_point.repeat(2, 1)])
-    assert (expected["views"] - found["views"]).abs().max() < 0.02  # what JPEG makes of rounding errors
+    assert (expected["views"] - found["views"]).abs().max() < 0.02  # JPEG enlarges rounding errors
 
 
-def test_of_too_many_points_some_are_chosen(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
+def test_if_there_are_too_many_points_some_are_chosen(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
     item = PairsOfViews(index, teacher, options, 0)[1]
     every = make(item, options)
     assert every["is_point"].sum(dim=1).min() > 3
@@ -280,10 +280,10 @@ def test_of_too_many_points_some_are_chosen(index: Path, teacher: TeacherOptions
         few = make(item, replace(options, max_points=3), seed)
         assert few["is_point"].shape == (2, 3) and few["is_point"].all()
         chosen |= {tuple(point) for point in few["points"][0].tolist()}
-    assert chosen == known  # each has its chance
+    assert chosen == known  # every point is chosen sometimes
 
 
-def test_points_keep_away_from_the_edge(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
+def test_points_are_not_near_the_edge(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
     options = replace(options, border=20)
     dataset = PairsOfViews(index, teacher, options, 0)
     for step in range(4):
@@ -306,7 +306,7 @@ def test_the_targets_have_the_repeatability_of_the_points(index: Path, teacher: 
                 x, y = np.floor(point).astype(int)
                 window = found[y - 1 : y + 3, x - 1 : x + 3]
                 disc = int(descriptor.argmax())
-                assert window.sum() == pytest.approx(repeatability[disc], abs=1e-3)  # lessons are stored in 16 bit
+                assert window.sum() == pytest.approx(repeatability[disc], abs=1e-3)  # targets are stored in 16 bit
                 np.testing.assert_allclose(centre_of_mass(found, point, 2), point, atol=1e-4)
                 checked += 1
     assert checked > 15
@@ -336,14 +336,14 @@ def test_a_photo_without_keypoints_gives_empty_targets(
     assert (batch["targets"][:, 64] == 1).all()
 
 
-# --- order and chance ------------------------------------------------------------------------------------------------------
+# --- order and randomness -------------------------------------------------------------------------------------------------
 
 
 def equal(batch0: dict[str, Tensor], batch1: dict[str, Tensor]) -> bool:
     return batch0.keys() == batch1.keys() and all(torch.equal(batch0[key], batch1[key]) for key in batch0)
 
 
-def test_an_item_is_a_function_of_seed_and_step(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
+def test_an_item_depends_only_on_seed_and_step(index: Path, teacher: TeacherOptions, options: ViewOptions) -> None:
     dataset, again, other = (PairsOfViews(index, teacher, options, seed) for seed in (0, 0, 1))
     items = [dataset[step] for step in (0, 1, 2)]
     assert equal(again[2], items[2]) and equal(dataset[0], items[0])
@@ -352,7 +352,7 @@ def test_an_item_is_a_function_of_seed_and_step(index: Path, teacher: TeacherOpt
     assert len({float(homography[0, 0]) for homography in homographies}) == 12  # each view has its own
 
 
-def test_a_batch_is_a_function_of_the_item_and_the_generator(
+def test_a_batch_depends_only_on_the_item_and_the_generator(
     index: Path, teacher: TeacherOptions, shipped, options: ViewOptions
 ) -> None:
     options = replace(options, photometric=shipped.views.photometric)
@@ -364,7 +364,7 @@ def test_a_batch_is_a_function_of_the_item_and_the_generator(
 
 
 @pytest.mark.parametrize("pairs", [2, 4])
-def test_every_photo_comes_once_an_epoch(index: Path, teacher: TeacherOptions, options: ViewOptions, pairs: int) -> None:
+def test_every_photo_comes_once_per_epoch(index: Path, teacher: TeacherOptions, options: ViewOptions, pairs: int) -> None:
     photos = [torch.from_numpy(np.load(index.parent / f"{i}.npy")) for i in range(6)]
     dataset = PairsOfViews(index, teacher, replace(options, pairs=pairs), 5)
     seen: list[int] = []

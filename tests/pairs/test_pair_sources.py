@@ -1,52 +1,54 @@
+"""The pair sources of the package, asked through the stage, and the options of their YAML files."""
+
 from __future__ import annotations
 
 import dataclasses
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pycolmap
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 
-from sfm_lightglue.pairs.exhaustive import exhaustive_pairs
-from sfm_lightglue.pairs.planner import (
-    PAIRINGS,
-    ExhaustiveOptions,
-    ListOptions,
-    RetrievalOptions,
-    SequentialOptions,
-    select_pairs,
-    union_pairs,
-)
-from sfm_lightglue.pairs.sequential import sequential_pairs
+from sfm_lightglue.config import options_class
+from sfm_lightglue.pairs import PAIR_SOURCES
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.exhaustive import ExhaustiveOptions, exhaustive_pairs
+from sfm_lightglue.pairs.listed import ListOptions
+from sfm_lightglue.pairs.pairing import create_source
+from sfm_lightglue.pairs.retrieval import RetrievalOptions
+from sfm_lightglue.pairs.sequential import SequentialOptions, sequential_pairs
+from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.products import Pair
+from sfm_lightglue.registry import load_class
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = ROOT.parent / "shared" / "data"
 
-RETRIEVAL = RetrievalOptions(
-    "retrieval", num_neighbours=4, num_words=16, max_samples=5000, seed=0, min_score=None, global_descriptors=None
-)
+VLAD: dict[str, Any] = {"num_words": 16, "max_samples": 5000, "seed": 0, "global_descriptors": None}
+RETRIEVAL = RetrievalOptions(name="retrieval", num_neighbours=4, min_score=None, **VLAD)
 SEQUENTIAL = SequentialOptions(
-    "sequential",
+    name="sequential",
     overlap=2,
     quadratic_overlap=False,
     loop_closure=True,
     loop_every=4,
     loop_neighbours=1,
     loop_min_distance=8,
-    num_words=16,
-    max_samples=5000,
-    seed=0,
     min_score=None,
-    global_descriptors=None,
+    **VLAD,
 )
+
+
+def select(options: object, names: Iterable[str], load_descriptors: Callable[[str], np.ndarray]) -> list[Pair]:
+    """The pairs that the source with these options finds."""
+    return select_pairs(create_source(options), Collection(names, load_descriptors=load_descriptors))
 
 
 def refuse_to_load(name: str) -> np.ndarray:
@@ -54,7 +56,7 @@ def refuse_to_load(name: str) -> np.ndarray:
 
 
 def places(place_of: dict[str, int]) -> Callable[[str], np.ndarray]:
-    """Loader of descriptors: images of one place see 200 of its 300 points, with noise, and 50 that nobody else sees."""
+    """Loads descriptors. An image sees 200 of the 300 points of its place, with noise, and 50 points that no other image sees."""
     generators = {place: np.random.default_rng(place) for place in set(place_of.values())}
     points = {place: generator.standard_normal((300, 32)) for place, generator in generators.items()}
 
@@ -71,42 +73,39 @@ def rows(pairs: list[Pair]) -> list[tuple[str, str, str, float]]:
     return [(pair.name0, pair.name1, pair.reason, pair.score) for pair in pairs]
 
 
-def test_retrieval_finds_the_images_of_the_same_place_whatever_the_input_order() -> None:
+def test_retrieval_finds_the_images_of_the_same_place_in_any_input_order() -> None:
     place_of = {f"{i % 6}/{i:02d}.jpg": i % 6 for i in range(30)}
-    pairs = select_pairs(RETRIEVAL, place_of, load_descriptors=places(place_of))
+    pairs = select(RETRIEVAL, place_of, places(place_of))
     expected = [pair for pair in exhaustive_pairs(place_of) if place_of[pair.name0] == place_of[pair.name1]]
     assert pairs == expected
     shuffled = random.Random(0).sample(list(place_of), 30)
-    assert rows(select_pairs(RETRIEVAL, shuffled, load_descriptors=places(place_of))) == rows(pairs)
+    assert rows(select(RETRIEVAL, shuffled, places(place_of))) == rows(pairs)
 
 
-def test_retrieval_goes_on_where_images_have_no_features(caplog: pytest.LogCaptureFixture) -> None:
+def test_retrieval_goes_on_if_images_have_no_features(caplog: pytest.LogCaptureFixture) -> None:
     place_of = {"a.jpg": 0, "b.jpg": 0, "blank.jpg": 1, "c.jpg": 0}
     load = places(place_of)
-    pairs = select_pairs(RETRIEVAL, place_of, load_descriptors=lambda name: load(name)[:0] if name == "blank.jpg" else load(name))
+    pairs = select(RETRIEVAL, place_of, lambda name: load(name)[:0] if name == "blank.jpg" else load(name))
     assert pairs == exhaustive_pairs(["a.jpg", "b.jpg", "c.jpg"])
-    assert select_pairs(RETRIEVAL, place_of, load_descriptors=lambda name: load(name)[:0]) == []
+    assert select(RETRIEVAL, place_of, lambda name: load(name)[:0]) == []
     assert "none of 4 images has local features" in caplog.text
-    assert select_pairs(RETRIEVAL, [], load_descriptors=refuse_to_load) == []
+    assert select(RETRIEVAL, [], refuse_to_load) == []
 
 
-def test_global_descriptors_of_a_file_take_the_place_of_the_codebook() -> None:
+def test_global_descriptors_of_a_file_replace_the_codebook(tmp_path: Path) -> None:
     stored = {"a.jpg": [1.0, 0], "b.jpg": [0, 1.0], "c.jpg": [0.9, 0.1], "d.jpg": [0.1, 0.9]}
-    options = dataclasses.replace(RETRIEVAL, num_neighbours=1, global_descriptors="netvlad.h5")
-
-    def load_global(path: str, names: list[str]) -> np.ndarray:
-        assert path == "netvlad.h5"
-        return np.array([stored[name] for name in names], np.float32)
-
-    pairs = select_pairs(options, stored, load_descriptors=refuse_to_load, load_global_descriptors=load_global)
-    assert pairs == [Pair("a.jpg", "c.jpg"), Pair("b.jpg", "d.jpg")]
-    with pytest.raises(ValueError, match=r"netvlad\.h5 cannot be read here"):
-        select_pairs(options, stored, load_descriptors=refuse_to_load)
+    with h5py.File(tmp_path / "netvlad.h5", "w") as file:
+        for name, descriptor in stored.items():
+            file[f"{name}/global_descriptor"] = np.array(descriptor, np.float32)
+    options = dataclasses.replace(RETRIEVAL, num_neighbours=1, global_descriptors=str(tmp_path / "netvlad.h5"))
+    assert select(options, stored, refuse_to_load) == [Pair("a.jpg", "c.jpg"), Pair("b.jpg", "d.jpg")]
+    with pytest.raises(KeyError, match=r"no global_descriptor of 1 images, the first is 'e\.jpg'"):
+        select(options, [*stored, "e.jpg"], refuse_to_load)
 
 
 def test_a_sequence_that_returns_to_its_start_is_closed() -> None:
-    place_of = {f"{i:02d}.jpg": i % 16 // 2 for i in range(32)}  # the same way twice, two images at each place
-    pairs = select_pairs(SEQUENTIAL, place_of, load_descriptors=places(place_of))
+    place_of = {f"{i:02d}.jpg": i % 16 // 2 for i in range(32)}  # the same path twice, two images at each place
+    pairs = select(SEQUENTIAL, place_of, places(place_of))
     planned = sequential_pairs(place_of, 2, False)
     loops = [pair for pair in pairs if pair.reason.startswith("loop#")]
     assert sorted([*planned, *loops]) == pairs
@@ -116,16 +115,16 @@ def test_a_sequence_that_returns_to_its_start_is_closed() -> None:
         assert int(pair.name1[:2]) - int(pair.name0[:2]) >= 8
 
 
-def test_loops_are_closed_between_folders_too() -> None:
+def test_loops_between_folders_are_closed() -> None:
     place_of = {f"{folder}/{i:02d}.jpg": i // 2 for folder in ("day", "night") for i in range(8)}
-    pairs = select_pairs(SEQUENTIAL, place_of, load_descriptors=places(place_of))
+    pairs = select(SEQUENTIAL, place_of, places(place_of))
     loops = [pair for pair in pairs if "loop" in pair.reason]
     assert loops and all(pair.name0.startswith("day/") and pair.name1.startswith("night/") for pair in loops)
     assert all(place_of[pair.name0] == place_of[pair.name1] for pair in loops)
 
 
-def test_no_features_are_read_where_names_are_enough(tmp_path: Path) -> None:
-    names = ["a.jpg", "b.jpg", "c.jpg"]
+def test_sources_that_need_only_names_read_no_features(tmp_path: Path) -> None:
+    names = ["c.jpg", "b.jpg", "a.jpg"]
     (tmp_path / "pairs.txt").write_text("c.jpg a.jpg\na.jpg unknown.jpg")
     sequential = dataclasses.replace(SEQUENTIAL, overlap=1, loop_closure=False)
     listed = ListOptions("list", str(tmp_path / "pairs.txt"), skip_unknown=True)
@@ -134,48 +133,34 @@ def test_no_features_are_read_where_names_are_enough(tmp_path: Path) -> None:
         (sequential, [Pair("a.jpg", "b.jpg"), Pair("b.jpg", "c.jpg")]),
         (listed, [Pair("a.jpg", "c.jpg")]),
     ):
-        assert select_pairs(options, reversed(names), load_descriptors=refuse_to_load) == expected
+        assert select(options, names, refuse_to_load) == expected
 
 
-def test_options_of_another_kind_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"dict are not the options of a pairing.*retrieval"):
-        select_pairs({}, ["a.jpg"], load_descriptors=refuse_to_load)  # type: ignore[arg-type]
+def test_an_interval_of_zero_images_between_loop_closures_is_refused() -> None:
     with pytest.raises(ValueError, match="loop_every is 0"):
         dataclasses.replace(SEQUENTIAL, loop_every=0)
 
 
-def test_a_union_keeps_each_pair_once_with_all_reasons_and_the_highest_score() -> None:
-    first = [Pair("b", "c", "sequential+1"), Pair("a", "b", "sequential+1")]
-    second = [Pair("a", "b", "loop#2", 0.5), Pair("a", "c", "loop#1", 0.25)]
-    third = [Pair("a", "b", "sequential+1,list", 0.75)]
-    assert rows(union_pairs([first, second, third]))[:2] == [
-        ("a", "b", "sequential+1,loop#2,list", 0.75),
-        ("a", "c", "loop#1", 0.25),
-    ]
-    (last,) = union_pairs([first])[1:]
-    assert (last.name0, last.reason) == ("b", "sequential+1") and np.isnan(last.score)
+def test_the_stage_sorts_the_pairs_of_a_source_and_merges_repeated_ones() -> None:
+    def source(collection: Collection) -> list[Pair]:
+        return [Pair("c", "b", "near#1"), Pair("b", "a", "near#2"), Pair("b", "c", "near#3", 0.5)]
 
-
-PAIRS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("efgh")).map(lambda names: Pair(*names, reason="list")))
-
-
-@given(st.lists(PAIRS, max_size=4))
-def test_a_union_is_the_union_of_sets_and_does_not_change_when_repeated(lists: list[list[Pair]]) -> None:
-    union = union_pairs(lists)
-    assert union == sorted(set().union(*lists))
-    assert [pair.reason for pair in union_pairs([union, union])] == [pair.reason for pair in union]
+    found = select_pairs(source, Collection("abc"))  # type: ignore[arg-type]  # a function has no create
+    assert [(pair.name0, pair.name1, pair.reason) for pair in found] == [("a", "b", "near#2"), ("b", "c", "near#1,near#3")]
+    with pytest.raises(ValueError, match=r"function pairs 'c', which is not among the 2 images"):
+        select_pairs(source, Collection("ab"))  # type: ignore[arg-type]
 
 
 def test_every_yaml_file_has_exactly_the_options_of_its_class() -> None:
     files = {path.stem: path for path in (ROOT / "configs" / "pairs").glob("*.yaml")}
-    assert set(files) == set(PAIRINGS)
-    for name, path in files.items():
-        values = OmegaConf.load(path)
+    assert set(files) == set(PAIR_SOURCES)
+    for name in set(files) - {"union"}:  # its keys are the sources that the user lists
+        values, options = OmegaConf.load(files[name]), options_class(load_class(name, PAIR_SOURCES, "pairs"))
         assert values.name == name
-        assert [field.name for field in dataclasses.fields(PAIRINGS[name])] == list(values)
+        assert {field.name for field in dataclasses.fields(options)} == set(values)
         if name == "list":
             values.path = "pairs.txt"
-        assert isinstance(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PAIRINGS[name]), values)), PAIRINGS[name])
+        assert isinstance(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(options), values)), options)
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the folder of photos")
@@ -196,7 +181,7 @@ def test_retrieval_finds_the_place_of_real_photos() -> None:
         return descriptors.data.astype(np.float32)
 
     assert load(next(iter(place_of))).shape[1] == 128
-    pairs = select_pairs(dataclasses.replace(RETRIEVAL, num_neighbours=3, num_words=64), place_of, load_descriptors=load)
+    pairs = select(dataclasses.replace(RETRIEVAL, num_neighbours=3, num_words=64), place_of, load)
     same_place = [place_of[pair.name0] == place_of[pair.name1] for pair in pairs]
     assert len(pairs) >= 24 * 3 / 2
-    assert np.mean(same_place) > 0.8  # by chance 0.22
+    assert np.mean(same_place) > 0.8  # random pairs: 0.22

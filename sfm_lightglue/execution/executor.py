@@ -1,0 +1,90 @@
+"""What an executor is: the whole contract of a plug-in that decides where the jobs of a stage run.
+
+A stage describes its work as a recipe and a list of keys; it does not know which executor runs them. To add an executor:
+
+1. Write a class with a classmethod `create(options)` and a `__call__(recipe, keys)`, as `Executor` describes. The annotation of
+   `options` names the dataclass of its options: `ExecutionOptions`, or a subclass with options of its own.
+2. Write configs/execution/NAME.yaml: `defaults: [local]` takes the common options over, `name: NAME` and the own options follow.
+3. List the class in `EXECUTORS` (`sfm_lightglue/execution/__init__.py`).
+
+An executor outside this package needs no step 3: its YAML file, in the folder that SFM_LIGHTGLUE_CONFIGS names, says
+`name: package.module:Class`. tests/execution/example_executor.py is a complete example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from sfm_lightglue.execution import EXECUTORS
+from sfm_lightglue.registry import closest, load_class
+
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
+
+Recipe: TypeAlias = Callable[[str], AbstractContextManager[Callable[[Key], Result]]]
+"""Opens a worker on a device (torch's name of it): the function that does the job of one key. Its context closes files."""
+
+WHEN_SETTINGS_CHANGED = ("refuse", "recompute")
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """The options that every executor has; the values stand in configs/execution/local.yaml."""
+
+    name: str
+    device: str
+    """One device, several with commas between them, `auto` or `all`: see `chosen_devices`."""
+    num_workers: int
+    """Jobs at a time in one process, 0 = as many as suit the device."""
+    cache_mb: float
+    """Memory, in each process, for images that are kept for their next pair."""
+    if_settings_changed: str
+    """`refuse` or `recompute` results that were made with other settings."""
+
+    def __post_init__(self) -> None:
+        if self.if_settings_changed not in WHEN_SETTINGS_CHANGED:
+            raise ValueError(
+                f"execution.if_settings_changed={self.if_settings_changed!r}. "
+                f"{closest(self.if_settings_changed, WHEN_SETTINGS_CHANGED)}"
+            )
+        if self.num_workers < 0:
+            raise ValueError(f"execution.num_workers must be 0 (one per core) or more, found {self.num_workers}")
+
+
+class Executor(Protocol):
+    """Runs the jobs of a stage somewhere. It may be called several times, one call after the other."""
+
+    @classmethod
+    def create(cls, options: Any) -> Executor:
+        """The executor for these options. Raises: ValueError for options that cannot be met, such as an absent device."""
+        ...
+
+    def __call__(self, recipe: Recipe[Key, Result], keys: Iterable[Key]) -> Generator[tuple[Key, Result | Exception], None, None]:
+        """Each key once, with its result, in any order.
+
+        - The recipe is called once in each process that takes part, with the device of that process. The worker that it opens
+          must be safe to call from several threads; an executor may call it from one.
+        - Recipe, keys and results can be pickled, keys are never None.
+        - Keys are taken as workers need them, so that memory does not grow with their number.
+        - The result of a job that raises an `Exception` is this exception. Other jobs go on.
+        - Closing the generator (the loop over it ended early: Ctrl-C, an error) stops the work: when `close` returns, no job
+          runs any more and no process is left behind.
+
+        Args:
+            recipe: Opens the worker.
+            keys: The jobs. Without any, no worker need be opened.
+
+        Yields: (key, result or exception).
+
+        Raises: What the recipe raises; ChildProcessError if a process dies.
+        """
+        ...
+
+
+def create_executor(options: ExecutionOptions) -> Executor:
+    """The executor that `options.name` names. Raises: ValueError that names the closest one if there is none of that name."""
+    executor: Executor = load_class(options.name, EXECUTORS, "execution").create(options)  # type: ignore[attr-defined]
+    return executor

@@ -1,0 +1,137 @@
+"""The images among which pairs are selected, and everything that a pair source may ask about them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sfm_lightglue.images import read_header, read_position
+from sfm_lightglue.poses import PosedCamera, read_poses
+from sfm_lightglue.positions import GeoPosition, read_positions
+from sfm_lightglue.storage import H5Reader
+
+if TYPE_CHECKING:
+    import pycolmap
+
+
+class Collection:
+    """Names of images, and what is known about them. Everything but the names is read when a source first asks for it.
+
+    A context manager: leaving it closes the file of features. Poses and positions are kept after the first use. Descriptors are
+    read again at each call, because those of all images may exceed the memory.
+
+    Args:
+        names: The images: paths below the image folder, in any order.
+        images: Folder of the photos.
+        features: HDF5 file of local features.
+        poses: File of camera poses; see `poses.py` for its format.
+        positions: File of GPS positions; see `positions.py` for its format. None takes them from the EXIF of the photos.
+        device: Device of torch on which a source may compute: `cpu`, `cuda` or `cuda:0`.
+        load_descriptors: Gives the local descriptors (n, d) of an image by name, in place of the file of features.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        *,
+        images: Path | str | None = None,
+        features: Path | str | None = None,
+        poses: Path | str | None = None,
+        positions: Path | str | None = None,
+        device: str = "cpu",
+        load_descriptors: Callable[[str], np.ndarray] | None = None,
+    ) -> None:
+        self.names = tuple(sorted(set(names)))
+        """The names, each once, sorted."""
+        self.device = device
+        self._images, self._features, self._poses, self._positions = images, features, poses, positions
+        self._load_descriptors = load_descriptors
+        self._opened = contextlib.ExitStack()
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._opened.close()
+        self.__dict__.pop("_reader", None)
+
+    def image_size(self, name: str) -> tuple[int, int]:
+        """(width, height) px of the photo as stored, from the features, or from the photo if there are none."""
+        if self._features is not None:
+            return self._reader.image_size(name)
+        return read_header(self._folder / name).size
+
+    def descriptors(self, name: str) -> np.ndarray:
+        """float32 (n, d): the local descriptors of an image.
+
+        Raises:
+            KeyError: The file of features does not contain the image.
+            ValueError: The collection has no file of features.
+        """
+        if self._load_descriptors is not None:
+            return self._load_descriptors(name)
+        return self._reader.features(name).descriptors
+
+    def global_descriptors(self, path: Path | str) -> np.ndarray:
+        """float32 (len(names), d): hloc's `global_descriptor` of each image from an HDF5 file, in the order of `names`.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            KeyError: The file lacks an image.
+        """
+        with H5Reader(path) as reader:
+            return reader.global_descriptors(self.names)
+
+    def model(self, path: Path | str) -> pycolmap.Reconstruction:
+        """The COLMAP model in the folder `path`, such as `reconstruction/0` of an earlier run.
+
+        Raises:
+            FileNotFoundError: The folder does not exist.
+        """
+        import pycolmap
+
+        if not Path(path).is_dir():
+            raise FileNotFoundError(f"the COLMAP model {path} does not exist: expected a folder of cameras, images and points")
+        return pycolmap.Reconstruction(path)
+
+    @functools.cached_property
+    def positions(self) -> dict[str, GeoPosition]:
+        """GPS positions by name, in the order of `names`. Images without a position are missing.
+
+        Raises:
+            ValueError: The collection has neither a file of positions nor photos.
+        """
+        if self._positions is not None:
+            known = read_positions(self._positions)
+            return {name: known[name] for name in self.names if name in known}
+        found = ((name, read_position(self._folder / name)) for name in self.names)
+        return {name: position for name, position in found if position is not None}
+
+    @functools.cached_property
+    def poses(self) -> dict[str, PosedCamera]:
+        """Camera poses by name, in the order of `names`. Images without a pose are missing.
+
+        Raises:
+            ValueError: The collection has no file of poses.
+        """
+        if self._poses is None:
+            raise ValueError("these pairs need camera poses: give dataset.poses=FILE (poses=FILE in Python)")
+        known = read_poses(self._poses)
+        return {name: known[name] for name in self.names if name in known}
+
+    @functools.cached_property
+    def _reader(self) -> H5Reader:
+        if self._features is None:
+            raise ValueError("these pairs need local descriptors: give features=FILE")
+        return self._opened.enter_context(H5Reader(self._features))
+
+    @property
+    def _folder(self) -> Path:
+        if self._images is None:
+            raise ValueError("these pairs need the photos: give dataset.images=DIR (images=DIR in Python)")
+        return Path(self._images)

@@ -1,0 +1,49 @@
+"""One descriptor for each whole image, which says how alike two images look: computed with VLAD or read from a file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.vlad import learn_codebook, sample_descriptors, vlad
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalDescriptorOptions:
+    """Options of each source that compares whole images."""
+
+    num_words: int
+    """Size of the codebook. The descriptor of an image has num_words x d values for local descriptors of d values."""
+    max_samples: int
+    """Number of local descriptors from which the codebook is learnt."""
+    seed: int
+    """Seed of the random choice of these local descriptors."""
+    global_descriptors: str | None
+    """HDF5 file with hloc's `global_descriptor` of each image, which replaces VLAD. None computes VLAD."""
+
+
+def global_descriptors(options: GlobalDescriptorOptions, collection: Collection) -> np.ndarray:
+    """(n, d): a descriptor for each of `collection.names`, as stored in the file of the options, or float16 from VLAD.
+
+    VLAD gives a unit-length vector, and zeros for an image without local features.
+    """
+    if options.global_descriptors is not None:
+        return collection.global_descriptors(options.global_descriptors)
+    names = collection.names
+    samples = sample_descriptors(names, collection.descriptors, options.max_samples, options.seed)
+    if not len(samples):
+        logger.warning("none of %d images has local features, so no similar images can be found", len(names))
+        return np.zeros((len(names), 1), np.float16)
+    codebook = learn_codebook(samples, options.num_words, seed=options.seed)
+    descriptors = np.empty((len(names), codebook.size), np.float16)  # half the memory; similarities change by 2e-5
+    with progress_bar(len(names), "describe", "image") as bar:
+        for i, name in enumerate(names):
+            descriptors[i] = vlad(collection.descriptors(name), codebook)
+            bar.update()
+    return descriptors

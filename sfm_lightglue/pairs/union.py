@@ -1,0 +1,56 @@
+"""Several pair sources together: `pairs=[sequential,retrieval]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.pairing import PairSource, create_source
+from sfm_lightglue.products import Pair
+
+
+@dataclass(frozen=True)
+class UnionOptions:
+    """Options of several sources."""
+
+    name: str
+    sources: Mapping[str, Any]
+    """Options of each source, by the key under which the group `pairs` holds them."""
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("pairs=union joins the sources of a list: give one, such as pairs=[sequential,retrieval]")
+
+
+class UnionPairs:
+    """The pairs of all sources, in the order in which they are listed."""
+
+    def __init__(self, sources: Sequence[PairSource]) -> None:
+        self.sources = tuple(sources)
+
+    @classmethod
+    def create(cls, options: UnionOptions) -> UnionPairs:
+        return cls([create_source(source) for source in options.sources.values()])
+
+    def __call__(self, collection: Collection) -> list[Pair]:
+        return union_pairs(source(collection) for source in self.sources)
+
+
+def union_pairs(lists: Iterable[Iterable[Pair]]) -> list[Pair]:
+    """The pairs of all lists, each once, sorted by name.
+
+    The reasons of a pair that is found several times are joined by commas in the order of the lists; a reason that repeats is
+    kept once. Its score is the highest one, and NaN if no list gives a score.
+    """
+    union: dict[Pair, Pair] = {}
+    for pairs in lists:
+        for pair in pairs:
+            known = union.get(pair, pair)
+            reasons = dict.fromkeys([*known.reason.split(","), *pair.reason.split(",")])
+            score = float(np.fmax(known.score, pair.score))  # fmax ignores NaN
+            union[pair] = Pair(pair.name0, pair.name1, ",".join(filter(None, reasons)), score)
+    return [union[pair] for pair in sorted(union)]

@@ -1,0 +1,103 @@
+"""GPS positions of photos, from EXIF and from text files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags
+from PIL import Image as PILImage
+
+from sfm_lightglue.images import UnreadableImage, list_images, read_position
+from sfm_lightglue.positions import GeoPosition, position_from_exif, read_positions
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
+GPS: dict[int, Any] = {1: "N", 2: (46.0, 30.0, 36.0), 3: "E", 4: (91.0, 15.0, 0.0), 5: b"\0", 6: 198.5}
+
+
+def test_degrees_minutes_and_seconds_become_degrees_with_a_sign() -> None:
+    assert position_from_exif(GPS) == GeoPosition(46.51, 91.25, 198.5)
+    assert position_from_exif({**GPS, 1: "S", 3: "W\0", 5: b"\1"}) == GeoPosition(-46.51, -91.25, -198.5)
+
+
+def test_an_unknown_altitude_is_not_a_number() -> None:
+    for gps in ({key: GPS[key] for key in (1, 2, 3, 4)}, {**GPS, 6: "?"}):
+        position = position_from_exif(gps)
+        assert position is not None and math.isnan(position.altitude_m)
+
+
+@pytest.mark.parametrize(
+    "gps",
+    [
+        {},
+        {**GPS, 2: None},
+        {**GPS, 4: ("a", "b", "c")},
+        {**GPS, 2: (math.nan, 0, 0)},
+        {**GPS, 2: (91, 0, 0)},
+        {**GPS, 2: (0, 0, 0), 4: (0, 0, 0)},
+    ],
+)
+def test_a_useless_gps_directory_gives_no_position(gps: dict[int, Any]) -> None:
+    assert position_from_exif(gps) is None
+
+
+def test_photos_without_exif_have_no_position_and_broken_photos_are_refused(tmp_path: Path) -> None:
+    PILImage.new("RGB", (32, 32)).save(tmp_path / "plain.jpg")
+    assert read_position(tmp_path / "plain.jpg") is None
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    with pytest.raises(UnreadableImage):
+        read_position(tmp_path / "broken.jpg")
+
+
+def test_a_position_survives_the_photo(tmp_path: Path) -> None:
+    photo = PILImage.new("RGB", (32, 32))
+    exif = photo.getexif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update(GPS)
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    assert read_position(tmp_path / "photo.jpg") == GeoPosition(46.51, 91.25, 198.5)
+
+
+def test_a_file_may_lack_altitudes_and_have_comments_tabs_and_more_columns(tmp_path: Path) -> None:
+    path = tmp_path / "gps.txt"
+    path.write_bytes(b"\xef\xbb\xbf# name latitude longitude\r\n\r\na.jpg 46.5 -91.25 198.5 6\r\nb c.jpg\t-46.5\t91.25\r\n")
+    positions = read_positions(path)
+    assert positions["a.jpg"] == GeoPosition(46.5, -91.25, 198.5)
+    assert (positions["b c.jpg"].latitude_deg, positions["b c.jpg"].longitude_deg) == (-46.5, 91.25)
+    assert math.isnan(positions["b c.jpg"].altitude_m)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("b.jpg 46.5", "found 1 values after the name"),
+        ("b.jpg north 91.25", "could not convert string to float: 'north'"),
+        ("b.jpg 91 0", r"latitude 91\.0, longitude 0\.0: expected -90\.\.90"),
+        ("a.jpg 46.5 91.25", r"a second position of a\.jpg"),
+    ],
+)
+def test_a_line_that_is_not_understood_is_refused_with_its_number(tmp_path: Path, line: str, expected: str) -> None:
+    (tmp_path / "gps.txt").write_text(f"a.jpg 1 2\n{line}\n")
+    with pytest.raises(ValueError, match=rf"gps\.txt:2: {expected}.*; expected `name latitude longitude altitude_m`"):
+        read_positions(tmp_path / "gps.txt")
+
+
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.txt does not exist"):
+        read_positions(tmp_path / "nothing.txt")
+
+
+@pytest.mark.parametrize("folder", ["drone_brighton18", "monstree_exif10"])
+def test_positions_of_real_photos_equal_the_list_beside_them(folder: str) -> None:
+    if not (PHOTOS / folder).is_dir():
+        pytest.skip("needs the folder of photos")
+    listed = read_positions(PHOTOS / folder / "gps.txt")
+    assert sorted(listed) == list_images(PHOTOS / folder / "images")
+    for name, expected in listed.items():
+        found = read_position(PHOTOS / folder / "images" / name)
+        assert found is not None
+        degrees = found.latitude_deg, found.longitude_deg
+        np.testing.assert_allclose(degrees, (expected.latitude_deg, expected.longitude_deg), rtol=0, atol=6e-9)  # 8 decimals
+        assert found.altitude_m == pytest.approx(expected.altitude_m, abs=6e-4)  # 3 decimals
