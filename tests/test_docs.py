@@ -304,3 +304,9 @@ def test_a_list_in_a_docstring_is_set_apart(extension: Import) -> None:
     lines = ["One of", "- a;", "- b."]
     extension("docstrings").to_restructured_text(None, "function", "name", None, None, lines)
     assert lines == ["One of", "", "- a;", "- b."]
+
+
+def test_a_colon_in_returns_does_not_make_a_type(extension: Import) -> None:
+    lines = ["Returns:", "    The photo as stored: no rotation,", "    no resizing.", "", "Raises:", "    ValueError: If not."]
+    extension("docstrings").to_restructured_text(None, "function", "name", None, None, lines)
+    assert lines[:3] == [":returns: The photo as stored: no rotation,", "    no resizing.", ""]

@@ -45,7 +45,7 @@ def text() -> str:
 def _directive(directive: str, path: str) -> str:
     options = {
         "autofunction": [],
-        "autoclass": [":members:", ":special-members: __call__", ":exclude-members: __init__"],
-        "autoexception": [":show-inheritance:"],
+        "autoclass": [":members:", ":undoc-members:", ":special-members: __call__", ":exclude-members: __init__"],
+        "autoexception": [":show-inheritance:", ":exclude-members: __init__, __new__"],
     }[directive]
     return "\n".join(["```{eval-rst}", f".. {directive}:: {path}", *(f"   {option}" for option in options), "```"])

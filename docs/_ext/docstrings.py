@@ -16,7 +16,7 @@ ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
 def to_restructured_text(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Rewrites the lines of one docstring in place; Sphinx calls it for every docstring."""
     converted: list[str] = []
-    for line in lines:
+    for line in _with_returns_as_field(lines):
         if line.lstrip().startswith((">>>", "...")):
             converted.append(line)
             continue
@@ -28,6 +28,22 @@ def to_restructured_text(app: Sphinx, what: str, name: str, obj: object, options
         marker = ITEM.match(line)[0] if starts_item else ""  # type: ignore[index]
         converted.append(marker + _inline(line[len(marker) :]))
     lines[:] = converted
+
+
+def _with_returns_as_field(lines: list[str]) -> list[str]:
+    """The section `Returns:` as a field: napoleon would take the words before a colon for a type."""
+    changed: list[str] = []
+    is_first = False
+    for line in lines:
+        if line.strip() in ("Returns:", "Yields:"):
+            is_first = True
+        elif is_first:
+            indent = len(line) - len(line.lstrip())
+            changed.append(f"{line[: max(0, indent - 4)]}:returns: {line.lstrip()}")
+            is_first = False
+        else:
+            changed.append(line)
+    return changed
 
 
 def _paragraph(lines: list[str]) -> list[str]:
