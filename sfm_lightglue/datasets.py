@@ -21,7 +21,6 @@ import numpy as np
 from tqdm import tqdm
 
 from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, matches_checksum
-from sfm_lightglue.files import written_whole
 from sfm_lightglue.poses import PosedCamera, write_poses
 from sfm_lightglue.registry import closest
 from sfm_lightglue.settings import fingerprint
@@ -149,8 +148,7 @@ def convert_cameras(cameras: Path, poses: Path) -> None:
             posed[path.stem] = read_camera(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    with written_whole(poses) as temporary:
-        write_poses(temporary, posed)
+    write_poses(poses, posed)
 
 
 def read_camera(text: str) -> PosedCamera:

@@ -39,7 +39,7 @@ class UnreadableImage(ValueError):
     """A photo cannot be used: it cannot be decoded completely and safely, or it is too small. The message gives the reason.
 
     Raised for empty, truncated and broken files, for unknown formats, for photos above 179 megapixels, for photos with a side
-    below 16 px, and for photos whose mask cannot be read. A run logs it and continues without the photo.
+    below 16 px, and for photos with an unreadable mask. A run logs it and continues without the photo.
     """
 
 

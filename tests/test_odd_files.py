@@ -25,7 +25,7 @@ SIZES = {
     "size_6000x4000_smooth.jpg": (6000, 4000),
     "panorama_equirect_2048x1024.jpg": (2048, 1024),
 }
-"""(width, height) of the files whose description states it."""
+"""(width, height) of files with a size in their description."""
 GREY = ("mode_gray", "mode_pgm", "mode_onebit", "mode_float32", "mode_la")
 TRANSPARENT = {"mode_rgba.png", "mode_la.png"}
 """Files with a transparent left quarter, which becomes white."""

@@ -1,4 +1,4 @@
-"""What stands in the courtyard: the fountain, plants in pots, barrels, boxes and benches."""
+"""Objects in the courtyard: the fountain, plants in pots, barrels, boxes and benches."""
 
 from __future__ import annotations
 

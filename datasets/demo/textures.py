@@ -48,7 +48,7 @@ class Look:
 
 
 def rgb(text: str) -> np.ndarray:
-    """float32 (3,) linear colour of an sRGB hex code such as "c8a070"."""
+    """float32 (3,) linear colour of an sRGB hex code like "c8a070"."""
     srgb = np.array([int(text[i : i + 2], 16) for i in (0, 2, 4)]) / 255.0
     return (srgb**2.2).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""What all trained networks share: the choice of photos, the record of a training, and the file of weights."""
+"""Shared parts of all trainings: the choice of photos, the record of a training, and the file of weights."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class LightGlueTraining:
 
 @dataclass(frozen=True, eq=False)
 class LightGlueTask:
-    """What the loop trains. `create` prepares all parts. The validation matches with the network in training."""
+    """The task of training a LightGlue. `create` prepares all its parts. The validation matches with the network in training."""
 
     use: ClassVar[str] = "features=superpoint matches=lightglue matches.weights={path}"
     hidden: ClassVar[Sequence[str]] = ()

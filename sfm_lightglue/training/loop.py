@@ -80,7 +80,7 @@ class MuonLoopOptions(LoopOptions):
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a task is created from, besides its own options."""
+    """The input of `Task.create`, besides the options of the task."""
 
     images: Path
     names: Sequence[str]
@@ -98,8 +98,8 @@ class TrainingRun:
 class Task(Protocol):
     """A network, its examples and its losses.
 
-    A class also has `create(options, run)`, a class method that does the long work of preparing them, and `use`, the overrides
-    with which the exported weights are used.
+    A task class has two more members: the class method `create(options, run)`, which does the long work of preparing a task, and
+    `use`, the overrides that make a run use the exported weights.
     """
 
     @property

@@ -88,7 +88,7 @@ class SuperPointTraining:
 
 @dataclass(frozen=True, eq=False)
 class SuperPointTask:
-    """What the loop trains. `create` prepares all parts."""
+    """The task of training a SuperPoint. `create` prepares all its parts."""
 
     use: ClassVar[str] = "features=superpoint features.weights={path}"
 
