@@ -8,7 +8,7 @@ Xeon with AMX from 16); fewer rows go through other code, so they are padded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,7 @@ class Tokens:
         return self.rows[:, self.state.shape[1] :]
 
 
+@runtime_checkable  # tests check arguments against annotations
 class Numerics(Protocol):
     """How the engine computes."""
 

@@ -1,4 +1,4 @@
-"""Loading of weights into networks, shared by the loaders of all networks."""
+"""Helpers to load weights, shared by all networks: keys under new names, and strict loading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def rename_key(key: str, patterns: KeyPatterns) -> str:
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:
-    """Copies the weights into the network. Raises: ValueError that names what does not fit."""
+    """Copies the weights into the network.
+
+    Raises: ValueError if weights are missing, unexpected or of another shape; the text names some of them.
+    """
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(getattr(value, "shape", ("not a tensor",))) for key, value in state.items()}
     shared = expected.keys() & found.keys()

@@ -1,23 +1,36 @@
-"""How convolutions are computed fast on a CPU: in bands of rows that its caches hold, and by oneDNN."""
+"""Fast convolutions on a CPU: in bands of rows that fit its caches, and by oneDNN."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 BAND_PIXELS = 2**15
-"""A CPU computes the first layers in bands of about so many pixels, which its caches hold."""
+"""Pixels of a band, about: the caches of a CPU hold the maps of the first layers for this many pixels."""
 ONE_DNN = 2
-"""Dilation of 1x1 convolutions. They have no taps to move apart, but torch (2.13) then computes them with oneDNN also on a single
-thread, in half the time of its own code."""
+"""Dilation of 1x1 convolutions. It does not change their result, because they have a single tap. It makes torch (2.13) compute
+them with oneDNN on a single thread too, in half the time of torch's own code."""
 
 
-def in_bands(layers: Callable[[Tensor], Tensor], x: Tensor, *, halo: int = 0, stride: int = 1, whole: bool = False) -> Tensor:
-    """layers(x), computed on a CPU in bands of rows, whose maps stay in its caches, and memory small; in one piece if `whole`.
+def in_bands(
+    layers: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "b c h w"],
+    *,
+    halo: int = 0,
+    stride: int = 1,
+    whole: bool = False,
+) -> Float[Tensor, "b d hd wd"]:
+    """layers(x), computed on a CPU in bands of rows. The maps of a band stay in the caches, and memory stays small.
 
-    `halo` rows of x to each side are what a row of the result depends on, `stride` rows of x become one.
+    Args:
+        layers: the computation.
+        x: its input.
+        halo: rows of x above and below a row that the result for this row depends on.
+        stride: rows of x for each row of the result.
+        whole: computes the result in one piece.
     """
     height, width = x.shape[2:]
     rows = max(16, BAND_PIXELS // width // 8 * 8)  # an even number of strides

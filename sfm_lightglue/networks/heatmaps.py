@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 
-def non_maximum_suppression(scores: Tensor, radius: int) -> Tensor:
-    """(b, h, w): the scores where they are the maximum of their square of `radius` px, else 0.
+def non_maximum_suppression(scores: Float[Tensor, "b h w"], radius: int) -> Float[Tensor, "b h w"]:
+    """The scores with all pixels set to 0 that are not the maximum of the square of `radius` px around them.
 
-    Pixels in the square of a maximum are set aside and the search is repeated twice, so a weaker keypoint is not lost because
-    of a neighbour that a stronger one has suppressed.
+    The search runs three times, each time without the pixels near the maxima found so far. A weaker keypoint is thus not lost
+    because of a neighbour that a stronger keypoint has suppressed.
     """
 
     def maximum_nearby(values: Tensor) -> Tensor:
@@ -28,10 +29,10 @@ def non_maximum_suppression(scores: Tensor, radius: int) -> Tensor:
     return scores.masked_fill(~is_maximum, 0)
 
 
-def sliding_maximum(values: Tensor, side: int) -> Tensor:
-    """(..., h - side + 1, w - side + 1): the maxima of all squares in values (..., h, w). On a CPU 5 times as fast as pooling."""
+def sliding_maximum(values: Shaped[Tensor, "*b h w"], side: int) -> Shaped[Tensor, "*b h-{side}+1 w-{side}+1"]:
+    """The maximum of each square of `side` x `side` px. On a CPU 5 times as fast as pooling."""
     for dim in (-1, -2):
-        reach = 1  # each value is the maximum of so many
+        reach = 1  # each value is the maximum of this many pixels
         while reach < side:
             step = min(reach, side - reach)
             length = values.shape[dim] - step
@@ -41,12 +42,17 @@ def sliding_maximum(values: Tensor, side: int) -> Tensor:
 
 
 def detect_keypoints(
-    scores: Tensor, *, threshold: float, nms_radius: int, max_keypoints: int | None, border: int, subpixel: bool
-) -> tuple[Tensor, Tensor]:
-    """Keypoints float32 (n, 2) and their scores (n,) from the heatmap (h, w) of one image, strongest first.
+    scores: Float[Tensor, "h w"], *, threshold: float, nms_radius: int, max_keypoints: int | None, border: int, subpixel: bool
+) -> tuple[Float32[Tensor, "n 2"], Float[Tensor, " n"]]:
+    """Keypoints and their scores from the heat map of one image, strongest first; equal scores stay in raster order.
 
-    Kept are the `max_keypoints` strongest (None: all) above `threshold` that are at least `border` px inside the heatmap; equal
-    scores stay in raster order. `subpixel` moves each to the expected position in its 5x5 window.
+    Args:
+        scores: the heat map.
+        threshold: a keypoint has a score above this.
+        nms_radius: px, see `non_maximum_suppression`.
+        max_keypoints: number of the strongest to keep; None keeps all.
+        border: width, px, of the frame without keypoints.
+        subpixel: moves each keypoint to the expected position in its 5x5 window.
     """
     if scores.numel() == 0:
         return scores.new_zeros((0, 2)).float(), scores.new_zeros(0)
@@ -64,12 +70,16 @@ def detect_keypoints(
 
 
 def strongest_keypoints(
-    strengths: Tensor, heatmaps: Tensor, number: int, *, border: int, subpixel: bool
-) -> tuple[Tensor, Tensor]:
-    """Keypoints float32 (b, number, 2) of many heatmaps (b, h, w) at once, and their strengths (b, number), strongest first.
+    strengths: Float[Tensor, "b h w"], heatmaps: Float[Tensor, "b h w"], number: int, *, border: int, subpixel: bool
+) -> tuple[Float32[Tensor, "b {number} 2"], Float[Tensor, "b {number}"]]:
+    """The same number of keypoints from each of many heat maps, and their strengths, strongest first. Does not wait for a GPU.
 
-    They are the strongest pixels of `strengths` (b, h, w) at least `border` px inside; `subpixel` as in `detect_keypoints`, and
-    differentiable in the heatmaps. Nothing here waits for a GPU.
+    Args:
+        strengths: the keypoints are the strongest pixels of these maps.
+        heatmaps: the positions between pixels come from these maps, and are differentiable in them.
+        number: keypoints for each map.
+        border: width, px, of the frame without keypoints.
+        subpixel: as in `detect_keypoints`.
     """
     height, width = strengths.shape[1:]
     inside = strengths[:, border : height - border, border : width - border]
@@ -81,8 +91,10 @@ def strongest_keypoints(
     return keypoints, found
 
 
-def windows(heatmaps: Tensor, pixels: Tensor, radius: int) -> Tensor:
-    """(..., n, k, k), k = 2 radius + 1: values of heatmaps (..., h, w) around int64 (x, y) `pixels` (..., n, 2), 0 outside."""
+def windows(
+    heatmaps: Float[Tensor, "*b h w"], pixels: Int64[Tensor, "*b n 2"], radius: int
+) -> Float[Tensor, "*b n 2*{radius}+1 2*{radius}+1"]:
+    """The squares of a heat map around pixels (x, y), with 0 outside the map."""
     padded = F.pad(heatmaps, (radius,) * 4)
     step = torch.arange(2 * radius + 1, device=heatmaps.device)
     rows, columns = pixels[..., 1, None] + step, pixels[..., 0, None] + step
@@ -90,8 +102,8 @@ def windows(heatmaps: Tensor, pixels: Tensor, radius: int) -> Tensor:
     return padded.flatten(-2).gather(-1, places.flatten(-3)).view(places.shape)
 
 
-def expected_offsets(weights: Tensor) -> Tensor:
-    """float32 (..., 2): mean (x, y) offset from the centre of windows (..., k, k) of weights >= 0, not all 0."""
+def expected_offsets(weights: Float[Tensor, "*b k k"]) -> Float32[Tensor, "*b 2"]:
+    """The mean (x, y) offset from the centre of each window, px. The weights are at least 0, and not all 0 in a window."""
     radius = weights.shape[-1] // 2
     step = torch.arange(-radius, radius + 1, device=weights.device, dtype=torch.float32)
     weights = weights.float() / weights.float().sum(dim=(-2, -1), keepdim=True)
