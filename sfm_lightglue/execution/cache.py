@@ -1,4 +1,4 @@
-"""Values that are costly to make and wanted again: a bounded cache for several threads."""
+"""A bounded cache, shared by threads, of values that are costly to make and needed again."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ Value = TypeVar("Value")
 
 
 class BoundedCache(Generic[Key, Value]):
-    """Makes the value of a key when it is first asked for; drops what was unused for longest when all exceed `max_bytes`.
+    """Makes the value of a key at its first use. Drops the least recently used values when all together exceed `max_bytes`.
 
-    Threads that ask for the same key at the same time wait for one of them to make it. One value is always kept, however large.
+    If several threads ask for the same key at the same time, one of them makes the value and the others wait. One value is
+    always kept, even if it is larger than `max_bytes`.
     """
 
     def __init__(self, make: Callable[[Key], Value], num_bytes: Callable[[Value], int], max_bytes: int) -> None:
+        """Keeps the arguments.
+
+        Args:
+            make: Key -> value.
+            num_bytes: Value -> the memory it takes.
+            max_bytes: Memory for all values.
+        """
         self._make, self._num_bytes, self._max_bytes = make, num_bytes, max_bytes
         self._lock = threading.Lock()
         self._values: OrderedDict[Key, Future[Value]] = OrderedDict()  # least recently used first
-        self._sizes: dict[Key, int] = {}  # of the values that are made
+        self._sizes: dict[Key, int] = {}  # only of finished values
         self._total = 0
 
     def __call__(self, key: Key) -> Value:
-        """Raises: what making the value raised; the next call tries again."""
+        """The value of the key. Raises: the error of making it; the next call tries again."""
         with self._lock:
             future = self._values.get(key)
             mine = future is None

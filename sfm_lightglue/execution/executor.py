@@ -1,4 +1,4 @@
-"""What an executor is: the whole contract of a plug-in that decides where the jobs of a stage run.
+"""The contract of an executor: a plug-in that decides where the jobs of a stage run.
 
 A stage describes its work as a recipe and a list of keys; it does not know which executor runs them. To add an executor:
 
@@ -55,11 +55,11 @@ class ExecutionOptions:
 
 
 class Executor(Protocol):
-    """Runs the jobs of a stage somewhere. It may be called several times, one call after the other."""
+    """Runs the jobs of a stage. It may be called several times, one call after the other."""
 
     @classmethod
     def create(cls, options: Any) -> Executor:
-        """The executor for these options. Raises: ValueError for options that cannot be met, such as an absent device."""
+        """The executor for these options. Raises: ValueError for options that it cannot meet, for example an absent device."""
         ...
 
     def __call__(self, recipe: Recipe[Key, Result], keys: Iterable[Key]) -> Generator[tuple[Key, Result | Exception], None, None]:

@@ -23,9 +23,9 @@ class PortablePlugin(Generic[Plugin]):
         return created
 
     def __getstate__(self) -> dict[str, Any]:
-        """Raises: TypeError if the plug-in cannot be created again."""
+        """Raises: ValueError if the plug-in cannot be created again."""
         if self._options is None or not hasattr(self._class, "create"):
-            raise TypeError(
+            raise ValueError(
                 f"{self._class.__qualname__} cannot be created again in another process: give it `options` and a classmethod "
                 "`create(options, device)`, or choose execution=threads"
             )

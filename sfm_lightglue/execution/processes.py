@@ -1,7 +1,7 @@
-"""The executor `processes`: many independent jobs in several processes of this machine, such as one for each GPU.
+"""The executor `processes`: many independent jobs in several processes of this machine, for example one for each GPU.
 
-Threads of one process would wait for each other there, because one Python interpreter feeds all GPUs. Only this file of the
-executors starts processes.
+Threads of one process would wait for each other, because one Python interpreter cannot feed several GPUs. Only this module of
+the package `execution` starts processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far the work is: a progress bar, and a log handler that does not break it."""
+"""A progress bar, and a log handler that does not break it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tqdm import tqdm
 
 
 def progress_bar(total: int, description: str, unit: str, initial: int = 0) -> tqdm:
-    """A tqdm bar with rate and remaining time; where stderr is no terminal it prints a line every 10 s at most."""
+    """A tqdm bar with rate and remaining time. If stderr is not a terminal, it prints at most one line in 10 s."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(total=total, desc=f"{description:<11}", unit=unit, initial=initial, mininterval=interval, smoothing=0.1)
 
 
 class BarFriendlyHandler(logging.StreamHandler):
-    """Logs to stderr without breaking a progress bar that is being drawn there."""
+    """Logs to stderr without breaking a progress bar there."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             tqdm.write(self.format(record), file=sys.stderr)
-        except Exception:  # as logging's own handlers do: a broken log line must not end the run
+        except Exception:  # like logging's own handlers: a broken log line must not end the run
             self.handleError(record)

@@ -1,4 +1,4 @@
-"""What an extractor is, and the steps that all extractors share: before the network, from heatmap to maxima, and the last."""
+"""The contract of an extractor, and the steps that extractors share: preparing pixels, finding maxima, making the record."""
 
 from __future__ import annotations
 
@@ -16,40 +16,44 @@ from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 
 GPU_BATCH = 8
-"""Photos of equal size that go through a network together on a GPU; a CPU is as fast with one."""
+"""Number of photos of equal size that a network takes together on a GPU. A CPU is as fast with one photo."""
 
 
 class Extractor(Protocol):
-    """Finds and describes keypoints; built once per process, by its `create(options, device)`; safe to call from several threads.
+    """Finds and describes keypoints.
 
-    Its options are kept as `options`: with `weights` they tell results of other settings apart (docs/architecture.md).
-
-    It resizes as it likes and returns pixels of the full image; keypoints where the mask is False are dropped before the
-    strongest are chosen; the same image gives the same bits.
+    - Each process builds it once, by its classmethod `create(options, device)`, and calls it from several threads.
+    - It keeps its options as the attribute `options`. Options and `weights` are stored with the results, so that results of
+      other settings are recognised (docs/architecture.md). Another process creates it again from class and options.
+    - It may resize the image. Keypoints are returned in pixels of the full image.
+    - It drops keypoints where the mask is False before it selects the strongest ones.
+    - The same image gives the same bits.
     """
 
     weights: tuple[WeightsRecord, ...]
-    """What was loaded; empty for an extractor without weights."""
+    """The loaded weights; empty for an extractor without weights."""
 
-    def __call__(self, image: Image) -> Features: ...
+    def __call__(self, image: Image) -> Features:
+        """The features of the image; no keypoints is a valid result."""
+        ...
 
 
 @runtime_checkable
 class BatchExtractor(Extractor, Protocol):
-    """One that may be faster with several photos at a time."""
+    """An extractor that may be faster with several photos at a time."""
 
     batch_size: int
-    """How many; 1 where nothing is gained."""
+    """Number of photos it takes at a time; 1 if a batch is not faster."""
 
     def extract_many(self, images: Sequence[Image]) -> list[Features]:
-        """The features of each image, different from those of single calls by rounding at most."""
+        """The features of each image; they differ from the results of single calls at most by rounding."""
         ...
 
 
 def is_featureless(pixels: np.ndarray) -> bool:
-    """True for uint8 pixels (h, w, 3) in which there is nothing to find: a side below MIN_SIDE px, or one colour.
+    """True for uint8 pixels (h, w, 3) that cannot have features: a side is shorter than MIN_SIDE px, or all have one colour.
 
-    Asked before the network, because networks do answer there: ALIKED and DISK find the corners of a black image.
+    Extractors ask this before they run a network, because ALIKED and DISK find keypoints in the corners of a black image.
     """
     return min(pixels.shape[:2]) < MIN_SIDE or bool((pixels == pixels[0, 0]).all())
 
@@ -61,9 +65,10 @@ def rgb_tensor(pixels: np.ndarray, device: str) -> Tensor:
 
 
 def local_maxima(heatmap: Tensor, radius: int, threshold: float) -> Tensor:
-    """int64 (n, 2): (x, y) pixels of the heatmap (h, w) above `threshold` and above all others in their square, row by row.
+    """int64 (n, 2): (x, y) of the local maxima of a heatmap (h, w), row by row.
 
-    The square reaches `radius` px to each side and lies within the heatmap.
+    A local maximum is larger than `threshold` and larger than all other pixels of a square around it, which reaches `radius` px
+    to each side and lies within the heatmap.
     """
     side = 2 * radius + 1
     if min(heatmap.shape) < side:
@@ -76,9 +81,14 @@ def local_maxima(heatmap: Tensor, radius: int, threshold: float) -> Tensor:
 
 
 def strongest(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Tensor, max_keypoints: int) -> Tensor:
-    """int64 (k,): indices of the `max_keypoints` best scores (n,) of keypoints that the image's mask keeps, best first.
+    """int64 (k,): indices of the at most `max_keypoints` best keypoints that the image's mask keeps, best first.
 
-    Keypoints (n, 2) are pixels of the image resized to `size` (width, height). Equal scores stay in their order.
+    Args:
+        image: The photo with its mask, if it has one.
+        size: Width and height to which the photo was resized.
+        keypoints: (n, 2), pixels of the resized photo.
+        scores: (n,); equal scores stay in their order.
+        max_keypoints: Number of keypoints to select.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     if image.mask is not None:
@@ -88,14 +98,14 @@ def strongest(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Te
 
 
 def kept_by_mask(mask: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """bool (n,): whether the mask (h, w) is True at the keypoints (n, 2), px of the full image."""
+    """bool (n,): the value of the mask (h, w) at each keypoint (n, 2), px of the full image."""
     x, y = np.clip(np.rint(keypoints).astype(np.int64), 0, np.array(mask.shape[::-1]) - 1).T
     kept: np.ndarray = mask[y, x]
     return kept
 
 
 def make_features(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Tensor, descriptors: Tensor) -> Features:
-    """The record for keypoints (n, 2) px of the image resized to `size` (width, height), descriptors (n, d)."""
+    """The record of keypoints (n, 2), px of the image resized to `size` (width, height), scores (n,) and descriptors (n, d)."""
     return Features(
         keypoints=keypoints_to_full_image(keypoints.cpu().numpy(), size, image.size),
         scores=scores.float().cpu().numpy(),
@@ -107,7 +117,7 @@ def make_features(image: Image, size: tuple[int, int], keypoints: Tensor, scores
 
 
 def no_features(image: Image, descriptor_size: int) -> Features:
-    """The record of an image in which nothing was found."""
+    """The record of an image without keypoints."""
     return make_features(image, image.size, torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, descriptor_size))
 
 
@@ -119,7 +129,16 @@ def extract_in_batches(
     extract: Callable[[list[Image], np.ndarray], list[Features]],
     descriptor_size: int,
 ) -> list[Features]:
-    """Features of each image: `extract` gets up to `batch_size` images of equal size, with their resized pixels (b, h, w, 3)."""
+    """Features of each image, extracted in batches of equal resized size; no keypoints for images without features.
+
+    Args:
+        images: Photos of any sizes.
+        resize_max: Longest side after resizing, px; None keeps the size.
+        enlarge_max: Largest factor by which a small photo is enlarged.
+        batch_size: Most photos in a batch.
+        extract: Photos of a batch and their resized pixels, uint8 (b, h, w, 3) -> their features.
+        descriptor_size: Dimension of a descriptor, for photos without keypoints.
+    """
     features = [no_features(image, descriptor_size) for image in images]
     groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     for i, image in enumerate(images):
@@ -136,12 +155,12 @@ def extract_in_batches(
 
 
 def batch_size_on(device: str) -> int:
-    """Photos at a time."""
+    """Number of photos that a network takes at a time on the device."""
     return GPU_BATCH if torch.device(device).type == "cuda" else 1
 
 
 def check_at_least(options: object, **minima: float) -> None:
-    """Raises: ValueError where a field of the options (None passes) is below its minimum."""
+    """Raises: ValueError if a field of the options is below its minimum; None is accepted."""
     for name, minimum in minima.items():
         value = getattr(options, name)
         if value is not None and not value >= minimum:

@@ -1,4 +1,4 @@
-"""Features that another program computed, in hloc's file format."""
+"""Features from a file that another program wrote in hloc's format."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class ImportedOptions:
 
 
 class ImportedExtractor:
-    """Looks features up by the photo's name. Half-precision keypoints stay rounded, but no further arithmetic is in half.
+    """Finds the features of a photo by its name.
 
-    Rounding may take those at the right and lower edge out of the photo: they are put back onto it.
+    Keypoints stored in half precision stay as they were rounded; all further arithmetic is in float32. Rounding can move a
+    keypoint beyond the right or the lower edge of the photo; this keypoint is put back onto the edge.
     """
 
     def __init__(self, options: ImportedOptions, source: WeightsRecord) -> None:
@@ -33,14 +34,17 @@ class ImportedExtractor:
 
     @classmethod
     def create(cls, options: ImportedOptions, device: str) -> ImportedExtractor:
-        """Raises: FileNotFoundError where the file is missing."""
+        """The extractor for `options.path`; the device is not used. Raises: FileNotFoundError if the file is missing."""
         path = Path(options.path)
         if not path.is_file():
             raise FileNotFoundError(f"features.path={path} does not exist")
         return cls(options, WeightsRecord(path.name, str(path), sha256_of(path), "of the imported file", False))
 
     def __call__(self, image: Image) -> Features:
-        """Raises: KeyError where the file lacks the photo, ValueError where it was made from a photo of another size."""
+        """The stored features of the photo; a mask drops keypoints where it is False.
+
+        Raises: KeyError if the file lacks the photo; ValueError if the file was made from a photo of another size.
+        """
         with H5Reader(self.options.path) as reader:
             features = reader.features(image.name)
             is_half = reader.keypoints_are_half(image.name)
@@ -56,6 +60,6 @@ class ImportedExtractor:
 
 
 def _select(features: Features, kept: np.ndarray) -> Features:
-    """The keypoints that are kept, by bool (n,), in their order."""
+    """The features of the keypoints (n,) for which `kept` (bool, n) is True, in their order."""
     arrays = {name: getattr(features, name) for name in ("keypoints", "scores", "descriptors", "scales", "orientations")}
     return replace(features, **{name: array[kept] for name, array in arrays.items() if array is not None})

@@ -186,8 +186,8 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
 
     if stored and not any(is_here(name, stamp) for name, stamp in sorted(stored.items())):
         raise SettingsChanged(
-            f"{output} was made of other photos, such as {min(stored)!r}, none of which is in {images}: choose another output "
-            f"folder, or say execution.if_settings_changed=recompute to replace it"
+            f"{output} was made from other photos, for example {min(stored)!r}: {images} contains none of them. Choose another "
+            "output folder, or say execution.if_settings_changed=recompute to replace the file"
         )
 
 

@@ -1,4 +1,4 @@
-"""Matches that another program computed, in hloc's file format."""
+"""Matches from a file that another program wrote in hloc's format."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ class ImportedOptions:
     name: str
     path: str
     min_score: float | None
+    """Smallest score of a match that is kept; None keeps all."""
 
 
 class ImportedMatcher:
-    """Looks matches up by the names of the two images, under any of hloc's keys, either way round."""
+    """Finds the matches of two images by their names, in either order, under the old and the new form of hloc's keys."""
 
     def __init__(self, options: ImportedOptions, source: WeightsRecord) -> None:
         self.options, self.weights = options, (source,)
 
     @classmethod
     def create(cls, options: ImportedOptions, device: str) -> ImportedMatcher:
-        """Raises: FileNotFoundError where the file is missing."""
+        """The matcher for `options.path`; the device is not used. Raises: FileNotFoundError if the file is missing."""
         path = Path(options.path)
         if not path.is_file():
             raise FileNotFoundError(f"matches.path={path} does not exist")
         return cls(options, WeightsRecord(path.name, str(path), sha256_of(path), "of the imported file", False))
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        """Raises: KeyError where the file lacks the pair."""
+        """The stored matches with a score of at least `min_score`. Raises: KeyError if the file lacks the pair."""
         with H5Reader(self.options.path) as reader:
             matches = reader.find_matches(features0.name, features1.name)
         if matches is None:

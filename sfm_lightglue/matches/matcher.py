@@ -1,4 +1,4 @@
-"""What a matcher is: the whole contract of a plug-in."""
+"""The contract of a matcher."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from sfm_lightglue.products import Features, Matches
 
 
 class Matcher(Protocol):
-    """Built once, by its `create(options, device)`; called from several threads at a time.
+    """Matches the features of two images.
 
-    Its options are kept as `options`: with `weights` they tell results of other settings apart (docs/architecture.md).
+    - Each process builds it once, by its classmethod `create(options, device)`, and calls it from several threads.
+    - It keeps its options as the attribute `options`. Options and `weights` are stored with the results, so that results of
+      other settings are recognised (docs/architecture.md). Another process creates it again from class and options.
     """
 
     weights: tuple[WeightsRecord, ...]
-    """What was loaded; empty for a matcher without weights."""
+    """The loaded weights; empty for a matcher without weights."""
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        """Correspondences of two images; none where an image has no keypoints."""
+        """Correspondences of two images; none if an image has no keypoints."""
         ...
 
 
 class PreparedImage(Protocol):
-    """What a batched matcher keeps of an image."""
+    """An image as a batched matcher keeps it."""
 
     num_bytes: int
-    """Memory it takes."""
+    """Memory that it takes."""
 
 
 @runtime_checkable
 class BatchedMatcher(Protocol):
-    """What a matcher may offer beside its contract: the stage then prepares each image once, and hands over many pairs."""
+    """Optional methods of a matcher. The stage then prepares each image once, and gives the matcher many pairs at a time."""
 
     batch_size: int
-    """Pairs that it wants at a time."""
+    """Number of pairs that it takes at a time."""
 
     def prepare(self, features: Features) -> Any:
-        """A `PreparedImage`: everything of an image that does not depend on its partner."""
+        """A `PreparedImage`: everything that can be computed from one image alone."""
         ...
 
     def match_many(self, pairs: Sequence[tuple[Any, Any]]) -> list[Matches]:
-        """The same matches as if each pair were given alone."""
+        """Matches of each pair, the same as for the pair alone."""
         ...

@@ -17,7 +17,7 @@ def test_a_value_is_made_once_while_there_is_room() -> None:
     assert made == ["a", "b"]
 
 
-def test_what_was_unused_for_longest_is_dropped() -> None:
+def test_the_least_recently_used_value_is_dropped() -> None:
     made: list[str] = []
     cache = BoundedCache(lambda key: made.append(key) or key * 10, len, 25)
     for key in ("a", "b", "a", "c", "a", "b"):
@@ -25,14 +25,14 @@ def test_what_was_unused_for_longest_is_dropped() -> None:
     assert made == ["a", "b", "c", "b"]
 
 
-def test_a_value_larger_than_the_bound_is_given_and_stays_alone() -> None:
+def test_a_value_larger_than_the_bound_is_returned_and_kept_alone() -> None:
     made: list[str] = []
     cache = BoundedCache(lambda key: made.append(key) or key, lambda value: 50, 25)
     assert [cache("a"), cache("a"), cache("b"), cache("b")] == ["a", "a", "b", "b"]
     assert made == ["a", "b"]
 
 
-def test_threads_wait_for_one_to_make_the_value() -> None:
+def test_threads_wait_for_the_one_that_makes_the_value() -> None:
     made: list[int] = []
 
     def make(key: int) -> int:

@@ -19,7 +19,7 @@ from sfm_lightglue.execution.executor import ExecutionOptions, Executor, create_
 from sfm_lightglue.execution.processes import ProcessExecutor, ProcessOptions
 from sfm_lightglue.execution.threads import ThreadExecutor
 
-PRODUCTS = ("features.h5", "matches.h5")
+PRODUCTS = ("features.h5", "matches.h5", "verification.h5")
 
 
 def make_run(folder: Path, output: str, *overrides: str) -> pipeline.Run:
@@ -28,9 +28,9 @@ def make_run(folder: Path, output: str, *overrides: str) -> pipeline.Run:
     return pipeline.Run.create(compose_config([*given, "features=sift", "matches=nearest_neighbor", *overrides]))
 
 
-def extract_and_match(run: pipeline.Run) -> list[bytes]:
+def compute_products(run: pipeline.Run) -> list[bytes]:
     """The bytes of the products."""
-    for stage in (pipeline.extract, pipeline.pairs, pipeline.match):
+    for stage in (pipeline.extract, pipeline.pairs, pipeline.match, pipeline.verify):
         stage(run)
     return [(run.folder.path / name).read_bytes() for name in PRODUCTS]
 
@@ -48,24 +48,24 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_processes_write_the_bytes_of_threads_and_tell_of_the_same_broken_photo(photos: Path) -> None:
-    expected = extract_and_match(make_run(photos, "threads", "execution=threads"))
+    expected = compute_products(make_run(photos, "threads", "execution=threads"))
     run = make_run(photos, "processes", "execution=processes", "execution.num_processes=2", "execution.device=cpu")
     executor = run.executor()
     assert isinstance(executor, ProcessExecutor) and executor.devices == ["cpu", "cpu"]
-    assert extract_and_match(run) == expected
+    assert compute_products(run) == expected
     skipped = [(photos / output / "summary.json").read_text().count("unreadable image") for output in ("threads", "processes")]
     assert skipped == [1, 1]
 
 
 @pytest.mark.parametrize("chosen", ["execution=serial", "execution.name=example_executor:Serial"])
-def test_an_executor_of_the_user_runs_extraction_and_matching(photos: Path, monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+def test_an_executor_of_the_user_runs_every_stage(photos: Path, monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
     (photos / "execution").mkdir()
     (photos / "execution" / "serial.yaml").write_text("defaults: [local]\nname: example_executor:Serial\nbackwards: true\n")
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv(USER_CONFIGS, str(photos))
     run = make_run(photos, "serial", chosen, *([] if chosen == "execution=serial" else ["+execution.backwards=false"]))
     assert type(run.executor()).__module__ == "example_executor"
-    assert extract_and_match(run) == extract_and_match(make_run(photos, "local"))
+    assert compute_products(run) == compute_products(make_run(photos, "local"))
 
 
 @pytest.mark.parametrize("name", sorted(EXECUTORS))

@@ -31,7 +31,7 @@ class WithoutOptions:
 def test_a_plug_in_that_cannot_be_created_again_says_what_to_do() -> None:
     portable = PortablePlugin(WithoutOptions())
     assert isinstance(portable.on("cpu"), WithoutOptions)
-    with pytest.raises(TypeError, match=r"WithoutOptions cannot be created again .* choose execution=threads"):
+    with pytest.raises(ValueError, match=r"WithoutOptions cannot be created again .* choose execution=threads"):
         pickle.dumps(portable)
 
 

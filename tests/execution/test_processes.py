@@ -100,7 +100,7 @@ def test_no_more_processes_are_started_than_there_are_keys() -> None:
     assert list(ProcessExecutor(["cpu", "cuda:7"])(telling_device, [7])) == [(7, "cpu")]
 
 
-def test_an_error_is_the_result_of_its_key_with_its_traceback_and_the_others_go_on() -> None:
+def test_an_error_is_the_result_of_its_key_with_its_traceback_and_the_other_jobs_go_on() -> None:
     results = dict(run_in_processes(misbehave, range(5)))
     assert [results[key] for key in (0, 2, 4)] == [0, 2, 4]
     assert isinstance(results[1], ValueError) and str(results[1]) == "1 is odd"

@@ -1,4 +1,4 @@
-"""Many jobs in threads: every key once, bounded memory, clean ends."""
+"""The executor `threads`: every key once, bounded memory, and a clean end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_key_comes_back_once_with_its_result(num_workers: int, num_keys: i
     assert sorted(results) == [(key, key * key) for key in range(num_keys)]
 
 
-def test_an_error_is_the_result_of_its_key_and_the_others_go_on() -> None:
+def test_an_error_is_the_result_of_its_key_and_the_other_jobs_go_on() -> None:
     def invert(key: int) -> float:
         return 1 / key
 
@@ -58,13 +58,13 @@ def test_a_loop_that_ends_early_waits_for_running_jobs_and_drops_the_others() ->
     with pytest.raises(KeyboardInterrupt):
         for _ in run_jobs(work, range(100), 2):
             raise KeyboardInterrupt
-    assert begun and sorted(begun) == sorted(ended), "nothing runs on"
+    assert begun and sorted(begun) == sorted(ended), "no job runs on"
     assert len(begun) <= 6
     assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_a_job_that_ends_the_program_is_no_result(error: type[BaseException]) -> None:
+def test_an_interrupt_inside_a_job_ends_the_loop(error: type[BaseException]) -> None:
     def work(key: int) -> int:
         raise error
 
@@ -83,7 +83,7 @@ def test_the_cores_are_shared_among_the_workers_and_given_back(num_workers: int)
     assert torch.get_num_threads() == before
 
 
-def test_a_bar_continues_from_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_begins_at_the_number_of_finished_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar(10, "extract", "img", initial=7) as bar:
         bar.update(3)
     assert "10/10" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The stage with an extractor that takes several photos at a time."""
+"""The stage images -> features with an extractor that takes several photos at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ["a.png", "b.png", "c.png", "d.png", "e.png"]
 
 
 class MeanColour:
-    """One keypoint, described by the photo's mean colour; fails on a photo of one colour, and with all that it comes with."""
+    """Finds one keypoint, described by the photo's mean colour. A photo of one colour makes its whole batch fail."""
 
     weights: tuple[WeightsRecord, ...] = ()
     batch_size = 3
@@ -44,7 +44,7 @@ class MeanColour:
 
 
 def write_photo(path: Path, seed: int) -> None:
-    """Noise, brighter from seed to seed."""
+    """A photo of noise; a higher seed gives a brighter one."""
     size = (24, 32, 3) if seed % 2 else (32, 24, 3)
     PILImage.fromarray(np.random.default_rng(seed).integers(0, 20 * (seed + 1), size, np.uint8)).save(path)
 
@@ -63,7 +63,7 @@ def stored(path: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_batches_follow_the_names_and_each_photo_gets_its_own_features(photos: Path, num_workers: int) -> None:
+def test_batches_follow_the_order_of_names_and_each_photo_gets_its_own_features(photos: Path, num_workers: int) -> None:
     extractor = MeanColour()
     assert isinstance(extractor, BatchExtractor)
     report = extract_features(photos, photos.parent / "features.h5", extractor, num_workers=num_workers)
@@ -83,7 +83,7 @@ def test_only_missing_photos_form_batches(photos: Path) -> None:
     assert extractor.batches == [["b.png", "f.png"]]
 
 
-def test_a_photo_that_fails_takes_no_other_of_its_batch_down(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_photo_that_fails_does_not_take_its_batch_with_it(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     PILImage.new("RGB", (32, 24)).save(photos / "b.png")
     (photos / "c.png").write_bytes(b"no photo")
     extractor = MeanColour()
@@ -95,7 +95,7 @@ def test_a_photo_that_fails_takes_no_other_of_its_batch_down(photos: Path, caplo
     assert "a batch of 2 photos failed" in caplog.text
 
 
-def test_a_batch_with_too_few_results_is_not_trusted(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_photos_of_a_batch_with_too_few_results_are_processed_alone(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     extractor = MeanColour()
     extractor.extract_many = lambda images: []  # type: ignore[method-assign]
     assert extract_features(photos, photos.parent / "features.h5", extractor).num_images == 5

@@ -1,4 +1,4 @@
-"""The stage images -> features with a tiny extractor: what it computes, skips, keeps and refuses."""
+"""The stage images -> features with a tiny extractor: what the stage computes, skips, keeps and refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BrightestOptions:
 
 
 class BrightestPixels:
-    """The brightest pixels, described by the rows through them; counts its calls."""
+    """Finds the brightest pixels and describes each by the row of pixels through it; remembers its calls."""
 
     weights: tuple[WeightsRecord, ...] = ()
 
@@ -49,7 +49,7 @@ class BrightestPixels:
 
 
 def write_photo(folder: Path, name: str, seed: int | None = None, size: tuple[int, int] = (32, 24)) -> None:
-    """A photo of noise; a black one without a seed."""
+    """A photo of noise, or a black photo if no seed is given."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (size[1], size[0], 3)
@@ -162,12 +162,12 @@ def test_masks_reach_the_extractor_and_only_photos_with_another_mask_are_process
 
 
 def test_a_missing_folder_of_masks_is_an_error(photos: Path) -> None:
-    """Otherwise a mistyped path would silently give features everywhere."""
+    """Otherwise a mistyped path would silently give features without masks."""
     with pytest.raises(FileNotFoundError, match=r"folder of masks .*mask5 does not exist"):
         run(photos, masks=photos.parent / "mask5")
 
 
-def test_nothing_left_by_the_mask_is_reported_as_without_keypoints(photos: Path) -> None:
+def test_a_photo_whose_mask_drops_all_keypoints_is_reported(photos: Path) -> None:
     masks = write_mask(photos, "a.png", np.zeros((24, 32), bool))
     report, _ = run(photos, masks=masks)
     assert report.without_keypoints == ["a.png"] and report.mean_keypoints == 15 / 4
@@ -214,7 +214,7 @@ def test_a_photo_that_cannot_be_opened_for_now_keeps_its_features(photos: Path) 
     assert stored_names(photos.parent / "features.h5") == NAMES
 
 
-def test_a_black_photo_is_reported_as_without_keypoints(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_black_photo_is_reported_to_have_no_keypoints(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_photo(photos, "black.png")
     with caplog.at_level(logging.WARNING):
         report, _ = run(photos)
@@ -223,21 +223,21 @@ def test_a_black_photo_is_reported_as_without_keypoints(photos: Path, caplog: py
         assert reader.features("black.png").keypoints.shape == (0, 2)
 
 
-def test_when_no_photo_can_be_used_the_first_reason_is_the_error(photos: Path) -> None:
+def test_if_no_photo_can_be_used_the_first_reason_is_raised(photos: Path) -> None:
     for name in NAMES:
         (photos / name).write_bytes(b"")
     with pytest.raises(ValueError, match="the file is empty"):
         run(photos)
 
 
-def test_names_that_do_not_exist_are_an_error_when_nothing_else_is_left(photos: Path) -> None:
+def test_names_that_do_not_exist_are_an_error_if_no_other_photo_is_left(photos: Path) -> None:
     with pytest.raises(OSError, match=r"typo\.png"):
         run(photos, names=["typo.png"])
     assert list(run(photos, names=["a.png", "typo.png"])[0].skipped) == ["typo.png"]
 
 
 def broken_extractor(change: Callable[[Features], Features]) -> type[BrightestPixels]:
-    """One that breaks its contract on b.png."""
+    """An extractor that breaks its contract on b.png."""
 
     class Broken(BrightestPixels):
         def __call__(self, image: Image) -> Features:
@@ -287,12 +287,12 @@ class Interrupted(BrightestPixels):
 def test_ctrl_c_keeps_what_was_done(photos: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(photos, Interrupted(), num_workers=1)
-    # the class is part of the settings: complete it with the same one
+    # the class is part of the settings, so the same class completes the run
     extractor = Interrupted()
     extractor.interrupts = False
     report = extract_features(photos, photos.parent / "features.h5", extractor, num_workers=1)
     assert report.num_images == 4
-    assert {"sub/c.png", "sub/d e.png"} <= set(extractor.seen) != set(NAMES), "at most one was finished and not yet taken over"
+    assert {"sub/c.png", "sub/d e.png"} <= set(extractor.seen) != set(NAMES), "at most one photo was finished and not yet stored"
 
 
 def test_changed_settings_are_refused_with_the_value_that_differs(photos: Path) -> None:
@@ -311,7 +311,7 @@ def test_changed_settings_are_recomputed_on_request_and_never_mixed(photos: Path
 
 
 def test_the_features_of_another_folder_are_not_replaced(photos: Path) -> None:
-    """Cameras give their photos the same names again and again."""
+    """Cameras number their photos, so photos of different scenes have the same names."""
     run(photos)
     before = (photos.parent / "features.h5").read_bytes()
     other = photos.parent / "other"
@@ -319,10 +319,12 @@ def test_the_features_of_another_folder_are_not_replaced(photos: Path) -> None:
         (other / name).parent.mkdir(parents=True, exist_ok=True)
         PILImage.fromarray(np.random.default_rng(90 + seed).integers(0, 256, (24, 32, 3), np.uint8)).save(other / name)
     extractor = BrightestPixels(BrightestOptions(max_keypoints=5))
-    with pytest.raises(SettingsChanged, match=rf"was made of other photos, such as '{NAMES[0]}', none of which is in .*other"):
+    with pytest.raises(
+        SettingsChanged, match=rf"was made from other photos, for example '{NAMES[0]}': .*other contains none of them"
+    ):
         extract_features(other, photos.parent / "features.h5", extractor)
     assert (photos.parent / "features.h5").read_bytes() == before
-    (other / NAMES[1]).write_bytes((photos / NAMES[1]).read_bytes())  # moved, and all but one changed
+    (other / NAMES[1]).write_bytes((photos / NAMES[1]).read_bytes())  # all photos but one changed
     assert extract_features(other, photos.parent / "features.h5", extractor).num_computed == 1
 
 
@@ -330,7 +332,7 @@ def test_the_features_of_another_folder_are_not_replaced(photos: Path) -> None:
 
 
 def write_hloc_features(photos: Path, names: list[str], *, size_from: tuple[int, int] = (32, 24)) -> Path:
-    """A file in hloc's style: half-precision keypoints, keypoint_scores, no uncertainty."""
+    """A file in hloc's style: keypoints in half precision, keypoint_scores, no uncertainty."""
     path = photos.parent / "feats-hloc.h5"
     with h5py.File(path, "w", libver="latest") as file:
         for seed, name in enumerate(names):
@@ -377,8 +379,8 @@ def test_masks_drop_imported_keypoints(photos: Path) -> None:
         assert len(reader.features(NAMES[1])) == 7
 
 
-def test_keypoints_that_rounding_took_over_the_edge_are_put_back(tmp_path: Path) -> None:
-    """At 4608 px half precision knows every fourth pixel."""
+def test_keypoints_that_rounding_moved_over_the_edge_are_put_back(tmp_path: Path) -> None:
+    """Half precision has a spacing of 4 px at 4608 px."""
     with h5py.File(tmp_path / "feats.h5", "w") as file:
         group = file.create_group("a.png")
         group["keypoints"] = np.array([[4606.06, 10.0], [100.0, 39.7], [4616.0, 5.0]], np.float16)
@@ -386,7 +388,11 @@ def test_keypoints_that_rounding_took_over_the_edge_are_put_back(tmp_path: Path)
         group["image_size"] = [4608, 40]
     assert file_keypoints(tmp_path / "feats.h5") == [[4608, 10], [100, 39.6875], [4616, 5]]
     found = imported(tmp_path / "feats.h5")(Image("a.png", np.zeros((40, 4608, 3), np.uint8)))
-    assert found.keypoints.tolist() == [[4607.5, 10], [100, 39.6875], [4616, 5]]  # the last is not of this photo
+    assert found.keypoints.tolist() == [
+        [4607.5, 10],
+        [100, 39.6875],
+        [4616, 5],
+    ]  # too far outside for rounding: it stays
 
 
 def file_keypoints(path: Path) -> list[list[float]]:
@@ -394,13 +400,13 @@ def file_keypoints(path: Path) -> list[list[float]]:
         return cast(list[list[float]], reader.features("a.png").keypoints.tolist())
 
 
-def test_photos_that_the_file_lacks_are_skipped(photos: Path) -> None:
+def test_photos_that_are_missing_from_the_file_are_skipped(photos: Path) -> None:
     report = extract_features(photos, photos.parent / "features.h5", imported(write_hloc_features(photos, NAMES[:3])))
     assert list(report.skipped) == ["sub/d e.png"] and report.num_images == 3
 
 
-def test_features_of_photos_of_another_size_are_refused(photos: Path) -> None:
-    """Such as (height, width), which other programs store under the same name."""
+def test_features_with_another_image_size_are_refused(photos: Path) -> None:
+    """An example is (height, width), which other programs store under the same name."""
     with pytest.raises(ValueError, match=r"image_size \(24, 32\), the photo has \(32, 24\)"):
         extract_features(photos, photos.parent / "features.h5", imported(write_hloc_features(photos, NAMES, size_from=(24, 32))))
 

@@ -242,6 +242,15 @@ def test_the_matcher_gets_the_content_of_the_feature_files(package: str, fakes: 
         assert given.image_size == (30, 20)
 
 
+def test_a_configuration_with_the_old_name_of_trained_for_is_answered_with_the_new_one(
+    package: str, fakes: dict[str, Any]
+) -> None:
+    conf = ours.matcher_conf("superpoint-open")
+    conf["model"]["head"] = "disk"
+    with pytest.raises(ValueError, match="'head' of the configuration is called 'trained_for' now: 'trained_for': 'disk'"):
+        load(package, "matchers", conf)
+
+
 @pytest.mark.parametrize("changes", [{"image_size": None}, {"scores": None}, {"scores": None, "keypoint_scores": np.ones(3)}])
 def test_feature_files_of_older_versions_are_read(package: str, fakes: dict[str, Any], changes: dict[str, Any]) -> None:
     """Without image_size, without scores, or with scores under their other name."""

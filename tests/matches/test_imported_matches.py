@@ -1,4 +1,4 @@
-"""Matches that hloc wrote, in all its ways, drive our stage."""
+"""Matches in each of the formats that hloc has written go through our stage."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_matches_are_found_under_the_new_and_the_old_key(tmp_path: Path, key: st
 
 
 @pytest.mark.parametrize("key", ["query-b.jpg/db-a.jpg", "query-b.jpg_db-a.jpg"])
-def test_matches_stored_the_other_way_round_are_turned(tmp_path: Path, key: str) -> None:
+def test_matches_stored_in_the_other_order_are_turned_round(tmp_path: Path, key: str) -> None:
     found = matcher(write_hloc_matches(tmp_path / "m.h5", key))(features_named("db/a.jpg"), features_named("query/b.jpg"))
     assert found.indices.tolist() == [[0, 2], [2, 4], [3, 0]]
     np.testing.assert_allclose(found.scores, [0.5, 0.2, 0.9], atol=1e-3)
@@ -60,7 +60,7 @@ def test_absent_scores_count_as_one(tmp_path: Path) -> None:
     assert matcher(path, min_score=0.99)(features_named("a.jpg"), features_named("b.jpg")).scores.tolist() == [1, 1, 1]
 
 
-def test_a_pair_that_the_file_lacks_is_named(tmp_path: Path) -> None:
+def test_a_pair_that_is_missing_from_the_file_is_named(tmp_path: Path) -> None:
     path = write_hloc_matches(tmp_path / "m.h5", "a.jpg/b.jpg")
     with pytest.raises(KeyError, match=r"m\.h5 has no matches of 'a\.jpg' and 'c\.jpg'"):
         matcher(path)(features_named("a.jpg"), features_named("c.jpg"))
@@ -94,13 +94,13 @@ def test_imported_matches_go_through_the_stage(features: Path, tmp_path: Path) -
 
 
 def test_matches_of_other_features_are_refused(features: Path, tmp_path: Path) -> None:
-    """Here index 7 of 5 keypoints: COLMAP would read beyond its keypoints."""
+    """With index 7 of 5 keypoints COLMAP would read beyond its keypoints."""
     path = write_hloc_matches(tmp_path / "hloc.h5", "a.jpg/b.jpg", matches0=np.array([7, -1, -1, -1, -1]))
     with pytest.raises(ValueError, match=r"a\.jpg and b\.jpg are not valid: largest indices \[0, 7\]"):
         match_pairs(features, PAIRS[:1], tmp_path / "matches.h5", matcher(path))
 
 
-def test_another_file_to_import_is_another_setting_and_its_place_is_not(features: Path, tmp_path: Path) -> None:
+def test_the_imported_file_may_move_but_another_file_is_another_setting(features: Path, tmp_path: Path) -> None:
     path = write_hloc_matches(tmp_path / "hloc.h5", "a.jpg/b.jpg")
     match_pairs(features, PAIRS[:1], tmp_path / "matches.h5", matcher(path))
     path = path.rename(tmp_path / "moved.h5")

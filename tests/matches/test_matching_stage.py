@@ -1,4 +1,4 @@
-"""The stage pairs -> matches over a small scene whose right matches are known."""
+"""The stage pairs -> matches over a small scene with known matches."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NUM_POINTS, DIMENSIONS = 60, 32
 
 
 def visible_points(name: str, seed: int = 0) -> np.ndarray:
-    """int (n,): the points of the scene that an image sees, in the order of its keypoints."""
+    """int (n,): the scene points that an image sees, in the order of its keypoints."""
     rng = np.random.default_rng([seed, NAMES.index(name)])
     return rng.permutation(NUM_POINTS)[: 30 + 5 * NAMES.index(name)]
 
 
 def make_features(name: str, seed: int = 0) -> Features:
-    """Each point looks alike in all images, up to noise far smaller than the distance to any other point."""
+    """Features of an image. A point has nearly the same descriptor in all images: noise is far below the distance of points."""
     points = visible_points(name, seed)
     descriptors = np.random.default_rng(1).normal(size=(NUM_POINTS, DIMENSIONS))[points]
     descriptors += np.random.default_rng([2, seed, NAMES.index(name)]).normal(scale=0.05, size=descriptors.shape)
@@ -47,13 +47,13 @@ def make_features(name: str, seed: int = 0) -> Features:
 
 
 def right_matches(name0: str, name1: str) -> list[list[int]]:
-    """Row by row: keypoints of the two images that show the same point."""
+    """Rows of keypoint indices (of image 0, of image 1) that show the same point."""
     points0, points1 = visible_points(name0).tolist(), visible_points(name1).tolist()
     return [[row, points1.index(point)] for row, point in enumerate(points0) if point in points1]
 
 
 def write_features(path: Path, seeds: dict[str, int] | None = None, settings: str = "first") -> Path:
-    """A features file; images whose seed differs from 0 have other content."""
+    """A file of features; an image with a seed other than 0 has other content."""
     with ShardStore(path, {"settings": settings}, if_settings_changed="recompute") as store:
         for name in NAMES:
             seed = (seeds or {}).get(name, 0)
@@ -68,7 +68,7 @@ def features(tmp_path: Path) -> Path:
 
 
 class Counting(NearestNeighborMatcher):
-    """Nearest neighbours that remember for which pairs they were asked."""
+    """Matches nearest neighbours and remembers the pairs it was given."""
 
     def __init__(self, max_distance: float = 0.5) -> None:
         super().__init__(NearestNeighborOptions("nearest_neighbor", True, None, max_distance))
@@ -87,7 +87,7 @@ class Counting(NearestNeighborMatcher):
 def run(
     features: Path, pairs: list[Pair], matcher: Counting | None = None, **options: object
 ) -> tuple[MatchingReport, list[tuple[str, str]]]:
-    """The report and the pairs that were given to the matcher."""
+    """The report, and the pairs that were given to the matcher."""
     matcher = matcher or Counting()
     report = match_pairs(features, pairs, features.parent / "matches.h5", matcher, **options)
     return report, sorted(matcher.seen)
@@ -131,7 +131,7 @@ def test_only_new_pairs_are_matched_and_the_file_ends_the_same(features: Path) -
 
 
 def test_the_order_of_pairs_and_of_the_two_images_does_not_matter(features: Path) -> None:
-    """A pair given both ways round, or twice for different reasons, is matched once."""
+    """A pair that is given in both orders, or twice for different reasons, is matched once."""
     turned = [Pair(pair.name1, pair.name0, "list") for pair in reversed(PAIRS)]
     report, seen = run(features, [*turned, *PAIRS, PAIRS[0]])
     assert report.num_pairs == 6 and seen == names_of(PAIRS)
@@ -154,7 +154,7 @@ def test_pairs_of_an_image_with_new_features_are_matched_again(features: Path) -
     assert run(features, PAIRS)[1] == []
 
 
-def test_features_made_with_other_settings_are_refused_or_all_pairs_are_matched_again(features: Path) -> None:
+def test_after_a_change_of_the_features_settings_the_run_is_refused_or_matches_all_pairs_again(features: Path) -> None:
     run(features, PAIRS)
     write_features(features, settings="second")
     with pytest.raises(SettingsChanged, match=r"matches\.h5 was made with other settings \(features: "):
@@ -162,7 +162,7 @@ def test_features_made_with_other_settings_are_refused_or_all_pairs_are_matched_
     report, seen = run(features, PAIRS[:1], if_settings_changed="recompute")
     assert seen == names_of(PAIRS[:1]) and report.num_pairs == 1
     with H5Reader(features.parent / "matches.h5") as reader:
-        assert reader.names() == [match_key(*seen[0])], "none of the old matches is left"
+        assert reader.names() == [match_key(*seen[0])], "no old matches are left"
 
 
 def test_a_matcher_with_other_options_is_refused_with_the_value_that_differs(features: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_matcher_with_other_options_is_refused_with_the_value_that_differs(fea
         run(features, PAIRS, Counting(max_distance=0.7))
 
 
-def test_an_image_without_features_is_named_with_the_closest(features: Path) -> None:
+def test_an_image_without_features_is_named_with_the_closest_image(features: Path) -> None:
     with pytest.raises(KeyError, match=r"no features of image 'sub/e\.jpeg', did you mean 'sub/e\.jpg'"):
         run(features, [*PAIRS, Pair("a.jpg", "sub/e.jpeg")])
 
@@ -206,7 +206,7 @@ def test_images_without_keypoints_have_no_matches(tmp_path: Path) -> None:
 
 
 def fails_at(call: int, error: BaseException) -> Counting:
-    """A matcher that raises at its call of that number, counted from 0."""
+    """A matcher that raises an error at the call of this number, counted from 0."""
 
     class Failing(Counting):
         def __call__(self, features0: Features, features1: Features) -> Matches:
@@ -214,7 +214,7 @@ def fails_at(call: int, error: BaseException) -> Counting:
                 raise error
             return super().__call__(features0, features1)
 
-    # the class is part of the settings: to the store it is the matcher that completes the run
+    # the class is part of the settings, and the matcher that completes the run is a Counting
     Failing.__module__, Failing.__qualname__ = Counting.__module__, Counting.__qualname__
     return Failing()
 
@@ -224,14 +224,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(features: Path, error: Base
     with pytest.raises(type(error)):
         run(features, PAIRS, fails_at(3, error), num_workers=1)
     _, seen = run(features, PAIRS)
-    assert set(names_of(PAIRS[3:])) <= set(seen) and len(seen) <= 4, "at most one was finished and not yet taken over"
+    assert set(names_of(PAIRS[3:])) <= set(seen) and len(seen) <= 4, "at most one pair was finished and not yet stored"
     match_pairs(features, PAIRS, features.parent / "reference.h5", Counting())
     assert (features.parent / "matches.h5").read_bytes() == (features.parent / "reference.h5").read_bytes()
 
 
 @dataclasses.dataclass
 class Fixed:
-    """A matcher that always answers the same."""
+    """A matcher that always gives the same matches."""
 
     answer: Matches
     weights: tuple[WeightsRecord, ...] = ()
@@ -256,7 +256,7 @@ def test_matches_that_do_not_fit_the_features_are_refused(features: Path, indice
         match_pairs(features, PAIRS[:1], features.parent / "matches.h5", Fixed(answer))
 
 
-def test_the_report_tells_layers_and_the_file_keeps_them(features: Path) -> None:
+def test_the_number_of_layers_is_reported_and_stored(features: Path) -> None:
     answer = Matches(np.zeros((1, 2), np.int32), np.ones(1, np.float32), stop_layer=5)
     report = match_pairs(features, PAIRS[:2], features.parent / "matches.h5", Fixed(answer))
     assert report == MatchingReport(2, 2, 1.0, 5.0)
@@ -265,8 +265,8 @@ def test_the_report_tells_layers_and_the_file_keeps_them(features: Path) -> None
         assert found is not None and found.stop_layer == 5
 
 
-def test_several_pairs_are_in_work_at_a_time(features: Path) -> None:
-    """Both workers must have met before either goes on."""
+def test_several_pairs_are_matched_at_a_time(features: Path) -> None:
+    """Two workers wait for each other, so a single worker would time out."""
     meeting = threading.Barrier(2, timeout=10)
 
     class Meeting(Counting):
@@ -289,7 +289,7 @@ def write_hloc_features(path: Path, seeds: dict[str, int]) -> Path:
     return path
 
 
-def test_features_of_hloc_are_matched_and_matched_again_only_where_they_changed(tmp_path: Path) -> None:
+def test_features_of_hloc_are_matched_and_only_changed_ones_are_matched_again(tmp_path: Path) -> None:
     path = write_hloc_features(tmp_path / "feats.h5", {})
     run(path, PAIRS)
     assert stored_indices(tmp_path / "matches.h5", "a.jpg", "b.jpg") == right_matches("a.jpg", "b.jpg")
@@ -308,7 +308,7 @@ class Prepared:
 
 
 class InBatches:
-    """The matches of `Counting`, in batches of at most four; counts what it is asked for."""
+    """Gives the matches of `Counting`, for batches of up to four pairs; counts prepared images and sizes of batches."""
 
     batch_size = 4
 
@@ -327,13 +327,14 @@ class InBatches:
         return [self.matcher(image0.features, image1.features) for image0, image1 in pairs]
 
 
-InBatches.__module__, InBatches.__qualname__ = Counting.__module__, Counting.__qualname__  # the same settings in the file
+InBatches.__module__, InBatches.__qualname__ = (
+    Counting.__module__,
+    Counting.__qualname__,
+)  # the file has the same settings
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_a_matcher_of_batches_prepares_each_image_once_and_writes_the_bytes_of_single_pairs(
-    features: Path, num_workers: int
-) -> None:
+def test_a_batched_matcher_prepares_each_image_once_and_gives_the_bytes_of_single_pairs(features: Path, num_workers: int) -> None:
     matcher = InBatches()
     report = match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, num_workers=num_workers)
     assert matcher.prepared == dict.fromkeys(NAMES, 1)
@@ -343,7 +344,7 @@ def test_a_matcher_of_batches_prepares_each_image_once_and_writes_the_bytes_of_s
 
 
 class OnASmallGpu(InBatches):
-    """Has memory for some pairs at a time."""
+    """Has memory for `room` pairs at a time."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -366,28 +367,28 @@ def test_a_batch_that_does_not_fit_a_gpu_is_matched_in_parts(features: Path) -> 
     assert (features.parent / "matches.h5").read_bytes() == (features.parent / "reference.h5").read_bytes()
 
 
-def test_a_gpu_that_is_too_small_for_a_pair_is_told_with_what_to_do(features: Path) -> None:
+def test_an_error_says_what_to_do_if_a_gpu_is_too_small_for_one_pair(features: Path) -> None:
     message = r"no memory for a pair \(CUDA out of memory\. Tried to allocate 2 GiB\.\): choose execution\.num_workers=1"
     with pytest.raises(MemoryError, match=message):
         match_pairs(features, PAIRS, features.parent / "matches.h5", OnASmallGpu(0), num_workers=1)
 
 
-def test_images_beyond_the_memory_given_are_prepared_again(features: Path) -> None:
+def test_images_that_do_not_fit_into_the_cache_are_prepared_again(features: Path) -> None:
     matcher = InBatches()
     match_pairs(features, PAIRS, features.parent / "matches.h5", matcher, num_workers=1, cache_mb=0.002)
     assert matcher.prepared.total() > len(NAMES) and set(matcher.prepared) == set(NAMES)
     assert stored_indices(features.parent / "matches.h5", *NAMES[2:]) == right_matches(*NAMES[2:])
 
 
-def test_batches_hold_each_pair_once_in_an_order_that_rarely_asks_for_an_image_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With memory for two groups, an image is read at most once for each group that it meets."""
+def test_batches_hold_each_pair_once_in_an_order_that_rarely_reads_an_image_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the cache holds two groups, an image is read at most once for each group that it meets."""
     monkeypatch.setattr(stage, "GROUP", 5)
     pairs = [Pair(*names) for names in itertools.combinations([f"{i:02d}" for i in range(40)], 2)]
     batches = stage._batches(pairs, InBatches())
     assert [len(batch) for batch in batches] == [4] * (len(pairs) // 4)
     in_order = list(itertools.chain(*batches))
     assert sorted(in_order) == pairs
-    kept: list[str] = []  # the latest last
+    kept: list[str] = []  # the most recently used last
     num_reads = 0
     for name in itertools.chain(*names_of(in_order)):
         num_reads += name not in kept
