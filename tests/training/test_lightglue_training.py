@@ -63,6 +63,7 @@ def test_a_licence_that_the_weights_forbid_is_refused_before_the_long_work(
     assert not (tmp_path / "out" / "photos").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     assert matcher.engine.settings.num_layers == 2
 
 
+@pytest.mark.slow
 def test_what_is_exported_keeps_its_share_of_the_start(overrides: list[str], tmp_path: Path) -> None:
     start = load_file(tmp_path / "start.safetensors")
     ends = {}
@@ -132,6 +134,7 @@ def test_a_start_for_another_superpoint_is_put_behind_a_map_between_their_descri
     assert F.cosine_similarity(started.flatten(), expected.flatten(), dim=0) > 0.9
 
 
+@pytest.mark.slow
 def test_what_is_exported_has_its_share_of_the_teachers_network(overrides: list[str], tmp_path: Path) -> None:
     try:
         start, _ = load_weights("aliked-lightglue")
