@@ -23,6 +23,8 @@ from sfm_lightglue import cli
 from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.products import Features, Matches
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 DEMO = ROOT / "datasets" / "demo"

@@ -16,6 +16,8 @@ from sfm_lightglue.poses import PosedCamera, fundamental_matrix, read_poses
 
 import pycolmap  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo"
 IMAGES = sorted((DEMO / "images").glob("*.jpg"))
 COARSE = ("--width", "200", "--sun", "1024", "--sky", "9", "--quality", "95")

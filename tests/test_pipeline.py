@@ -80,6 +80,7 @@ def test_a_second_run_computes_nothing_and_changes_no_file(photos: Path, undistu
     assert json.loads((undisturbed / "summary.json").read_text())["stages"]["match"]["num_computed"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(
     photos: Path, undisturbed: Path, tmp_path: Path, seed: int
@@ -97,6 +98,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(
     assert same_model(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_new_photos_are_added_and_only_they_are_processed(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "images", tmp_path / "images")
     last = sorted((tmp_path / "images").glob("*.jpg"))[-1]
@@ -122,6 +124,7 @@ def test_changed_settings_are_refused_and_nothing_is_lost(photos: Path, undistur
     assert (undisturbed / "features.h5").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_each_stage_alone_gives_what_the_whole_run_gives(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
     for stage in stage_names():
         run(stage, "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={tmp_path}", *FAST)
@@ -129,6 +132,7 @@ def test_each_stage_alone_gives_what_the_whole_run_gives(photos: Path, undisturb
     assert same_model(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_known_intrinsics_give_the_true_poses(photos: Path, tmp_path: Path) -> None:
     poses = f"dataset.poses={photos / 'poses.txt'}"
     known = ("database.intrinsics=poses", poses)

@@ -63,6 +63,7 @@ def test_a_licence_that_the_weights_forbid_is_refused_before_the_long_work(
     assert not (tmp_path / "out" / "photos").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     assert matcher.engine.settings.num_layers == 2
 
 
+@pytest.mark.slow
 def test_the_exported_weights_contain_their_share_of_the_start(overrides: list[str], tmp_path: Path) -> None:
     start = load_file(tmp_path / "start.safetensors")
     ends = {}
@@ -130,6 +132,7 @@ def test_a_start_for_another_superpoint_is_put_behind_a_map_between_the_descript
     assert F.cosine_similarity(started.flatten(), expected.flatten(), dim=0) > 0.9
 
 
+@pytest.mark.slow
 def test_the_exported_weights_contain_their_share_of_the_teachers_network(overrides: list[str], tmp_path: Path) -> None:
     try:
         start, _ = load_weights("aliked-lightglue")
