@@ -109,7 +109,7 @@ def load_image(image: Photo, name: str = "image") -> Image:
     Example:
         >>> image = load_image(photos / "00.jpg")
         >>> image.name, image.size, image.pixels.shape
-        ('00.jpg', (768, 576), (576, 768, 3))
+        ('00.jpg', (800, 600), (600, 800, 3))
     """
     if isinstance(image, (str, Path)):
         path = Path(image)

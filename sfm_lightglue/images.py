@@ -56,12 +56,23 @@ class PhotoHeader:
 
 
 def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> list[str]:
-    """Sorted names of all photos below `folder`: paths relative to it, with forward slashes. The file extension decides.
+    """Names of all photos in a folder. The file extension decides what is a photo.
 
-    Skipped are other files, hidden folders, the `._*` files that macOS writes beside photos, file names that are not UTF-8, and
-    everything in the folders `without`. Folders of `without` that are not below `folder` are ignored.
+    Hidden folders, the `._*` files that macOS writes beside photos, and file names that are not UTF-8 are skipped.
 
-    Raises: FileNotFoundError if the folder does not exist or contains no photos.
+    Args:
+        folder: Folder of the photos, searched recursively.
+        without: Folders to skip, such as a folder of masks. Those outside `folder` are ignored.
+
+    Returns:
+        Paths relative to `folder`, with forward slashes, sorted. All other functions know a photo by this name.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist or contains no photos.
+
+    Example:
+        >>> list_images(photos)
+        ['00.jpg', '01.jpg', '02.jpg', '03.jpg']
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -62,7 +62,7 @@ def extract_features(
     num_workers: int = 0,
     if_settings_changed: str = "refuse",
 ) -> ExtractionReport:
-    """A report; the features of all photos are in the file `output`, which is extended: stored photos are kept.
+    """Writes the features of all photos of a folder to a file. Photos that are already stored there are kept.
 
     A photo is processed again if its content or its mask changed. A photo that cannot be used is reported and skipped, and the
     features of its former content are dropped.
@@ -78,8 +78,20 @@ def extract_features(
             takes several photos together. Not used if an executor is given.
         if_settings_changed: `refuse` or `recompute` features in `output` that were made with other settings.
 
-    Raises: SettingsChanged if `output` was made with other settings, or holds no photo of this folder; FileNotFoundError if a
-    folder does not exist; the first error if no photo succeeds; ChildProcessError if a process of the executor dies.
+    Returns:
+        Numbers of photos and keypoints, and the photos that were skipped, with the reason.
+
+    Raises:
+        SettingsChanged: If `output` was made with other settings, or holds no photo of this folder.
+        FileNotFoundError: If a folder does not exist.
+        ChildProcessError: If a process of the executor dies.
+        Exception: The first error, if no photo succeeds.
+
+    Example:
+        >>> extractor = create_extractor("superpoint", max_keypoints=512, enlarge_max=1)
+        >>> report = extract_features(photos, out / "features.h5", extractor)
+        >>> report.num_images, report.mean_keypoints
+        (4, 512.0)
     """
     names = list_images(images) if names is None else sorted(names)
     if masks is not None and not Path(masks).is_dir():

@@ -54,7 +54,7 @@ def match_pairs(
     cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
 ) -> MatchingReport:
-    """A report; the matches of all pairs are in the file `output`, which is extended: stored pairs are kept.
+    """Writes the matches of all pairs to a file. Pairs that are already stored there are kept.
 
     A pair is matched again if the features of one of its images changed.
 
@@ -68,8 +68,20 @@ def match_pairs(
         cache_mb: Memory, in each process, for images that are kept for their next pair.
         if_settings_changed: `refuse` or `recompute` matches in `output` that were made with other settings.
 
-    Raises: SettingsChanged if `output` was made with other settings; KeyError if an image of a pair has no features; ValueError
-    for the first matches that do not fit the features; ChildProcessError if a process of the executor dies.
+    Returns:
+        Numbers of pairs and matches.
+
+    Raises:
+        SettingsChanged: If `output` was made with other settings.
+        KeyError: If an image of a pair has no features.
+        ValueError: If the matches of a pair do not fit its features.
+        ChildProcessError: If a process of the executor dies.
+
+    Example:
+        >>> pairs = select_pairs(list_images(photos), "sequential", overlap=2)
+        >>> report = match_pairs(out / "features.h5", pairs, out / "matches.h5", create_matcher("lightglue"))
+        >>> report.num_pairs
+        5
     """
     ordered = sorted(set(pairs))
     check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
