@@ -1,4 +1,4 @@
-"""Photos on disk: listing, EXIF, masks, resizing, and every pixel format, decoded as independent arithmetic expects."""
+"""Photos on disk: listing, masks, and every pixel format, decoded as independent arithmetic expects."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags
 from PIL import Image as PILImage
 
-from sfm_lightglue.images import UnreadableImage, list_images, load_image, read_header, resize_longest, to_grey
+from sfm_lightglue.images import UnreadableImage, list_images, load_image, read_header, resize_longest
 
 HEIGHT, WIDTH = 48, 64
 
@@ -49,16 +48,6 @@ def png(path: Path, rows: np.ndarray, bit_depth: int, colour_type: int) -> Path:
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(filtered)) + chunk(b"IEND", b"")
     )
-    return path
-
-
-def exif_photo(path: Path, main: dict[str, object], inner: dict[str, object], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
-    """A JPEG with EXIF tags, given by name, in the main and in the Exif directory."""
-    exif = PILImage.Exif()
-    for name, value in main.items():
-        exif[ExifTags.Base[name].value] = value
-    exif.get_ifd(ExifTags.IFD.Exif).update({ExifTags.Base[name].value: value for name, value in inner.items()})
-    PILImage.fromarray(rgb()).resize(size).save(path, exif=exif)
     return path
 
 
@@ -241,91 +230,6 @@ def test_decoded_and_resized_pixels_are_arrays_that_torch_accepts(tmp_path: Path
         assert array.dtype == np.uint8 and array.flags.c_contiguous and array.flags.writeable
 
 
-# --- EXIF ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("orientation", range(10))
-def test_orientation_is_never_applied(tmp_path: Path, orientation: int) -> None:
-    plain = exif_photo(tmp_path / "plain.jpg", {}, {})
-    turned = exif_photo(tmp_path / "turned.jpg", {"Orientation": orientation}, {})
-    np.testing.assert_array_equal(decode(turned), decode(plain))
-    assert read_header(turned).size == (WIDTH, HEIGHT) == load_image(tmp_path, "turned.jpg").size
-
-
-def test_the_35_mm_equivalent_relates_to_the_diagonal_of_35_mm_film(tmp_path: Path) -> None:
-    path = exif_photo(tmp_path / "a.jpg", {}, {"FocalLengthIn35mmFilm": 50})
-    expected = 50 / np.hypot(36, 24) * np.hypot(WIDTH, HEIGHT)
-    assert read_header(path).focal_length_px == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("unit, pixels_per_mm", [(2, 100 / 25.4), (3, 100 / 10), (4, 100 / 1)])
-def test_the_focal_plane_resolution_gives_pixels_per_length(tmp_path: Path, unit: int, pixels_per_mm: float) -> None:
-    tags = {"FocalLength": 10.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": unit, "ExifImageWidth": 640}
-    path = exif_photo(tmp_path / "a.jpg", {}, tags, (640, 480))
-    expected = 10 * pixels_per_mm if 10 * pixels_per_mm > 0.2 * 640 else None
-    assert read_header(path).focal_length_px == (expected if expected is None else pytest.approx(expected))
-
-
-def test_without_a_unit_the_resolution_is_per_inch(tmp_path: Path) -> None:
-    path = exif_photo(tmp_path / "a.jpg", {}, {"FocalLength": 25.4, "FocalPlaneXResolution": 60.0, "ExifImageWidth": WIDTH})
-    assert read_header(path).focal_length_px == pytest.approx(60)
-
-
-@pytest.mark.parametrize("stored_width, trusted", [(WIDTH, True), (HEIGHT, True), (4 * WIDTH, False), (0, False), (None, False)])
-def test_the_resolution_is_trusted_only_if_the_pixel_count_agrees(
-    tmp_path: Path, stored_width: int | None, trusted: bool
-) -> None:
-    """A resized photo keeps the resolution of the sensor. A rotated photo has width and height exchanged."""
-    tags = {"FocalLength": 10.0, "FocalPlaneXResolution": 60.0, "FocalPlaneResolutionUnit": 3}
-    path = exif_photo(tmp_path / "a.jpg", {}, tags | ({} if stored_width is None else {"ExifImageWidth": stored_width}))
-    assert read_header(path).focal_length_px == (pytest.approx(60) if trusted else None)
-
-
-def test_the_35_mm_equivalent_comes_before_the_resolution_unless_it_is_absurd(tmp_path: Path) -> None:
-    resolution = {"FocalLength": 10.0, "FocalPlaneXResolution": 60.0, "FocalPlaneResolutionUnit": 3, "ExifImageWidth": WIDTH}
-    both = exif_photo(tmp_path / "both.jpg", {}, {**resolution, "FocalLengthIn35mmFilm": 35})
-    assert read_header(both).focal_length_px == pytest.approx(35 / 43.2666 * 80, rel=1e-4)
-    absurd = exif_photo(tmp_path / "absurd.jpg", {}, {**resolution, "FocalLengthIn35mmFilm": 65000})
-    assert read_header(absurd).focal_length_px == pytest.approx(60)
-
-
-@pytest.mark.parametrize("equivalent", [0, 1, 1000, 65000])
-def test_a_focal_length_that_no_lens_has_is_ignored(tmp_path: Path, equivalent: int) -> None:
-    path = exif_photo(tmp_path / "a.jpg", {}, {"FocalLengthIn35mmFilm": equivalent, "FocalLength": 0.0})
-    assert read_header(path).focal_length_px is None
-
-
-def test_broken_exif_values_count_as_none(tmp_path: Path) -> None:
-    tags = {
-        "FocalLengthIn35mmFilm": "wide",
-        "FocalLength": (1, 0),
-        "FocalPlaneXResolution": float("nan"),
-        "ExifImageWidth": WIDTH,
-    }
-    path = exif_photo(tmp_path / "a.jpg", {}, tags)
-    assert read_header(path).focal_length_px is None
-    assert decode(path).shape == (HEIGHT, WIDTH, 3)
-
-
-def test_photos_of_one_camera_lens_and_size_have_the_same_key(tmp_path: Path) -> None:
-    make = {"Make": "Maker", "Model": "One"}
-    first = exif_photo(tmp_path / "a.jpg", make, {"FocalLength": 8.0})
-    again = exif_photo(tmp_path / "b.jpg", {**make, "Orientation": 6}, {"FocalLength": 8.0})
-    others = [
-        exif_photo(tmp_path / "c.jpg", {**make, "Model": "Two"}, {"FocalLength": 8.0}),
-        exif_photo(tmp_path / "d.jpg", make, {"FocalLength": 24.0}),
-        exif_photo(tmp_path / "e.jpg", make, {"FocalLength": 8.0}, (HEIGHT, WIDTH)),
-    ]
-    keys = [read_header(path).camera_key for path in (first, again, *others)]
-    assert keys[0] == keys[1] != "" and len(set(keys)) == 4
-
-
-def test_without_exif_there_is_no_camera_key(tmp_path: Path) -> None:
-    PILImage.fromarray(rgb()).save(tmp_path / "a.png")
-    header = read_header(tmp_path / "a.png")
-    assert (header.size, header.focal_length_px, header.camera_key) == ((WIDTH, HEIGHT), None, "")
-
-
 # --- masks ---------------------------------------------------------------------------------------------------------------
 
 
@@ -456,64 +360,3 @@ def test_reading_photos_in_threads_leaves_the_warning_filters_as_they_were(tmp_p
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: load_image(tmp_path, f"{number % 40}.png"), range(400)))
     assert list(warnings.filters) == before
-
-
-# --- resizing and grey -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "size, resize_max, expected",
-    [
-        ((1000, 500), 100, (100, 50)),
-        ((500, 1000), 100, (50, 100)),
-        ((800, 533), 400, (400, 266)),  # 266.5 is rounded to the even number
-        ((801, 534), 400, (400, 267)),  # 266.67
-        ((1000, 17), 50, (50, 1)),  # 0.85
-        ((3000, 20), 30, (30, 1)),  # 0.2, but at least 1
-        ((100, 50), 100, (100, 50)),
-        ((100, 50), 1600, (100, 50)),
-        ((100, 50), None, (100, 50)),
-    ],
-)
-def test_the_longest_side_is_reduced_and_by_default_not_enlarged(
-    size: tuple[int, int], resize_max: int | None, expected: tuple[int, int]
-) -> None:
-    resized = resize_longest(np.zeros((size[1], size[0], 3), np.uint8), resize_max)
-    assert resized.shape == (expected[1], expected[0], 3) and resized.dtype == np.uint8
-
-
-@pytest.mark.parametrize(
-    "size, resize_max, expected",
-    [
-        ((640, 480), 1024, (1024, 768)),
-        ((150, 333), 600, (270, 600)),  # 270.27
-        ((640, 480), 1600, (1280, 960)),  # twice, not 2.5 times
-        ((5, 7), 1024, (10, 14)),
-        ((1000, 500), 100, (100, 50)),
-        ((100, 50), 100, (100, 50)),
-        ((100, 50), None, (100, 50)),
-    ],
-)
-def test_a_small_picture_is_enlarged_on_request(size: tuple[int, int], resize_max: int | None, expected: tuple[int, int]) -> None:
-    resized = resize_longest(np.zeros((size[1], size[0], 3), np.uint8), resize_max, 2.0)
-    assert resized.shape == (expected[1], expected[0], 3) and resized.dtype == np.uint8
-
-
-def test_fine_stripes_are_averaged_and_not_aliased() -> None:
-    stripes = np.zeros((240, 240, 3), np.uint8)
-    stripes[:, ::2] = 200
-    inner = resize_longest(stripes, 60)[5:-5, 5:-5]
-    np.testing.assert_allclose(inner, 100, atol=2)
-
-
-def test_a_picture_of_the_right_size_is_returned_unchanged() -> None:
-    np.testing.assert_array_equal(resize_longest(rgb(), WIDTH), rgb())
-
-
-def test_grey_is_the_luma_of_bt601_in_0_to_1() -> None:
-    pixels = np.array([[[255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]]], np.uint8)
-    grey = to_grey(pixels)
-    np.testing.assert_allclose(grey, [[1, 0.299, 0.587, 0.114, 0]], atol=1e-6)
-    assert grey.dtype == np.float32
-    pil = np.asarray(PILImage.fromarray(rgb()).convert("L"))
-    np.testing.assert_allclose(to_grey(rgb()) * 255, pil, atol=1)
