@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sfm_lightglue import Features, Image, create_matcher, extract_features, list_images, match_pairs, select_pairs
+from sfm_lightglue import Features, Image, create_matcher, extract_features, list_images, load_image, match_pairs, select_pairs
 from sfm_lightglue.features.extractor import kept_by_mask
+from sfm_lightglue.report.matches import plot_keypoints
 
 PHOTOS = Path(__file__).resolve().parents[1] / "datasets" / "demo" / "images"
 RADIUS = 4
@@ -65,8 +66,13 @@ class GridExtractor:
 
 def main(photos: str = str(PHOTOS), output: str = "outputs/own_extractor") -> None:
     folder = Path(output)
-    report = extract_features(photos, folder / "features.h5", GridExtractor(GridOptions("grid", step=16)))
+    extractor = GridExtractor(GridOptions("grid", step=16))
+    report = extract_features(photos, folder / "features.h5", extractor)
     print(f"{report.num_images} photos, {report.mean_keypoints:.0f} keypoints each")
+
+    image = load_image(Path(photos) / list_images(photos)[0])  # one look at the keypoints says more than numbers
+    features = extractor(image)
+    plot_keypoints(image.pixels, features.keypoints, features.scores, folder / "keypoints.jpg", title=image.name)
 
     pairs = select_pairs(list_images(photos), "sequential", overlap=1, quadratic_overlap=False)
     matched = match_pairs(folder / "features.h5", pairs, folder / "matches.h5", create_matcher("nearest_neighbor"))

@@ -50,6 +50,7 @@ def test_a_folder_and_what_its_run_left(tmp_path: Path, photos: Path) -> None:
 def test_own_extractor(tmp_path: Path, photos: Path) -> None:
     output = run_example("02_own_extractor.py", tmp_path, photos, "out")
     assert output.startswith("4 photos") and "3 pairs" in output
+    assert (tmp_path / "out" / "keypoints.jpg").is_file()
 
 
 def test_hloc_both_ways(tmp_path: Path, photos: Path) -> None:
