@@ -1,8 +1,8 @@
-"""Reconstruct a folder of photos, stage by stage in one call, and read the summary.
+"""Reconstruct a folder of photos in one call, and read the summary.
 
     python examples/01_folder.py [PHOTOS [OUTPUT [KEY=VALUE ...]]]
 
-Without arguments it reconstructs the demo scene, at a small size to be quick.
+Without arguments it reconstructs the demo scene from small copies of the photos, which is quick.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(photos: str = str(PHOTOS), output: str = "outputs/example", *overrides:
 
     print(summary)
     if summary.reconstruction is None or summary.reconstruction.largest is None:
-        raise SystemExit("nothing was reconstructed: look at the pictures in plots/")
+        raise SystemExit("nothing was reconstructed: see the pictures in plots/")
     model = summary.folder.open_model(summary.folder.reconstruction / summary.reconstruction.largest)
     for image_id in sorted(model.reg_image_ids())[:3]:
         image = model.image(image_id)

@@ -1,4 +1,4 @@
-"""Use your own feature extractor in the pipeline, without a change in the package.
+"""Use your own feature extractor in the pipeline, without changing the package.
 
     python examples/02_own_extractor.py [PHOTOS [OUTPUT]]
 
@@ -43,7 +43,7 @@ class GridExtractor:
     weights = ()  # this extractor loads no weights; others list a record of each file here
 
     def __init__(self, options: GridOptions) -> None:
-        self.options = options  # under this name: results made with other options are recognised by it
+        self.options = options  # needs this name: it tells results of other options apart
 
     @classmethod
     def create(cls, options: GridOptions, device: str) -> GridExtractor:
@@ -70,7 +70,7 @@ def main(photos: str = str(PHOTOS), output: str = "outputs/own_extractor") -> No
     report = extract_features(photos, folder / "features.h5", extractor)
     print(f"{report.num_images} photos, {report.mean_keypoints:.0f} keypoints each")
 
-    image = load_image(Path(photos) / list_images(photos)[0])  # one look at the keypoints says more than numbers
+    image = load_image(Path(photos) / list_images(photos)[0])  # a picture shows whether the keypoints are plausible
     features = extractor(image)
     plot_keypoints(image.pixels, features.keypoints, features.scores, folder / "keypoints.jpg", title=image.name)
 

@@ -1,8 +1,8 @@
-"""Exchange files with hloc: its features and matches as input, ours as its input.
+"""Exchange features, pairs and matches with hloc, in both directions.
 
     python examples/03_hloc.py [PHOTOS [OUTPUT]]
 
-This needs no installation of hloc, because the files are the interface. Inside hloc, call
+hloc need not be installed, because the programs only share files. Inside hloc, call
 `sfm_lightglue.integrations.hloc.register()` to choose our networks by name.
 """
 
@@ -32,9 +32,9 @@ def main(photos: str = str(PHOTOS), output: str = "outputs/hloc") -> None:
     with h5py.File(features) as file:
         name = list_images(photos)[0]
         shapes = {key: value.shape for key, value in file[name].items()}
-        print(f"{features} holds for {name}: {shapes}, as hloc does")
+        print(f"{features} stores {name} in hloc's layout: {shapes}")
 
-    # The way back: a run that takes features, pairs and matches from hloc's files.
+    # The other direction: a run that reads features, pairs and matches from files of hloc.
     summary = run(
         *(photos, folder / "from_hloc"),
         *("features=imported", f"features.path={features}"),

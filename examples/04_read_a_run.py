@@ -1,4 +1,4 @@
-"""Read what a run left in its output folder, without its configuration.
+"""Read the results of a run from its output folder. Its configuration is not needed.
 
     python examples/04_read_a_run.py OUTPUT
 
