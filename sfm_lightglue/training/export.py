@@ -59,7 +59,7 @@ def hash_of_photos(images: Path, names: Sequence[str]) -> str:
 
 
 def check_licence(licence: str, weights: Sequence[WeightsRecord]) -> None:
-    """Refuses to export under `licence` what is trained from weights that are for research only.
+    """Refuses to export weights under `licence` if they are trained from weights that are for research only.
 
     Raises: ValueError if one of the `weights` is for research only and has another licence.
     """
@@ -79,7 +79,7 @@ def blend(state: Mapping[str, Tensor], start: Mapping[str, Tensor], share: float
 def recipe(options: Any) -> dict[str, Any]:
     """The training options that decide the weights.
 
-    Left out are the number of steps, how often the run saves and validates, and what is only written into the metadata.
+    It does not include the number of steps, the intervals of saving and validation, and options that only go to the metadata.
     """
     values = dataclasses.asdict(options)
     for key in ("steps", "cooldown", "log_every", "save_every", "validate_every", "data_workers"):
@@ -90,7 +90,7 @@ def recipe(options: Any) -> dict[str, Any]:
 
 
 def training_settings(options: Any, photos: PhotoSplit, origins: Sequence[WeightsRecord]) -> dict[str, Any]:
-    """Everything that decides the result of a training: its recipe, its photos and the weights that it starts from."""
+    """Everything that decides the result of a training: recipe, photos and the hashes of the weights that it starts from."""
     return {**recipe(options), "data": photos.sha256, "weights": [weights.sha256 for weights in origins]}
 
 

@@ -16,15 +16,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HomographyRange:
-    """Ranges of random homographies; the values stand in configs/training."""
+    """Ranges of random homographies; configs/training holds the values."""
 
     rotation_deg: float
     """Standard deviation of four in five rotations in the image plane."""
     large_rotation_deg: float
-    """One in five rotations is drawn uniformly up to this angle."""
+    """Maximum of the other rotations, one in five, which are uniform."""
     min_scale: float
     """Smallest magnification, relative to the one at which the photo just fills the view."""
     max_scale: float
+    """Largest magnification."""
     perspective: float
     """Maximum movement of each corner of the photo, as a share of the view's sides."""
     shift: float
@@ -37,7 +38,7 @@ def random_homography(
 ) -> np.ndarray:
     """A random homography float64 (3, 3) from a photo of `size` to a view of `view_size`, both (width, height).
 
-    It is a rotation, magnification, shift and perspective.
+    It combines a rotation, magnification, shift and perspective.
     """
     photo, view = np.array(size, np.float64), np.array(view_size, np.float64)
     if rng.random() < 0.8:

@@ -64,7 +64,7 @@ MAPPED_PHOTOS = 200
 
 @dataclass(frozen=True)
 class LightGlueTraining:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     name: str
     seed: int
@@ -86,15 +86,15 @@ class LightGlueTraining:
     """SuperPoint weights that `start` was trained for, if they differ from the ones in use. A linear map from the new
     descriptors to the old ones is then put before the network."""
     start_share: float
-    """Weight of the start in the exported average of weights; the rest is the trained network. Averaging (Wortsman et al.,
-    "Robust fine-tuning of zero-shot models", arXiv:2109.01903) keeps what the training photos do not show: nights, weathers."""
+    """Weight of the start in the exported average of weights; the rest is the trained network. Averaging keeps what the training
+    photos do not show, such as nights (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903)."""
     photo_size: int
     """Longest side of the photos, px."""
     num_keypoints: tuple[int, ...]
     """Number of keypoints of each view. The steps take these numbers in turn."""
     lost_keypoints: float
-    """Maximum share of the keypoints that a view loses; weaker keypoints take their places. Few keypoints are seen again in
-    very different light or from very different places, but nearly all are seen again in views of a flat photo."""
+    """Maximum share of the keypoints that a view loses; weaker keypoints take their places. Real photos share few keypoints if
+    their light or viewpoint differs much, but two views of a flat photo share nearly all."""
     foreign_descriptors: float
     """Maximum weight with which the descriptor of another keypoint is added to each descriptor, for the same reason."""
     scenes: SceneOptions
@@ -137,7 +137,7 @@ class LightGlueTask:
 
     @classmethod
     def create(cls, options: LightGlueTraining, run: TrainingRun) -> LightGlueTask:
-        """The task, after the long work: decoded photos are written to the output folder.
+        """The task, ready to train. Decoded photos are written to the output folder, which takes long.
 
         Files that are already there are used again.
 
@@ -264,8 +264,8 @@ def detect_many(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keypoints (b, number, 2) px, descriptors (b, number, 256) and scales (b, number) of views (b, 1, h, w).
 
-    They are the strongest keypoints of each octave. If there are too few, random pixels are added: LightGlue must learn to leave
-    out indistinct keypoints. Each octave of a view loses a share of its keypoints, drawn between 0 and `lost`. The scale is the
+    They are the strongest keypoints of each octave. If there are too few, random pixels are added: LightGlue must learn not to
+    match indistinct keypoints. Each octave of a view loses a share of its keypoints, drawn between 0 and `lost`. The scale is the
     size of a pixel of the keypoint's octave, px of the view.
     """
     options = extractor.options

@@ -38,7 +38,7 @@ RESUME_FILE = "resume.pt"
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     steps: int
     learning_rate: float
@@ -88,7 +88,7 @@ class TrainingRun:
     output: Path
     device: str
     features: SuperPointOptions
-    """How SuperPoint extracts: either the network in training, or the one whose features are matched."""
+    """Options of SuperPoint: either of the network in training, or of the one whose features are matched."""
     create_matcher: Callable[[], Matcher]
     """Creates the matcher of the configuration."""
     processes: int
@@ -114,7 +114,7 @@ class Task(Protocol):
 
     @property
     def data(self) -> Dataset[dict[str, Tensor]]:
-        """Item `step` holds what the batch of that step is made from."""
+        """Item `step` holds the data of the batch of that step."""
         ...
 
     @property
@@ -131,12 +131,12 @@ class Task(Protocol):
         ...
 
     def export(self, module: nn.Module, path: Path, steps: int, history: History) -> None:
-        """Writes a state of `module` as weights for use."""
+        """Writes a state of `module` to `path`, as weights that a run can use."""
         ...
 
 
 def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
-    """Trains until `options.steps`, from where `output` was left. Returns the path of the exported file.
+    """Trains until `options.steps`, continuing a training in `output`. Returns the path of the exported weights.
 
     Raises: ValueError if `output` holds a training with other settings, or if the loss is no longer finite.
     """
@@ -240,7 +240,7 @@ def make_optimizers(module: nn.Module, hidden: Sequence[str], options: LoopOptio
 
 
 def learning_rate_share(step: int, options: LoopOptions) -> float:
-    """Factor of the learning rates: it rises linearly to 1, stays there, and falls linearly to 0 in the last part."""
+    """Factor of the learning rates at a step: it rises linearly to 1, stays there, and falls linearly to 0 in the last part."""
     rising = (step + 1) / max(1, options.warmup_steps)
     falling = (options.steps - step) / max(1.0, options.cooldown * options.steps)
     return min(1.0, rising, falling)

@@ -17,6 +17,7 @@ from sfm_lightglue.networks.lightglue import HEADS, LightGlue, LightGlueOutput, 
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
 
 UNMATCHABLE, IGNORED = -1, -2
+"""Labels of keypoints without a partner: the point is not seen in the partner image, or the keypoint does not count."""
 
 OCTAVE_PX = 2.0
 """Cost of a scale that is wrong by a factor of 2, in px of distance from the true position."""
@@ -24,7 +25,7 @@ OCTAVE_PX = 2.0
 
 @dataclass(frozen=True)
 class MatchingLossOptions:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     match_px: float
     """Maximum distance of a match: each keypoint is nearer than this to the true position of the other one, and no other keypoint
@@ -52,9 +53,9 @@ class TruePositions:
     positions: Tensor
     """(b, m, 2), px of the partner."""
     visible: Tensor
-    """bool (b, m): the partner shows that point."""
+    """bool (b, m): True if the partner shows the point of the keypoint."""
     known: Tensor
-    """bool (b, m): True if the fields above are known. Other keypoints are ignored."""
+    """bool (b, m): True if `positions` and `visible` are known. Other keypoints are ignored."""
     scales: Tensor
     """(b, m): sizes of the keypoints, px of the image."""
     mapped_scales: Tensor
@@ -69,8 +70,8 @@ def label_keypoints(truth0: TruePositions, truth1: TruePositions, match_px: floa
     error for both of its keypoints. If the image has several keypoints at one place, found at several sizes of the image, the
     one of the same scale wins, because OCTAVE_PX are added for each factor of 2.
 
-    A keypoint without a match is UNMATCHABLE if its point is hidden, or if all keypoints of the partner are further than
-    `no_match_px`. Of several keypoints at one place only one can match, or one for each scale; the others are IGNORED.
+    A keypoint without a match is UNMATCHABLE if its point is hidden, or if all keypoints of the partner are farther than
+    `no_match_px`. Only one of several keypoints at one place can match, or one for each scale; the others are IGNORED.
     """
     visible = truth0.visible & truth0.known, truth1.visible & truth1.known
     error0 = _distances(truth0.positions, truth1.keypoints).masked_fill(~visible[0][:, :, None], torch.inf)  # b m n
@@ -99,9 +100,9 @@ def matching_losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise and the figures of the curves (section 3.4, eq. 11, after every layer).
 
-    The loss is the negative log-likelihood of the matches, plus half the one of the unmatchable keypoints of each image. It is
-    the mean over the keypoints of a pair, then over the pairs, then over the layers. The confidence heads also learn whether a
-    keypoint will keep its prediction until the last layer (section 3.3). Their gradient does not reach the states.
+    The loss is the negative log-likelihood of the matches, plus half of this value for the unmatchable keypoints of each image.
+    It is the mean over the keypoints of a pair, then over the pairs, then over the layers. The confidence heads also learn
+    whether a keypoint will keep its prediction until the last layer (section 3.3). Their gradient does not reach the states.
     """
     losses, predictions = [], []
     for i in range(network.settings.num_layers):
@@ -172,7 +173,7 @@ def _mean(values: Tensor, counted: Tensor) -> Tensor:
 
 
 def prediction_scale(descriptors: Tensor, weight: Tensor, bias: Tensor) -> float:
-    """Factor that brings the mean length of the map's predictions from descriptors (n, 256) to 1, for `warm_start`."""
+    """Factor by which the predictions of a linear map from descriptors (n, 256) get the mean length 1, for `warm_start`."""
     return 1 / F.linear(descriptors.to(weight), weight, bias).norm(dim=1).mean().item()
 
 
@@ -197,7 +198,10 @@ def warm_start(teacher: Mapping[str, Tensor], weight: Tensor, bias: Tensor, scal
 
 
 def behind_map(network: LightGlue, weight: Tensor, bias: Tensor) -> LightGlue:
-    """A network for descriptors x (d,) from one for the descriptors `weight` x + `bias`. The weight is (its input size, d)."""
+    """A LightGlue for descriptors x (d,), from `network` for the descriptors `weight` @ x + `bias`.
+
+    The weight is (input size of `network`, d), the bias (input size of `network`,).
+    """
     state = network.state_dict()
     if not isinstance(network.input_proj, torch.nn.Linear):  # the network has no input projection
         state |= {"input_proj.weight": torch.eye(len(weight)), "input_proj.bias": torch.zeros(len(weight))}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Coefficients, from the source, of a polynomial. Iterating it drives all singular values towards 1 (0.7 to 1.2 after five).
+# Coefficients of a polynomial, from the source. Its iteration moves all singular values towards 1 (0.7 to 1.2 after five).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 

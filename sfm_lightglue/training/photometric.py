@@ -29,7 +29,7 @@ _BEST_QUALITY = 95
 
 @dataclass(frozen=True)
 class PhotometricRange:
-    """Ranges of random photometric changes; the values stand in configs/training. All act on grey values in 0..1."""
+    """Ranges of random photometric changes; configs/training holds the values. All act on grey values in 0..1."""
 
     contrast: float
     """Maximum factor by which the contrast is multiplied or divided."""

@@ -27,7 +27,7 @@ Job = TypeVar("Job")
 
 
 def prepare_photos(images: Path, names: Sequence[str], folder: Path, size: int, processes: int) -> dict[str, Path]:
-    """The files with all readable photos, resized so that the longest side is at most `size` px.
+    """The file of each readable photo by name: the photo resized so that its longest side is at most `size` px.
 
     Files that are already in `folder` are not made again.
     """
@@ -67,7 +67,7 @@ def read_index(path: Path) -> list[list[Path]]:
 
 
 def row_of(num_rows: int, place: int, seed: int) -> int:
-    """Row of the index at a place of an endless sequence. Each epoch has all rows once, in a new random order."""
+    """Row number at position `place` of an endless sequence of rows. Each epoch has all rows once, in a new random order."""
     epoch, position = divmod(place, num_rows)
     return int(_order(num_rows, seed, epoch)[position])
 
@@ -78,7 +78,7 @@ def _order(number: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def in_processes(function: Callable[[Job], str | None], jobs: Sequence[Job], name: str, processes: int) -> None:
-    """Calls the function for each job, in processes of one thread each. A returned text is logged as a warning.
+    """Calls the function for each job, in processes with one thread each. A text that it returns is logged as a warning.
 
     With 1 process or 1 job the calls run in this process. `name` is the label of the progress bar.
     """

@@ -1,7 +1,7 @@
 """Training examples of LightGlue: two views of photos on planes in space, and the true position of each point in the other view.
 
 Homographies of one photo (the first training of arXiv 2306.13643) have neither parallax nor occlusion. Here a scene has a
-background and some pieces of other photos before it. Each piece lies on its own plane, and the camera moves and turns.
+background and some pieces of other photos in front of it. Each piece lies on its own plane, and the camera moves and turns.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 from sfm_lightglue.training.photos import read_index, read_photo, row_of, stack_photos
 
 NUM_WAVES = 4
-"""Number of waves in the outline of a piece, which is a radius as a function of the direction."""
+"""Number of waves in the outline of a piece. The outline is a radius as a function of the direction."""
 
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     width: int
     """Width of a view, px, a multiple of 8."""
     height: int
+    """Height of a view, px, a multiple of 8."""
     pairs: int
     """Number of pairs in a batch."""
     unrelated: int
-    """Number of pairs in a batch, 0 or at least 2, that show different scenes in their two views."""
+    """Number of pairs in a batch whose two views show different scenes: 0 or at least 2."""
     pieces: int
-    """Maximum number of pieces before the background."""
+    """Maximum number of pieces in front of the background."""
     turn_deg: float
-    """Standard deviation of the camera's rotations to the side, and up or down."""
+    """Standard deviation of the camera's yaw and of its pitch."""
     movement: float
     """Maximum movement of the camera, relative to the distance of the background."""
     tilt_deg: float
@@ -65,7 +66,7 @@ class SceneOptions:
 
 
 class Scenes(Dataset[dict[str, Tensor]]):
-    """Item `step` holds what the batch of that step is made from. There are l = 1 + pieces layers, the background first.
+    """Item `step` holds the data of the batch of that step. There are l = 1 + pieces layers, the background first.
 
     photos        uint8 (l, pairs, 1, side, side): photos in the upper left corner
     sizes         int64 (l, pairs, 2): their (width, height)
@@ -159,7 +160,7 @@ class SceneViews:
     """bool (b,): True if both views show the same scene."""
 
     def find(self, keypoints: Tensor, scales: Tensor) -> tuple[TruePositions, TruePositions]:
-        """True positions of keypoints (b, n, 2) px, of scales (b, n) px, in the partners: for the first and the second views."""
+        """True positions in the partner views, for the first and the second views; keypoints (b, n, 2) px, scales (b, n) px."""
         own = self._layers_at(keypoints, self.layers)
         chosen = self.homographies.gather(1, own.clamp(min=0)[:, :, None, None].expand(-1, -1, 3, 3))  # b n 3 3
         ones = torch.cat([keypoints.double(), torch.ones_like(keypoints[..., :1])], dim=2)
@@ -183,9 +184,9 @@ class SceneViews:
 
 
 def make_scenes(item: Mapping[str, Tensor], options: SceneOptions, generator: Generator) -> SceneViews:
-    """The views of a batch, from an item of `Scenes`. All random numbers come from `generator`, which is on the item's device.
+    """The views of a batch, made from an item of `Scenes`.
 
-    The last `unrelated` pairs exchange their second views.
+    The last `unrelated` pairs exchange their second views. `generator` is on the item's device.
     """
     homographies = item["homographies"].flatten(1, 2)  # l b 3 3
     views = torch.zeros((), device=homographies.device)

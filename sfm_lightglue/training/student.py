@@ -24,7 +24,7 @@ from sfm_lightglue.networks.superpoint import CELL, DESCRIPTOR_SIZE, SuperPoint,
 from sfm_lightglue.training.homographies import invert, warp
 
 NOT_SIMILAR = -1e30
-"""Far below all scalar products, but finite: a row without any other point then has a gradient of 0 instead of nan."""
+"""Far below all scalar products, but finite, so that a row without any other point has a gradient of 0 instead of nan."""
 RIDGE = 1e-5
 """Variance below which a direction hardly counts in a linear map of descriptors. Elements of unit-length descriptors have a
 variance of about 1 / 256."""
@@ -32,7 +32,7 @@ variance of about 1 / 256."""
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     keypoints: float
     """Weight of the loss of the keypoint head."""
@@ -61,7 +61,7 @@ class Student(nn.Module):
 
     def __init__(self, teacher_size: int, temperature: float) -> None:
         super().__init__()
-        # In this memory format batch normalisation is several times as fast on a GPU.
+        # In this memory format batch normalisation is several times faster on a GPU.
         self.network = SuperPoint(batch_norm=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.to_teacher = nn.Linear(DESCRIPTOR_SIZE, teacher_size)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
@@ -116,8 +116,7 @@ class Student(nn.Module):
     def _compare_descriptors(
         self, dense: Tensor, batch: Mapping[str, Tensor], options: LossOptions
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """InfoNCE, its form with the teacher's similarities, the share of points that are found, and the mean cosine with the
-        teacher.
+        """InfoNCE, `taught_loss`, the share of points whose nearest descriptor is right, and the mean cosine with the teacher.
 
         A batch without points gives losses of 0, and 1 for the share and the cosine.
         """
@@ -187,10 +186,10 @@ def reprojection_loss(positions: Tensor, found: Tensor, between: Tensor, same_po
 
 
 def similarities(descriptors: Tensor, is_point: Tensor, left_out: Tensor) -> Tensor:
-    """(pairs n, pairs n): scalar products of the descriptors (2 pairs, n, d) of all first views with those in all second views.
+    """(pairs n, pairs n): scalar products between the descriptors (2 pairs, n, d) of all first views and of all second views.
 
     Entries are `NOT_SIMILAR` in rows and columns that are not a point, by `is_point` (pairs, n), and for the points of a pair in
-    `left_out` (pairs, n, n), which count neither as the same nor as different. The diagonal is kept.
+    `left_out` (pairs, n, n), which count neither as the same nor as different points. The diagonal is kept.
     """
     first, second = (side.flatten(0, 1) for side in descriptors.chunk(2))
     similarity = first @ second.T

@@ -49,7 +49,7 @@ HIDDEN_LAYERS = ("1b", "2a", "2b", "3a", "3b", "4a", "4b", "Pa", "Da")
 
 @dataclass(frozen=True)
 class SuperPointTraining:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     name: str
     seed: int
@@ -59,7 +59,7 @@ class SuperPointTraining:
     start: str | None
     """Weights to start from, a name or a file. None starts from random weights."""
     start_share: float
-    """Share of the start weights in the exported weights; the rest are the trained weights, as for LightGlue."""
+    """Weight of the start in the exported average of weights; the rest is the trained network, as for LightGlue."""
     octaves: int
     """Number of octaves of `SuperPoint`. More than 1 needs `start`, and trains the descriptor head alone."""
     licence: str
@@ -94,7 +94,7 @@ class SuperPointTask:
 
     options: SuperPointTraining
     features: SuperPointOptions
-    """How the student's keypoints are extracted for the losses and the validation."""
+    """Options for extracting the student's keypoints, for the losses and the validation."""
     device: str
     matcher: Matcher
     """Matches the features of the validation photos."""
@@ -110,7 +110,7 @@ class SuperPointTask:
 
     @classmethod
     def create(cls, options: SuperPointTraining, run: TrainingRun) -> SuperPointTask:
-        """The task, after the long work: decoded photos and the teacher's targets are written to the output folder.
+        """The task, ready to train. Decoded photos and the teacher's targets are written to the output folder, which takes long.
 
         Files that are already there are used again.
 

@@ -38,11 +38,12 @@ REACH = 4
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     variant: str
     """Variant of ALIKED."""
     weights: str
+    """Weights of ALIKED: a name or a file."""
     photo_size: int
     """Longest side of the photos, px. The student sees them at this size too."""
     max_keypoints: int
@@ -68,7 +69,7 @@ class TeacherTargets:
 def prepare_targets(
     images: Path, names: Sequence[str], folder: Path, options: TeacherOptions, *, seed: int, processes: int, device: str
 ) -> dict[str, Path]:
-    """The files with the targets of all readable photos. Files that are already in `folder` are not made again.
+    """The file of targets of each readable photo, by name. Files that are already in `folder` are not made again.
 
     A file's name depends on everything that decides its content: options, teacher, seed, and name and content of the photo.
     """
@@ -100,7 +101,7 @@ def teacher_targets(
     detected = [detect(scores, options.detection_threshold, options.nms_radius)[0] for scores in output.scores]
     found = torch.zeros(height, width, device=device)
     _splat(found, detected[0])
-    # The edge of the photo inside a view is not a keypoint.
+    # Detections at the edge of the photo inside a view are dropped.
     margin = F.max_pool2d(1 - visible[:, None].float(), 2 * REACH + 1, 1, REACH)[:, 0]
     to_photo = invert(homographies)
     for i in range(options.views):

@@ -1,4 +1,4 @@
-"""Validation on photos that are not trained on: pairs of views through random homographies."""
+"""Validation on held-out photos: pairs of views through random homographies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 
 @dataclass(frozen=True)
 class ValidationOptions:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     photos: int
     """Number of photos that are held out of training."""
@@ -61,10 +61,10 @@ def make_view_pairs(photos: Sequence[np.ndarray], options: ValidationOptions, se
 
 
 def validate(extractor: Extractor, matcher: Matcher, pairs: Sequence[ViewPair]) -> dict[str, float]:
-    """Means over the pairs, by the name of the figure, in percent or px.
+    """The mean of each metric over the pairs, by name, in percent or px.
 
-    They are repeatability at 3 px, localisation error, matching precision at 3 px, number of matches, and the area under the
-    curve of homography errors.
+    The metrics are repeatability at 3 px, localisation error, matching precision at 3 px, number of matches, and the area under
+    the curve of homography errors.
     """
     repeated, localised, precisions, counts, errors = [], [], [], [], []
     for pair in pairs:

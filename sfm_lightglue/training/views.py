@@ -24,7 +24,7 @@ from sfm_lightglue.training.teacher import TeacherOptions, read_targets
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Options; the values stand in configs/training."""
+    """Options; configs/training holds the values."""
 
     width: int
     """Width of a view, px, a multiple of 8."""
@@ -59,7 +59,7 @@ class ViewOptions:
 
 
 class PairsOfViews(Dataset[dict[str, Tensor]]):
-    """Item `step` holds what the batch of that step is made from. `make_views` makes the batch, on the device.
+    """Item `step` holds the data of the batch of that step. `make_views` makes the batch, on the device.
 
     photos        uint8 (pairs, 1, side, side): photos in the upper left corner
     sizes         int64 (pairs, 2): their (width, height)
@@ -100,7 +100,7 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
         }
 
     def _stack(self, arrays: Sequence[np.ndarray]) -> Tensor:
-        """(pairs, n, ...), filled up with zeros."""
+        """The arrays stacked to (pairs, n, ...), padded with zeros."""
         stacked = np.zeros((len(arrays), self.teacher.max_keypoints, *arrays[0].shape[1:]), arrays[0].dtype)
         for place, array in zip(stacked, arrays, strict=True):
             place[: len(array)] = array
@@ -108,7 +108,7 @@ class PairsOfViews(Dataset[dict[str, Tensor]]):
 
 
 def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Generator) -> dict[str, Tensor]:
-    """A batch, from an item of `PairsOfViews`. It has b = 2 * pairs views: the first views of all pairs, then their partners.
+    """A batch, made from an item of `PairsOfViews`. Its b = 2 * pairs views: the first views of all pairs, then their partners.
 
     views        float32 (b, 1, h, w) in 0..1
     targets      float32 (b, 65, hc, wc): probabilities of the classes of each cell, as in `cell_targets`
