@@ -1,6 +1,6 @@
 """The Python API: extractors and matchers by name, two photos matched in one call, the whole pipeline in one call.
 
-Defaults are those of configs/*.yaml, as on the command line.
+The defaults come from configs/*.yaml, as on the command line.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
         name: A file in configs/features without its ending: `superpoint`, `aliked`, `disk`, `xfeat`, `sift`, or one of your own
             in the folder SFM_LIGHTGLUE_CONFIGS.
         device: Where networks run: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if torch sees one.
-        options: Keys of the YAML file, such as `max_keypoints=4096`; the others keep their values there.
+        options: Keys of the YAML file, such as `max_keypoints=4096`; the others have the values of the file.
 
     Returns:
         A function from an `Image` to its `Features`; threads may share it.
 
     Raises:
         ValueError: For an unknown name, option or device.
-        sfm_lightglue.download.FetchError: If weights must be downloaded and cannot be.
+        sfm_lightglue.download.FetchError: If the weights cannot be downloaded.
 
     Example:
         >>> extractor = create_extractor("superpoint", max_keypoints=256)
@@ -71,15 +71,15 @@ def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: 
     Args:
         name: A file in configs/matches without its ending: `lightglue`, `nearest_neighbor`, `superglue`, or one of your own.
         device: Where networks run, as for `create_extractor`.
-        options: Keys of the YAML file. LightGlue needs to know the features it was `trained_for`, such as `trained_for="disk"`;
-            without it, it is the one for the default features. `trained_for="superpoint"` is the one for the original SuperPoint.
+        options: Keys of the YAML file. `trained_for="disk"` selects the LightGlue for DISK's features, and
+            `trained_for="superpoint"` the one for the original SuperPoint. The default is the one for the default features.
 
     Returns:
         A function from two `Features` to their `Matches`; threads may share it.
 
     Raises:
         ValueError: For an unknown name, option or device.
-        sfm_lightglue.download.FetchError: If weights must be downloaded and cannot be.
+        sfm_lightglue.download.FetchError: If the weights cannot be downloaded.
 
     Example:
         >>> matcher = create_matcher("lightglue", trained_for="superpoint-open", filter_threshold=0.3)
@@ -97,10 +97,10 @@ def load_image(image: Photo, name: str = "image") -> Image:
 
     Args:
         image: A file, a uint8 array (h, w, 3) RGB or (h, w) grey, or a PIL image.
-        name: Name of the record if `image` is no file; a file gives its own name.
+        name: Name of the record; not used if `image` is a file, which gives its own name.
 
     Returns:
-        The decoded photo as stored: no EXIF rotation is applied.
+        The decoded photo as it is stored; EXIF rotation is not applied.
 
     Raises:
         UnreadableImage: If the file cannot be decoded.
@@ -143,13 +143,13 @@ class ImageMatches:
     keypoints1: np.ndarray
     """float32 (n1, 2)."""
     matches0: np.ndarray
-    """int64 (n0,): index into `keypoints1`, -1 for none."""
+    """int64 (n0,): index into `keypoints1`, -1 for no match."""
     matches1: np.ndarray
-    """int64 (n1,): index into `keypoints0`, -1 for none."""
+    """int64 (n1,): index into `keypoints0`, -1 for no match."""
     matching_scores0: np.ndarray
-    """float32 (n0,), 0 for none."""
+    """float32 (n0,), 0 for no match."""
     matching_scores1: np.ndarray
-    """float32 (n1,), 0 for none."""
+    """float32 (n1,), 0 for no match."""
 
 
 @overload
@@ -207,7 +207,7 @@ def match_images(
     matcher = matcher or _default_plugin(create_matcher, device)
     if isinstance(image0, (list, tuple)):
         if len(image0) != len(image1):
-            raise ValueError(f"{len(image0)} first and {len(image1)} second images: each first needs its second")
+            raise ValueError(f"image0 has {len(image0)} photos, image1 has {len(image1)}: expected lists of the same length")
         return [_match_one(first, second, threshold, extractor, matcher) for first, second in zip(image0, image1, strict=True)]
     return _match_one(image0, image1, threshold, extractor, matcher)
 
@@ -237,7 +237,7 @@ def select_pairs(
         Each pair once, sorted by names, with the reason why it was chosen.
 
     Raises:
-        ValueError: For an unknown name or option, or if something is missing that the source needs.
+        ValueError: For an unknown name or option, or if the source needs a file that is not given.
 
     Example:
         >>> [(pair.name0, pair.name1) for pair in select_pairs(["a", "b", "c"], "sequential", overlap=1)]
@@ -273,10 +273,10 @@ def build_database(
         options: Keys of configs/database and configs/geometries, such as `intrinsics="single"` or `max_error_px=1`.
 
     Returns:
-        Numbers of images, cameras and verified pairs.
+        The numbers of images, cameras and verified pairs.
 
     Raises:
-        KeyError: If an image of a pair has no features, or a pair no matches.
+        KeyError: If an image of a pair has no features, or a pair has no matches.
         ValueError: For an unknown option, a wrong camera, or matches of other features.
 
     Example:
@@ -320,8 +320,8 @@ def reconstruct(
         output: Folder of the models `0` ... `n`, each as COLMAP's binary and text files and `points.ply`. It is kept if it holds
             the models of this database and these options, and replaced otherwise.
         mapper: A file in configs/reconstruction: `incremental`, `global`, `hierarchical` or `triangulation`.
-        features: The file that the database was built from; None means `features.h5` beside it. It tells the size of a
-            detection pixel, by which thresholds are scaled.
+        features: File of features from which the database was built; None means `features.h5` beside it. It gives the size of
+            a detection pixel; pixel thresholds are multiplied by this size.
         known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
         options: Keys of the YAML file. Intrinsics are refined unless `refine_intrinsics=False`.
 
@@ -347,11 +347,11 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
 
     Args:
         images: Folder of the photos, searched recursively.
-        output: Folder for all results. An interrupted run goes on from there; results of an unchanged photo are kept.
+        output: Folder for all results. An interrupted run continues there; results of unchanged photos are kept.
         overrides: Written as on the command line: `"features=disk"`, `"matches.filter_threshold=0.2"`.
 
     Returns:
-        What each stage did, and the output folder to open features, matches, geometries and models from.
+        What each stage did. Its `folder` opens features, matches, geometries and models.
 
     Raises:
         ValueError: For an unknown option, or if another run works in the output folder.

@@ -1,7 +1,6 @@
 """Cameras: which photos share a camera, and the intrinsics of each camera.
 
-Model names and the order of the parameters are COLMAP's, and so are the pixels: the centre of the top-left pixel is at
-(0.5, 0.5).
+Model names, the order of the parameters and pixel coordinates follow COLMAP: the centre of the top-left pixel is at (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from sfm_lightglue.registry import closest
 logger = logging.getLogger(__name__)
 
 GUESSED_FOCAL_FACTOR = 1.2
-"""COLMAP's guess of an unknown focal length, as a multiple of the longest side: a 45 degree view."""
+"""COLMAP's guess of an unknown focal length, as a multiple of the longest side: a field of view of 45 degrees."""
 MODELS = tuple(model for model in pycolmap.CameraModelId.__members__ if model != "INVALID")
 """COLMAP's names of camera models."""
 SHARING = ("exif", "single", "per_folder", "per_image")
@@ -38,7 +37,7 @@ class Camera:
     size: tuple[int, int]
     """(width, height) px."""
     params: tuple[float, ...]
-    """In the order of the model, px for lengths."""
+    """Parameters in the order of the model; lengths in px."""
     has_prior_focal_length: bool
     """Whether the focal length is known (given, or from EXIF), not guessed."""
 
@@ -93,9 +92,9 @@ def choose_cameras(
             without EXIF data has its own.
             `single`, `per_folder`, `per_image`: one camera for all photos, for each folder, for each photo. Its focal length is
             from EXIF, or guessed.
-            `poses`: the cameras in `known`. Equal cameras are shared.
+            `poses`: the cameras in `known`. Images with equal cameras share one.
             a camera `MODEL,param,param,...` (`:` or a blank may replace the comma), shared by all photos.
-            a file with lines `name MODEL width height param param ...`. Equal cameras are shared.
+            a file with lines `name MODEL width height param param ...`. Images with equal cameras share one.
         camera_model: COLMAP's model of estimated cameras.
         known: cameras by image name, for `intrinsics="poses"`.
 
@@ -122,11 +121,11 @@ def choose_cameras(
 
 
 def read_intrinsics(path: Path) -> dict[str, Camera]:
-    """Cameras by image name from a file with lines `name MODEL width height param param ...`, as hloc's lists of query images.
+    """Cameras by image name from a file with lines `name MODEL width height param param ...`, hloc's format of query lists.
 
     Blank lines and lines that start with # are skipped.
 
-    Raises: ValueError if a line has another form, or gives an image a second, different camera.
+    Raises: ValueError if a line has another form, or gives an image a second camera that differs.
     """
     cameras: dict[str, Camera] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):

@@ -1,6 +1,6 @@
 """The command line: `python -m sfm_lightglue COMMAND [overrides]`, also installed as `sfm-lightglue`.
 
-Help, lists and errors in the command line need no import of torch.
+Help, lists and errors in the command line do not import torch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ groups of choices (GROUP=CHOICE), options are GROUP.KEY=VALUE:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status. A mistake of the user gives one line on stderr instead of a traceback."""
+    """Runs the command and returns its exit status. A mistake of the user prints one line on stderr instead of a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("help", "--help", "-h"):
         print(_help())
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SFM_LIGHTGLUE_TRACEBACK"):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {str(message) or 'no memory left'}", file=sys.stderr)
+        print(f"error: {str(message) or 'out of memory'}", file=sys.stderr)
         return 1
 
 
@@ -102,7 +102,7 @@ def _run_command(command: str, overrides: list[str]) -> int:
 
 
 def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], config_name: str | None = None) -> None:
-    """Calls `command` with the composed configuration. Overrides, sweeps (-m), --cfg and the log folder are Hydra's work."""
+    """Calls `command` with the composed configuration. Hydra handles overrides, sweeps (-m), --cfg and the log folder."""
     import hydra
 
     from sfm_lightglue import config as configuration

@@ -1,4 +1,4 @@
-"""Where COLMAP logs to. By default it logs to the terminal and to hidden files in the temporary folder."""
+"""Sets where COLMAP writes its log. By default it logs to the terminal and to hidden files in the temporary folder."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ ESTIMATED_INTRINSICS = ("exif", "single", "per_folder", "per_image")
 
 
 def register() -> None:
-    """What the YAML files need: resolvers, and the user's own folder of configurations."""
+    """Registers what the YAML files need: resolvers, and the user's own folder of configurations."""
     OmegaConf.register_new_resolver("dataset_folder", dataset_folder, replace=True)
     OmegaConf.register_new_resolver("if_known", lambda value: value, replace=True)
     OmegaConf.register_new_resolver(
@@ -49,7 +49,7 @@ def register() -> None:
 
 
 class _UserConfigs(SearchPathPlugin):
-    """Adds the folder of SFM_LIGHTGLUE_CONFIGS to the places where YAML files are looked for."""
+    """Adds the folder that SFM_LIGHTGLUE_CONFIGS names to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if folder := os.environ.get(USER_CONFIGS):
@@ -57,7 +57,7 @@ class _UserConfigs(SearchPathPlugin):
 
 
 def add_plus(overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra reads them, from the spellings that the command line allows.
+    """Overrides in Hydra's grammar, from the shorter forms that the command line allows.
 
     - `dataset=X` and `experiment=X` get a plus, because these groups have no default.
     - `pairs=[a,b]` becomes the source `union` with one entry per source, so that `pairs.a.KEY=VALUE` sets an option of `a`.
@@ -118,14 +118,14 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
 
 
 def bind_pairs(node: DictConfig, where: str = "pairs") -> typing.Any:
-    """The options of the pair source that a group describes, for `create_source`; those of several sources as `UnionOptions`.
+    """The options of the pair source that a group describes, for `create_source`. Several sources give `UnionOptions`.
 
     Args:
         node: The group `pairs`, or one source of a union.
         where: Its place in the configuration, for messages.
 
     Raises:
-        ValueError: As in `bind`; or no source has this name.
+        ValueError: A key is wrong, as in `bind`, or no source has this name.
     """
     if not isinstance(node, DictConfig) or "name" not in node:
         raise ValueError(f"unknown option '{where}': expected a pair source with a name, such as pairs=[sequential,retrieval]")
@@ -142,9 +142,10 @@ def options_class(plugin: type) -> type:
 
 
 def drop_unknown(node: DictConfig, options: Callable[[], type]) -> None:
-    """Removes what a preset sets for those choices of a group that have the option, `${if_known:value}`, where this one has not.
+    """Removes options with a value `${if_known:value}` that the chosen plug-in does not have.
 
-    `options` gives the dataclass of the choice; it is asked only where there is such a value.
+    A preset sets these values for all choices of a group, although only some choices have the option. `options` returns the
+    dataclass of the chosen plug-in. It is called only if there is a value of this form.
     """
     raw = typing.cast(dict[str, typing.Any], OmegaConf.to_container(node, resolve=False))
     preset = [key for key, value in raw.items() if str(value).startswith("${if_known:")]
@@ -155,7 +156,7 @@ def drop_unknown(node: DictConfig, options: Callable[[], type]) -> None:
 
 
 def check_keys(config: DictConfig) -> None:
-    """Raises: ValueError for keys that `+key=value` slipped in at the top level or into the dataset."""
+    """Raises: ValueError for unknown keys that `+key=value` added at the top level or to the dataset."""
     reference = compose_reference()
     for where, node, known in (("", config, reference), ("dataset.", config.dataset, reference.dataset)):
         for key in node:
@@ -172,7 +173,7 @@ def compose_reference() -> DictConfig:
 def separate_sweep_outputs(config: DictConfig, arguments: Sequence[str]) -> DictConfig:
     """In a sweep (-m), the configuration with an output folder of its own for each job, named after what the sweep varies.
 
-    `arguments` are those of the command line: what stands there as it is in the job is not varied.
+    `arguments` is the command line. An override that stands there unchanged is the same in all jobs.
     """
     hydra = HydraConfig.get()
     varied = [override.replace("/", "_") for override in hydra.overrides.task if override not in arguments]
@@ -185,7 +186,7 @@ def separate_sweep_outputs(config: DictConfig, arguments: Sequence[str]) -> Dict
 
 @contextlib.contextmanager
 def explained_errors(where: str = "") -> Iterator[None]:
-    """Turns Hydra's and OmegaConf's errors into a ValueError that names the closest right spelling."""
+    """Turns Hydra's and OmegaConf's errors into a ValueError that names the closest valid key or choice."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -195,7 +196,7 @@ def explained_errors(where: str = "") -> Iterator[None]:
 def _explain(error: Exception, where: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"there is no {group} named {name!r}. {closest(name, choices(group))}"
+        return f"{group}={name} does not exist. {closest(name, choices(group))}"
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         cause = cause.__cause__ or cause.__context__
@@ -206,7 +207,7 @@ def _explain(error: Exception, where: str) -> str:
             return f"unknown option '{key}'.{former}"
         return f"unknown option '{key}'. {closest(str(cause.key), map(str, cause.parent_node))}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: expected key=value, with quotes (key=\"'value'\") around one with special signs"
+        return f"cannot read {error.override!r}: expected key=value, or key=\"'value'\" if the value has special characters"
     message = str(error).splitlines()[0]
     if match := re.match(r"Could not override '([^'@]+)'", message):  # a group that does not exist
         return f"unknown option '{match[1]}'. {closest(match[1], [*GROUPS, 'output'])}"

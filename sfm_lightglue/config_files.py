@@ -1,4 +1,4 @@
-"""Where the YAML files lie and which choices they offer. Imports nothing heavy: help must be quick."""
+"""Finds the YAML files and lists their choices. It imports nothing heavy, so that help is quick."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USER_CONFIGS = "SFM_LIGHTGLUE_CONFIGS"
 
 
 def config_dir() -> Path:
-    """Folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    """Folder of the YAML files: inside the installed package, or beside it in a checkout. Raises: FileNotFoundError."""
     package = Path(__file__).resolve().parent
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / f"{CONFIG_NAME}.yaml").is_file():
@@ -21,6 +21,6 @@ def config_dir() -> Path:
 
 
 def choices(group: str) -> list[str]:
-    """Names of the choices of a group, with the user's own."""
+    """Names of the choices of a config group, including the user's own, sorted."""
     folders = [config_dir(), *([Path(os.environ[USER_CONFIGS])] if os.environ.get(USER_CONFIGS) else [])]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})

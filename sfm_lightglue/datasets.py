@@ -155,7 +155,7 @@ def read_camera(text: str) -> PosedCamera:
     """The camera of a `.camera` text.
 
     The text holds K in rows 0-2, a row of zeros, the rotation of world_from_cam in rows 4-6, the camera centre, and the size. K
-    already uses COLMAP's pixel origin: no shift fits the photos better (0.1 px at most, within the error of that fit).
+    already uses COLMAP's pixel origin: the shift that fits the photos best is at most 0.1 px, within the error of that fit.
 
     Raises: ValueError if the text does not hold 26 numbers.
     """
@@ -171,7 +171,7 @@ def read_camera(text: str) -> PosedCamera:
 def _find(name: str) -> DatasetEntry:
     entries = {entry.name: entry for entry in list_datasets()}
     if name not in entries:
-        raise ValueError(f"no dataset is named {name!r}. {closest(name, entries)}")
+        raise ValueError(f"dataset {name!r} does not exist. {closest(name, entries)}")
     return entries[name]
 
 

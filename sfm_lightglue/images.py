@@ -52,7 +52,7 @@ class PhotoHeader:
     focal_length_px: float | None
     """From EXIF: the 35 mm equivalent, or focal length and focal-plane resolution. None if missing or implausible."""
     camera_key: str
-    """Make, model, focal length and size. Photos with the same key come from the same camera. Empty if EXIF lacks them."""
+    """Make, model, focal length and size. Photos with the same key come from one camera. Empty if EXIF does not have them."""
 
 
 def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> list[str]:
@@ -62,10 +62,10 @@ def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> li
 
     Args:
         folder: Folder of the photos, searched recursively.
-        without: Folders to skip, such as a folder of masks. Those outside `folder` are ignored.
+        without: Folders to skip, such as a folder of masks. Folders outside `folder` are ignored.
 
     Returns:
-        Paths relative to `folder`, with forward slashes, sorted. All other functions know a photo by this name.
+        Paths relative to `folder`, with forward slashes, sorted. All other functions use these names.
 
     Raises:
         FileNotFoundError: If the folder does not exist or contains no photos.
@@ -174,9 +174,9 @@ def _is_text(name: str) -> bool:
 
 @functools.cache
 def _prepare_pil() -> None:
-    """Lets PIL read HEIC if the optional package is installed, and silences its warnings about odd tags and large sizes.
+    """Lets PIL read HEIC if the optional package is installed, and silences PIL's warnings about odd tags and large sizes.
 
-    It runs once per process: warnings.catch_warnings around each photo would change the filters for good when threads overlap.
+    It runs once per process: warnings.catch_warnings around each photo would change the filters permanently when threads overlap.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with contextlib.suppress(ImportError):
@@ -217,7 +217,7 @@ def _stretch(values: np.ndarray, mode: str) -> np.ndarray:
     """uint8: a 16-bit or float image scaled to 8 bit by its own range of bits. PIL's convert would saturate it."""
     values = np.nan_to_num(values, posinf=0, neginf=0)
     top = float(values.max(initial=0))
-    is_unit = mode == "F" and top < 2  # 0..1, which resampling overshoots a little
+    is_unit = mode == "F" and top < 2  # values in 0..1, which resampling may exceed a little
     bits = 0 if is_unit else next((bits for bits in (8, 10, 12, 14, 16) if top < 2**bits), 32)
     full = {0: 1.0, 32: top}.get(bits, 2.0**bits - 1)
     return np.clip(values * (255 / full), 0, 255).round().astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Lists of pairs on disk: `pairs.txt`, which the stages read, and `pairs.tsv`, a table of reasons that only people read.
+"""Lists of pairs on disk: `pairs.txt`, which the stages read, and `pairs.tsv`, a table of reasons for people; no stage reads it.
 
 The list has hloc's format: one line `name0 name1` for each pair, and no line end after the last one. hloc splits lines at white
-space. If a name contains white space, its line is separated by a tab instead; hloc cannot read that line.
+space. If a name contains white space, a tab separates the two names; hloc cannot read that line.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Run:
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
-        """The run that a composed configuration describes. Raises: ValueError as `resolve`."""
+        """The run that a composed configuration describes. Raises: ValueError as in `run_options.resolve`."""
         return cls(resolve(config))
 
     @property
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def execution(self) -> ExecutionOptions:
-        """Where the work runs, and what to do about results made with other settings."""
+        """Where the work runs, and what to do with results that were made with other settings."""
         return self.options.execution.options
 
     @property
@@ -102,7 +102,7 @@ class Run:
         return chosen_devices(self.execution.device)[0]
 
     def executor(self, device: str | None = None) -> Executor:
-        """What spreads the work of a stage over threads, processes or devices; `device` replaces the chosen ones."""
+        """The executor that runs the jobs of a stage. `device` replaces the devices of the configuration."""
         options = self.execution if device is None else dataclasses.replace(self.execution, device=device)
         return dataclasses.replace(self.options.execution, options=options).create()
 
@@ -146,7 +146,7 @@ def run_stage(run: Run, name: str) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Raises: ValueError or FileNotFoundError for a mistake that would otherwise show after hours, in a late stage."""
+    """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
     for choice in (run.options.features, run.options.pairs, run.options.matches):
         choice.check()
     run.list_photos()
@@ -272,11 +272,11 @@ def reconstruct_models(run: Run) -> None:
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         if report.largest is None:
-            logger.error("nothing could be reconstructed: see the pairs and matches in %s", run.folder.summary)
+            logger.error("nothing could be reconstructed: see the numbers of pairs and matches in %s", run.folder.summary)
 
 
 def draw_plots(run: Run) -> None:
-    """Draws a few pairs with their matches, and the largest model: -> plots."""
+    """Draws a few pairs with their matches, and the largest model: all files before it -> plots."""
     with run.recorded("plots") as record:
         record["files"] = draw_match_gallery(run.images, run.folder)
         if (largest := run.folder.largest_model()) is not None:

@@ -1,7 +1,7 @@
 """Camera poses: the only reader and writer of pose files, and angles between rotations and between directions.
 
 A pose file has one line `name qw qx qy qz tx ty tz fx fy cx cy width height` per image; lines that start with # are comments.
-Poses are world-to-camera, x_cam = R(q) X + t, with COLMAP's axes: x right, y down, z forward. Intrinsics are those of a pinhole
+Poses are world-to-camera, x_cam = R(q) X + t, with COLMAP's axes: x right, y down, z forward. Intrinsics describe a pinhole
 camera without distortion, in COLMAP's pixels: the centre of the top-left pixel is at (0.5, 0.5).
 """
 

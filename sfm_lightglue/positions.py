@@ -1,7 +1,7 @@
 """Where photos were taken: GPS positions from EXIF and from text files.
 
-A file of positions has one line `name latitude longitude altitude_m` per photo. Lines with # are comments, the altitude may be
-missing, and further columns are ignored. If a name contains white space, the columns are separated by tabs.
+A file of positions has one line `name latitude longitude altitude_m` per photo. Lines that start with # are comments. The
+altitude may be missing, and further columns are ignored. If a name contains white space, the columns are separated by tabs.
 """
 
 from __future__ import annotations

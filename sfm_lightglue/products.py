@@ -76,7 +76,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         if self.name0 == self.name1:
-            raise ValueError(f"{self.name0!r} is no pair with itself")
+            raise ValueError(f"{self.name0!r} cannot be paired with itself")
         if self.name0 > self.name1:
             first, second = self.name1, self.name0
             object.__setattr__(self, "name0", first)
@@ -121,7 +121,7 @@ class TwoViewGeometry:
     """
 
     configuration: str
-    """COLMAP's name: CALIBRATED (E fits best), UNCALIBRATED (F), PLANAR, PANORAMIC or PLANAR_OR_PANORAMIC (H), or other names.
+    """COLMAP's name: CALIBRATED (E fits best), UNCALIBRATED (F), PLANAR, PANORAMIC or PLANAR_OR_PANORAMIC (H), and others.
     Rejected pairs are DEGENERATE."""
     inlier_matches: np.ndarray
     """int32 (k, 2), the rows of `Matches.indices` that agree with the geometry, in their order; (0, 2) if rejected."""
@@ -140,7 +140,7 @@ class TwoViewGeometry:
 
     @property
     def is_verified(self) -> bool:
-        """Whether the images see the same scene: the pair was not rejected."""
+        """True if the pair was not rejected: both images see the same scene."""
         return self.configuration != "DEGENERATE"
 
 

@@ -33,7 +33,7 @@ from sfm_lightglue.storage import H5Reader
 logger = logging.getLogger(__name__)
 
 MIN_POINTS = 10
-"""Models with fewer points are discarded. The global mapper returns models like that if the matches do not fit together."""
+"""Models with fewer points are discarded. The global mapper returns them if the matches do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,13 @@ class ModelReport:
     num_images: int
     """Registered images."""
     num_points: int
+    """3D points."""
     num_observations: int
     """Keypoints that belong to points, in all images together."""
     mean_track_length: float
     """Observations per point."""
     mean_reprojection_error_px: float
-    """px of the photos."""
+    """Mean distance of keypoints from their projected points, px of the photos."""
     registered: list[str]
     """Names of the registered images."""
 
@@ -197,7 +198,7 @@ class _Task:
     options: ReconstructionOptions
     known_poses: Mapping[str, np.ndarray]
     on_image: Callable[[], None]
-    """To call for each registered image."""
+    """Called for each registered image."""
     token: pycolmap.CancellationToken
 
 
@@ -325,7 +326,7 @@ def _run_mapper(
         except InterruptedError:
             return True
         finally:
-            token.cancel()  # the end of the pool waits for the mapper
+            token.cancel()  # the pool waits for the mapper when it closes
     return interrupted.is_set()
 
 
@@ -350,7 +351,7 @@ def _on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
 
 
 def _write_models(output: Path) -> None:
-    """Writes text and PLY files beside the binary files. Models with less than MIN_POINTS points are deleted, and the others are
+    """Writes text and PLY files beside the binary files. Models with fewer than MIN_POINTS points are deleted, and the others are
     numbered from 0."""
     folders = sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     kept = 0

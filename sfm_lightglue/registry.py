@@ -27,7 +27,7 @@ def load_class(name: str, table: Mapping[str, str], kind: str) -> type:
     target = table.get(name, name)
     module, separator, attribute = target.partition(":")
     if not separator:
-        raise ValueError(f"no {kind} is named {name!r}. {closest(name, table)}; or give your own as package.module:Class")
+        raise ValueError(f"{kind} {name!r} does not exist. {closest(name, table)}; or give your own as package.module:Class")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

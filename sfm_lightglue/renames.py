@@ -1,4 +1,4 @@
-"""Former names of options and modules, and what they are called now. Both keep working, with a warning."""
+"""Former names of options and modules, and their current names. The former names still work, with a warning."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ RENAMED_OPTIONS = {
     "database.max_num_trials": "geometries.max_num_trials",
     "database.seed": "geometries.seed",
 }
-"""Former key -> key of today."""
+"""Former key -> current key."""
 REMOVED_OPTIONS = {
     "database.min_inlier_ratio": "it had no effect at its default 0; geometries.min_num_inliers and min_mean_score reject pairs",
     "database.name": "there is one kind of database",
     "experiment=default": "it set nothing",
 }
-"""Former key, or key=value -> why it is gone."""
+"""Former key, or key=value -> why it was removed."""
 RENAMED_MODULES = {
     "sfm_lightglue.lookup": "sfm_lightglue.registry",
     "sfm_lightglue.fetch": "sfm_lightglue.download",
@@ -40,11 +40,11 @@ RENAMED_MODULES = {
     "sfm_lightglue.plugins.hloc": "sfm_lightglue.integrations.hloc",
     "sfm_lightglue.evaluation.poses": "sfm_lightglue.poses",
 }
-"""Former module -> module of today."""
+"""Former module -> current module."""
 
 
 def current_overrides(overrides: Sequence[str]) -> list[str]:
-    """Command-line overrides with the option names of today; a renamed or removed option is answered with a warning."""
+    """Command-line overrides with current option names. Renamed options are replaced and removed ones dropped, with a warning."""
     current = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -61,7 +61,7 @@ def current_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def explain_former(option: str) -> str:
-    """A sentence about an option of former versions, with a blank before it; empty for others."""
+    """The current name of a former option, or why it was removed, as a sentence after a space; empty for other options."""
     if option in RENAMED_OPTIONS:
         return f" It is now called {RENAMED_OPTIONS[option]}."
     if option in REMOVED_OPTIONS:
@@ -70,7 +70,7 @@ def explain_former(option: str) -> str:
 
 
 class _FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the module of today if one of `RENAMED_MODULES` is imported by its former name."""
+    """Imports the current module if one of `RENAMED_MODULES` is imported by its former name."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None

@@ -113,7 +113,7 @@ class RunFolder:
         return json.loads(self.summary.read_text(encoding="utf-8"))
 
     def photos(self) -> Path | None:
-        """Folder of the photos that the run was made from, as far as summary.json tells."""
+        """Folder of the photos that the run was made from, or None if summary.json does not say."""
         images = self.read_summary().get("dataset", {}).get("images")
         return Path(images) if images else None
 
@@ -130,15 +130,15 @@ class RunFolder:
     @staticmethod
     def open_model(folder: Path) -> pycolmap.Reconstruction:
         """The COLMAP model in one of the `models`."""
-        import pycolmap  # only here: listing a run must not load it
+        import pycolmap  # imported here, because listing the files of a run must not load it
 
         return pycolmap.Reconstruction(folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs out of the folder during the block; makes the folder.
+        """Keeps other runs out of the folder during the block. The folder is created if it does not exist.
 
-        Raises: ValueError if another process works in it.
+        Raises: ValueError if another process works in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:

@@ -1,6 +1,6 @@
 """One frozen record of all options of a run, bound to types and checked once, from a Hydra configuration.
 
-Nothing here loads weights, decodes photos or writes files. The configuration that is given stays as it is.
+Nothing here loads weights, decodes photos or writes files. The given configuration is not changed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class RunOptions:
     reconstruction: ReconstructionOptions
     execution: PluginChoice
     configuration: Mapping[str, Any]
-    """The same as plain values, for the record in summary.json."""
+    """All options as plain values, for the record in summary.json."""
 
 
 def resolve(config: DictConfig) -> RunOptions:
@@ -138,7 +138,7 @@ def choose_lightglue(config: DictConfig) -> None:
 
 
 def _problem_with_superpoint(config: DictConfig) -> str:
-    """Why the published LightGlue does not fit a SuperPoint that was trained from scratch; empty if it fits or was asked for."""
+    """Why the published LightGlue does not fit a SuperPoint that was trained from scratch; empty if it fits or was chosen."""
     features, matches = config.features, config.matches
     if matches.get("trained_for") != "superpoint" or matches.get("weights"):
         return ""
@@ -148,8 +148,8 @@ def _problem_with_superpoint(config: DictConfig) -> str:
         return ""
     return (
         f"no published LightGlue fits the SuperPoint that was trained into features.weights={features.weights}: give "
-        "matches.weights=FILE (training=lightglue makes it), matches.trained_for=superpoint-open if it was trained from ours, or "
-        "matches=nearest_neighbor"
+        "matches.weights=FILE (training=lightglue makes it), matches.trained_for=superpoint-open if it was trained from the open "
+        "SuperPoint, or matches=nearest_neighbor"
     )
 
 

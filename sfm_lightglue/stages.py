@@ -1,4 +1,4 @@
-"""The stages of a run, in order, as data. The command line, the summary and the help take names and files from here.
+"""The stages of a run, in order, as data. The command line, the summary and the help read names and files here.
 
 Importing this module loads nothing heavy; a stage's code is imported when it runs.
 """

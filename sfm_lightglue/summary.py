@@ -1,4 +1,4 @@
-"""`summary.json`: what every stage of a run did, how long it took, and with what; and the same as a typed record."""
+"""`summary.json`: what every stage of a run did, its time and memory, and the versions; and the same as a typed record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Summary:
     """What a run did. The report of a stage is None if that stage has not run yet."""
 
     folder: RunFolder
-    """Where everything lies; opens the features, matches, geometries and models."""
+    """The output folder. It opens the features, matches, geometries and models."""
     extraction: ExtractionReport | None
     num_pairs: int | None
     """Pairs of images selected for matching."""
@@ -85,7 +85,7 @@ class Summary:
 def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Writes the record of a stage to summary.json when the block ends: time, memory, and what the block puts into the record.
 
-    `about` says something about the whole run, such as its configuration. Records of other stages are kept. If the block
+    `about` describes the whole run, for example its configuration. Records of other stages are kept. If the block
     raises, the file stays as it is.
     """
     _reset_peak_memory()

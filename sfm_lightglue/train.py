@@ -1,4 +1,4 @@
-"""The command `train`: trains what its configuration says and writes a file of weights."""
+"""The command `train`: trains the network that the configuration names and writes its weights."""
 
 from __future__ import annotations
 

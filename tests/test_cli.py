@@ -156,11 +156,11 @@ def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.C
         (["match-pair", "a.jpg"], 1, "usage: match-pair IMAGE0 IMAGE1"),
         (["match-pair", "a.jpg", "b.jpg", "c.jpg"], 1, "usage: match-pair IMAGE0 IMAGE1"),
         (["match-pair", "a.jpg", "--jsn"], 1, "usage: match-pair IMAGE0 IMAGE1"),
-        (["match-pair", "a.jpg", "b.jpg", "features=alikd"], 1, "there is no features named 'alikd'. Did you mean 'aliked'?"),
+        (["match-pair", "a.jpg", "b.jpg", "features=alikd"], 1, "features=alikd does not exist. Did you mean 'aliked'?"),
         (["weights", "lst"], 1, "usage: weights [list] or weights fetch NAME; found 'lst'"),
         (["weights", "fetch"], 1, "usage: weights [list] or weights fetch NAME; found 'fetch'"),
         (["datasets", "lst"], 1, "usage: datasets [list] or datasets fetch NAME; found 'lst'"),
-        (["datasets", "fetch", "fontain_p11"], 1, "no dataset is named 'fontain_p11'. Did you mean 'fountain_p11'?"),
+        (["datasets", "fetch", "fontain_p11"], 1, "dataset 'fontain_p11' does not exist. Did you mean 'fountain_p11'?"),
         (["pairs", "dataset=folder", "output=out"], 1, "out/features.h5 does not exist: run the stage extract first"),
         (
             ["match", "dataset=folder", "output=out", "features=sift", "matches=nearest_neighbor"],
@@ -181,12 +181,12 @@ def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.C
         (
             ["train", "data.images=.", "training=superpont"],
             1,
-            "there is no training named 'superpont'. Did you mean 'superpoint'?",
+            "training=superpont does not exist. Did you mean 'superpoint'?",
         ),
         (
             ["train", "data.images=.", "training.name=superpont"],
             1,
-            "no training is named 'superpont'. Did you mean 'superpoint'?",
+            "training 'superpont' does not exist. Did you mean 'superpoint'?",
         ),
         (["train", "data.images=.", "trainin=superpoint"], 1, "unknown option 'trainin'. Did you mean 'training'?"),
         (

@@ -316,7 +316,7 @@ def test_pairs_that_another_program_matched_again_are_verified_again(flow: Flow,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": "other"}, "was made with other features than those of"),
+        ({"settings": "other"}, "was made with other features than"),
         ({"stamp": "new"}, "the features of 10 pairs changed after they were matched, such as 'a.jpg' and 'b c.jpg'"),
     ],
 )

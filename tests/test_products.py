@@ -68,7 +68,7 @@ def test_the_names_of_a_pair_are_sorted_and_different() -> None:
     pair = Pair("b", "a", "list", 0.5)
     assert (pair.name0, pair.name1, pair.reason, pair.score) == ("a", "b", "list", 0.5)
     assert {pair, Pair("a", "b")} == {pair}
-    with pytest.raises(ValueError, match="'a' is no pair with itself"):
+    with pytest.raises(ValueError, match="'a' cannot be paired with itself"):
         Pair("a", "a")
 
 

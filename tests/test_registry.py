@@ -27,7 +27,7 @@ def test_a_class_of_the_user_is_loaded_from_its_module() -> None:
 
 
 def test_a_mistyped_name_is_answered_with_the_closest_and_all_names() -> None:
-    with pytest.raises(ValueError, match=r"no extractor is named 'alikd'\. Did you mean 'aliked'\? There are: aliked, disk"):
+    with pytest.raises(ValueError, match=r"extractor 'alikd' does not exist\. Did you mean 'aliked'\? There are: aliked, disk"):
         load_class("alikd", EXTRACTORS, "extractor")
     assert closest("quite different", ["aliked", "disk"]) == "There are: aliked, disk"
 

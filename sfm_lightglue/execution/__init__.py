@@ -1,4 +1,4 @@
-"""Spreads the work of a stage over threads, processes and devices, and shows its progress. Knows no product."""
+"""Spreads the jobs of a stage over threads, processes and devices, and shows progress. It does not know what the jobs compute."""
 
 EXECUTORS = {
     "local": "sfm_lightglue.execution.local:LocalExecutor",

@@ -1,4 +1,4 @@
-"""A bounded cache, shared by threads, of values that are costly to make and needed again."""
+"""A bounded cache, shared by threads, for values that are expensive to make and needed again."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ class BoundedCache(Generic[Key, Value]):
 
     If several threads ask for the same key at the same time, one of them makes the value and the others wait. One value is
     always kept, even if it is larger than `max_bytes`.
+
+    Args:
+        make: Makes the value of a key.
+        num_bytes: Memory that a value takes, bytes.
+        max_bytes: Memory for all values together, bytes.
     """
 
     def __init__(self, make: Callable[[Key], Value], num_bytes: Callable[[Value], int], max_bytes: int) -> None:
-        """Keeps the arguments.
-
-        Args:
-            make: Key -> value.
-            num_bytes: Value -> the memory it takes.
-            max_bytes: Memory for all values.
-        """
         self._make, self._num_bytes, self._max_bytes = make, num_bytes, max_bytes
         self._lock = threading.Lock()
         self._values: OrderedDict[Key, Future[Value]] = OrderedDict()  # least recently used first
@@ -34,7 +32,7 @@ class BoundedCache(Generic[Key, Value]):
         self._total = 0
 
     def __call__(self, key: Key) -> Value:
-        """The value of the key. Raises: the error of making it; the next call tries again."""
+        """The value of the key. Raises: the error that `make` raised; the next call tries again."""
         with self._lock:
             future = self._values.get(key)
             mine = future is None

@@ -1,4 +1,4 @@
-"""What this process may compute on: cores and devices."""
+"""The cores and devices that this process may use."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def chosen_devices(devices: str) -> list[str]:
     num_gpus = torch.cuda.device_count()
     if devices == "all":
         if not num_gpus:
-            raise ValueError("execution.device=all means all GPUs, and torch sees none: choose cpu")
+            raise ValueError("execution.device=all means all GPUs, but torch sees none: choose cpu")
         return [f"cuda:{i}" for i in range(num_gpus)]
     first, *others = (device.strip() for device in devices.split(","))
-    for device in others:  # checked by number: an attempt to use them would take memory there in this process
+    for device in others:  # only the number is checked: using the device would take memory there in this process
         if not re.fullmatch(r"cpu|cuda:\d+", device) or (device != "cpu" and int(device[5:]) >= num_gpus):
             raise ValueError(f"execution.device={devices!r}: expected cpu or cuda:0, cuda:1 ...; torch sees {num_gpus} GPUs")
     return [default_device(first), *others]

@@ -4,7 +4,7 @@ A stage describes its work as a recipe and a list of keys; it does not know whic
 
 1. Write a class with a classmethod `create(options)` and a `__call__(recipe, keys)`, as `Executor` describes. The annotation of
    `options` names the dataclass of its options: `ExecutionOptions`, or a subclass with options of its own.
-2. Write configs/execution/NAME.yaml: `defaults: [local]` takes the common options over, `name: NAME` and the own options follow.
+2. Write configs/execution/NAME.yaml: `defaults: [local]` inherits the common options; `name: NAME` and the new options follow.
 3. List the class in `EXECUTORS` (`sfm_lightglue/execution/__init__.py`).
 
 An executor outside this package needs no step 3: its YAML file, in the folder that SFM_LIGHTGLUE_CONFIGS names, says
@@ -25,24 +25,24 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 Recipe: TypeAlias = Callable[[str], AbstractContextManager[Callable[[Key], Result]]]
-"""Opens a worker on a device (torch's name of it): the function that does the job of one key. Its context closes files."""
+"""Called with torch's name of a device. Its context yields the worker, a function from key to result, and closes files."""
 
 WHEN_SETTINGS_CHANGED = ("refuse", "recompute")
 
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """The options that every executor has; the values stand in configs/execution/local.yaml."""
+    """The options that every executor has; configs/execution/local.yaml holds the values."""
 
     name: str
     device: str
     """One device, several with commas between them, `auto` or `all`: see `chosen_devices`."""
     num_workers: int
-    """Jobs at a time in one process, 0 = as many as suit the device."""
+    """Number of jobs that one process does at a time; 0 = as many as suit the device."""
     cache_mb: float
-    """Memory, in each process, for images that are kept for their next pair."""
+    """Memory of each process for images that are kept for their next pair, MB."""
     if_settings_changed: str
-    """`refuse` or `recompute` results that were made with other settings."""
+    """What to do with results that were made with other settings: `refuse` or `recompute`."""
 
     def __post_init__(self) -> None:
         if self.if_settings_changed not in WHEN_SETTINGS_CHANGED:
@@ -67,15 +67,15 @@ class Executor(Protocol):
 
         - The recipe is called once in each process that takes part, with the device of that process. The worker that it opens
           must be safe to call from several threads; an executor may call it from one.
-        - Recipe, keys and results can be pickled, keys are never None.
+        - Recipe, keys and results can be pickled. Keys are never None.
         - Keys are taken as workers need them, so that memory does not grow with their number.
         - The result of a job that raises an `Exception` is this exception. Other jobs go on.
         - Closing the generator (the loop over it ended early: Ctrl-C, an error) stops the work: when `close` returns, no job
           runs any more and no process is left behind.
 
         Args:
-            recipe: Opens the worker.
-            keys: The jobs. Without any, no worker need be opened.
+            recipe: Opens the worker on a device.
+            keys: One key for each job. If there are none, no worker needs to be opened.
 
         Yields: (key, result or exception).
 

@@ -9,11 +9,11 @@ from sfm_lightglue.execution.threads import ThreadExecutor
 
 
 class LocalExecutor:
-    """Chooses an executor of this machine; there are no instances of it."""
+    """Creates the executor that suits the chosen devices. It has no instances."""
 
     @classmethod
     def create(cls, options: ExecutionOptions) -> Executor:
-        """Raises: ValueError if torch cannot use one of the devices."""
+        """Threads for one device, processes for several. Raises: ValueError if torch cannot use one of the devices."""
         devices = chosen_devices(options.device)
         if len(devices) == 1:
             return ThreadExecutor(options.num_workers, devices[0])

@@ -18,7 +18,7 @@ class PortablePlugin(Generic[Plugin]):
         self._options: Any = getattr(plugin, "options", None)
 
     def on(self, device: str) -> Plugin:
-        """The plug-in itself in the process it comes from, whatever its device; a new one on `device` in another process."""
+        """In the process that made the plug-in: the plug-in itself, whatever its device. In others: a new one on `device`."""
         created: Plugin = self._class.create(self._options, device) if self._plugin is None else self._plugin
         return created
 

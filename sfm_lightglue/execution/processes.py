@@ -24,8 +24,9 @@ from sfm_lightglue.execution.portable import Failure
 from sfm_lightglue.execution.threads import run_jobs, torch_threads
 
 END = None
-"""What a process is sent after its last key."""
+"""Message to a process after its last key."""
 SECONDS_TO_STOP = 10
+"""A process that is still alive after this time is killed."""
 
 OpenWorker = Callable[[], AbstractContextManager[Callable[[Any], Any]]]
 """A recipe with its device."""
@@ -33,7 +34,7 @@ OpenWorker = Callable[[], AbstractContextManager[Callable[[Any], Any]]]
 
 @dataclass(frozen=True)
 class ProcessOptions(ExecutionOptions):
-    """Options; the values stand in configs/execution/processes.yaml."""
+    """Options; configs/execution/processes.yaml holds the values."""
 
     num_processes: int
     """Processes on each device; 0 = one on a GPU, one per core if only the CPU is chosen."""
@@ -56,7 +57,7 @@ class ProcessExecutor:
 
     @classmethod
     def create(cls, options: ProcessOptions) -> ProcessExecutor:
-        """Raises: ValueError if torch cannot use one of the devices."""
+        """`num_processes` processes on each chosen device. Raises: ValueError if torch cannot use one of the devices."""
         devices = chosen_devices(options.device)
         count = options.num_processes or (num_cores() if devices == ["cpu"] else 1)
         return cls([device for device in devices for _ in range(count)], options.num_workers)
@@ -65,7 +66,7 @@ class ProcessExecutor:
         """See `Executor`. No more processes are started than there are keys; each has at most two jobs per thread in flight.
 
         If the loop over the results ends early, the processes are ended in the middle of their jobs. If this process is killed,
-        they end by themselves after the jobs in work.
+        they end by themselves after their current jobs.
         """
         todo = iter(keys)
         first = list(islice(todo, len(self.devices)))
@@ -89,7 +90,7 @@ class ProcessExecutor:
 
 
 class _Worker:
-    """A process and the connection to it, as its parent sees them."""
+    """A worker process and the connection to it, seen from the parent process."""
 
     def __init__(self, open_worker: OpenWorker, num_workers: int, num_threads: int) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, nor locks that threads held
@@ -97,11 +98,11 @@ class _Worker:
         self.process = context.Process(target=_work, args=(open_worker, theirs, num_workers, num_threads), daemon=True)
         with _interrupts_ignored():
             self.process.start()
-        theirs.close()  # only the process has this end now, so its death ends the connection
+        theirs.close()  # now only the worker process has this end, so the connection ends when the process dies
         self.num_running, self.has_end = 0, False
 
     def give(self, todo: Iterator[Any]) -> None:
-        """Sends the next key, or the sign that there is none."""
+        """Sends the next key, or `END` if there is none."""
         if self.has_end:
             return
         key = next(todo, END)
@@ -111,7 +112,7 @@ class _Worker:
             self.connection.send(key)
 
     def receive(self) -> tuple[Any, Any]:
-        """A key and its result. Raises: ChildProcessError if the process is dead; what its recipe raised."""
+        """A key and its result. Raises: ChildProcessError if the process is dead, or the error that its recipe raised."""
         try:
             key, result = self.connection.recv()
         except (EOFError, OSError):
@@ -124,6 +125,7 @@ class _Worker:
         return key, result
 
     def stop(self) -> None:
+        """Ends the process, in the middle of a job if necessary."""
         self.connection.close()
         self.process.terminate()
         self.process.join(SECONDS_TO_STOP)
@@ -136,11 +138,11 @@ class _Worker:
         code = self.process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with status {code}"
         hint = " (has the machine run out of memory?)" if code == -9 else ""
-        return f"a worker process {how}{hint}: what was computed is kept, the same command goes on from there"
+        return f"a worker process {how}{hint}: all results so far are kept, and the same command continues from there"
 
 
 def _work(open_worker: OpenWorker, connection: Connection, num_workers: int, num_threads: int) -> None:
-    """The life of a process: does the jobs whose keys it is sent, until the last key or until its parent is gone."""
+    """Runs in a worker process: does the job of each key that it receives, until the last key or until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         try:

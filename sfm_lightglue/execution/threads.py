@@ -19,7 +19,7 @@ from sfm_lightglue.execution.executor import ExecutionOptions, Key, Recipe, Resu
 class ThreadExecutor:
     """Runs jobs in `num_workers` threads of this process (0: one per core, two on a GPU), with one worker on `device`.
 
-    A plug-in that this process already has is used as it is, on its own device.
+    An extractor or matcher of this process is used as it is, on its own device.
     """
 
     def __init__(self, num_workers: int = 0, device: str = "cpu") -> None:
@@ -27,7 +27,7 @@ class ThreadExecutor:
 
     @classmethod
     def create(cls, options: ExecutionOptions) -> ThreadExecutor:
-        """Raises: ValueError if several devices are chosen, or one that torch cannot use."""
+        """Threads on the chosen device. Raises: ValueError if several devices are chosen, or one that torch cannot use."""
         device, *others = chosen_devices(options.device)
         if others:
             raise ValueError(

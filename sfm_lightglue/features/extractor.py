@@ -81,14 +81,14 @@ def local_maxima(heatmap: Tensor, radius: int, threshold: float) -> Tensor:
 
 
 def strongest(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Tensor, max_keypoints: int) -> Tensor:
-    """int64 (k,): indices of the at most `max_keypoints` best keypoints that the image's mask keeps, best first.
+    """int64 (k,): indices of the best keypoints that the image's mask keeps, best first, at most `max_keypoints`.
 
     Args:
         image: The photo with its mask, if it has one.
         size: Width and height to which the photo was resized.
         keypoints: (n, 2), pixels of the resized photo.
         scores: (n,); equal scores stay in their order.
-        max_keypoints: Number of keypoints to select.
+        max_keypoints: Maximum number of keypoints.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     if image.mask is not None:
@@ -129,14 +129,16 @@ def extract_in_batches(
     extract: Callable[[list[Image], np.ndarray], list[Features]],
     descriptor_size: int,
 ) -> list[Features]:
-    """Features of each image, extracted in batches of equal resized size; no keypoints for images without features.
+    """Features of each image, extracted in batches of images with equal resized size.
+
+    An image for which `is_featureless` is true has no keypoints.
 
     Args:
         images: Photos of any sizes.
         resize_max: Longest side after resizing, px; None keeps the size.
         enlarge_max: Largest factor by which a small photo is enlarged.
-        batch_size: Most photos in a batch.
-        extract: Photos of a batch and their resized pixels, uint8 (b, h, w, 3) -> their features.
+        batch_size: Maximum number of photos in a batch.
+        extract: Called with the photos of a batch and their resized pixels, uint8 (b, h, w, 3); returns their features.
         descriptor_size: Dimension of a descriptor, for photos without keypoints.
     """
     features = [no_features(image, descriptor_size) for image in images]

@@ -16,7 +16,7 @@ from sfm_lightglue.storage import H5Reader
 
 @dataclass(frozen=True)
 class ImportedOptions:
-    """Options; the values stand in configs/features."""
+    """Options; configs/features holds the values."""
 
     name: str
     path: str

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 Extracted: TypeAlias = tuple[GroupData, int]
-"""What is stored of a photo, and its number of keypoints."""
+"""What is stored for a photo, and its number of keypoints."""
 Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
 """Names of a few photos -> the result of each, or why it failed."""
 
@@ -74,7 +74,7 @@ def extract_features(
         names: Photos to process, relative to the folder; None for all.
         masks: Folder of masks in COLMAP's naming (name of the photo + `.png`), black = ignore.
         executor: Decides where the photos are processed; None for threads of this process.
-        num_workers: Number of these threads, 0 for one per core. Each has one photo in work, or one batch if the extractor
+        num_workers: Number of these threads, 0 for one per core. Each works on one photo, or on one batch if the extractor
             takes several photos together. Not used if an executor is given.
         if_settings_changed: `refuse` or `recompute` features in `output` that were made with other settings.
 
@@ -107,7 +107,7 @@ def extract_features(
         todo = store.missing(stamps)
         results = _extract_each(todo, Path(images), masks, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
-        with bar, contextlib.closing(results):  # at an error the jobs end before it goes on
+        with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
             for name, result in results:
                 bar.update()
                 if isinstance(result, Exception):
@@ -132,7 +132,7 @@ def extract_features(
 def _extract_each(
     names: Sequence[str], images: Path, masks: Path | str | None, extractor: Extractor, executor: Executor
 ) -> Generator[tuple[str, Extracted | Exception], None, None]:
-    """Each photo with its result, or why it failed.
+    """Each photo with its result, or with the error.
 
     Photos are divided into batches by their order alone, so results do not depend on the order in which batches finish.
     """
@@ -157,7 +157,7 @@ def _open_worker(extractor: PortablePlugin[Extractor], read: Callable[[str], Ima
 def _extract(
     extractor: Extractor, read: Callable[[str], Image], readers: ThreadPoolExecutor, batch: tuple[str, ...]
 ) -> list[Extracted | Failure]:
-    """The result of each photo of a batch, or why it failed."""
+    """The result of each photo of a batch, or its error."""
     read_all = readers.map if len(batch) > 1 else map
     images = list(read_all(functools.partial(_attempt, read), batch))
     found = iter(_extract_batch(extractor, [image for image in images if isinstance(image, Image)]))
@@ -169,7 +169,7 @@ def _extract(
 
 
 def _extract_batch(extractor: Extractor, images: list[Image]) -> list[Features | Failure]:
-    """The features of each image, or why it failed. If the batch fails, its images are tried one by one."""
+    """The features of each image, or its error. If the batch fails, its images are tried one by one."""
     if isinstance(extractor, BatchExtractor) and len(images) > 1:
         try:
             features = extractor.extract_many(images)
@@ -177,7 +177,7 @@ def _extract_batch(extractor: Extractor, images: list[Image]) -> list[Features |
                 raise ValueError(f"extract_many gave {len(features)} results for {len(images)} images")
             return [*features]
         except Exception as error:
-            logger.warning("a batch of %d photos failed, they are tried one by one: %s", len(images), error)
+            logger.warning("a batch of %d photos failed; they are tried one by one: %s", len(images), error)
     return [_attempt(extractor, image) for image in images]
 
 
@@ -199,7 +199,7 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
     if stored and not any(is_here(name, stamp) for name, stamp in sorted(stored.items())):
         raise SettingsChanged(
             f"{output} was made from other photos, for example {min(stored)!r}: {images} contains none of them. Choose another "
-            "output folder, or say execution.if_settings_changed=recompute to replace the file"
+            "output folder, or set execution.if_settings_changed=recompute to replace the file"
         )
 
 

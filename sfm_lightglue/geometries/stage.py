@@ -28,10 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """Numbers of the stage `verify`."""
+    """What a call of `verify_pairs` did."""
 
     num_pairs: int
+    """Pairs that were verified or rejected."""
     num_verified_pairs: int
+    """Pairs with a valid two-view geometry."""
     num_inliers: int
     """Verified matches of all pairs together."""
     configurations: dict[str, int]
@@ -86,10 +88,10 @@ def verify_pairs(
         features: file of features.
         matches: file of matches; every pair must be in it.
         pairs: the pairs to verify.
-        output: the file to write, `verification.h5`. Pairs in it that are not asked for stay.
+        output: the file to write, `verification.h5`. Other pairs in it are kept.
         options: limits of the verification.
         cameras: camera of each image by name, see `cameras.choose_cameras`.
-        names: the images that pairs may have; by default all images of `features`.
+        names: the images that the pairs may contain; by default all images of `features`.
         executor: decides where the pairs are verified; None for one thread per core.
 
     Raises: KeyError if a pair has no matches or an image has no features; ValueError if a pair has an image that is not in
@@ -142,7 +144,7 @@ def _summarise(geometries: list[TwoViewGeometry]) -> VerificationReport:
 
 @dataclass(frozen=True)
 class PairStamps:
-    """Stamps of the features and matches of some pairs: they say whether a stored geometry is still valid."""
+    """Stamps of the features and matches of some pairs. They show whether a stored geometry is still valid."""
 
     images: Mapping[str, str]
     """Stamp of the features by image name."""
@@ -213,7 +215,7 @@ def _check_origin(pairs: Iterable[Pair], stamps: PairStamps, features: H5Reader,
     of_images = {pair: f"{stamps.images[pair.name0]} {stamps.images[pair.name1]}" for pair in pairs}
     changed = [pair for pair in pairs if stamps.matches[pair] not in ("", of_images[pair])]
     if origin != features.fingerprint:
-        what = f"{matches.path} was made with other features than those of {features.path}"
+        what = f"{matches.path} was made with other features than {features.path} has"
     elif changed:
         pair = changed[0]
         what = f"the features of {len(changed)} pairs changed after they were matched, such as {pair.name0!r} and {pair.name1!r}"

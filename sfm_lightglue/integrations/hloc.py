@@ -61,7 +61,12 @@ def extractor_conf(name: str = "superpoint", *, resize_max: int | None = 1600, *
 
 
 def matcher_conf(trained_for: str = "superpoint-open", **options: Any) -> dict[str, Any]:
-    """A configuration for hloc's `match_features.main`; the arguments are options of configs/matches/lightglue.yaml."""
+    """A configuration for hloc's `match_features.main`.
+
+    Args:
+        trained_for: features that LightGlue was trained for, as in configs/matches/lightglue.yaml.
+        options: other options of that file.
+    """
     trained_for = options.pop("head", trained_for)  # its name before version 0.11
     conf = {"model": {"name": MODULE, "trained_for": trained_for, "options": dict(sorted(options.items()))}}
     return {"output": _file_name(f"matches-sfm-lightglue-{trained_for}", conf), **conf}

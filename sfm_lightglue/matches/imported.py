@@ -13,7 +13,7 @@ from sfm_lightglue.storage import H5Reader
 
 @dataclass(frozen=True)
 class ImportedOptions:
-    """Options; the values stand in configs/matches."""
+    """Options; configs/matches holds the values."""
 
     name: str
     path: str

@@ -21,7 +21,7 @@ class Matcher(Protocol):
     """The loaded weights; empty for a matcher without weights."""
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        """Correspondences of two images; none if an image has no keypoints."""
+        """The matches of two images; an empty result if an image has no keypoints."""
         ...
 
 
@@ -29,7 +29,7 @@ class PreparedImage(Protocol):
     """An image as a batched matcher keeps it."""
 
     num_bytes: int
-    """Memory that it takes."""
+    """Memory that it takes, bytes."""
 
 
 @runtime_checkable

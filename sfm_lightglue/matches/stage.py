@@ -26,7 +26,7 @@ from sfm_lightglue.storage import GroupData, H5Reader, ShardStore, check_match_k
 logger = logging.getLogger(__name__)
 
 GROUP = 32
-"""Images in a group, see `_batches`. Two groups at 2048 keypoints take 64 x 6.7 MB in the cache (LightGlue, float32)."""
+"""Number of images in a group, see `_batches`. Two groups with 2048 keypoints take 64 x 6.7 MB of cache (LightGlue, float32)."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ def match_pairs(
     A pair is matched again if the features of one of its images changed.
 
     Args:
-        features: The file of the stage extract, or one of hloc.
+        features: File of features, from the stage `extract` or from hloc.
         pairs: In any order and orientation; duplicates are matched once.
         output: HDF5 file in hloc's format.
         matcher: See `create_matcher`. In other processes the executor creates it again from its class and options.
         executor: Decides where the pairs are matched; None for threads of this process.
         num_workers: Number of these threads, 0 for one per core. Not used if an executor is given.
-        cache_mb: Memory, in each process, for images that are kept for their next pair.
+        cache_mb: Memory of each process for images that are kept for their next pair, MB.
         if_settings_changed: `refuse` or `recompute` matches in `output` that were made with other settings.
 
     Returns:
-        Numbers of pairs and matches.
+        The numbers of pairs and matches.
 
     Raises:
         SettingsChanged: If `output` was made with other settings.
@@ -97,7 +97,7 @@ def match_pairs(
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
         jobs = (executor or ThreadExecutor(num_workers))(recipe, _batches([by_key[key] for key in todo], matcher))
         bar = progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo))
-        with bar, contextlib.closing(jobs):  # at an error the jobs end before it goes on
+        with bar, contextlib.closing(jobs):  # after an error, the jobs end before the error is raised
             for batch, results in jobs:
                 if isinstance(results, Exception):
                     raise results
@@ -113,7 +113,7 @@ def match_pairs(
 
 
 class _Result(NamedTuple):
-    """What the stage keeps of a pair."""
+    """What the stage keeps for a pair."""
 
     item: GroupData
     num_matches: int
@@ -122,7 +122,7 @@ class _Result(NamedTuple):
 
 @contextlib.contextmanager
 def _open_worker(matcher: PortablePlugin[Matcher], features: Path, max_bytes: int, device: str) -> Iterator[_Worker]:
-    """The recipe of this stage: a worker with a matcher, a file of features and a cache of its own."""
+    """The recipe of this stage: a worker with its own matcher, open file of features and cache."""
     with H5Reader(features) as reader:
         yield _Worker(matcher.on(device), reader, max_bytes)
 
@@ -150,7 +150,7 @@ class _Worker:
         ]
 
     def _load(self, name: str) -> tuple[int, Any]:
-        """Number of keypoints of an image, and the matcher's input: a `PreparedImage` if it takes batches, else features."""
+        """Number of keypoints, and the matcher's input: a `PreparedImage` for a batched matcher, else the features."""
         with self.reading:
             features = self.reader.features(name)
         return len(features), self.matcher.prepare(features) if isinstance(self.matcher, BatchedMatcher) else features
@@ -176,7 +176,7 @@ def _match_many(matcher: BatchedMatcher, pairs: Sequence[tuple[Any, Any]]) -> li
 
 
 def _batches(pairs: Sequence[Pair], matcher: Matcher) -> list[tuple[Pair, ...]]:
-    """The pairs in batches of the matcher's size, in an order that meets an image again soon.
+    """The pairs in batches of the matcher's size, in an order in which pairs of the same image are close together.
 
     Images are divided into groups of `GROUP`, and pairs of the same two groups follow each other. If pairs were sorted by name
     alone, and the cache were smaller than the collection, nearly every pair would have to prepare its images again.

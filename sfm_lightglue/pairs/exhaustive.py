@@ -22,9 +22,11 @@ class ExhaustivePairs:
 
     @classmethod
     def create(cls, options: ExhaustiveOptions) -> ExhaustivePairs:
+        """The source; it has no options."""
         return cls()
 
     def __call__(self, collection: Collection) -> list[Pair]:
+        """See `exhaustive_pairs`."""
         return exhaustive_pairs(collection.names)
 
 

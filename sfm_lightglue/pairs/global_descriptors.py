@@ -1,4 +1,4 @@
-"""One descriptor for each whole image, which says how alike two images look: computed with VLAD or read from a file."""
+"""Global descriptors: one vector for each image, computed with VLAD or read from a file. Similar images have similar vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalDescriptorOptions:
-    """Options of each source that compares whole images."""
+    """Options of sources that compare whole images."""
 
     num_words: int
     """Size of the codebook. The descriptor of an image has num_words x d values for local descriptors of d values."""
@@ -29,9 +29,10 @@ class GlobalDescriptorOptions:
 
 
 def global_descriptors(options: GlobalDescriptorOptions, collection: Collection) -> np.ndarray:
-    """(n, d): a descriptor for each of `collection.names`, as stored in the file of the options, or float16 from VLAD.
+    """(n, d): the global descriptor of each of `collection.names`.
 
-    VLAD gives a unit-length vector, and zeros for an image without local features.
+    It comes from the file `options.global_descriptors` as float32, or from VLAD as float16. VLAD gives a unit-length vector, and
+    zeros for an image without local features.
     """
     if options.global_descriptors is not None:
         return collection.global_descriptors(options.global_descriptors)

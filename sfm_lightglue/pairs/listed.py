@@ -34,9 +34,11 @@ class ListedPairs:
 
     @classmethod
     def create(cls, options: ListOptions) -> ListedPairs:
+        """The source with these options."""
         return cls(options)
 
     def __call__(self, collection: Collection) -> list[Pair]:
+        """See `listed_pairs`."""
         return listed_pairs(self.options.path, collection.names, skip_unknown=self.options.skip_unknown)
 
 

@@ -10,7 +10,7 @@ import torch
 from sfm_lightglue.products import Pair
 
 STEP = 2.0**-16
-"""Similarities are rounded to this step (1.5e-5), which exceeds rounding errors. So equal pictures tie, and names decide."""
+"""Similarities are rounded to this step (1.5e-5), which exceeds rounding errors. Equal pictures then tie, and names decide."""
 EXCLUDED = torch.iinfo(torch.int32).min
 """Stands in place of the similarity of two images that must not be paired."""
 
@@ -31,9 +31,9 @@ def top_k_pairs(
     """Pairs of each image with the most similar images, sorted by name.
 
     The similarity is the cosine of two descriptors, rounded to `STEP`. If two images are equally similar, the earlier name ranks
-    first. A pair that both of its images find is kept once, with the better rank. An image whose descriptor is zero gets no
-    pairs. The result does not depend on the order of the input. The full table of similarities is never in memory: beside the
-    input the function needs 30 `block`^2 + 16 `block` d bytes.
+    first. If two images find each other, the pair is kept once, with the better rank. An image whose descriptor is zero gets no
+    pairs. The result does not depend on the order of the input. The full table of similarities is never in memory: besides
+    the input the function needs 30 `block`^2 + 16 `block` d bytes.
 
     Args:
         names: Names of the n images, each once, in any order.
@@ -45,7 +45,7 @@ def top_k_pairs(
         min_score: Pairs with a lower similarity are dropped.
         reason: The reason of a pair is `reason#RANK`, with ranks from 1. Its score is the similarity.
         block: Number of rows and of columns of the table of similarities that are computed at a time.
-        device: Device of torch that computes.
+        device: Device of torch for the computation.
 
     Raises:
         ValueError: A name repeats, `descriptors` does not have one finite row for each name, or a number is below 1.

@@ -1,4 +1,4 @@
-"""What a pair source is, and how one is created from its options."""
+"""The contract of a pair source, and the function that creates a source from its options."""
 
 from __future__ import annotations
 

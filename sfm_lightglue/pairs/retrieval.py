@@ -29,9 +29,11 @@ class RetrievalPairs:
 
     @classmethod
     def create(cls, options: RetrievalOptions) -> RetrievalPairs:
+        """The source with these options."""
         return cls(options)
 
     def __call__(self, collection: Collection) -> list[Pair]:
+        """See `top_k_pairs`. The reasons are `retrieval#RANK`."""
         options, descriptors = self.options, global_descriptors(self.options, collection)
         return top_k_pairs(
             collection.names, descriptors, options.num_neighbours, min_score=options.min_score, device=collection.device

@@ -29,9 +29,9 @@ class SequentialOptions(GlobalDescriptorOptions):
     loop_every: int
     """Every n-th image of a sequence looks for loop closures."""
     loop_neighbours: int
-    """Number of most similar images that it is paired with."""
+    """Number of most similar images that this image is paired with."""
     loop_min_distance: int
-    """Images of one folder that are fewer images apart close no loop, because neighbours always look most alike."""
+    """Minimum distance, in images, of a loop closure within one folder, because neighbours always look most alike."""
     min_score: float | None
     """Loop closures with a lower similarity (-1 to 1) are dropped."""
 
@@ -48,9 +48,11 @@ class SequentialPairs:
 
     @classmethod
     def create(cls, options: SequentialOptions) -> SequentialPairs:
+        """The source with these options."""
         return cls(options)
 
     def __call__(self, collection: Collection) -> list[Pair]:
+        """See `sequential_pairs`. Loop closures have the reasons `loop#RANK`."""
         pairs = sequential_pairs(collection.names, self.options.overlap, self.options.quadratic_overlap)
         if not self.options.loop_closure:
             return pairs

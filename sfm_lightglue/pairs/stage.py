@@ -1,4 +1,4 @@
-"""The stage that turns a collection of images into the list of pairs to match."""
+"""The stage features -> pairs: asks a pair source for the pairs of a collection."""
 
 from __future__ import annotations
 

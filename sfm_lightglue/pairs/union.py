@@ -34,9 +34,11 @@ class UnionPairs:
 
     @classmethod
     def create(cls, options: UnionOptions) -> UnionPairs:
+        """The source that joins the sources with these options."""
         return cls([create_source(source) for source in options.sources.values()])
 
     def __call__(self, collection: Collection) -> list[Pair]:
+        """See `union_pairs`."""
         return union_pairs(source(collection) for source in self.sources)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 MIN_SAMPLES_PER_IMAGE = 64
 """Minimum number of samples from each image that is read. Reading images takes most of the time, so in a large collection the
-samples come from a part of the images."""
+samples come from only some of the images."""
 BLOCK = 16384
 """Number of descriptors that are assigned to words at a time: 4 MB of similarities for 64 words."""
 

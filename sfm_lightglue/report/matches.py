@@ -46,7 +46,7 @@ def plot_matches(
         path: the picture; its ending decides the format.
         inliers: bool (k,), True for verified matches; the others are thin and grey. None: all matches are coloured.
         title: text above the photos.
-        max_lines: of more matches than this, an evenly spaced choice is drawn.
+        max_lines: maximum number of lines; if there are more matches, an evenly spaced selection is drawn.
         all_keypoints0: keypoints (n, 2) of photo 0 to mark with small dots, or None.
         all_keypoints1: the same for photo 1.
     """

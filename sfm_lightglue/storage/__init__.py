@@ -5,8 +5,8 @@ No h5py object leaves this package.
 
 hloc reads the features and matches. A features file has one group `NAME` per image, with the datasets `keypoints`, `scores`,
 `descriptors` and `image_size`. A matches file has one group `NAME0/NAME1` per pair, with `matches0` and `matching_scores0`; `/`
-in the names becomes `-`. `verification.h5` has a group with the same key per pair, with `inlier_matches` and the matrices `E`,
-`F` and `H` that were estimated. Keypoints are float32, because float16 would round them to whole pixels above 1024.
+in the names becomes `-`. `verification.h5` has a group with the same key per pair, with `inlier_matches` and the estimated
+matrices `E`, `F` and `H`. Keypoints are float32, because float16 would round them to whole pixels above 1024.
 
 The root of each file that we write holds the settings of the run as JSON, and their fingerprint. Each group holds a stamp: a
 string that says from which input the group was computed.

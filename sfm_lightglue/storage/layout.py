@@ -1,4 +1,4 @@
-"""What one HDF5 group holds: conversion of features, matches and two-view geometries, and the keys of pairs."""
+"""The content of one HDF5 group: conversion of features, matches and two-view geometries, and the keys of pairs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class GroupData:
     datasets: Mapping[str, np.ndarray]
     """Arrays by name."""
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Attributes by name: those of the group under the key "", those of a dataset under its name."""
+    """Attributes by name. The key "" has the attributes of the group, and the name of a dataset has its attributes."""
 
 
 # --- features ------------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def matches_from_group(group: h5py.Group) -> Matches:
 
 
 def geometry_to_group(geometry: TwoViewGeometry) -> GroupData:
-    """`inlier_matches` int32 (k, 2) and the known ones of `E`, `F`, `H` float64 (3, 3); the rest as attributes of the group."""
+    """`inlier_matches` int32 (k, 2), and `E`, `F`, `H` float64 (3, 3) if they are known; the rest as attributes of the group."""
     matrices = {"E": geometry.E, "F": geometry.F, "H": geometry.H}
     datasets = {"inlier_matches": np.asarray(geometry.inlier_matches, np.int32)}
     datasets |= {name: matrix for name, matrix in matrices.items() if matrix is not None}
@@ -128,7 +128,7 @@ def geometry_to_group(geometry: TwoViewGeometry) -> GroupData:
 
 
 def geometry_from_group(group: h5py.Group) -> TwoViewGeometry:
-    """The geometry of one pair; files of earlier versions have no `rejected_because`, it is empty then."""
+    """The geometry of one pair. `rejected_because` is empty for files of earlier versions, which do not store it."""
     matrices = {name: group[name][()] if name in group else None for name in "EFH"}
     return TwoViewGeometry(
         configuration=CONFIGURATIONS[int(group.attrs["config"])],
@@ -149,7 +149,7 @@ def match_key(name0: str, name1: str) -> str:
 
 
 def pair_keys(name0: str, name1: str) -> Iterator[tuple[str, bool]]:
-    """The four keys that versions of hloc use for a pair, each with whether it stores image 1 first."""
+    """The four keys that versions of hloc use for a pair, each with True if its matches go from image 1 to image 0."""
     for separator in ("/", "_"):
         for first, second, flipped in ((name0, name1, False), (name1, name0, True)):
             yield f"{first.replace('/', '-')}{separator}{second.replace('/', '-')}", flipped
@@ -180,7 +180,7 @@ def explained_damage(path: Path, errors: tuple[type[Exception], ...] = (Exceptio
 
 
 def leaf_groups(group: h5py.Group, prefix: str = "") -> Iterator[str]:
-    """Keys of all groups that hold datasets."""
+    """Keys of all groups that contain datasets."""
     for name, child in group.items():
         if isinstance(child, h5py.Dataset):
             yield prefix.rstrip("/")
@@ -196,7 +196,7 @@ def read_group(group: h5py.Group) -> GroupData:
 
 
 def write_group(file: h5py.File, key: str, content: GroupData) -> None:
-    """Creates the group `key`; datasets in the order of their names, so that equal content gives equal bytes."""
+    """Creates the group `key`. Datasets are written in the order of their names, so that equal content gives equal bytes."""
     group = file.require_group(key)
     for name in sorted(content.datasets):
         array = content.datasets[name]

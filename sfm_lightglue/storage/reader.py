@@ -50,7 +50,7 @@ class H5Reader:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the settings in the file. A file of another program has none: its name and size are used instead."""
+        """Fingerprint of the settings in the file. For a file of another program, its name and size are used instead."""
         return str(self._file.attrs.get("fingerprint", f"foreign {self.path.name} {self.path.stat().st_size}"))
 
     @property
@@ -124,7 +124,7 @@ class H5Reader:
     def find_matches(self, name0: str, name1: str) -> Matches | None:
         """Matches from image `name0` to `name1`, or None if the pair is not in the file.
 
-        All four keys that versions of hloc use are tried. Matches that are stored from `name1` to `name0` are turned round.
+        All four keys that versions of hloc use are tried. Matches that are stored from `name1` to `name0` are reversed.
         """
         key, flipped = self._find_pair(name0, name1)
         if not key:
@@ -139,7 +139,7 @@ class H5Reader:
         return self.stamp(key) if key else ""
 
     def _find_pair(self, name0: str, name1: str) -> tuple[str, bool]:
-        """The key of the pair, empty if it is not in the file, and whether the pair is stored the other way round."""
+        """The key of the pair, empty if it is not in the file, and True if the stored matches go from `name1` to `name0`."""
         for key, flipped in pair_keys(name0, name1):
             if key in self._file and "matches0" in self._file[key]:
                 return key, flipped

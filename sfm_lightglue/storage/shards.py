@@ -41,12 +41,12 @@ class ShardStore:
 
     Args:
         path: the merged file. The shards are in the folder `path` + `.shards`.
-        settings: all that decides what the results are, as JSON; they are stored in the file.
+        settings: everything that decides the results, as values for JSON; they are stored in the file.
         if_settings_changed: `refuse` raises SettingsChanged when the file has other settings, `recompute` replaces the file.
         shard_items: number of results in a shard.
         shard_seconds: a shard is written earlier if its first result is older than this.
 
-    Raises: when the block is entered, SettingsChanged; ValueError if `path` is a folder or the file is damaged.
+    Raises (when the block is entered): SettingsChanged; ValueError if `path` is a folder or the file is damaged.
     """
 
     def __init__(

@@ -151,7 +151,7 @@ def test_threads_refuse_several_devices() -> None:
 
 def test_options_of_an_executor_are_checked_when_they_are_bound() -> None:
     options = ExecutionOptions("local", "cpu", 0, 1000, "refuse")
-    with pytest.raises(ValueError, match=r"no execution is named 'lokal'\. Did you mean 'local'\?"):
+    with pytest.raises(ValueError, match=r"execution 'lokal' does not exist\. Did you mean 'local'\?"):
         create_executor(dataclasses.replace(options, name="lokal"))
     with pytest.raises(ValueError, match=r"if_settings_changed='no'"):
         dataclasses.replace(options, if_settings_changed="no")

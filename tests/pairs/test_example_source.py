@@ -60,7 +60,7 @@ def test_the_command_pairs_runs_a_source_of_the_user_alone_and_in_a_list(user_fo
 
 
 def test_mistakes_with_a_source_of_the_user_are_explained(user_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no pairs named 'nearst'\. Did you mean 'nearest'\?"):
+    with pytest.raises(ValueError, match=r"pairs=nearst does not exist\. Did you mean 'nearest'\?"):
         api.select_pairs(["a.jpg"], ["nearst"])
     with pytest.raises(ValueError, match=r"unknown option 'pairs\.num_neighbour'\. Did you mean 'num_neighbours'\?"):
         api.select_pairs(["a.jpg"], "nearest", num_neighbour=2)

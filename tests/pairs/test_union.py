@@ -90,7 +90,7 @@ def test_one_source_without_brackets_is_no_list() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["pairs=[sequental,retrieval]"], r"there is no pairs named 'sequental'\. Did you mean 'sequential'\?"),
+        (["pairs=[sequental,retrieval]"], r"pairs=sequental does not exist\. Did you mean 'sequential'\?"),
         (["pairs=[sequential]", "pairs.sequental.overlap=1"], r"unknown option 'pairs\.sequental'\. Did you mean 'sequential'\?"),
         (
             ["pairs=[sequential]", "pairs.sequential.overlp=1"],
@@ -109,7 +109,7 @@ def test_one_source_without_brackets_is_no_list() -> None:
         (["pairs=[[list]]"], "cannot read .* expected a list of different pair sources"),
         (["pairs=[]"], r"cannot read 'pairs=\[\]': expected a list of different pair sources"),
         (["pairs=union"], r"pairs=union joins the sources of a list: give one, such as pairs=\[sequential,retrieval\]"),
-        (["pairs.name=retreival"], r"no pairs is named 'retreival'\. Did you mean 'retrieval'\?"),
+        (["pairs.name=retreival"], r"pairs 'retreival' does not exist\. Did you mean 'retrieval'\?"),
     ],
 )
 def test_a_mistake_in_a_list_of_sources_is_explained(overrides: list[str], expected: str) -> None:
