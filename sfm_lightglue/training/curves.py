@@ -1,4 +1,4 @@
-"""The figures of a training for each step, as a table and as plots."""
+"""The metrics of a training for each step, as a table and as plots."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("step", "kind", "figure", "value")
+COLUMNS = ("step", "kind", "metric", "value")
 
 
 class History:
-    """All figures so far, as rows (step, kind, figure, value). The kind is `training` or `validation`."""
+    """All metrics so far, as rows (step, kind, metric, value). The kind is `training` or `validation`."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[Any, ...]] = []
 
-    def add(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
-        """Appends one row for each figure."""
-        self.rows += [(step, kind, key, float(value)) for key, value in figures.items()]
+    def add(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
+        """Appends one row for each metric."""
+        self.rows += [(step, kind, key, float(value)) for key, value in metrics.items()]
 
     def last(self, kind: str) -> dict[str, float]:
-        """The newest figures of a kind."""
+        """The newest metrics of a kind."""
         step = max((row[0] for row in self.rows if row[1] == kind), default=None)
-        return {figure: value for row_step, row_kind, figure, value in self.rows if (row_step, row_kind) == (step, kind)}
+        return {metric: value for row_step, row_kind, metric, value in self.rows if (row_step, row_kind) == (step, kind)}
 
     def describe_last(self, kind: str) -> str:
-        """The newest figures of a kind, as text for the log."""
-        return ", ".join(f"{figure} {value:.4g}" for figure, value in self.last(kind).items())
+        """The newest metrics of a kind, as text for the log."""
+        return ", ".join(f"{metric} {value:.4g}" for metric, value in self.last(kind).items())
 
 
 def write_curves(history: History, folder: Path) -> None:
@@ -45,16 +45,16 @@ def write_curves(history: History, folder: Path) -> None:
     except ImportError:
         logger.info('the curves are not plotted without matplotlib: pip install "sfm-lightglue[train]"')
         return
-    panels = list(dict.fromkeys((kind, figure) for _, kind, figure, _ in history.rows))
+    panels = list(dict.fromkeys((kind, metric) for _, kind, metric, _ in history.rows))
     columns = 4
     rows = -(-len(panels) // columns)
     drawing = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
     FigureCanvasAgg(drawing)
-    for place, (kind, figure) in enumerate(panels):
-        points = [(row[0], row[3]) for row in history.rows if row[1:3] == (kind, figure)]
+    for place, (kind, metric) in enumerate(panels):
+        points = [(row[0], row[3]) for row in history.rows if row[1:3] == (kind, metric)]
         axes = drawing.add_subplot(rows, columns, place + 1)
         marker, colour = "." if len(points) < 50 else None, "C0" if kind == "training" else "C1"
         axes.plot(*zip(*points, strict=True), marker=marker, color=colour)
-        axes.set_title(f"{figure} ({kind})", fontsize=9)
+        axes.set_title(f"{metric} ({kind})", fontsize=9)
         axes.grid(alpha=0.3)
     drawing.savefig(folder / "curves.png", dpi=100)

@@ -177,7 +177,7 @@ class LightGlueTask:
         return training_settings(self.options, self.photos, self.origins)
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and the figures of the curves, for an item of `data` on the device."""
+        """The loss to minimise and the metrics of the curves, for an item of `data` on the device."""
         options, network = self.options, self.module
         generator = seeded_generator(self.device, options.seed, step)
         scenes = make_scenes(item, options.scenes, generator)
@@ -192,7 +192,7 @@ class LightGlueTask:
         return matching_losses(network, output, *labels, options.losses)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Figures of a state of `module` on the photos that are held out."""
+        """Metrics of a state of `module` on the photos that are held out."""
         settings = cast(LightGlue, module).settings
         network = self._blended(module)
         options = LightGlueOptions(

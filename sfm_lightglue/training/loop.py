@@ -52,7 +52,7 @@ class LoopOptions:
     average_decay: float
     """Decay of the exponential moving average of the weights. The average is validated and exported."""
     log_every: int
-    """Number of steps whose figures are averaged into one point of the curves."""
+    """Number of steps whose metrics are averaged into one point of the curves."""
     save_every: int
     validate_every: int
     data_workers: int
@@ -62,7 +62,7 @@ class LoopOptions:
         for key in ("steps", "log_every", "save_every", "validate_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"training.loop.{key} must be 1 or more, found {getattr(self, key)}")
-        if self.save_every % self.log_every:  # a resumed run would not know the figures of the steps before the save
+        if self.save_every % self.log_every:  # a resumed run would not know the metrics of the steps before the save
             raise ValueError(
                 f"training.loop.save_every must be a multiple of log_every, found {self.save_every} and {self.log_every}"
             )
@@ -123,11 +123,11 @@ class Task(Protocol):
         ...
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and the figures of the curves, for an item of `data` on the device."""
+        """The loss to minimise and the metrics of the curves, for an item of `data` on the device."""
         ...
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Figures of a state of `module` on examples that are not trained on."""
+        """Metrics of a state of `module` on examples that are not trained on."""
         ...
 
     def export(self, module: nn.Module, path: Path, steps: int, history: History) -> None:
@@ -154,17 +154,17 @@ def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
         for item in _loader(task, range(step, options.steps), options.data_workers, device):
             point.waited_s += time.perf_counter() - last
             _set_learning_rates(optimizers, learning_rate_share(step, options))
-            loss, figures = task.losses({key: value.to(device, non_blocking=True) for key, value in item.items()}, step)
+            loss, metrics = task.losses({key: value.to(device, non_blocking=True) for key, value in item.items()}, step)
             _descend(loss, module, optimizers, options.max_gradient_norm)
             update_average(average, module, min(options.average_decay, (1 + step) / (10 + step)))
             step += 1
             bar.update()
 
-            point.figures.append({key: value.detach() for key, value in figures.items()})
+            point.metrics.append({key: value.detach() for key, value in metrics.items()})
             if step % options.log_every == 0 or step == options.steps:
                 means = point.means(step)
                 history.add(step, "training", {**means, "learning_rate": learning_rate_share(step - 1, options)})
-                waited_s = point.waited_s / len(point.figures)
+                waited_s = point.waited_s / len(point.metrics)
                 bar.set_postfix_str(f"loss {means['loss']:.3f}, {waited_s:.2f} s per step spent waiting for data")
                 point = _Point()
             if step % options.validate_every == 0 or step == options.steps:
@@ -184,12 +184,12 @@ def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
 class _Point:
     """The steps that make one point of the curves."""
 
-    figures: list[dict[str, Tensor]] = field(default_factory=list)
+    metrics: list[dict[str, Tensor]] = field(default_factory=list)
     waited_s: float = 0.0
 
     def means(self, step: int) -> dict[str, float]:
-        """The mean of each figure. Raises: ValueError if the loss is not finite."""
-        means = {key: torch.stack([each[key] for each in self.figures]).float().mean().item() for key in self.figures[0]}
+        """The mean of each metric. Raises: ValueError if the loss is not finite."""
+        means = {key: torch.stack([each[key] for each in self.metrics]).float().mean().item() for key in self.metrics[0]}
         if not math.isfinite(means["loss"]):
             raise ValueError(
                 f"the loss is {means['loss']} at step {step}: lower the learning rate and start in a new output folder"

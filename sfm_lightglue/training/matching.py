@@ -98,7 +98,7 @@ def _distances(points0: Tensor, points1: Tensor) -> Tensor:
 def matching_losses(
     network: LightGlue, output: LightGlueOutput, labels0: Tensor, labels1: Tensor, options: MatchingLossOptions
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss to minimise and the figures of the curves (section 3.4, eq. 11, after every layer).
+    """The loss to minimise and the metrics of the curves (section 3.4, eq. 11, after every layer).
 
     The loss is the negative log-likelihood of the matches, plus half of this value for the unmatchable keypoints of each image.
     It is the mean over the keypoints of a pair, then over the pairs, then over the layers. The confidence heads also learn
@@ -110,8 +110,8 @@ def matching_losses(
         losses.append(negative_log_likelihood(log_assignment, labels0, labels1))
         predictions.append(predict(log_assignment, network.settings.filter_threshold))
     loss, confidence = torch.stack(losses).mean(), _confidence_loss(network, output, predictions)
-    figures = {"loss": loss, "last_layer_loss": losses[-1], "first_layer_loss": losses[0], "confidence_loss": confidence}
-    return loss + options.confidence * confidence, figures | _accuracy(predictions[-1][0], labels0)
+    metrics = {"loss": loss, "last_layer_loss": losses[-1], "first_layer_loss": losses[0], "confidence_loss": confidence}
+    return loss + options.confidence * confidence, metrics | _accuracy(predictions[-1][0], labels0)
 
 
 def negative_log_likelihood(log_assignment: Tensor, labels0: Tensor, labels1: Tensor) -> Tensor:

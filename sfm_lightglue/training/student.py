@@ -89,7 +89,7 @@ class Student(nn.Module):
     def losses(
         self, batch: Mapping[str, Tensor], options: LossOptions, detection: SuperPointOptions, dtype: torch.dtype
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and the figures of the curves, for a batch of `make_views`.
+        """The loss to minimise and the metrics of the curves, for a batch of `make_views`.
 
         `detection` says how keypoints are found for the comparison of positions. The network computes in `dtype`.
         """
@@ -103,15 +103,15 @@ class Student(nn.Module):
         contrast, taught, accuracy, cosine = self._compare_descriptors(output.descriptors.float(), batch, options)
         loss = options.keypoints * keypoints + options.location * location + options.reprojection * reprojection
         loss = loss + options.contrast * contrast + options.taught_contrast * taught + options.distillation * (1 - cosine)
-        figures = {"loss": loss, "keypoint_loss": keypoints, "location_loss": location, "reprojection_px": reprojection}
-        figures |= {
+        metrics = {"loss": loss, "keypoint_loss": keypoints, "location_loss": location, "reprojection_px": reprojection}
+        metrics |= {
             "repeated": repeated,
             "contrast_loss": contrast,
             "taught_contrast_loss": taught,
             "top1": accuracy,
             "teacher_cosine": cosine,
         }
-        return loss, {**figures, "scale": self.log_scale.exp()}
+        return loss, {**metrics, "scale": self.log_scale.exp()}
 
     def _compare_descriptors(
         self, dense: Tensor, batch: Mapping[str, Tensor], options: LossOptions

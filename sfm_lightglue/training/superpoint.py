@@ -156,7 +156,7 @@ class SuperPointTask:
         return training_settings(self.options, self.photos, self.origins)
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and the figures of the curves, for an item of `data` on the device."""
+        """The loss to minimise and the metrics of the curves, for an item of `data` on the device."""
         batch = make_views(item, self.options.views, seeded_generator(self.device, self.options.seed, step))
         if self.teacher is not None:
             natural = batch["is_natural"].repeat(2)
@@ -165,7 +165,7 @@ class SuperPointTask:
         return self.module.losses(batch, self.options.losses, self.features, dtype)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Figures of a state of `module` on the photos that are held out."""
+        """Metrics of a state of `module` on the photos that are held out."""
         network = self._folded(module)
         network.lower(network_dtype(self.features.precision, self.device))
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

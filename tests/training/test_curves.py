@@ -1,4 +1,4 @@
-"""The figures of a training, as a table and as a plot."""
+"""The metrics of a training, as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def history() -> History:
     return made
 
 
-def test_the_newest_figures_of_a_kind_are_returned(history: History) -> None:
+def test_the_newest_metrics_of_a_kind_are_returned(history: History) -> None:
     assert history.last("training") == {"loss": 1 / 3, "top1": 0.25}
     assert history.last("validation") == {"precision": 50.0}
     assert history.describe_last("training") == "loss 0.3333, top1 0.25"
     assert History().last("training") == {} and History().describe_last("training") == ""
 
 
-def test_the_table_holds_every_figure_with_all_digits(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_holds_every_metric_with_all_digits(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     write_curves(history, tmp_path)
     assert (tmp_path / "curves.csv").read_text() == (
-        "step,kind,figure,value\n"
+        "step,kind,metric,value\n"
         "20,training,loss,1.0\n20,training,top1,0.125\n20,validation,precision,50.0\n"
         "40,training,loss,0.3333333333333333\n40,training,top1,0.25\n"
     )

@@ -254,12 +254,12 @@ def test_predictions_are_mutually_best_above_the_threshold() -> None:
     assert 5 < (found[0] >= 0).sum() == (found[1] >= 0).sum() < 60
 
 
-def test_losses_and_figures_equal_those_of_loops_over_layers_pairs_and_keypoints() -> None:
+def test_losses_and_metrics_equal_those_of_loops_over_layers_pairs_and_keypoints() -> None:
     network = sharpen(small_network(num_layers=3))
     inputs, (labels0, labels1) = example(torch.Generator().manual_seed(2), b=3, n=20)
     labels0[:, ::4] = IGNORED
     output = network(*inputs)
-    loss, figures = matching_losses(network, output, labels0, labels1, OPTIONS)
+    loss, metrics = matching_losses(network, output, labels0, labels1, OPTIONS)
 
     losses, predictions = [], []
     for log_assignment in log_assignments(network, output):
@@ -293,9 +293,9 @@ def test_losses_and_figures_equal_those_of_loops_over_layers_pairs_and_keypoints
         "precision": correct / sum(found >= 0 for own, found in labelled if own != IGNORED),
         "matchable": sum(own >= 0 for own, _ in labelled) / 60,
     }
-    assert figures.keys() == expected.keys()
+    assert metrics.keys() == expected.keys()
     for key, value in expected.items():
-        assert figures[key].item() == pytest.approx(value, rel=1e-4), key
+        assert metrics[key].item() == pytest.approx(value, rel=1e-4), key
     assert loss.item() == pytest.approx(np.mean(losses) + 0.5 * np.mean(entropies), rel=1e-4)
     assert correct > 0
 
@@ -310,8 +310,8 @@ def test_all_weights_learn_from_the_loss() -> None:
 
 def test_the_confidence_loss_changes_only_the_confidence_heads() -> None:
     network, (inputs, labels) = small_network(), example(torch.Generator().manual_seed(0))
-    _, figures = matching_losses(network, network(*inputs), *labels, OPTIONS)
-    figures["confidence_loss"].backward()
+    _, metrics = matching_losses(network, network(*inputs), *labels, OPTIONS)
+    metrics["confidence_loss"].backward()
     learning = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert learning == {"token_confidence.0.token.0.weight", "token_confidence.0.token.0.bias"}
 
@@ -319,16 +319,16 @@ def test_the_confidence_loss_changes_only_the_confidence_heads() -> None:
 def test_a_pair_without_matches_has_a_finite_gradient() -> None:
     network, (inputs, (labels0, labels1)) = small_network(), example(torch.Generator().manual_seed(0), b=2)
     nothing = torch.full_like(labels0, UNMATCHABLE), torch.full_like(labels1, IGNORED)
-    loss, figures = matching_losses(network, network(*inputs), *nothing, OPTIONS)
+    loss, metrics = matching_losses(network, network(*inputs), *nothing, OPTIONS)
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
-    assert figures["recall"] == figures["precision"] == figures["matchable"] == 0
+    assert metrics["recall"] == metrics["precision"] == metrics["matchable"] == 0
 
 
 def test_a_network_of_one_layer_has_no_confidence_loss() -> None:
     network, (inputs, labels) = small_network(num_layers=1), example(torch.Generator().manual_seed(0))
-    loss, figures = matching_losses(network, network(*inputs), *labels, OPTIONS)
-    assert figures["confidence_loss"] == 0 and loss == figures["loss"]
+    loss, metrics = matching_losses(network, network(*inputs), *labels, OPTIONS)
+    assert metrics["confidence_loss"] == 0 and loss == metrics["loss"]
 
 
 def test_under_autocast_states_and_losses_stay_in_float32() -> None:
@@ -349,12 +349,12 @@ def test_a_small_network_learns_to_match() -> None:
     recalls, losses = [], []
     for _ in range(40):
         inputs, labels = example(generator, b=4, n=32)
-        loss, figures = matching_losses(network, network(*inputs), *labels, OPTIONS)
+        loss, metrics = matching_losses(network, network(*inputs), *labels, OPTIONS)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        recalls.append(figures["recall"].item())
-        losses.append(figures["last_layer_loss"].item())
+        recalls.append(metrics["recall"].item())
+        losses.append(metrics["last_layer_loss"].item())
     assert np.mean(recalls[:5]) < 0.1 and np.mean(recalls[-5:]) > 0.6
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
 

@@ -16,10 +16,10 @@ from sfm_lightglue.training.loop import RESUME_FILE
 from sfm_lightglue.training.photos import prepare_photos, read_index
 
 
-def figures(output: Path, kind: str, name: str) -> list[float]:
-    """The values of a figure in the order of the steps."""
+def metrics(output: Path, kind: str, name: str) -> list[float]:
+    """The values of a metric in the order of the steps."""
     with (output / "curves.csv").open() as file:
-        return [float(row["value"]) for row in csv.DictReader(file) if (row["kind"], row["figure"]) == (kind, name)]
+        return [float(row["value"]) for row in csv.DictReader(file) if (row["kind"], row["metric"]) == (kind, name)]
 
 
 def assert_equal(a: Any, b: Any) -> None:
@@ -40,21 +40,21 @@ def assert_equal(a: Any, b: Any) -> None:
 
 def test_the_losses_fall(trained: Trained) -> None:
     for name in ("loss", "keypoint_loss", "contrast_loss"):
-        values = figures(trained.whole, "training", name)
+        values = metrics(trained.whole, "training", name)
         assert len(values) == 36 // 4
         assert values[-1] < 0.8 * values[0]  # 0.3 to 0.4 where it was written
-    assert figures(trained.whole, "training", "teacher_cosine")[-1] > 0.3  # 0 at random
+    assert metrics(trained.whole, "training", "teacher_cosine")[-1] > 0.3  # 0 at random
 
 
 def test_photos_that_are_held_out_are_matched_better(trained: Trained) -> None:
-    precision = figures(trained.whole, "validation", "precision")
+    precision = metrics(trained.whole, "validation", "precision")
     assert len(precision) == 3  # after 16, 32 and 36 steps
     # Random matches are within 3 px of the right place in 0.2 % of the cases: 28 of 128 * 96 pixels.
     assert precision[-1] > max(5.0, precision[0])
 
 
 def test_the_learning_rate_stays_and_falls(trained: Trained) -> None:
-    values = figures(trained.whole, "training", "learning_rate")
+    values = metrics(trained.whole, "training", "learning_rate")
     assert values[:6] == [1.0] * 6 and values[6:] == sorted(values[6:], reverse=True)
     assert 0 < values[-1] < 0.1
 

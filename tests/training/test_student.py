@@ -319,14 +319,14 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(generator: torch.Generator) -
     torch.manual_seed(0)
     student, batch = Student(8, OPTIONS.temperature), make_batch(generator)
     options = replace(OPTIONS, keypoints=0.5, location=1.5, reprojection=2.5, contrast=3.0, taught_contrast=6.0, distillation=7.0)
-    loss, figures = student.eval().losses(batch, options, DETECTION, torch.float32)
-    keypoints = 0.5 * figures["keypoint_loss"] + 1.5 * figures["location_loss"] + 2.5 * figures["reprojection_px"]
-    descriptors = 3 * figures["contrast_loss"] + 6 * figures["taught_contrast_loss"] + 7 * (1 - figures["teacher_cosine"])
+    loss, metrics = student.eval().losses(batch, options, DETECTION, torch.float32)
+    keypoints = 0.5 * metrics["keypoint_loss"] + 1.5 * metrics["location_loss"] + 2.5 * metrics["reprojection_px"]
+    descriptors = 3 * metrics["contrast_loss"] + 6 * metrics["taught_contrast_loss"] + 7 * (1 - metrics["teacher_cosine"])
     torch.testing.assert_close(loss, keypoints + descriptors)
-    assert list(figures)[:4] == ["loss", "keypoint_loss", "location_loss", "reprojection_px"]
-    assert list(figures)[4:] == ["repeated", "contrast_loss", "taught_contrast_loss", "top1", "teacher_cosine", "scale"]
-    assert figures["scale"].item() == pytest.approx(20)
-    assert all(value.shape == () for value in figures.values())
+    assert list(metrics)[:4] == ["loss", "keypoint_loss", "location_loss", "reprojection_px"]
+    assert list(metrics)[4:] == ["repeated", "contrast_loss", "taught_contrast_loss", "top1", "teacher_cosine", "scale"]
+    assert metrics["scale"].item() == pytest.approx(20)
+    assert all(value.shape == () for value in metrics.values())
 
 
 def test_descriptors_are_taken_at_the_points_of_both_views(generator: torch.Generator) -> None:
@@ -335,11 +335,11 @@ def test_descriptors_are_taken_at_the_points_of_both_views(generator: torch.Gene
     student, batch = Student(8, OPTIONS.temperature), make_batch(generator)
     for key in ("views", "points"):
         batch[key] = batch[key][:2].repeat(2, *[1] * (batch[key].ndim - 1))
-    _, figures = student.eval().losses(batch, OPTIONS, DETECTION, torch.float32)
-    assert figures["top1"] == 1
+    _, metrics = student.eval().losses(batch, OPTIONS, DETECTION, torch.float32)
+    assert metrics["top1"] == 1
     batch["points"][2:] = batch["points"][2:].flip(1)
-    _, figures = student.losses(batch, OPTIONS, DETECTION, torch.float32)
-    assert figures["top1"] < 1
+    _, metrics = student.losses(batch, OPTIONS, DETECTION, torch.float32)
+    assert metrics["top1"] < 1
 
 
 def test_the_gradient_reaches_every_parameter(generator: torch.Generator) -> None:
@@ -364,11 +364,11 @@ def test_a_student_that_starts_from_a_network_equals_it_and_predicts_the_teacher
         batch["teacher"] = descriptors[..., :8] * 3 + 0.2  # a linear map
         batch["teacher"][[0, 2], 400:] = 7.0
         student.start_from(network, batch)
-        _, figures = student.losses(batch, OPTIONS, DETECTION, torch.float32)
+        _, metrics = student.losses(batch, OPTIONS, DETECTION, torch.float32)
         torch.testing.assert_close(
             student.eval().network(batch["views"]).logits, network(batch["views"]).logits, atol=1e-3, rtol=1e-3
         )
-    assert figures["teacher_cosine"] > 0.99
+    assert metrics["teacher_cosine"] > 0.99
 
 
 def test_a_linear_map_is_found_even_if_a_direction_hardly_varies(generator: torch.Generator) -> None:
@@ -414,11 +414,11 @@ def test_rows_that_only_fill_the_array_do_not_count(generator: torch.Generator) 
 def test_a_batch_without_a_common_point_trains_only_keypoints(generator: torch.Generator) -> None:
     torch.manual_seed(0)
     student = Student(8, OPTIONS.temperature)
-    loss, figures = student.losses(make_batch(generator, num_points=(0, 0)), OPTIONS, DETECTION, torch.float32)
+    loss, metrics = student.losses(make_batch(generator, num_points=(0, 0)), OPTIONS, DETECTION, torch.float32)
     loss.backward()
-    keypoints = figures["keypoint_loss"] + 2 * figures["location_loss"] + 4 * figures["reprojection_px"]
+    keypoints = metrics["keypoint_loss"] + 2 * metrics["location_loss"] + 4 * metrics["reprojection_px"]
     torch.testing.assert_close(loss, keypoints)
-    assert (figures["contrast_loss"], figures["taught_contrast_loss"], figures["top1"], figures["teacher_cosine"]) == (0, 0, 1, 1)
+    assert (metrics["contrast_loss"], metrics["taught_contrast_loss"], metrics["top1"], metrics["teacher_cosine"]) == (0, 0, 1, 1)
     assert all(value.grad is None or value.grad.isfinite().all() for value in student.parameters())
     assert student.network.convPb.weight.grad.any()
     assert student.network.convDb.weight.grad is None or not student.network.convDb.weight.grad.any()
@@ -426,7 +426,7 @@ def test_a_batch_without_a_common_point_trains_only_keypoints(generator: torch.G
 
 def test_a_batch_with_a_single_common_point_works(generator: torch.Generator) -> None:
     torch.manual_seed(0)
-    loss, figures = Student(8, OPTIONS.temperature).losses(
+    loss, metrics = Student(8, OPTIONS.temperature).losses(
         make_batch(generator, num_points=(1, 0)), OPTIONS, DETECTION, torch.float32
     )
-    assert loss.isfinite() and figures["contrast_loss"] == figures["taught_contrast_loss"] == 0
+    assert loss.isfinite() and metrics["contrast_loss"] == metrics["taught_contrast_loss"] == 0

@@ -90,7 +90,7 @@ def test_the_teacher_describes_natural_views_themselves(trained: Trained, tmp_pa
     for number in (0, 2):
         train_from(compose_config([*small, f"training.views.natural_pairs={number}"], "train"))
         rows = torch.load(tmp_path / RESUME_FILE, weights_only=True)["history"]
-        histories.append({figure: value for _, kind, figure, value in rows if kind == "training"})
+        histories.append({metric: value for _, kind, metric, value in rows if kind == "training"})
         (tmp_path / RESUME_FILE).unlink()
     assert histories[0]["taught_contrast_loss"] == 0 < histories[1]["taught_contrast_loss"]
     assert json.loads(metadata_of(tmp_path / "weights.safetensors")["recipe"])["views"]["natural_pairs"] == 2
@@ -179,7 +179,7 @@ def test_the_metadata_hold_the_last_validation(trained: Trained) -> None:
     with (trained.whole / "curves.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "validation" and row["step"] == "36"]
     found = json.loads(metadata_of(trained.whole / "weights.safetensors")["validation"])
-    assert found == {row["figure"]: float(row["value"]) for row in rows}
+    assert found == {row["metric"]: float(row["value"]) for row in rows}
 
 
 def test_the_map_to_the_teachers_descriptors_is_written_beside_the_weights(trained: Trained, average: Student) -> None:

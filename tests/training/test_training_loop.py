@@ -85,7 +85,7 @@ def options(shipped) -> LoopOptions:
 
 def rows(output: Path) -> list[tuple[int, str, str, float]]:
     with (output / "curves.csv").open() as file:
-        return [(int(row["step"]), row["kind"], row["figure"], float(row["value"])) for row in csv.DictReader(file)]
+        return [(int(row["step"]), row["kind"], row["metric"], float(row["value"])) for row in csv.DictReader(file)]
 
 
 # --- schedule and average --------------------------------------------------------------------------------------------------
@@ -164,9 +164,9 @@ def test_a_point_of_the_curves_is_the_mean_over_its_steps(options: LoopOptions, 
 
     class Recording(LinearTask):
         def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-            loss, figures = super().losses(item, step)
+            loss, metrics = super().losses(item, step)
             recorded.append(loss.item())
-            return loss, figures
+            return loss, metrics
 
     train(Recording(), options, tmp_path, "cpu")
     means = [row[3] for row in rows(tmp_path) if row[2] == "loss"]
@@ -215,8 +215,8 @@ def test_other_settings_are_refused_and_named(options: LoopOptions, tmp_path: Pa
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(options: LoopOptions, tmp_path: Path) -> None:
     class Diverging(LinearTask):
         def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-            loss, figures = super().losses(item, step)
-            return (loss * float("nan"), {"loss": loss * float("nan")}) if self.num_losses > 18 else (loss, figures)
+            loss, metrics = super().losses(item, step)
+            return (loss * float("nan"), {"loss": loss * float("nan")}) if self.num_losses > 18 else (loss, metrics)
 
     with pytest.raises(ValueError, match=r"the loss is nan at step 20: lower the learning rate"):
         train(Diverging(), options, tmp_path, "cpu")

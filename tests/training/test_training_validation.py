@@ -1,4 +1,4 @@
-"""Validation: view pairs with the right homography, and the figures of a perfect and of a blind extractor."""
+"""Validation: view pairs with the right homography, and the metrics of a perfect and of a blind extractor."""
 
 from __future__ import annotations
 
@@ -92,15 +92,15 @@ class GreyMatcher:
         return Matches.from_dense(matches0, np.ones(len(features0), np.float32))
 
 
-def figures(extractor: object, pairs: list[ViewPair]) -> dict[str, float]:
+def metrics(extractor: object, pairs: list[ViewPair]) -> dict[str, float]:
     return validate(cast(Extractor, extractor), cast(Matcher, GreyMatcher()), pairs)
 
 
-def test_an_extractor_without_errors_gets_the_best_figures(photos: list[np.ndarray], options: ValidationOptions) -> None:
+def test_an_extractor_without_errors_gets_the_best_metrics(photos: list[np.ndarray], options: ValidationOptions) -> None:
     # Views are rotated by any angle. A wrong pixel origin would be 1 px off after a half turn.
     options = replace(options, homographies=replace(options.homographies, rotation_deg=60.0, large_rotation_deg=180.0))
     pairs = make_view_pairs(photos * 2, options, seed=0)
-    found = figures(DiscExtractor(), pairs)
+    found = metrics(DiscExtractor(), pairs)
     assert list(found) == [
         *("repeatability", "localisation_px", "precision", "matches"),
         *("homography_auc@1px", "homography_auc@3px", "homography_auc@5px"),
@@ -112,9 +112,9 @@ def test_an_extractor_without_errors_gets_the_best_figures(photos: list[np.ndarr
     assert found["homography_auc@5px"] > 60
 
 
-def test_an_extractor_that_finds_nothing_gets_the_worst_figures(photos: list[np.ndarray], options: ValidationOptions) -> None:
+def test_an_extractor_that_finds_nothing_gets_the_worst_metrics(photos: list[np.ndarray], options: ValidationOptions) -> None:
     pairs = make_view_pairs(photos[:2], options, seed=0)
-    found = figures(BlindExtractor(), pairs)
+    found = metrics(BlindExtractor(), pairs)
     assert math.isnan(found.pop("localisation_px"))
     assert set(found.values()) == {0.0}
 
