@@ -11,7 +11,7 @@ import importlib
 import zlib  # noqa: F401
 from typing import TYPE_CHECKING
 
-from sfm_lightglue.renames import answer_former_modules
+from sfm_lightglue.renames import redirect_former_modules
 
 # pycolmap 4.2.1 exports its own static zlib. If it is imported before the system's libz, later users of libz (gzip, PNG
 # writing, np.savez_compressed) bind to that copy and corrupt the heap. Loading libz first keeps the two apart.
@@ -20,7 +20,7 @@ with contextlib.suppress(OSError):
 
 __version__ = "0.10.0"
 
-answer_former_modules()
+redirect_former_modules()
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__ imports a name when it is first used
     from sfm_lightglue.api import ImageMatches as ImageMatches

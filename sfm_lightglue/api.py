@@ -1,13 +1,9 @@
-"""The Python API: extractors and matchers by name, two photos matched in one call, the whole pipeline in one call.
-
-The defaults come from configs/*.yaml, as on the command line.
-"""
+"""The Python API: extractors and matchers by name, stages, and whole runs. Defaults come from configs/*.yaml, as in commands."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +16,7 @@ from sfm_lightglue import database as database_stage
 from sfm_lightglue import images as photos
 from sfm_lightglue import pipeline, reconstruction
 from sfm_lightglue.cameras import Camera
-from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.config import bind, compose_config, overrides_of, quoted
 from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.execution.devices import default_device
 from sfm_lightglue.features.extractor import Extractor
@@ -61,7 +57,7 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
         >>> features.keypoints.shape, features.descriptors.shape
         ((256, 2), (256, 256))
     """
-    config = compose_config([f"features={name}", *_overrides("features", options)])
+    config = compose_config([f"features={name}", *overrides_of("features", options)])
     return choose_plugin(config.features, "features").create(default_device(device))
 
 
@@ -86,7 +82,7 @@ def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: 
         >>> matcher.options.filter_threshold
         0.3
     """
-    config = compose_config([f"matches={name}", *_overrides("matches", options)])
+    config = compose_config([f"matches={name}", *overrides_of("matches", options)])
     if not {"trained_for", "head"} & options.keys():
         choose_lightglue(config)
     return choose_plugin(config.matches, "matches").create(default_device(device))
@@ -244,7 +240,7 @@ def select_pairs(
         [('a', 'b'), ('b', 'c')]
     """
     chosen = pairs if isinstance(pairs, str) else f"[{','.join(pairs)}]"
-    config = compose_config([f"pairs={chosen}", *_overrides("pairs", options)])
+    config = compose_config([f"pairs={chosen}", *overrides_of("pairs", options)])
     source = choose_plugin(config.pairs, "pairs").create()
     with Collection(names, images=images, features=features, poses=poses) as collection:
         return find_pairs(source, collection)
@@ -285,9 +281,9 @@ def build_database(
         >>> report.num_images, report.num_pairs
         (4, 5)
     """
-    of_cameras = {field.name for field in dataclasses.fields(DatabaseOptions)}
-    groups = {key: "database" if key in of_cameras else "geometries" for key in options}
-    config = compose_config([override for key in options for override in _overrides(groups[key], {key: options[key]})])
+    database_keys = {field.name for field in dataclasses.fields(DatabaseOptions)}
+    groups = {key: "database" if key in database_keys else "geometries" for key in options}
+    config = compose_config([override for key in options for override in overrides_of(groups[key], {key: options[key]})])
     bound = bind(DatabaseOptions, config.database, "database")
     return database_stage.build_database(
         images,
@@ -337,7 +333,7 @@ def reconstruct(
         >>> report.models[0].num_images
         4
     """
-    config = compose_config([f"reconstruction={mapper}", *_overrides("reconstruction", options)])
+    config = compose_config([f"reconstruction={mapper}", *overrides_of("reconstruction", options)])
     bound = bind(ReconstructionOptions, config.reconstruction, "reconstruction")
     return reconstruction.reconstruct(database, images, output, bound, features=features, known_poses=known_poses)
 
@@ -363,7 +359,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         >>> summary.reconstruction.models[0].num_images
         4
     """
-    given = [f"dataset.images={_quote(images)}", f"output={_quote(output)}"]
+    given = [f"dataset.images={quoted(images)}", f"output={quoted(output)}"]
     configured = pipeline.Run.create(compose_config(["dataset=folder", *given, *overrides]))
     with configured.folder.locked():
         return pipeline.run_all(configured)
@@ -400,22 +396,3 @@ def _scatter(size: int, index: np.ndarray, values: np.ndarray, empty: float, dty
     array: np.ndarray = np.full(size, empty, dtype)
     array[index] = values
     return array
-
-
-def _overrides(group: str, options: Mapping[str, Any]) -> list[str]:
-    """Hydra overrides that set the options of a group; nested options are mappings."""
-    overrides = []
-    for key, value in options.items():
-        where = f"{group}.{key}"
-        overrides += _overrides(where, value) if isinstance(value, Mapping) else [f"{where}={_quote(value)}"]
-    return overrides
-
-
-def _quote(value: Any) -> str:
-    """The value in Hydra's grammar: within quotes, backslashes are doubled only where a quote follows."""
-    if value is None:
-        return "null"
-    if isinstance(value, (bool, int, float)):
-        return str(value).lower()
-    text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
-    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,7 +56,7 @@ class _UserConfigs(SearchPathPlugin):
             search_path.append("user", f"file://{Path(folder).resolve()}")
 
 
-def add_plus(overrides: Sequence[str]) -> list[str]:
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides in Hydra's grammar, from the shorter forms that the command line allows.
 
     - `dataset=X` and `experiment=X` get a plus, because these groups have no default.
@@ -85,12 +85,36 @@ def _split_sources(override: str) -> list[str]:
     return ["pairs=union", *(f"+pairs@pairs.{name}={name}" for name in names)]
 
 
+def overrides_of(group: str, options: Mapping[str, typing.Any]) -> list[str]:
+    """Hydra overrides that set options of a config group.
+
+    Args:
+        group: Name of the group, such as `features`.
+        options: Values by key; the values of nested options are mappings.
+    """
+    overrides = []
+    for key, value in options.items():
+        where = f"{group}.{key}"
+        overrides += overrides_of(where, value) if isinstance(value, Mapping) else [f"{where}={quoted(value)}"]
+    return overrides
+
+
+def quoted(value: object) -> str:
+    """A value in Hydra's grammar. In quoted text, Hydra reads a backslash as an escape only before a quote."""
+    if value is None:
+        return "null"
+    if isinstance(value, (bool, int, float)):
+        return str(value).lower()
+    text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
+    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
+
+
 def compose_config(overrides: Sequence[str] = (), name: str = CONFIG_NAME) -> DictConfig:
     """The configuration for these overrides, from the primary file `name`. Raises: ValueError that explains a mistake."""
     register()
     GlobalHydra.instance().clear()
     with explained_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose(name, overrides=add_plus(overrides))
+        return compose(name, overrides=hydra_overrides(overrides))
 
 
 def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:

@@ -90,7 +90,7 @@ class _FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """The content was copied when the module was created."""
 
 
-def answer_former_modules() -> None:
+def redirect_former_modules() -> None:
     """Lets `import` find the modules of former versions under their old names."""
     if not any(isinstance(finder, _FormerModules) for finder in sys.meta_path):
         sys.meta_path.append(_FormerModules())

@@ -131,7 +131,7 @@ def test_pixels_of_another_kind_are_refused(pixels: np.ndarray) -> None:
 
 def test_sequences_of_different_length_are_refused(extractor: Extractor, matcher: Matcher) -> None:
     path = DEMO / "images" / NAMES[0]
-    with pytest.raises(ValueError, match="1 first and 2 second"):
+    with pytest.raises(ValueError, match="image0 has 1 photos, image1 has 2: expected lists of the same length"):
         sfm_lightglue.match_images([path], [path, path], extractor=extractor, matcher=matcher)
 
 

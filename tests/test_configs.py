@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
 from sfm_lightglue import api, cli, pipeline
-from sfm_lightglue.config import bind, check_keys, compose_config, options_class
+from sfm_lightglue.config import bind, check_keys, compose_config, options_class, overrides_of
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
@@ -244,7 +244,7 @@ def test_paths_with_special_signs_reach_the_run_from_python(path: str, tmp_path:
 
 
 def test_values_of_any_kind_can_be_given_from_python() -> None:
-    overrides = api._overrides("features", {"a": None, "b": True, "c": 1e-3, "d": "text, text", "e": 7})
+    overrides = overrides_of("features", {"a": None, "b": True, "c": 1e-3, "d": "text, text", "e": 7})
     assert overrides == ["features.a=null", "features.b=true", "features.c=0.001", "features.d='text, text'", "features.e=7"]
 
 

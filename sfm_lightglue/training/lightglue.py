@@ -51,7 +51,7 @@ from sfm_lightglue.training.matching import (
 )
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
 from sfm_lightglue.training.scenes import SceneOptions, Scenes, make_scenes
-from sfm_lightglue.training.student import linear_map
+from sfm_lightglue.training.student import fit_linear_map
 from sfm_lightglue.training.validation import ValidationOptions, ViewPair, make_view_pairs, validate
 
 logger = logging.getLogger(__name__)
@@ -286,14 +286,14 @@ def detect_many(
     return torch.cat(keypoints, dim=1), torch.cat(descriptors, dim=1), torch.cat(scales, dim=1)
 
 
-def mix_descriptors(descriptors: Tensor, most: float, generator: Generator) -> Tensor:
+def mix_descriptors(descriptors: Tensor, max_weight: float, generator: Generator) -> Tensor:
     """Descriptors (b, n, d) of unit length, each mixed with the descriptor of a random keypoint of the batch.
 
-    The weight of the other descriptor is drawn for each view, between 0 and `most`.
+    The weight of the other descriptor is drawn for each view, uniformly between 0 and `max_weight`.
     """
-    if most <= 0:
+    if max_weight <= 0:
         return descriptors
-    weight = most * torch.rand((len(descriptors), 1, 1), generator=generator, device=descriptors.device)
+    weight = max_weight * torch.rand((len(descriptors), 1, 1), generator=generator, device=descriptors.device)
     flat = descriptors.flatten(0, 1)
     others = flat[torch.rand(len(flat), generator=generator, device=flat.device).argsort()].view_as(descriptors)
     return F.normalize(descriptors + weight * others, dim=2)
@@ -315,7 +315,7 @@ def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequ
         known.append(torch.from_numpy(features.descriptors).float())
         wanted.append(sample_descriptors(keypoints, old.network(grey).descriptors, centred=old.centred)[0].cpu())
     inputs, outputs = torch.cat(known), torch.cat(wanted)
-    weight, bias = linear_map(inputs, outputs)
+    weight, bias = fit_linear_map(inputs, outputs)
     predicted = F.linear(inputs, weight, bias)
     logger.info(
         "the new descriptors predict the old ones with a cosine of %.3f", F.cosine_similarity(predicted, outputs, dim=1).mean()

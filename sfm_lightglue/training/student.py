@@ -82,7 +82,7 @@ class Student(nn.Module):
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         descriptors = sample_descriptors(batch["points"], network(batch["views"]).descriptors, centred=True)
         is_point = batch["is_point"].repeat(2, 1)
-        weight, bias = linear_map(descriptors[is_point], batch["teacher"][is_point])
+        weight, bias = fit_linear_map(descriptors[is_point], batch["teacher"][is_point])
         self.to_teacher.weight.copy_(weight)
         self.to_teacher.bias.copy_(bias)
 
@@ -212,12 +212,12 @@ def contrastive_loss(similarity: Tensor, is_point: Tensor) -> tuple[Tensor, Tens
     return _mean(loss, valid), 1 - _mean((similarity.argmax(dim=1) != label).float(), valid)
 
 
-def taught_loss(similarity: Tensor, answers: Tensor, is_point: Tensor) -> Tensor:
+def taught_loss(similarity: Tensor, teacher_similarity: Tensor, is_point: Tensor) -> Tensor:
     """Symmetric Kullback-Leibler divergence between the softmax of both networks' similarities: the mean over points."""
     valid = is_point.flatten()
     both = (
         F.kl_div(mine.log_softmax(dim=1), theirs.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
-        for mine, theirs in ((similarity, answers), (similarity.T, answers.T))
+        for mine, theirs in ((similarity, teacher_similarity), (similarity.T, teacher_similarity.T))
     )
     return _mean(sum(both, similarity.new_zeros(())) / 2, valid)
 
@@ -234,13 +234,13 @@ def _near(batch: Mapping[str, Tensor], radius: float) -> Tensor:
     return (first | second) & others
 
 
-def linear_map(known: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (e, d) and bias (e,) that predict the descriptors `wanted` (n, e) from the descriptors `known` (n, d).
+def fit_linear_map(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (e, d) and bias (e,) that predict the descriptors `targets` (n, e) from the descriptors `inputs` (n, d).
 
     It is a least-squares solution with the same bits in each process. torch's lstsq does not give that: some directions hardly
     vary, and their weights would be noise.
     """
-    inputs, outputs = F.pad(known, (0, 1), value=1.0).double(), wanted.double()
-    gram = inputs.T @ inputs + RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.double, device=inputs.device)
-    solution = torch.linalg.solve(gram, inputs.T @ outputs).to(known.dtype)
+    extended = F.pad(inputs, (0, 1), value=1.0).double()
+    gram = extended.T @ extended + RIDGE * len(extended) * torch.eye(extended.shape[1], dtype=torch.double, device=inputs.device)
+    solution = torch.linalg.solve(gram, extended.T @ targets.double()).to(inputs.dtype)
     return solution[:-1].T, solution[-1]

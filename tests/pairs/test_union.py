@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfm_lightglue import api, cli
-from sfm_lightglue.config import add_plus, bind_pairs, compose_config
+from sfm_lightglue.config import bind_pairs, compose_config, hydra_overrides
 from sfm_lightglue.pairs.exhaustive import ExhaustiveOptions
 from sfm_lightglue.pairs.sequential import SequentialOptions, sequential_pairs
 from sfm_lightglue.pairs.union import UnionOptions, union_pairs
@@ -83,8 +83,8 @@ def test_the_printed_configuration_shows_every_listed_source(capsys: pytest.Capt
 
 
 def test_one_source_without_brackets_is_no_list() -> None:
-    assert add_plus(["pairs=sequential", "pairs.overlap=5"]) == ["pairs=sequential", "pairs.overlap=5"]
-    assert add_plus(["+pairs=[sequential]"]) == ["pairs=union", "+pairs@pairs.sequential=sequential"]
+    assert hydra_overrides(["pairs=sequential", "pairs.overlap=5"]) == ["pairs=sequential", "pairs.overlap=5"]
+    assert hydra_overrides(["+pairs=[sequential]"]) == ["pairs=union", "+pairs@pairs.sequential=sequential"]
 
 
 @pytest.mark.parametrize(

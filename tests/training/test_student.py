@@ -19,8 +19,8 @@ from sfm_lightglue.training.student import (
     _near,
     contrastive_loss,
     find_keypoints,
+    fit_linear_map,
     keypoint_loss,
-    linear_map,
     location_loss,
     reprojection_loss,
     similarities,
@@ -376,7 +376,7 @@ def test_a_linear_map_is_found_even_if_a_direction_hardly_varies(generator: torc
     known[:, 3] = 0.2 + 1e-7 * known[:, 3]
     weight, bias = torch.randn(5, 16, generator=generator), torch.randn(5, generator=generator)
     wanted = known @ weight.T + bias
-    found = linear_map(known, wanted)
+    found = fit_linear_map(known, wanted)
     assert found[0].shape == (5, 16) and found[0].abs().max() < 2 * weight.abs().max()
     torch.testing.assert_close(known @ found[0].T + found[1], wanted, atol=1e-2, rtol=0)
 
