@@ -376,7 +376,7 @@ def _match_one(image0: Photo, image1: Photo, threshold: float | None, extractor:
 
 
 def join_matches(features0: Features, features1: Features, matches: Matches, threshold: float | None = None) -> ImageMatches:
-    """Matches with their keypoints; those with a score below `threshold` are dropped."""
+    """Matches together with the keypoints of both images. Matches with a score below `threshold` are dropped."""
     keep = matches.scores >= (0 if threshold is None else threshold)
     indices, scores = matches.indices[keep], matches.scores[keep]
     return ImageMatches(

@@ -118,7 +118,12 @@ def compose_config(overrides: Sequence[str] = (), name: str = CONFIG_NAME) -> Di
 
 
 def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
-    """The group's values as its dataclass, whose fields may be dataclasses too.
+    """The values of a config group as its dataclass, whose fields may be dataclasses too.
+
+    Args:
+        options_class: The dataclass.
+        node: The composed group.
+        where: Its place in the configuration, such as `features`, for messages.
 
     Raises: ValueError that names an unknown, missing or mistyped key as the user writes it, such as `features.max_keypoints`.
     """

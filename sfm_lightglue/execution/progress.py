@@ -9,7 +9,14 @@ from tqdm import tqdm
 
 
 def progress_bar(total: int, description: str, unit: str, initial: int = 0) -> tqdm:
-    """A tqdm bar with rate and remaining time. If stderr is not a terminal, it prints at most one line in 10 s."""
+    """A tqdm bar with rate and remaining time. If stderr is not a terminal, it prints at most one line in 10 s.
+
+    Args:
+        total: Number of units at the end.
+        description: Text before the bar.
+        unit: What is counted, such as `pair`.
+        initial: Number of units that are already done.
+    """
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(total=total, desc=f"{description:<11}", unit=unit, initial=initial, mininterval=interval, smoothing=0.1)
 

@@ -49,6 +49,13 @@ def run_jobs(
 
     At most two jobs per worker are in flight, so memory does not grow with the number of keys. If the loop over the results
     ends early (Ctrl-C, an error), jobs that have not begun are dropped, and running jobs are waited for.
+
+    Args:
+        function: Does the job of a key; it is called from several threads.
+        keys: The jobs.
+        num_workers: Number of threads.
+
+    Raises: an exception of a job that is no `Exception`, such as KeyboardInterrupt.
     """
     todo = iter(keys)
     with ThreadPoolExecutor(num_workers) as pool:

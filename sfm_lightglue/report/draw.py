@@ -71,7 +71,16 @@ class Overlay:
 def draw_text(
     picture: Image.Image, position: tuple[int, int], text: str, *, height: int, max_width: int, anchor: str = "lt"
 ) -> int:
-    """Writes a line of text at (x, y) and returns its width in px. Text wider than `max_width` px is shortened in the middle."""
+    """Writes a line of text and returns its width in px.
+
+    Args:
+        picture: Picture to write on.
+        position: (x, y) px of the anchor.
+        text: The text.
+        height: Size of the font, px.
+        max_width: Wider text is shortened in the middle, px.
+        anchor: Point of the text at `position`, in Pillow's notation: `lt` is top left.
+    """
     font = ImageFont.load_default(height)
     shortened, keep = text, len(text)
     while keep > 2 and font.getlength(shortened) > max_width:

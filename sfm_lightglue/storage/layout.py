@@ -144,7 +144,7 @@ def geometry_from_group(group: h5py.Group) -> TwoViewGeometry:
 
 
 def match_key(name0: str, name1: str) -> str:
-    """The key of a pair, as hloc builds it."""
+    """The key of a pair of image names, as hloc builds it."""
     return f"{name0.replace('/', '-')}/{name1.replace('/', '-')}"
 
 

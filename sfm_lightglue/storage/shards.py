@@ -91,7 +91,13 @@ class ShardStore:
         return [key for key, stamp in stamps.items() if self.stamps.get(key) != stamp]
 
     def add(self, key: str, content: GroupData, stamp: str) -> None:
-        """Stores a result under `key`. It is on disk after at most `shard_items` results or `shard_seconds`."""
+        """Stores a result. It is on disk after at most `shard_items` results or `shard_seconds`.
+
+        Args:
+            key: Key of the group; a newer result replaces an older one.
+            content: Datasets and attributes of the group.
+            stamp: Says from which input the result was computed.
+        """
         if not self._buffer:
             self._buffer_since = time.monotonic()
         attributes = {**content.attributes, "": {**content.attributes.get("", {}), "stamp": stamp}}

@@ -31,13 +31,22 @@ class PhotoSplit:
 
 
 def split_photos(images: Path, names: Sequence[str], num_held_out: int, seed: int) -> PhotoSplit:
-    """The photos `names` of the folder `images`, split by `split` and hashed."""
+    """Training photos and held-out photos, with a hash of the training photos.
+
+    Args:
+        images: Folder of the photos.
+        names: Names of the readable photos, relative to the folder.
+        num_held_out: Number of photos for the validation.
+        seed: Seed of the random choice.
+
+    Raises: ValueError if no photo would be left to train on.
+    """
     held_out, training = split(names, num_held_out, seed)
     return PhotoSplit(training, held_out, hash_of_photos(images, training))
 
 
 def split(names: Sequence[str], num_held_out: int, seed: int) -> tuple[list[str], list[str]]:
-    """The photos for validation, chosen at random, and the remaining photos.
+    """`num_held_out` of the `names`, chosen at random by the `seed` and sorted, and the remaining names in their order.
 
     Raises: ValueError if no photo would be left to train on.
     """

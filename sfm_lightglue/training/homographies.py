@@ -38,7 +38,7 @@ def random_homography(
 ) -> np.ndarray:
     """A random homography float64 (3, 3) from a photo of `size` to a view of `view_size`, both (width, height).
 
-    It combines a rotation, magnification, shift and perspective.
+    It combines a rotation, magnification, shift and perspective, drawn by `rng` from `ranges`.
     """
     photo, view = np.array(size, np.float64), np.array(view_size, np.float64)
     if rng.random() < 0.8:
@@ -57,10 +57,10 @@ def random_homography(
 def warp_photos(photos: Tensor, sizes: Tensor, homographies: Tensor, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Views (b, c, h, w) of photos through homographies (b, 3, 3), and bool (b, h, w): the pixels that show the photo.
 
-    A photo fills the first (width, height) = `sizes` (b, 2) px of its (c, h', w'). Beyond its edges a view shows the photo
-    mirrored, because black would shift the statistics of batch normalisation. Each pixel is the mean of four samples. They
-    spread over the pixel as the photo gets smaller in the view, up to one sample for each quarter of the pixel if the photo is
-    shown at half its size or less: a single sample would skip pixels of the photo.
+    A photo fills the first (width, height) = `sizes` (b, 2) px of its (c, h', w'). A view has `view_size` (width, height).
+    Beyond its edges a view shows the photo mirrored, because black would shift the statistics of batch normalisation. Each
+    pixel is the mean of four samples. They spread over the pixel as the photo gets smaller in the view, up to one sample for
+    each quarter of the pixel if the photo is shown at half its size or less: a single sample would skip pixels of the photo.
     """
     width, height = view_size
     sizes = sizes.to(photos)

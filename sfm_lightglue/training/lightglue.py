@@ -177,7 +177,7 @@ class LightGlueTask:
         return training_settings(self.options, self.photos, self.origins)
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and the metrics of the curves, for an item of `data` on the device."""
+        """The loss to minimise and the metrics of the curves, for item `step` of `data` on the device."""
         options, network = self.options, self.module
         generator = seeded_generator(self.device, options.seed, step)
         scenes = make_scenes(item, options.scenes, generator)
@@ -266,7 +266,7 @@ def detect_many(
 
     They are the strongest keypoints of each octave. If there are too few, random pixels are added: LightGlue must learn not to
     match indistinct keypoints. Each octave of a view loses a share of its keypoints, drawn between 0 and `lost`. The scale is the
-    size of a pixel of the keypoint's octave, px of the view.
+    size of a pixel of the keypoint's octave, px of the view. `generator` draws all random numbers, on the device of the views.
     """
     options = extractor.options
     keypoints, descriptors, scales = [], [], []

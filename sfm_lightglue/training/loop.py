@@ -123,7 +123,7 @@ class Task(Protocol):
         ...
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and the metrics of the curves, for an item of `data` on the device."""
+        """The loss to minimise and the metrics of the curves, for item `step` of `data` on the device."""
         ...
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -131,12 +131,18 @@ class Task(Protocol):
         ...
 
     def export(self, module: nn.Module, path: Path, steps: int, history: History) -> None:
-        """Writes a state of `module` to `path`, as weights that a run can use."""
+        """Writes a state of `module`, after this number of steps, to `path`. A run can use the file as weights."""
         ...
 
 
 def train(task: Task, options: LoopOptions, output: Path, device: str) -> Path:
     """Trains until `options.steps`, continuing a training in `output`. Returns the path of the exported weights.
+
+    Args:
+        task: The network, its examples and its losses.
+        options: Options of the loop.
+        output: Folder for the weights, the curves and the file to resume from.
+        device: Torch's name of the device.
 
     Raises: ValueError if `output` holds a training with other settings, or if the loss is no longer finite.
     """

@@ -63,7 +63,10 @@ class TruePositions:
 
 
 def label_keypoints(truth0: TruePositions, truth1: TruePositions, match_px: float, no_match_px: float) -> tuple[Tensor, Tensor]:
-    """int64 (b, m) and (b, n): the index of each keypoint's partner, or UNMATCHABLE, or IGNORED.
+    """Labels int64 (b, m) and (b, n): the index of each keypoint's partner, or UNMATCHABLE, or IGNORED.
+
+    `truth0` and `truth1` hold the true positions of the keypoints of each image in the other one. For `match_px` and
+    `no_match_px`, see `MatchingLossOptions`.
 
     The error of a pair of keypoints is the larger of its two distances: each keypoint must lie near the true position of the
     other. The smaller distance would forgive a large error in the image that was taken from nearer. A match has the smallest
@@ -98,7 +101,7 @@ def _distances(points0: Tensor, points1: Tensor) -> Tensor:
 def matching_losses(
     network: LightGlue, output: LightGlueOutput, labels0: Tensor, labels1: Tensor, options: MatchingLossOptions
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss to minimise and the metrics of the curves (section 3.4, eq. 11, after every layer).
+    """The loss to minimise and the metrics of the curves (section 3.4, eq. 11, after every layer), for labels (b, m) and (b, n).
 
     The loss is the negative log-likelihood of the matches, plus half of this value for the unmatchable keypoints of each image.
     It is the mean over the keypoints of a pair, then over the pairs, then over the layers. The confidence heads also learn
@@ -128,7 +131,10 @@ def negative_log_likelihood(log_assignment: Tensor, labels0: Tensor, labels1: Te
 
 @torch.no_grad()
 def predict(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """int64 (b, m) and (b, n): the index of the keypoint that each keypoint is matched with, or -1."""
+    """Matches int64 (b, m) and (b, n) of a log assignment (b, m + 1, n + 1): the index of each keypoint's partner, or -1.
+
+    Matched keypoints are each other's best partner with a probability above `threshold`.
+    """
     scores = log_assignment[:, :-1, :-1]
     best0, best1 = scores.max(dim=2), scores.max(dim=1)
     rows, columns = (torch.arange(length, device=scores.device) for length in scores.shape[1:])

@@ -30,6 +30,13 @@ def prepare_photos(images: Path, names: Sequence[str], folder: Path, size: int, 
     """The file of each readable photo by name: the photo resized so that its longest side is at most `size` px.
 
     Files that are already in `folder` are not made again.
+
+    Args:
+        images: Folder of the photos.
+        names: Names of the photos, relative to that folder.
+        folder: Folder of the files.
+        size: Longest side, px.
+        processes: Number of processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{fingerprint([size, name, sha256_once(images / name)])[:24]}.npy" for name in names}
@@ -67,7 +74,7 @@ def read_index(path: Path) -> list[list[Path]]:
 
 
 def row_of(num_rows: int, place: int, seed: int) -> int:
-    """Row number at position `place` of an endless sequence of rows. Each epoch has all rows once, in a new random order."""
+    """Row at position `place` of an endless sequence. Each epoch has all `num_rows` rows once, in a new order drawn by `seed`."""
     epoch, position = divmod(place, num_rows)
     return int(_order(num_rows, seed, epoch)[position])
 

@@ -102,6 +102,8 @@ class Scenes(Dataset[dict[str, Tensor]]):
 def random_planes(rng: np.random.Generator, sizes: np.ndarray, options: SceneOptions) -> tuple[np.ndarray, np.ndarray]:
     """Homographies float64 (l, 2, 3, 3) and outlines (l, 3 + 2 * NUM_WAVES) of a random scene of photos of `sizes` (l, 2).
 
+    Sizes are (width, height) px, the background first.
+
     The first camera looks along z, and the background has depth 1 on its axis. For the plane n^T X = d,
     x1 ~ K (R + t n^T / d) K^-1 x0.
     """

@@ -146,6 +146,8 @@ def keypoint_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tens
 def location_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tensor:
     """Cross-entropy of the 64 pixels of cells with a keypoint: the mean over keypoints, weighted by their probabilities.
 
+    The arguments are as in `keypoint_loss`.
+
     Few cells have keypoints, so `keypoint_loss` rewards the right pixel little, compared with the right cell.
     """
     pixels = (targets * cell_weights[:, None])[:, :-1]
@@ -202,9 +204,9 @@ def similarities(descriptors: Tensor, is_point: Tensor, left_out: Tensor) -> Ten
 
 
 def contrastive_loss(similarity: Tensor, is_point: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric InfoNCE of `similarities`, and the share of rows with the largest value in the right column.
+    """Symmetric InfoNCE of the table from `similarities`, and the share of rows with the largest value in the right column.
 
-    Row i belongs to column i. Rows that are not a point do not count.
+    Row i belongs to column i, and `is_point` is (pairs, n). Rows that are not a point do not count.
     """
     valid, own = is_point.flatten(), similarity.diagonal()
     loss = (similarity.logsumexp(dim=1) - own + similarity.logsumexp(dim=0) - own) / 2
@@ -213,7 +215,10 @@ def contrastive_loss(similarity: Tensor, is_point: Tensor) -> tuple[Tensor, Tens
 
 
 def taught_loss(similarity: Tensor, teacher_similarity: Tensor, is_point: Tensor) -> Tensor:
-    """Symmetric Kullback-Leibler divergence between the softmax of both networks' similarities: the mean over points."""
+    """Symmetric Kullback-Leibler divergence between the softmax of both networks' similarities: the mean over points.
+
+    Both tables come from `similarities`, and `is_point` is (pairs, n).
+    """
     valid = is_point.flatten()
     both = (
         F.kl_div(mine.log_softmax(dim=1), theirs.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)

@@ -156,7 +156,7 @@ class SuperPointTask:
         return training_settings(self.options, self.photos, self.origins)
 
     def losses(self, item: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and the metrics of the curves, for an item of `data` on the device."""
+        """The loss to minimise and the metrics of the curves, for item `step` of `data` on the device."""
         batch = make_views(item, self.options.views, seeded_generator(self.device, self.options.seed, step))
         if self.teacher is not None:
             natural = batch["is_natural"].repeat(2)

@@ -72,6 +72,15 @@ def prepare_targets(
     """The file of targets of each readable photo, by name. Files that are already in `folder` are not made again.
 
     A file's name depends on everything that decides its content: options, teacher, seed, and name and content of the photo.
+
+    Args:
+        images: Folder of the photos.
+        names: Names of the readable photos, relative to that folder.
+        folder: Folder of the files.
+        options: Options of the teacher.
+        seed: Seed of the random views.
+        processes: Number of processes.
+        device: Device of the teacher in each process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = [asdict(options), load_weights(options.weights)[1].sha256, seed]

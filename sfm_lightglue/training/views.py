@@ -151,9 +151,9 @@ def make_views(batch: Mapping[str, Tensor], options: ViewOptions, generator: Gen
 def cell_targets(points: Tensor, repeatability: Tensor, size: tuple[int, int]) -> Tensor:
     """float32 (b, 65, hc, wc): for each cell of a view, the probabilities of its 64 pixels (row by row), then of "no keypoint".
 
-    Each of the points (b, n, 2) shares its repeatability (b, n) among the four pixels around it, with the weights of bilinear
-    interpolation. The expected position over these pixels is the point itself, so the network learns positions finer than a
-    pixel.
+    The view has `size` (width, height) px. Each of the points (b, n, 2) px shares its repeatability (b, n) among the four
+    pixels around it, with the weights of bilinear interpolation. The expected position over these pixels is the point itself,
+    so the network learns positions finer than a pixel.
     """
     width, height = size
     rows, columns = height // CELL, width // CELL
