@@ -33,7 +33,7 @@ def random_network(seed: int = 0, **changes: float) -> LightGlue:
     with torch.no_grad():
         for layer in network.transformers:
             for block in (layer.self_attn, layer.cross_attn):
-                block.ffn[3].weight *= 0.5  # descriptors keep most of what they were
+                block.ffn[3].weight *= 0.5  # descriptors change only a little
         for assignment in network.log_assignment:
             torch.nn.init.orthogonal_(assignment.final_proj.weight, gain=6)
             assignment.matchability.weight *= 6
@@ -45,7 +45,7 @@ def random_network(seed: int = 0, **changes: float) -> LightGlue:
 
 
 def random_points(num_points: int = 120, input_dim: int = 48) -> tuple[Points, Points]:
-    """Image 1 sees the points of image 0 moved, in another order, with noisy descriptors, and others beside them."""
+    """Points of two images. Image 1 has points of image 0, moved, in another order and with noise, and some random points."""
     generator = torch.Generator().manual_seed(1)
     keypoints = torch.rand(num_points, 2, generator=generator) * torch.tensor([400.0, 300.0])
     descriptors = F.normalize(torch.randn(num_points, input_dim, generator=generator), dim=1)
@@ -53,5 +53,5 @@ def random_points(num_points: int = 120, input_dim: int = 48) -> tuple[Points, P
     others = F.normalize(torch.randn(num_points // 8, input_dim, generator=generator), dim=1)
     noisy = F.normalize(descriptors[order] + 0.05 * torch.randn(len(order), input_dim, generator=generator), dim=1)
     moved = torch.cat([keypoints[order] * 0.9 + 10, torch.rand(len(others), 2, generator=generator) * 300])
-    scale = input_dim**0.5  # elements of size 1, as the random layers want them
+    scale = input_dim**0.5  # elements of about size 1, for which the random layers are made
     return Points(keypoints, descriptors * scale, (400, 300)), Points(moved, torch.cat([noisy, others]) * scale, (400, 300))

@@ -1,4 +1,4 @@
-"""The benchmarks run on a few small photos, and compute the right figures from times and matches."""
+"""The benchmarks run on a few small photos, and compute the right numbers from times and matches."""
 
 from __future__ import annotations
 

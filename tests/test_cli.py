@@ -139,7 +139,7 @@ def test_kernels_says_what_a_missing_compiler_means(monkeypatch: pytest.MonkeyPa
     assert "usage: kernels" in capsys.readouterr().err
 
 
-def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_configuration_is_printed_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "dataset=folder", "features=sift", "--cfg", "job"]) == 0
     assert "features:\n  name: sift\n" in capsys.readouterr().out
     assert not list(folder.iterdir())
@@ -272,7 +272,7 @@ def test_a_second_run_in_the_same_folder_is_refused(
     assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
 
 
-def test_a_file_system_without_locks_is_no_obstacle(
+def test_a_run_works_on_a_file_system_without_locks(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fcntl = pytest.importorskip("fcntl")

@@ -1,4 +1,4 @@
-"""The YAML files: each binds to its dataclass, and mistakes are explained with the closest right spelling."""
+"""The YAML files: each binds to its dataclass, and the message for a mistake names the closest valid name."""
 
 from __future__ import annotations
 
@@ -86,15 +86,15 @@ def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> N
     network = config.training.name
     assert network in TRAININGS and name in (network, f"{network}_tuning", "superpoint_octaves")
     if name == "lightglue":
-        assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # comes from the training before
+        assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # an output of the SuperPoint training
         config.training.to_teacher = "to_teacher.safetensors"
-    assert ("muon_momentum" in config.training.loop) == (network == "superpoint")  # LightGlue has no kernels for it
+    assert ("muon_momentum" in config.training.loop) == (network == "superpoint")  # LightGlue has no convolutions for Muon
     bound_to = typing.get_type_hints(load_class(network, TRAININGS, "training").create)["options"]
     options = bind(bound_to, config.training, "training")
     assert dataclasses.asdict(options) == OmegaConf.to_container(config.training, resolve=True)
 
 
-def test_what_a_training_validates_with_binds_too() -> None:
+def test_the_options_for_the_validation_of_a_training_bind_too() -> None:
     config = compose_config(["data.images=photos"], "train")
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         bind(options_class(load_class(config[group].name, table, group)), config[group], group)
@@ -138,7 +138,7 @@ def test_a_dataset_is_chosen_with_and_without_plus(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
-def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: str) -> None:
+def test_a_preset_binds_and_explicit_options_override_it(name: str) -> None:
     config = compose_config([f"experiment={name}", "features.max_keypoints=77"])
     assert config == compose_config([f"+experiment={name}", "features.max_keypoints=77"])
     assert config.features.max_keypoints == 77
@@ -151,7 +151,7 @@ def test_a_preset_composes_binds_and_gives_way_to_what_is_said_beside_it(name: s
 @pytest.mark.parametrize("name", choices("experiment"))
 @pytest.mark.parametrize("features", choices("features"))
 @pytest.mark.parametrize("matches", choices("matches"))
-def test_a_preset_goes_with_all_features_and_matchers(name: str, features: str, matches: str) -> None:
+def test_a_preset_works_with_all_features_and_matchers(name: str, features: str, matches: str) -> None:
     choice = [f"features={features}", f"matches={matches}", *(["matches.trained_for=disk"] if matches == "lightglue" else [])]
     config = compose_config([f"experiment={name}", "dataset.images=photos", *choice])
     for group in ("features", "matches"):
@@ -161,19 +161,19 @@ def test_a_preset_goes_with_all_features_and_matchers(name: str, features: str, 
     assert (options.features.options.name, options.matches.options.name) == (config.features.name, config.matches.name)
 
 
-def test_a_preset_sets_what_the_features_have() -> None:
+def test_a_preset_sets_only_options_that_the_features_have() -> None:
     options = resolve(compose_config(["experiment=fast", "features=disk", "dataset.images=photos"]))
     assert (options.features.options.max_keypoints, options.matches.options.precision) == (1024, "low")
     assert "precision" not in options.configuration["features"]
 
 
-def test_an_option_that_the_features_have_not_is_no_preset_where_the_user_gives_it() -> None:
+def test_an_option_that_the_features_do_not_have_is_refused_if_the_user_gives_it() -> None:
     config = compose_config(["experiment=fast", "features=disk", "features.precision=low", "dataset.images=photos"])
     with pytest.raises(ValueError, match=r"unknown option 'features\.precision'"):
         resolve(config).features.create("cpu")
 
 
-def test_the_former_default_preset_is_what_runs_without_one() -> None:
+def test_the_former_default_preset_equals_no_preset() -> None:
     assert compose_config(["experiment=default"]) == compose_config([])
     assert compose_config(["experiment=fast"]) != compose_config(["experiment=quality"]) != compose_config([])
 
@@ -284,7 +284,7 @@ def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.
         compose_config(["features=feew"])
 
 
-def test_masks_cannot_be_had_with_imported_matches() -> None:
+def test_masks_cannot_be_used_with_imported_matches() -> None:
     given = ["features=imported", "features.path=f.h5", "matches=imported", "matches.path=m.h5", "+dataset=folder"]
     resolve(compose_config([*given, "dataset.images=photos"]))
     with pytest.raises(ValueError, match=r"dataset\.masks drops keypoints"):
@@ -437,22 +437,22 @@ def test_lightglue_is_the_one_trained_for_the_superpoint_that_gives_the_features
 
 
 def trained(path: Path, origins: str) -> Path:
-    """A file of weights that says of itself what a training here says."""
+    """A file of weights with the metadata that our training writes."""
     save_file({"weight": np.zeros(1, np.float16)}, path, {"network": "SuperPoint", "origins": origins})
     return path
 
 
-def test_a_copy_of_the_open_superpoint_and_what_was_trained_from_it_get_its_lightglue(tmp_path: Path) -> None:
+def test_copies_and_fine_tuned_weights_of_the_open_superpoint_get_its_lightglue(tmp_path: Path) -> None:
     tuned = trained(tmp_path / "tuned.safetensors", "aliked-n16 5be87, superpoint-open 3407c")
     for path in (Path(shutil.copy(find_weights("superpoint-open"), tmp_path / "copy.safetensors")), tuned):
         matches = resolve(compose_config(["dataset=demo", f"features.weights='{path}'"])).matches
         assert matches.options.trained_for == "superpoint-open" and not matches.problem
 
 
-def test_a_superpoint_trained_from_nothing_asks_for_a_lightglue_of_its_own_before_the_run(tmp_path: Path) -> None:
+def test_a_superpoint_trained_from_scratch_needs_its_own_lightglue(tmp_path: Path) -> None:
     path = trained(tmp_path / "mine.safetensors", "aliked-n16 5be87")
     given = ["dataset=demo", f"features.weights='{path}'"]
-    run = pipeline.Run.create(compose_config(given))  # to extract with them is no mistake
+    run = pipeline.Run.create(compose_config(given))  # extracting with these weights is allowed
     with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
         pipeline.check_inputs(run)
     with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):

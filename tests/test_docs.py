@@ -33,7 +33,7 @@ HISTORY = (ROOT / "CHANGELOG.md", ROOT / "docs" / "experiments" / "superpoint.md
 OTHER_PROGRAMS = ("colmap", "ruff", "mypy", "lint-imports", ".")
 """Commands of other programs, which are not checked."""
 EXAMPLE_OPTIONS = {"features=corners", "features.step=4"}
-"""Of the plug-in that the documentation writes."""
+"""Options of the plug-in in the documentation."""
 ABSENT_MODULES = ("hloc",)
 """Not installed with the tests."""
 MAX_WORDS = {"README.md": 1300, "docs/superpoint.md": 1150}
@@ -48,7 +48,7 @@ class Block:
     page: Path
     text: str
     is_marked: bool
-    """Whether the comment `<!-- download -->` stands above it."""
+    """True if the comment `<!-- download -->` is above the block."""
 
     def commands(self) -> Iterator[list[str]]:
         """The words of each shell command, without comments and variables of the environment."""
@@ -108,7 +108,7 @@ def test_every_command_is_one_that_works(block: Block, command_names: set[str]) 
             assert all(Path(word).exists() for word in words[1:] if "/" in word), words
         else:
             assert words[0] in OTHER_PROGRAMS or words[2] in ("sphinx", "venv"), f"{words}: a command that no test knows"
-    assert downloads == block.is_marked, "<!-- download --> stands above blocks that download something, and no others"
+    assert downloads == block.is_marked, "<!-- download --> must be above exactly those blocks that download something"
 
 
 def check_own_command(words: list[str], command_names: set[str]) -> bool:
@@ -133,7 +133,7 @@ def check_pip(words: list[str]) -> None:
 
 
 def inline_overrides() -> list[tuple[Path, tuple[str, ...]]]:
-    """What stands between backticks and reads like options: `pairs=sequential pairs.loop_closure=true`."""
+    """The page and the words of each text in backticks that is a list of options: `pairs=sequential pairs.loop_closure=true`."""
     found = set()
     for page in PAGES:
         prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
@@ -145,7 +145,7 @@ def inline_overrides() -> list[tuple[Path, tuple[str, ...]]]:
 
 
 def is_example(words: list[str]) -> bool:
-    """Whether all words are options, none with a placeholder for a choice."""
+    """True if all words are options without a placeholder."""
     options = [word for word in words if OVERRIDE.fullmatch(word) and group_of(word) in (*GROUPS, "training", "experiment")]
     placeholders = {word for word in words if word.endswith(("=NAME", "=CHOICE"))} | EXAMPLE_OPTIONS.intersection(words)
     return bool(words) and len(options) == len(words) and not placeholders

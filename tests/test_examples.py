@@ -1,4 +1,4 @@
-"""The examples run as they stand, each in a folder of its own."""
+"""The examples run unchanged, each in its own folder."""
 
 from __future__ import annotations
 

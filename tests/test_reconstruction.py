@@ -76,9 +76,9 @@ def center(pose: np.ndarray) -> np.ndarray:
 
 
 def aligned_errors(model: pycolmap.Reconstruction, poses: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Largest distance of a camera from its true place, as a share of the scene, and largest angle in degrees.
+    """Largest position error of a camera, as a share of the scene, and largest angle in degrees.
 
-    The model is brought onto the truth by the similarity of Umeyama (1991).
+    The model is first aligned to the truth with a similarity (Umeyama, 1991).
     """
     estimated = [image.cam_from_world().matrix() for image in model.images.values()]
     true = [poses[image.name] for image in model.images.values()]

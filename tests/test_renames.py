@@ -1,4 +1,4 @@
-"""Names of former versions keep working, with a warning that gives the name of today."""
+"""Names of former versions still work, with a warning that gives the current name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sfm_lightglue.run_options import resolve
 
 
 @pytest.mark.parametrize(("former", "option"), RENAMED_OPTIONS.items())
-def test_a_former_option_sets_the_one_of_today(former: str, option: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_former_option_sets_the_current_one(former: str, option: str, caplog: pytest.LogCaptureFixture) -> None:
     value = 1 if former == "matches.skip_hopeless" else 2
     config = compose_config([f"{former}={value}"])
     assert OmegaConf.select(config, option) == value
@@ -30,14 +30,14 @@ def test_a_removed_option_is_ignored_with_its_reason(former: str, caplog: pytest
     assert REMOVED_OPTIONS[former] in caplog.text
 
 
-def test_options_of_today_pass_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_current_options_pass_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     overrides = ["matches.trained_for=disk", "+dataset=demo", "~pairs", "experiment=fast", "output='a=b'", "-m"]
     with caplog.at_level(logging.DEBUG):
         assert current_overrides(overrides) == overrides
     assert not caplog.text
 
 
-def test_a_former_option_in_a_file_of_the_user_is_answered_with_the_one_of_today() -> None:
+def test_a_former_option_in_a_file_of_the_user_raises_an_error_with_the_current_name() -> None:
     config = compose_config(["dataset=demo"])
     OmegaConf.set_struct(config, False)
     config.matches.head = "disk"

@@ -1,4 +1,4 @@
-"""Every executor gives a run the same files: those of the package, and one from outside it."""
+"""Every executor writes the same files: the executors of the package, and one from outside."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_processes_write_the_bytes_of_threads_and_tell_of_the_same_broken_photo(photos: Path) -> None:
+def test_processes_write_the_bytes_of_threads_and_report_the_same_broken_photo(photos: Path) -> None:
     expected = compute_products(make_run(photos, "threads", "execution=threads"))
     run = make_run(photos, "processes", "execution=processes", "execution.num_processes=2", "execution.device=cpu")
     executor = run.executor()

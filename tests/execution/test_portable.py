@@ -1,4 +1,4 @@
-"""Plug-ins and errors on their way to another process, which pickling stands for here."""
+"""Plug-ins and errors that are sent to another process. The tests only pickle them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sent(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))
 
 
-def test_a_plug_in_is_itself_in_its_process_and_created_again_in_another() -> None:
+def test_a_plug_in_is_the_same_object_in_its_process_and_created_again_in_another() -> None:
     matcher = NearestNeighborMatcher(NearestNeighborOptions("nearest_neighbor", True, None, 0.5), "cpu")
     portable = PortablePlugin(matcher)
     assert portable.on("cuda:1") is matcher
@@ -25,7 +25,7 @@ def test_a_plug_in_is_itself_in_its_process_and_created_again_in_another() -> No
 
 
 class WithoutOptions:
-    """A plug-in that breaks a part of its contract which threads do not need."""
+    """A plug-in without `options`, which only other processes need."""
 
 
 def test_a_plug_in_that_cannot_be_created_again_says_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""The executor `processes`: every key once, and a clean end whoever dies. Jobs are functions here, so they can be pickled."""
+"""The executor `processes`: every key once, and a clean end whichever process dies. Its jobs are functions of this module."""
 
 from __future__ import annotations
 

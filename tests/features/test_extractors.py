@@ -1,4 +1,4 @@
-"""Every extractor with its real weights (SuperPoint: random ones): positions, resizing, masks, edge cases."""
+"""Every extractor with its published weights (SuperPoint: random weights): positions, resizing, masks, edge cases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DESCRIPTOR_SIZES = {"superpoint": 256, "aliked": 128, "disk": 128, "xfeat": 64, 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Small images are no faster with more, and much slower where the cores are busy."""
+    """One thread for torch: more threads do not speed up small images, and slow them down much if the cores are busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -103,7 +103,7 @@ def blobs(height: int, width: int, centres: np.ndarray, sigma: float) -> np.ndar
 
 
 def nearest_offsets(keypoints: np.ndarray, others: np.ndarray, radius: float) -> np.ndarray:
-    """(k, 2): keypoints minus the nearest of `others`, of those that have one within `radius` px."""
+    """(k, 2): offsets of keypoints from the nearest of `others`, for the k keypoints with one within `radius` px."""
     offsets = keypoints[:, None] - others[None]
     nearest = np.linalg.norm(offsets, axis=2).argmin(axis=1)
     offsets = offsets[np.arange(len(keypoints)), nearest]
@@ -126,7 +126,7 @@ def test_features_keep_the_contract(create, name: str) -> None:
     assert (np.diff(features.scores) <= 0).all()
     assert (features.keypoints >= -0.5).all() and (features.keypoints < features.image_size).all()
     np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-5)
-    width, height = (192, 128) if name == "xfeat" else (200, 150)  # XFeat goes on to multiples of 32
+    width, height = (192, 128) if name == "xfeat" else (200, 150)  # XFeat resizes to multiples of 32
     assert features.pixel_scale == pytest.approx((320 / width + 240 / height) / 2)
 
 
@@ -183,8 +183,8 @@ def test_detection_at_a_smaller_size_returns_pixels_of_the_full_image(create, na
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_small_photo_is_enlarged_where_that_is_asked_for(create, name: str) -> None:
-    """Keypoints are px of the photo all the same, and known better than to one of its pixels."""
+def test_a_small_photo_is_enlarged_on_request(create, name: str) -> None:
+    """Its keypoints are in px of the original photo, and more precise than a pixel."""
     pixels = scene(150, 200)
     enlarged = np.asarray(PILImage.fromarray(pixels).resize((400, 300), PILImage.Resampling.LANCZOS))
     expected = create(name, resize_max=None)(Image("a", enlarged))
@@ -229,8 +229,10 @@ def test_sift_finds_blobs_where_they_are(create) -> None:
 
 @pytest.mark.parametrize("name", ["aliked", "disk", "xfeat"])
 def test_networks_find_the_corners_of_squares(create, name: str) -> None:
-    """Coarse: x and y are not exchanged and no stride is lost. Each network likes some kinds of corner, and fires at a place
-    of its own beside it, always the same (measured at crossings: ALIKED 1.9 px away, spread 0.1 px)."""
+    """A coarse test: x and y are not exchanged, and no stride is lost.
+
+    Each network prefers some kinds of corner and detects them at a constant offset (ALIKED at crossings: 1.9 px, spread 0.1 px).
+    """
     pixels = np.full((224, 320, 3), 60, np.uint8)
     corners = []
     for x, y, side in ((40, 50, 30), (110, 40, 44), (200, 60, 36), (60, 130, 50), (170, 140, 40), (250, 120, 34)):
@@ -326,7 +328,7 @@ def test_sift_scale_is_the_diameter_and_follows_the_image_size(create) -> None:
 
 
 def test_sift_orientation_turns_from_x_towards_y(create) -> None:
-    """Turned clockwise as seen, the x axis becomes the y axis (y points down): orientations grow by a right angle."""
+    """A clockwise rotation of the picture turns x into y, because y points down: orientations grow by 90 degrees."""
     pixels = scene(200, 200)
     extractor = create("sift", max_keypoints=100_000)
     upright, turned = extractor(Image("a", pixels)), extractor(Image("a", np.rot90(pixels, -1).copy()))
@@ -366,7 +368,7 @@ def test_low_precision_finds_nearly_the_same(create, name: str) -> None:
     np.testing.assert_allclose(np.linalg.norm(low.descriptors, axis=1), 1, atol=1e-5)
 
 
-def test_low_precision_is_what_the_device_is_fast_in() -> None:
+def test_low_precision_is_the_fast_number_format_of_the_device() -> None:
     assert network_dtype("float32", "cuda:1") == network_dtype("float32", "cpu") == torch.float32
     assert network_dtype("low", "cuda:1") == torch.float16
     assert network_dtype("low", "cpu") in (torch.bfloat16, torch.float32)

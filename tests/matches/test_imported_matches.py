@@ -43,7 +43,7 @@ def test_matches_are_found_under_the_new_and_the_old_key(tmp_path: Path, key: st
 
 
 @pytest.mark.parametrize("key", ["query-b.jpg/db-a.jpg", "query-b.jpg_db-a.jpg"])
-def test_matches_stored_in_the_other_order_are_turned_round(tmp_path: Path, key: str) -> None:
+def test_matches_stored_in_the_other_order_are_reversed(tmp_path: Path, key: str) -> None:
     found = matcher(write_hloc_matches(tmp_path / "m.h5", key))(features_named("db/a.jpg"), features_named("query/b.jpg"))
     assert found.indices.tolist() == [[0, 2], [2, 4], [3, 0]]
     np.testing.assert_allclose(found.scores, [0.5, 0.2, 0.9], atol=1e-3)

@@ -1,4 +1,4 @@
-"""The LightGlue for the open SuperPoint that lies in the package: the default, free to use, right on photos of known poses."""
+"""The shipped LightGlue for the open SuperPoint: it is the default, free to use, and right on photos with known poses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def matcher() -> Matcher:
     return create_matcher()
 
 
-def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_default_and_in_the_package(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
     path = find_weights("superpoint-open-lightglue")
     assert path.parent.name == "weights" and path.stat().st_size <= MAX_WEIGHTS_BYTES
@@ -50,16 +50,16 @@ def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch
         ("aliked", {}, 0.1),
     ],
 )
-def test_the_smallest_score_is_that_of_the_head_unless_it_is_chosen(
+def test_the_threshold_of_scores_comes_with_the_weights_unless_it_is_given(
     trained_for: str, changes: dict[str, float], expected: float
 ) -> None:
     try:
         created = create_matcher(trained_for=trained_for, **changes)
     except FileNotFoundError:
-        pytest.skip(f"the weights of {trained_for} are not at hand")
+        pytest.skip(f"the weights of {trained_for} are not on this machine")
     assert isinstance(created, LightGlueMatcher)
     assert created.engine.settings.filter_threshold == expected
-    assert created.options.filter_threshold == expected  # which is what files of matches remember
+    assert created.options.filter_threshold == expected  # the value that is stored in files of matches
 
 
 def test_its_matches_on_the_demo_scene_obey_the_true_poses(matcher: Matcher) -> None:

@@ -1,4 +1,4 @@
-"""The matcher `superglue`: from records to records, and what it refuses."""
+"""The matcher `superglue`: its matches of known points, and the input that it refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = SuperGlueOptions("superglue", weights=None, sinkhorn_iterations=20, ma
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights under which descriptors stay nearly what they are."""
+    """Random weights that change descriptors only a little."""
     torch.manual_seed(0)
     network = SuperGlue(SuperGlueSettings())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a pair source may ask about the images, and that it is read only when asked for."""
+"""What a pair source may ask about the images. Files are read only when they are needed."""
 
 from __future__ import annotations
 
