@@ -106,7 +106,7 @@ def choose_cameras(
         return _estimated_cameras(images, sizes, intrinsics, camera_model)
     if intrinsics == "poses":
         if not known:
-            raise ValueError("database.intrinsics=poses needs the file of poses that holds them: dataset.poses=FILE")
+            raise ValueError("database.intrinsics=poses takes the intrinsics from a file of poses: give dataset.poses=FILE")
         cameras = dict(known)
     elif os.path.isfile(intrinsics):  # noqa: PTH113 - Path.is_file raises if the text is longer than a file name
         cameras = read_intrinsics(Path(intrinsics))

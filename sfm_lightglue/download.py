@@ -199,7 +199,7 @@ def _transfer(url: str, part: Path, size: int | None, counter: _Counter) -> None
     with _open(url, start) as response:
         continued = start > 0 and response.status == 206
         if continued and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise WrongFileError(f"the server sent another range than the one requested ({start}-)")
+            raise WrongFileError(f"the server sent another range than requested ({start}-)")
         position = start if continued else 0
         length = response.headers.get("Content-Length")
         total = size if length is None else position + int(length)

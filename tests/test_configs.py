@@ -334,7 +334,7 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
         (["reconstruction.name=globl"], "there is no mapper 'globl'. Did you mean 'global'? There are: "),
         (
             ["execution.if_settings_changed=recomput"],
-            "execution.if_settings_changed='recomput'. Did you mean 'recompute'? There are: ",
+            "execution.if_settings_changed='recomput' does not exist. Did you mean 'recompute'? There are: ",
         ),
         (
             ["execution=thread"],

@@ -90,7 +90,7 @@ def evaluate_reconstruction(estimated: Mapping[str, Pose], truth: Mapping[str, P
     registered = [name for name in names if name in estimated]
     if estimated and not registered:
         logger.warning(
-            "no image of the reconstruction is in the ground truth: %s against %s",
+            "no image of the reconstruction is in the ground truth: the names differ, such as %s and %s",
             next(iter(estimated)),
             names[0],
         )

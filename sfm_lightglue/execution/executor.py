@@ -47,7 +47,7 @@ class ExecutionOptions:
     def __post_init__(self) -> None:
         if self.if_settings_changed not in WHEN_SETTINGS_CHANGED:
             raise ValueError(
-                f"execution.if_settings_changed={self.if_settings_changed!r}. "
+                f"execution.if_settings_changed={self.if_settings_changed!r} does not exist. "
                 f"{closest(self.if_settings_changed, WHEN_SETTINGS_CHANGED)}"
             )
         if self.num_workers < 0:

@@ -98,7 +98,7 @@ def _extract(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 def _init_matcher(self: Any, conf: dict[str, Any]) -> None:
     if "head" in conf:
-        raise ValueError(f"the key 'head' of the configuration is called 'trained_for' now: 'trained_for': {conf['head']!r}")
+        raise ValueError(f"the key 'head' of the configuration is now called 'trained_for': 'trained_for': {conf['head']!r}")
     self.matcher = create_matcher("lightglue", trained_for=conf["trained_for"], **conf["options"])
 
 

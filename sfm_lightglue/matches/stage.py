@@ -157,19 +157,19 @@ class _Worker:
 
 
 def _match_many(matcher: BatchedMatcher, pairs: Sequence[tuple[Any, Any]]) -> list[Matches]:
-    """The matches of all pairs. If the GPU has no memory for them, half of the pairs are matched at a time.
+    """The matches of all pairs. If the GPU has too little memory, half of the pairs are matched at a time.
 
-    Raises: MemoryError if there is no memory for a single pair; its text says what to do.
+    Raises: MemoryError if there is too little memory for a single pair; the message says what to do.
     """
     try:
         return matcher.match_many(pairs)
     except torch.OutOfMemoryError as error:
         if len(pairs) == 1:
             raise MemoryError(
-                f"the GPU has no memory for a pair ({str(error).splitlines()[0]}): choose execution.num_workers=1, "
-                "matches.precision=low or fewer features.max_keypoints"
+                f"the GPU has too little memory for a pair ({str(error).splitlines()[0]}): choose execution.num_workers=1, "
+                "matches.precision=low or a smaller features.max_keypoints"
             ) from error
-        logger.info("the GPU has no memory for %d pairs at a time, trying %d", len(pairs), (len(pairs) + 1) // 2)
+        logger.info("the GPU has too little memory for %d pairs at a time; trying %d", len(pairs), (len(pairs) + 1) // 2)
     torch.cuda.empty_cache()
     middle = (len(pairs) + 1) // 2
     return _match_many(matcher, pairs[:middle]) + _match_many(matcher, pairs[middle:])

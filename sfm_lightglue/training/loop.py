@@ -299,5 +299,5 @@ def _resume(path: Path, state: Mapping[str, Any], history: History, settings: Ma
     for key, value in state.items():
         value.load_state_dict(stored[key])
     history.rows.extend(stored["history"])
-    logger.info("resumes from step %d of %s", stored["step"], path)
+    logger.info("resuming from step %d of %s", stored["step"], path)
     return stored["step"]

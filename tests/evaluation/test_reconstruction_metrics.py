@@ -134,7 +134,7 @@ def test_one_image_of_ground_truth_is_too_few(truth: dict[str, Pose]) -> None:
 
 def test_a_warning_is_logged_if_no_name_agrees(truth: dict[str, Pose], caplog: pytest.LogCaptureFixture) -> None:
     evaluate_reconstruction({f"images/{name}": pose for name, pose in truth.items()}, truth)
-    assert "images/0.jpg against 0.jpg" in caplog.text
+    assert "images/0.jpg and 0.jpg" in caplog.text
 
 
 @pytest.mark.parametrize("num_dimensions", [3, 2])

@@ -247,7 +247,7 @@ def test_a_configuration_with_the_old_name_of_trained_for_is_answered_with_the_n
 ) -> None:
     conf = ours.matcher_conf("superpoint-open")
     conf["model"]["head"] = "disk"
-    with pytest.raises(ValueError, match="'head' of the configuration is called 'trained_for' now: 'trained_for': 'disk'"):
+    with pytest.raises(ValueError, match="'head' of the configuration is now called 'trained_for': 'trained_for': 'disk'"):
         load(package, "matchers", conf)
 
 

@@ -368,7 +368,7 @@ def test_a_batch_that_does_not_fit_a_gpu_is_matched_in_parts(features: Path) -> 
 
 
 def test_an_error_says_what_to_do_if_a_gpu_is_too_small_for_one_pair(features: Path) -> None:
-    message = r"no memory for a pair \(CUDA out of memory\. Tried to allocate 2 GiB\.\): choose execution\.num_workers=1"
+    message = r"too little memory for a pair \(CUDA out of memory\. Tried to allocate 2 GiB\.\): choose execution\.num_workers=1"
     with pytest.raises(MemoryError, match=message):
         match_pairs(features, PAIRS, features.parent / "matches.h5", OnASmallGpu(0), num_workers=1)
 

@@ -85,9 +85,9 @@ def test_the_run_was_killed_twice_and_resumed_from_its_last_save(trained: Traine
     first, second = trained.steps_at_kills
     assert 0 < first < second < 36
     steps = [path.read_text() for path in sorted((trained.killed / "logs").rglob("sfm_lightglue.log"))]
-    assert "resumes from step" not in steps[0]
-    assert f"resumes from step {first} of" in steps[1]
-    assert f"resumes from step {second} of" in steps[2]
+    assert "resuming from step" not in steps[0]
+    assert f"resuming from step {first} of" in steps[1]
+    assert f"resuming from step {second} of" in steps[2]
 
 
 def test_a_killed_run_ends_bit_for_bit_like_a_run_that_was_not_killed(trained: Trained) -> None:

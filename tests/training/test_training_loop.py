@@ -196,7 +196,7 @@ def test_a_finished_run_exports_again_and_can_be_made_longer(
     with caplog.at_level(logging.INFO):
         train(again, options, tmp_path, "cpu")
     assert (again.num_losses, again.validated) == (0, 0) and path.is_file()
-    assert f"resumes from step 40 of {tmp_path / RESUME_FILE}" in caplog.text
+    assert f"resuming from step 40 of {tmp_path / RESUME_FILE}" in caplog.text
     longer = LinearTask()
     train(longer, replace(options, steps=60), tmp_path, "cpu")
     assert longer.num_losses == 20 and exported(path)["steps"] == 60
