@@ -43,7 +43,7 @@ class GridExtractor:
     weights = ()  # this extractor loads no weights; others list a record of each file here
 
     def __init__(self, options: GridOptions) -> None:
-        self.options = options  # needs this name: it tells results of other options apart
+        self.options = options  # stored with the results, so that results of other options are recognised
 
     @classmethod
     def create(cls, options: GridOptions, device: str) -> GridExtractor:

@@ -202,7 +202,7 @@ def compose_reference() -> DictConfig:
 def separate_sweep_outputs(config: DictConfig, arguments: Sequence[str]) -> DictConfig:
     """In a sweep (-m), the configuration with an output folder of its own for each job, named after what the sweep varies.
 
-    `arguments` is the command line. An override that stands there unchanged is the same in all jobs.
+    `arguments` is the command line. An override that it contains unchanged is the same in all jobs.
     """
     hydra = HydraConfig.get()
     varied = [override.replace("/", "_") for override in hydra.overrides.task if override not in arguments]

@@ -78,8 +78,9 @@ def write_database(
         cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`.
         names: the images to write; by default all images of `features`.
 
-    Raises: KeyError if a pair has no matches or was not verified, or an image has no features; ValueError if a pair has an image
-    that is not in `names`, or was verified with other features, matches or cameras.
+    Raises:
+        KeyError: A pair has no matches or was not verified, or an image has no features.
+        ValueError: A pair has an image that is not in `names`, or was verified with other features, matches or cameras.
     """
     output, ordered = Path(output), sorted(set(pairs))
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader, H5Reader(geometries) as geometry_reader:

@@ -154,8 +154,8 @@ def homography_auc(corner_errors_px: Sequence[float]) -> dict[str, float]:
 def homography_precision(points0: np.ndarray, points1: np.ndarray, homography: np.ndarray, *, max_error_px: float = 3.0) -> float:
     """Share of correct matches, 0..1; 0 without matches.
 
-    A match is correct if the true homography (3, 3), in COLMAP's pixels, maps its point in `points0` (k, 2) to within
-    `max_error_px` of its point in `points1` (k, 2).
+    A match is row i of `points0` (k, 2) and `points1` (k, 2). It is correct if the true homography (3, 3), in COLMAP's pixels,
+    maps the first point to within `max_error_px` of the second.
     """
     if len(points0) == 0:
         return 0.0

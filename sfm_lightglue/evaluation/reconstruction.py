@@ -129,8 +129,8 @@ def read_reconstruction_poses(folder: Path | str) -> dict[str, Pose]:
 def align_similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Scale s, rotation R (3, 3) and translation t (3,) that minimise the squared distances |s R source + t - target|.
 
-    `source` and `target` are float64 (n, 3). R is never a reflection. If the points lie on a line, the rotation about the line is
-    arbitrary; if they coincide, R is arbitrary, and s is 0 if the source points coincide. All solutions have equal distances.
+    `source` and `target` are float64 (n, 3). R is never a reflection. If the points are on a line, the rotation about the line is
+    arbitrary. If they coincide, R is arbitrary; if the source points coincide, s is 0. All solutions have equal distances.
     Source: Umeyama, Least-squares estimation of transformation parameters between two point patterns, PAMI 1991.
     """
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)

@@ -18,7 +18,7 @@ class PortablePlugin(Generic[Plugin]):
         self._options: Any = getattr(plugin, "options", None)
 
     def on(self, device: str) -> Plugin:
-        """In the process that made the plug-in: the plug-in itself, whatever its device. In others: a new one on `device`."""
+        """The plug-in itself in the process that made it, whatever its device; in other processes, a new plug-in on `device`."""
         created: Plugin = self._class.create(self._options, device) if self._plugin is None else self._plugin
         return created
 

@@ -67,8 +67,8 @@ def rgb_tensor(pixels: np.ndarray, device: str) -> Tensor:
 def local_maxima(heatmap: Tensor, radius: int, threshold: float) -> Tensor:
     """int64 (n, 2): (x, y) of the local maxima of a heatmap (h, w), row by row.
 
-    A local maximum is larger than `threshold` and larger than all other pixels of a square around it, which reaches `radius` px
-    to each side and lies within the heatmap.
+    A local maximum is larger than `threshold` and larger than all other pixels within `radius` px in x and y. This square must be
+    completely inside the heatmap.
     """
     side = 2 * radius + 1
     if min(heatmap.shape) < side:

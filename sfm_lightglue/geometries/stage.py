@@ -94,8 +94,9 @@ def verify_pairs(
         names: the images that the pairs may contain; by default all images of `features`.
         executor: decides where the pairs are verified; None for one thread per core.
 
-    Raises: KeyError if a pair has no matches or an image has no features; ValueError if a pair has an image that is not in
-    `names`, or if the matches were made from other features.
+    Raises:
+        KeyError: A pair has no matches, or an image has no features.
+        ValueError: A pair has an image that is not in `names`, or the matches were made from other features.
     """
     ordered = sorted(set(pairs))
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader:

@@ -81,8 +81,9 @@ class H5Reader:
     def features(self, name: str, *, with_descriptors: bool = True) -> Features:
         """Features of the image `name`. `with_descriptors=False` is faster and gives descriptors of shape (n, 0).
 
-        Raises: KeyError with the closest name if the file does not have the image, or if a dataset is missing; ValueError if the
-        datasets do not fit together or are damaged.
+        Raises:
+            KeyError: The file does not have the image (the message gives the closest name), or a dataset is missing.
+            ValueError: The datasets do not fit together or are damaged.
         """
         if name not in self._file:
             close = difflib.get_close_matches(name, self.names(), n=1)

@@ -59,8 +59,8 @@ def warp_photos(photos: Tensor, sizes: Tensor, homographies: Tensor, view_size: 
 
     A photo fills the first (width, height) = `sizes` (b, 2) px of its (c, h', w'). A view has `view_size` (width, height).
     Beyond its edges a view shows the photo mirrored, because black would shift the statistics of batch normalisation. Each
-    pixel is the mean of four samples. They spread over the pixel as the photo gets smaller in the view, up to one sample for
-    each quarter of the pixel if the photo is shown at half its size or less: a single sample would skip pixels of the photo.
+    pixel is the mean of four samples. The samples spread out as the photo gets smaller in the view, up to one sample for each
+    quarter of the pixel at half size or less. A single sample would skip pixels of the photo.
     """
     width, height = view_size
     sizes = sizes.to(photos)

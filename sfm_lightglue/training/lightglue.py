@@ -80,8 +80,8 @@ class LightGlueTraining:
     """File with the linear map from SuperPoint's to ALIKED's descriptors. The training of SuperPoint exports it."""
     teacher_share: float
     """Weight of ALIKED's LightGlue, behind the map `to_teacher`, in the exported average of weights. The rest is what
-    `start_share` gives. ALIKED's LightGlue has seen real photo pairs, with changes of light and place that the scenes of planes
-    do not have."""
+    `start_share` gives. ALIKED's LightGlue has seen real photo pairs, with changes of light and viewpoint that the scenes of
+    planes do not have."""
     start_superpoint: str | None
     """SuperPoint weights that `start` was trained for, if they differ from the ones in use. A linear map from the new
     descriptors to the old ones is then put before the network."""
@@ -96,7 +96,8 @@ class LightGlueTraining:
     """Maximum share of the keypoints that a view loses; weaker keypoints take their places. Real photos share few keypoints if
     their light or viewpoint differs much, but two views of a flat photo share nearly all."""
     foreign_descriptors: float
-    """Maximum weight with which the descriptor of another keypoint is added to each descriptor, for the same reason."""
+    """Maximum weight with which the descriptor of another keypoint is added to each descriptor. Descriptors of real photos agree
+    less than descriptors of views of one photo."""
     scenes: SceneOptions
     losses: MatchingLossOptions
     loop: LoopOptions

@@ -70,8 +70,8 @@ def label_keypoints(truth0: TruePositions, truth1: TruePositions, match_px: floa
 
     The error of a pair of keypoints is the larger of its two distances: each keypoint must lie near the true position of the
     other. The smaller distance would forgive a large error in the image that was taken from nearer. A match has the smallest
-    error for both of its keypoints. If the image has several keypoints at one place, found at several sizes of the image, the
-    one of the same scale wins, because OCTAVE_PX are added for each factor of 2.
+    error for both of its keypoints. An image may have several keypoints at one place, found at several sizes of the image. Then
+    the one of the same scale wins, because OCTAVE_PX are added for each factor of 2.
 
     A keypoint without a match is UNMATCHABLE if its point is hidden, or if all keypoints of the partner are farther than
     `no_match_px`. Only one of several keypoints at one place can match, or one for each scale; the others are IGNORED.

@@ -190,7 +190,7 @@ def reprojection_loss(positions: Tensor, found: Tensor, between: Tensor, same_po
 def similarities(descriptors: Tensor, is_point: Tensor, left_out: Tensor) -> Tensor:
     """(pairs n, pairs n): scalar products between the descriptors (2 pairs, n, d) of all first views and of all second views.
 
-    Entries are `NOT_SIMILAR` in rows and columns that are not a point, by `is_point` (pairs, n), and for the points of a pair in
+    Rows and columns that are not a point, by `is_point` (pairs, n), are set to `NOT_SIMILAR`. So are the entries of each pair in
     `left_out` (pairs, n, n), which count neither as the same nor as different points. The diagonal is kept.
     """
     first, second = (side.flatten(0, 1) for side in descriptors.chunk(2))
