@@ -148,14 +148,18 @@ def transformers_matches(network: nn.Module, points0: Points, points1: Points) -
 
 
 def assert_matches_as_in_transformers(network: SuperGlue, hugging_face: nn.Module, num0: int, num1: int) -> None:
-    points0, points1 = related(num0, num1, network.settings.descriptor_dim)
+    dtype = network.bin_score.dtype
+    points0, points1 = (
+        Points(points.keypoints.to(dtype), points.descriptors.to(dtype), points.scores.to(dtype))
+        for points in related(num0, num1, network.settings.descriptor_dim)
+    )
     hugging_face.config.sinkhorn_iterations = network.settings.sinkhorn_iterations
     for first, second, swapped in ((points0, points1, False), (points1, points0, True)):
         result = match(network, first, second)
         expected = transformers_matches(hugging_face, first, second)[0]
         assert torch.equal(result.matches0, expected[0]), swapped
         accepted = result.matches0 > -1  # transformers sets the scores of the others to 0
-        torch.testing.assert_close(result.scores0 * accepted, expected[1], atol=1e-4, rtol=0)
+        torch.testing.assert_close(result.scores0 * accepted, expected[1].float(), atol=1e-4, rtol=0)
         assert accepted.sum() >= min(num0, num1) // 2
 
 
@@ -167,8 +171,9 @@ def test_random_weights_match_as_in_transformers(hugging_face: nn.Module, num0: 
 
 
 def test_the_published_architecture_matches_as_in_transformers() -> None:
-    hugging_face = random_hugging_face(PUBLISHED)
-    network = load_superglue(hugging_face.state_dict(), PUBLISHED)
+    """In float64: after 18 layers, float32 differs by up to 0.75 of the tolerance on processors without AVX."""
+    hugging_face = random_hugging_face(PUBLISHED).double()
+    network = load_superglue(hugging_face.state_dict(), PUBLISHED).double()
     assert_matches_as_in_transformers(network, hugging_face, 300, 300)
     assert sum(value.numel() for value in network.parameters()) == pytest.approx(12e6, rel=0.01)  # section 4
 
