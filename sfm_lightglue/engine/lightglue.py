@@ -1,8 +1,8 @@
-"""LightGlue for many pairs of stored features at once: the results of `networks.lightglue.LightGlue.match`, much faster.
+"""LightGlue for many pairs of stored features: the results of `networks.lightglue.LightGlue.match`, much faster.
 
-What depends on one image alone is computed once per image (`prepare`): input projection, rotary encoding, the self block and the
-cross projections of the first layer. The keypoints of all pairs of a batch then go through the layers as one list of tokens;
-attention looks at one pair at a time, and each pair stops and drops points on its own.
+`prepare` computes once per image everything that does not depend on the partner: the input projection, the rotary encoding, and
+the self block and cross projections of the first layer. `match_many` then sends the keypoints of all pairs of a batch through the
+layers as one list of tokens. Attention sees one pair at a time, and each pair stops and drops points on its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from sfm_lightglue.engine.batch import Batch, ImageState
@@ -26,7 +27,7 @@ from sfm_lightglue.networks.precision import PRECISIONS, network_dtype
 
 
 class LightGlueEngine:
-    """Safe to call from several threads."""
+    """Matches pairs of images. Several threads may call it at the same time."""
 
     def __init__(
         self,
@@ -58,14 +59,20 @@ class LightGlueEngine:
     @torch.inference_mode()
     def prepare(
         self,
-        keypoints: Tensor,
-        descriptors: Tensor,
+        keypoints: Float[Tensor, "n 2"],
+        descriptors: Float[Tensor, "n c"],
         image_size: tuple[float, float],
-        scales_orientations: Tensor | None = None,
+        scales_orientations: Float[Tensor, "n 2"] | None = None,
     ) -> ImageState:
-        """The state of an image, from keypoints (n, 2) px, descriptors (n, c) and (width, height) px, as in `LightGlue.match`.
+        """The state of an image. It can be used in any number of pairs.
 
-        Raises: ValueError where the descriptors are not those of the network.
+        Args:
+            keypoints: (x, y) px, with the centre of the top-left pixel at (0, 0).
+            descriptors: c is the input_dim of the network.
+            image_size: (width, height) px.
+            scales_orientations: scales px and orientations rad, only for networks that need them.
+
+        Raises: ValueError if the features do not fit the network.
         """
         extra = None if scales_orientations is None else scales_orientations[None]
         size = keypoints.new_tensor([image_size])
@@ -152,7 +159,7 @@ class LightGlueEngine:
 
 
 def _numerics(settings: LightGlueSettings, precision: str, device: str, kernels: Kernels | None) -> Numerics:
-    """What computes best on the device."""
+    """The fastest computations on the device."""
     num_heads, dtype = settings.num_heads, network_dtype(precision, device)
     if (
         kernels is None

@@ -40,18 +40,15 @@ def test_a_cpu_without_the_instructions_gets_no_kernels(kernels_cache: Path, mon
 def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
     kernels_cache: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class OldCpu:
+    def open_on_old_cpu(path: Path) -> ctypes.CDLL:
         """The library, on a CPU with AVX512 alone."""
-
-        def __init__(self, path: Path) -> None:
-            self._handle = ctypes.CDLL(str(path))._handle
-
-        def supported(self) -> int:
-            return 1
+        library = ctypes.CDLL(str(path))
+        library.supported = lambda: 1  # type: ignore[assignment, misc]
+        return library
 
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
     monkeypatch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
-    monkeypatch.setattr(kernels_module, "_open", OldCpu)
+    monkeypatch.setattr(kernels_module, "_open", open_on_old_cpu)
     loaded = load_kernels()
     assert loaded is not None and not loaded.supports_bfloat16
     rows = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))

@@ -69,7 +69,7 @@ def test_a_network_that_wants_scales_says_so() -> None:
 @pytest.mark.parametrize(
     ("changes", "explanation"),
     [
-        ({"precision": "lo"}, "matches.precision='lo' is none. Did you mean 'low'"),
+        ({"precision": "lo"}, "matches.precision='lo' is not a precision. Did you mean 'low'"),
         ({"head": "disk", "early_rejection": True}, f"calibrated for the heads {', '.join(EARLY_REJECTION)}, not for 'disk'"),
         ({"head": "alikd"}, "Did you mean 'aliked'"),
         ({"depth_confidence": 1.5}, "must lie in 0..1"),

@@ -182,7 +182,7 @@ def test_a_projection_between_equal_sizes_is_applied_in_the_network_and_in_the_e
     )
     result = match(network, points0, points1)
     engine = LightGlueEngine(network)
-    (found,) = engine.match_many([[engine.prepare(*vars(points).values()) for points in (points0, points1)]])
+    (found,) = engine.match_many([(engine.prepare(*vars(points0).values()), engine.prepare(*vars(points1).values()))])
     matched0 = (expected.matches0 > -1).nonzero()[:, 0]
     assert len(matched0) > 5
     assert torch.equal(result.matches0, expected.matches0) and result.stop_layer == found.stop_layer == expected.stop_layer
