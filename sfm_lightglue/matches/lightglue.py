@@ -1,4 +1,4 @@
-"""Matching by LightGlue (arXiv 2306.13643), adaptive in depth and width for each pair."""
+"""Matching by LightGlue (arXiv:2306.13643), with depth and width adapted to each pair."""
 
 from __future__ import annotations
 
@@ -27,32 +27,34 @@ EARLY_REJECTION = {
     "aliked": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.85, 0.95)),
     "superpoint-open": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.75, 0.85)),
 }
-"""By head: calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
+"""The rule of each head, calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 
 GPU_BATCH_SIZE = 32
-"""Pairs; on a CPU one at a time is as fast (2 to 4 % less at 512 keypoints), and needs the least memory."""
+"""Pairs matched together on a GPU. A CPU matches one pair at a time: batches would save only 2 to 4 % of the time at 512
+keypoints, and need more memory."""
 
 
 @dataclass(frozen=True)
 class LightGlueOptions:
-    """Options; the values stand in configs/matches."""
+    """Options. Their default values are in configs/matches/lightglue.yaml."""
 
     name: str
     head: str
-    """Which features the network was trained for."""
+    """The features that the network was trained for."""
     weights: str | None
-    """A name or a file; None for the published ones of the head."""
+    """A name or a file. None: the published weights of the head."""
     depth_confidence: float | None
-    """Share of confident points at which to stop, -1 = always all layers; None as published with the head."""
+    """Fraction of confident points at which to stop, 0..1; -1: always all layers. None: as published with the head."""
     width_confidence: float | None
-    """How sure it must be that a point has no match to drop it, -1 = keep all; None as published with the head."""
+    """Drop a confident point if its probability of having no match is at least this, 0..1; -1: keep all. None: as published with
+    the head."""
     filter_threshold: float | None
-    """Smallest score of a match, 0..1; None as published with the head."""
+    """Smallest score of a match, 0..1. None: as published with the head."""
     early_rejection: bool | None
     """End pairs early, without matches, if the descriptors or the first layers say that the photos do not overlap. Possible for
     the heads in `EARLY_REJECTION`. None: only with the published weights of these heads, for which the rule was calibrated."""
     precision: str
-    """float32, or low: 16 bit matrix products where the hardware is faster with them."""
+    """`float32`, or `low` for 16-bit matrix products if the hardware is faster with them."""
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -62,8 +64,8 @@ class LightGlueOptions:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
         if self.early_rejection and self.head not in EARLY_REJECTION:
             raise ValueError(
-                f"matches.early_rejection has been calibrated for the heads {', '.join(EARLY_REJECTION)}, not for {self.head!r}: "
-                "set it to false, or to null (where calibrated)"
+                f"matches.early_rejection is calibrated for the heads {', '.join(EARLY_REJECTION)}, not for {self.head!r}: "
+                "set it to false, or to null (only if calibrated)"
             )
         check_precision(self.precision, "matches.precision")
         if self.filter_threshold is not None and not 0 <= self.filter_threshold < 1:
@@ -71,7 +73,7 @@ class LightGlueOptions:
 
 
 class LightGlueMatcher:
-    """Runs the engine; safe to call from several threads."""
+    """Runs the engine. Several threads may call it at the same time."""
 
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels() if device == "cpu" else None
@@ -84,13 +86,15 @@ class LightGlueMatcher:
 
     @classmethod
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
-        """The matcher with its weights loaded; its options name the head's thresholds, which files of matches remember.
+        """The matcher with its weights loaded.
 
-        Raises: FileNotFoundError where the weights are not at hand.
+        Its options hold numbers for all thresholds (those of the head in place of None), so that files of matches record them.
+
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not LightGlue's.
         """
         state, record = load_weights(options.weights or HEAD_WEIGHTS[options.head])
         head = HEADS[options.head]
-        size = settings_from_state_dict(state) if options.weights else head  # of the user's own, perhaps of another size
+        size = settings_from_state_dict(state) if options.weights else head  # the user's own weights may have another size
         thresholds = {
             key: getattr(head if getattr(options, key) is None else options, key)
             for key in ("depth_confidence", "width_confidence", "filter_threshold")
@@ -99,11 +103,17 @@ class LightGlueMatcher:
         return cls(replace(options, **thresholds), network, device, record)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        """Raises: ValueError where the descriptors are not those of the head."""
+        """The matches of two images.
+
+        Raises: ValueError if the features do not fit the head.
+        """
         return self.match_many([(self.prepare(features0), self.prepare(features1))])[0]
 
     def prepare(self, features: Features) -> ImageState:
-        """Raises: ValueError where the descriptors are not those of the head."""
+        """Everything about an image that `match_many` needs, for any number of pairs.
+
+        Raises: ValueError if the features do not fit the head.
+        """
         return self.engine.prepare(
             self._tensor(features.keypoints),
             self._descriptors(features),
@@ -112,7 +122,7 @@ class LightGlueMatcher:
         )
 
     def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[Matches]:
-        """Matches of each pair, whatever the others."""
+        """The matches of each pair. They do not depend on the other pairs."""
         return [
             Matches(found.indices.to(torch.int32).numpy(), found.scores.numpy(), found.stop_layer)
             for found in self.engine.match_many(pairs)
@@ -126,12 +136,12 @@ class LightGlueMatcher:
         if features.descriptors.shape[1] != expected:
             raise ValueError(
                 f"the features of {features.name!r} have {features.descriptors.shape[1]}-d descriptors, "
-                f"LightGlue's head {self.options.head!r} takes {expected}-d ones: choose matches.head for these features"
+                f"LightGlue's head {self.options.head!r} needs {expected}-d descriptors: choose matches.head for these features"
             )
         return self._tensor(features.descriptors)
 
     def _scales_orientations(self, features: Features) -> Tensor | None:
-        """float32 (n, 2) where the head wants them."""
+        """float32 (n, 2) if the head needs them, else None."""
         if not self.engine.settings.add_scale_orientation:
             return None
         if features.scales is None or features.orientations is None:

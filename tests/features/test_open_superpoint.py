@@ -92,7 +92,7 @@ def test_a_photo_without_structure_in_small_gives_the_rest_of_the_keypoints() ->
 
 
 def test_a_share_is_no_number_of_keypoints() -> None:
-    with pytest.raises(ValueError, match=r"features\.small_share is a share, 0\.\.1, found 200"):
+    with pytest.raises(ValueError, match=r"features\.small_share must lie in 0\.\.1, found 200"):
         create_extractor("superpoint", enlarge_max=1, small_share=200)
 
 

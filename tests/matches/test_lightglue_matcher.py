@@ -57,7 +57,7 @@ def test_half_precision_features_are_matched() -> None:
 
 def test_features_of_another_kind_are_refused_with_a_way_out() -> None:
     points = random_points(input_dim=40)[0]
-    with pytest.raises(ValueError, match=r"'a.jpg' have 40-d descriptors, .* takes 48-d ones: choose matches.head"):
+    with pytest.raises(ValueError, match=r"'a.jpg' have 40-d descriptors, .* needs 48-d descriptors: choose matches.head"):
         matcher().prepare(features(points, name="a.jpg"))
 
 
