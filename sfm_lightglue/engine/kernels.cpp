@@ -161,7 +161,7 @@ inline void transpose(__m512i (&rows)[16]) {
     }
 }
 
-// Packs keys as [tile of 64 keys][word of channels][key], as `multiply` needs them for query x key. The last key fills the last tile.
+// Packs keys as [tile of 64 keys][word of channels][key], as `multiply` needs them for query x key. The last key fills its tile.
 template <class Element>
 void pack_keys(uint32_t* packed, const Element* keys, long stride, long num_keys, long num_words) {
     for (long first = 0; first < num_keys; first += KEY_TILE, packed += KEY_TILE * num_words)

@@ -1,4 +1,4 @@
-"""Compiling, finding and refusing the library of kernels."""
+"""The library of kernels: how it is compiled, found and refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
     kernels_cache: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def open_on_old_cpu(path: Path) -> ctypes.CDLL:
-        """The library, on a CPU with AVX512 alone."""
+        """The library as on a CPU with AVX512 but without bfloat16."""
         library = ctypes.CDLL(str(path))
         library.supported = lambda: 1  # type: ignore[assignment, misc]
         return library
@@ -61,7 +61,7 @@ def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no disassembler")
-def test_functions_for_float32_hold_no_instructions_of_bfloat16(kernels_cache: Path) -> None:
+def test_functions_for_float32_have_no_instructions_for_bfloat16(kernels_cache: Path) -> None:
     (compiled,) = (kernels_cache / "kernels").iterdir()
     lines = subprocess.run(["objdump", "-d", str(compiled)], check=True, capture_output=True, text=True).stdout.splitlines()
     function, found = "", set()
@@ -113,7 +113,7 @@ def test_a_library_of_another_source_is_not_loaded(
 
 
 def broken_compiler(folder: Path) -> str:
-    """A compiler that knows its version and compiles nothing."""
+    """A compiler that prints its version and fails to compile."""
     path = folder / "broken c++"
     path.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "error: no header immintrin.h" >&2\nexit 3\n')
     path.chmod(0o755)

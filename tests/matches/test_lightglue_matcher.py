@@ -1,4 +1,4 @@
-"""The plug-in `lightglue`: its options, and what it asks of features."""
+"""The matcher `lightglue`: its options, and the features that it accepts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_features_of_another_kind_are_refused_with_a_way_out() -> None:
         matcher().prepare(features(points, name="a.jpg"))
 
 
-def test_a_network_that_wants_scales_says_so() -> None:
+def test_a_network_that_needs_scales_says_so() -> None:
     with pytest.raises(ValueError, match=r"needs scales and orientations, 'a.jpg' has none"):
         matcher({"add_scale_orientation": True}).prepare(features(random_points()[0], name="a.jpg"))
 

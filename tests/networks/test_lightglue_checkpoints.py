@@ -1,4 +1,4 @@
-"""Every published format of LightGlue weights loads, strictly."""
+"""Every published format of LightGlue weights loads strictly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = LightGlueSettings(input_dim=48, descriptor_dim=64, num_layers=3, num_hea
 
 @pytest.fixture
 def state() -> dict[str, Tensor]:
-    """Random weights under the original's names."""
+    """Random weights with the names of the original."""
     torch.manual_seed(0)
     return LightGlue(SMALL).state_dict()
 
@@ -48,7 +48,7 @@ def test_published_files_load_and_tell_their_architecture(head: str) -> None:
     network = load_lightglue(published, settings)
     assert not network.training
     loaded = network.state_dict()
-    # Each stored tensor of the matcher is somewhere in the network, whatever it was called, but for DISK's unused factor.
+    # Each stored tensor of the matcher is in the network, with whatever name, except DISK's unused factor.
     stored = [(k, v) for k, v in published.items() if not k.startswith("extractor.") and not re.search(r"assignment\.\d\.r$", k)]
     assert len(stored) == len(loaded)
     assert sorted(float(v.double().sum()) for _, v in stored) == sorted(float(v.double().sum()) for v in loaded.values())
@@ -78,7 +78,7 @@ def test_kornia_weights_load(state: dict[str, Tensor]) -> None:
     network = kornia.LightGlue(features=None, input_dim=48, descriptor_dim=64, n_layers=3, num_heads=2)
     loaded = load_lightglue(network.state_dict(), SMALL)
     assert_same(loaded.state_dict(), {k: v for k, v in network.state_dict().items() if k != "confidence_thresholds"})
-    network.load_state_dict(state, strict=False)  # and the other way
+    network.load_state_dict(state, strict=False)  # kornia loads our weights too
     assert torch.equal(
         network.state_dict()["transformers.2.cross_attn.to_v.weight"], state["transformers.2.cross_attn.to_v.weight"]
     )
@@ -86,7 +86,7 @@ def test_kornia_weights_load(state: dict[str, Tensor]) -> None:
 
 @pytest.fixture
 def hugging_face() -> nn.Module:
-    """LightGlue of transformers with random weights; as in the published ones, cross attention has equal q_proj and k_proj."""
+    """LightGlue of transformers with random weights. As in the published weights, q_proj equals k_proj in cross attention."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LightGlueConfig(
@@ -115,7 +115,7 @@ def test_hugging_face_weights_compute_the_same_in_each_layer(hugging_face: nn.Mo
     output = network(keypoints[:1], keypoints[1:], descriptors[:1], descriptors[1:], size, size)
     states = hugging_face.input_projection(descriptors)
     encoding = hugging_face.positional_encoder((keypoints - 100) / 100)[0]
-    mask = torch.ones(2, 1, 1, 9, dtype=torch.bool)  # without one its attention is causal
+    mask = torch.ones(2, 1, 1, 9, dtype=torch.bool)  # without a mask its attention is causal
     for i, layer in enumerate(hugging_face.transformer_layers):
         states = layer(states, encoding, attention_mask=mask)[0]
         expected = hugging_face.match_assignment_layers[i](states, None)
@@ -180,7 +180,7 @@ def test_odd_sizes_load_without_a_configuration(settings: LightGlueSettings) -> 
     load_lightglue(state, settings)
 
 
-def test_a_projection_between_equal_sizes_is_refused_where_none_is_expected_and_the_other_way() -> None:
+def test_an_unexpected_or_missing_projection_between_equal_sizes_is_refused() -> None:
     with_projection = LightGlueSettings(input_dim=64, descriptor_dim=64, num_layers=2, num_heads=2, project_input=True)
     without = replace(with_projection, project_input=False)
     with pytest.raises(ValueError, match=r"2 unexpected: input_proj\.bias, input_proj\.weight"):
