@@ -88,7 +88,7 @@ class LightGlueMatcher:
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
         """The matcher with its weights loaded.
 
-        Its options hold numbers for all thresholds (those of the head in place of None), so that files of matches record them.
+        Its options have numbers for all thresholds, with those of the head instead of None. Files of matches record them.
 
         Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not LightGlue's.
         """

@@ -29,8 +29,8 @@ class LightGlueSettings:
     add_scale_orientation: bool = False
     """The position encoding also reads the scale and orientation of each keypoint (SIFT-like detectors)."""
     project_input: bool = False
-    """A linear layer makes the first states from the descriptors even if both have the same size. The original code then has no
-    such layer."""
+    """A linear layer makes the first states from the descriptors even if both have the same size. The original code has no
+    layer there."""
     depth_confidence: float = 0.95
     """Stop after the layer at which more than this fraction of the points of both images is confident. -1: always all layers."""
     width_confidence: float = 0.99

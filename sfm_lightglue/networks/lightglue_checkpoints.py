@@ -60,7 +60,7 @@ def settings_from_state_dict(state: Mapping[str, Any]) -> LightGlueSettings:
     converted = convert_state_dict(state)
     needed = "posenc.Wr.weight", "log_assignment.0.final_proj.weight"
     if missing := [key for key in needed if key not in converted]:
-        raise ValueError(f"these weights are not those of LightGlue: {', '.join(missing)} missing. Give weights of this network")
+        raise ValueError(f"these weights do not fit LightGlue: {', '.join(missing)} missing. Give weights of this network")
     num_frequencies, position_dim = converted[needed[0]].shape
     if position_dim not in (2, 4):
         raise ValueError(
@@ -108,8 +108,8 @@ def _prefix(keys: Iterable[str]) -> str:
 def _join_projections(state: dict[str, Any]) -> dict[str, Any]:
     """The weights with Hugging Face's q_proj, k_proj and v_proj joined into the projections of the original.
 
-    The channels of Hugging Face are ordered (head, channel of the head), those of Wqkv (head, channel of the head, one of q k v).
-    In cross attention q_proj and k_proj are copies of the one projection to_qk.
+    Hugging Face orders channels as (head, channel of the head), Wqkv as (head, channel of the head, one of q k v). In cross
+    attention q_proj and k_proj are copies of the one projection to_qk.
     """
     joined = dict(state)
     for key in state:

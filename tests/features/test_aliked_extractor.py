@@ -84,5 +84,5 @@ def test_options_out_of_range_are_refused(changes: dict[str, object], message: s
 
 def test_weights_of_another_variant_are_refused() -> None:
     extractor("n16")  # skips without weights
-    with pytest.raises(ValueError, match="these weights are not those of ALIKED"):
+    with pytest.raises(ValueError, match="these weights do not fit ALIKED"):
         AlikedExtractor.create(options(variant="t16", weights="aliked-n16"), "cpu")

@@ -133,7 +133,7 @@ def test_sixteen_bits_in_the_first_layers_change_little() -> None:
 def test_wrong_keys_are_named() -> None:
     state = ALIKED("n16").state_dict()
     state["extra"] = state.pop("conv1.weight")
-    with pytest.raises(ValueError, match=r"not those of ALIKED: 1 missing: conv1\.weight; 1 unexpected: extra"):
+    with pytest.raises(ValueError, match=r"do not fit ALIKED: 1 missing: conv1\.weight; 1 unexpected: extra"):
         load_aliked("n16", state)
     with pytest.raises(ValueError, match="of another shape"):
         load_aliked("t16", ALIKED("n16").state_dict())

@@ -142,7 +142,7 @@ def test_an_incomplete_hugging_face_projection_is_named(hugging_face: nn.Module)
 
 def test_a_missing_key_is_named(state: dict[str, Tensor]) -> None:
     del state["log_assignment.1.final_proj.bias"]
-    with pytest.raises(ValueError, match=r"not those of LightGlue: 1 missing: log_assignment\.1\.final_proj\.bias"):
+    with pytest.raises(ValueError, match=r"do not fit LightGlue: 1 missing: log_assignment\.1\.final_proj\.bias"):
         load_lightglue(state, SMALL)
 
 
@@ -190,7 +190,7 @@ def test_an_unexpected_or_missing_projection_between_equal_sizes_is_refused() ->
 
 
 def test_weights_of_something_else_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"not those of LightGlue: posenc\.Wr\.weight"):
+    with pytest.raises(ValueError, match=r"do not fit LightGlue: posenc\.Wr\.weight"):
         settings_from_state_dict({"conv1a.weight": torch.zeros(64, 1, 3, 3)})
 
 

@@ -363,7 +363,7 @@ def test_weights_loaded_twice_are_the_same_network(hugging_face: nn.Module) -> N
 def test_a_missing_key_is_named(hugging_face: nn.Module, dropped: str, named: str) -> None:
     original = original_from_hugging_face(hugging_face.state_dict(), SMALL)
     del original[dropped]
-    with pytest.raises(ValueError, match=rf"not those of SuperGlue: .*{named}"):
+    with pytest.raises(ValueError, match=rf"do not fit SuperGlue: .*{named}"):
         load_superglue(original, SMALL)
 
 
