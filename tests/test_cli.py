@@ -189,7 +189,7 @@ def test_the_configuration_is_printed_where_asked(folder: Path, capsys: pytest.C
         (
             ["train", "data.images=.", "training.precision=half"],
             1,
-            "'half' is not a precision. There are: float32, low",
+            "training.precision='half' is not a precision. There are: float32, low",
         ),
         (["train", "data.images=.", "training.views.width=100"], 1, "training.views must be multiples of 8 px wide and high"),
         (
