@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue
+from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_settings import HEADS
 from sfm_lightglue.networks.superglue import SuperGlue, SuperGlueSettings
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.products import Features

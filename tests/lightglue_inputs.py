@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.networks.lightglue import LightGlue, LightGlueMatches, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue, LightGlueMatches
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int
 from torch import Tensor
 
 from sfm_lightglue.engine.batch import Batch
-from sfm_lightglue.networks.lightglue import LightGlueSettings
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
 from sfm_lightglue.engine.numerics import KernelNumerics, Numerics, Tokens, TorchNumerics
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
 from sfm_lightglue.engine.results import PairMatches, Results, find_matches
-from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 from sfm_lightglue.networks.precision import PRECISIONS, network_dtype
 
 

@@ -13,8 +13,9 @@ from sfm_lightglue.engine.batch import ImageState
 from sfm_lightglue.engine.early_rejection import EarlyRejection
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue
+from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
+from sfm_lightglue.networks.lightglue_settings import HEADS
 from sfm_lightglue.networks.precision import check_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Matches

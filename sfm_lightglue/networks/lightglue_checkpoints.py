@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sfm_lightglue.networks.checkpoints import load_strictly, rename_key
-from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 
 # Every format has the one weight of the position encoding once. The prefix of its name is the prefix of all names of the matcher.
 _ANCHORS = ("posenc.Wr.weight", "positional_encoder.projector.weight")

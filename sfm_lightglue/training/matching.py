@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue, LightGlueOutput, MatchAssignment, TokenConfidence
+from sfm_lightglue.networks.lightglue import LightGlue, LightGlueOutput, MatchAssignment, TokenConfidence
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_settings import HEADS
 
 UNMATCHABLE, IGNORED = -1, -2
 

@@ -20,8 +20,9 @@ from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.engine.numerics import TorchNumerics
 from sfm_lightglue.engine.results import PairMatches
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue
+from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_settings import HEADS
 from sfm_lightglue.networks.weights import load_weights
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

