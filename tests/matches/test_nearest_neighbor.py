@@ -1,4 +1,4 @@
-"""Nearest neighbours against loops over all pairs of descriptors."""
+"""The nearest-neighbour matcher against loops over all pairs of descriptors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_features(descriptors: np.ndarray) -> Features:
 
 
 def related(num0: int, num1: int, seed: int = 0, dimensions: int = 16) -> tuple[Features, Features]:
-    """Descriptors of two images, half of which show the same with noise; not of unit length."""
+    """Descriptors of two images, not of unit length. Half of them are the same, with noise."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(min(num0, num1) // 2, dimensions))
     both = []
@@ -31,7 +31,7 @@ def related(num0: int, num1: int, seed: int = 0, dimensions: int = 16) -> tuple[
 def nearest_by_loops(
     descriptors0: np.ndarray, descriptors1: np.ndarray, max_ratio: float | None, max_distance: float | None
 ) -> dict[int, int]:
-    """Index of the nearest descriptor of image 1 for each of image 0 that passes the tests."""
+    """Indices of the nearest descriptors in image 1, for the descriptors of image 0 that pass the tests."""
     found = {}
     for row, descriptor0 in enumerate(descriptors0):
         distances = sorted(
@@ -49,7 +49,7 @@ def nearest_by_loops(
 @pytest.mark.parametrize("mutual", [True, False])
 @pytest.mark.parametrize("max_ratio, max_distance", [(None, None), (0.8, None), (None, 0.7), (0.9, 0.8)])
 @pytest.mark.parametrize("num0, num1", [(40, 60), (60, 40), (1, 30), (30, 1), (1, 1), (2, 2)])
-def test_the_matches_are_those_of_a_search_by_loops(
+def test_the_matches_equal_a_search_by_loops(
     num0: int, num1: int, max_ratio: float | None, max_distance: float | None, mutual: bool
 ) -> None:
     features0, features1 = related(num0, num1)
@@ -80,7 +80,7 @@ def test_images_without_keypoints_have_no_matches(num0: int, num1: int) -> None:
         assert matches.indices.shape == (0, 2) and matches.scores.shape == (0,)
 
 
-def test_the_two_images_may_be_exchanged_where_matches_are_mutual() -> None:
+def test_mutual_matches_are_the_same_with_the_images_exchanged() -> None:
     features0, features1 = related(50, 70)
     there, back = matcher(max_ratio=0.9)(features0, features1), matcher(max_ratio=0.9)(features1, features0)
     assert {tuple(row) for row in there.indices.tolist()} == {(b, a) for a, b in back.indices.tolist()}
@@ -100,7 +100,7 @@ def test_half_precision_descriptors_are_compared_in_single_precision() -> None:
     np.testing.assert_array_equal(matcher()(*halved).indices, matcher()(*singles).indices)
 
 
-def test_a_descriptor_of_zeros_is_no_number_crash() -> None:
+def test_a_descriptor_of_zeros_gives_finite_scores() -> None:
     features0, features1 = related(10, 10)
     zeros = make_features(np.vstack([features0.descriptors, np.zeros((2, 16), np.float32)]))
     matches = matcher(max_ratio=0.9)(zeros, features1)

@@ -1,4 +1,4 @@
-"""The LightGlue for the open SuperPoint that lies in the package: the default, free to use, right on photos of known poses."""
+"""LightGlue for the open SuperPoint, which is part of the package: the default, free to use, right on images with known poses."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def matcher() -> Matcher:
     return create_matcher()
 
 
-def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_default_and_part_of_the_package(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
     path = find_weights("superpoint-open-lightglue")
     assert path.parent.name == "weights" and path.stat().st_size <= MAX_WEIGHTS_BYTES
     (record,) = matcher.weights
     assert (record.name, record.licence, record.research_only) == ("superpoint-open-lightglue", "Apache-2.0", False)
-    assert WEIGHTS["superpoint-open"].sha256 in record.metadata["features"]  # trained on the SuperPoint beside it
+    assert WEIGHTS["superpoint-open"].sha256 in record.metadata["features"]  # trained with the SuperPoint of this package
     run = Run.create(compose_config(["dataset=demo"]))
     assert [each.name for each in (*run.extractor().weights, *run.matcher().weights)] == [
         "superpoint-open",
@@ -50,7 +50,7 @@ def test_it_is_the_default_and_lies_in_the_package(matcher: Matcher, monkeypatch
         ("aliked", {}, 0.1),
     ],
 )
-def test_the_smallest_score_is_that_of_the_head_unless_it_is_chosen(
+def test_the_published_network_sets_the_smallest_score_unless_the_option_does(
     trained_for: str, changes: dict[str, float], expected: float
 ) -> None:
     try:
@@ -59,7 +59,7 @@ def test_the_smallest_score_is_that_of_the_head_unless_it_is_chosen(
         pytest.skip(f"the weights of {trained_for} are not at hand")
     assert isinstance(created, LightGlueMatcher)
     assert created.engine.settings.filter_threshold == expected
-    assert created.options.filter_threshold == expected  # which is what files of matches remember
+    assert created.options.filter_threshold == expected  # files of matches record this number
 
 
 def test_its_matches_on_the_demo_scene_obey_the_true_poses(matcher: Matcher) -> None:
