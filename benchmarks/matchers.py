@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue
+from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.superglue import SuperGlue, SuperGlueSettings
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.products import Features
@@ -116,7 +117,7 @@ class TransformersMatcher:
         _hide_broken_torchvision()
         from transformers import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig
 
-        input_dim = HEADS[HEAD].input_dim
+        input_dim = PUBLISHED_SETTINGS[HEAD].input_dim
         config = LightGlueConfig(keypoint_detector_config=SuperPointConfig(descriptor_decoder_dim=input_dim))
         self.network = LightGlueForKeypointMatching(config).eval()
         self.network.keypoint_detector = self.detector = _StoredFeatures()
@@ -235,7 +236,7 @@ def kornia_matcher(device: str, **options: Any) -> DictMatcher:
 
 
 def _with_weights(network_class: Callable[..., nn.Module], options: Mapping[str, Any]) -> nn.Module:
-    network = network_class(features=None, input_dim=HEADS[HEAD].input_dim, **options)
+    network = network_class(features=None, input_dim=PUBLISHED_SETTINGS[HEAD].input_dim, **options)
     missing, unexpected = network.load_state_dict(_network().state_dict(), strict=False)
     if missing != ["confidence_thresholds"] or unexpected:
         raise ValueError(f"the weights do not fit {network_class.__module__}: missing {missing}, unexpected {unexpected}")
@@ -282,7 +283,7 @@ def default_matchers(device: str) -> list[str]:
 
 
 def _network() -> LightGlue:
-    return load_lightglue(load_weights(f"{HEAD}-lightglue")[0], HEADS[HEAD])
+    return load_lightglue(load_weights(f"{HEAD}-lightglue")[0], PUBLISHED_SETTINGS[HEAD])
 
 
 def _kernels() -> Any:

@@ -10,6 +10,9 @@ from typing import Any
 
 from sfm_lightglue import __version__
 
+FIRST_NAMES = {"trained_for": "head", "early_rejection": "skip_hopeless"}
+"""Renamed options keep their first name in stored settings, so that files of results stay valid."""
+
 
 def plugin_settings(plugin: Any) -> dict[str, Any]:
     """Everything that decides the results of an extractor or matcher: class, options, hashes of its weights, package version.
@@ -21,7 +24,7 @@ def plugin_settings(plugin: Any) -> dict[str, Any]:
     named = ("weights", "path") if hashes else ()
     return {
         "class": f"{type(plugin).__module__}:{type(plugin).__qualname__}",
-        "options": {key: value for key, value in options.items() if key not in named},
+        "options": {FIRST_NAMES.get(key, key): value for key, value in options.items() if key not in named},
         "weights": hashes,
         "version": __version__,
     }

@@ -199,7 +199,11 @@ def test_the_configuration_is_printed_on_request(folder: Path, capsys: pytest.Ca
             1,
             "unknown option 'training.loop.stepz'. Did you mean 'steps'? There are: ",
         ),
-        (["train", "data.images=.", "training.precision=half"], 1, "training.precision='half' is none. There are: float32, low"),
+        (
+            ["train", "data.images=.", "training.precision=half"],
+            1,
+            "training.precision='half' is not a precision. There are: float32, low",
+        ),
         (["train", "data.images=.", "training.views.width=100"], 1, "training.views needs sides that are multiples of 8 px"),
         (
             ["train", "data.images=.", "training.loop.save_every=30"],

@@ -29,9 +29,10 @@ def sift(path: Path) -> tuple[np.ndarray, np.ndarray]:
     grey = np.asarray(PIL.Image.open(path).convert("L"))
     options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
     options.sift.max_num_features = 2048
-    keypoints, descriptors = pycolmap.Sift(options).extract(grey)
-    unit = descriptors.astype(np.float32)
-    return keypoints[:, :2].astype(np.float64), unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+    keypoints, descriptors = extractor.extract(pycolmap.Bitmap.from_array(grey))
+    positions, unit = np.array([(point.x, point.y) for point in keypoints]), descriptors.data.astype(np.float32)
+    return positions, unit / np.linalg.norm(unit, axis=1, keepdims=True)
 
 
 def mutual_matches(descriptors0: np.ndarray, descriptors1: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Pixel conventions and epipolar geometry against projections of known points."""
+"""Pixel conventions, and epipolar geometry against projections of known points."""
 
 from __future__ import annotations
 
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image as PILImage
@@ -29,7 +30,7 @@ def test_corners_of_the_resized_image_are_corners_of_the_full_image(size: tuple[
 
 
 def test_keypoints_of_a_resized_picture_lie_on_the_same_spot_of_the_full_picture(rng: np.random.Generator) -> None:
-    """A blob drawn in the full picture, found as centre of mass in the copy that PIL resized by different factors in x and y."""
+    """PIL resizes a picture of a blob by different factors in x and y. The centre of mass of the copy maps to the blob."""
     full, size = (640, 480), (213, 111)
     y, x = np.mgrid[: full[1], : full[0]]
     for centre in rng.uniform((100, 100), (540, 380), (5, 2)):
@@ -37,7 +38,7 @@ def test_keypoints_of_a_resized_picture_lie_on_the_same_spot_of_the_full_picture
         small = np.asarray(PILImage.fromarray(blob).resize(size, PILImage.Resampling.BILINEAR))
         small_y, small_x = np.mgrid[: size[1], : size[0]]
         found = np.array([[(small * small_x).sum(), (small * small_y).sum()]]) / small.sum()
-        np.testing.assert_allclose(keypoints_to_full_image(found, size, full)[0], centre, atol=0.02)  # blob cut at the border
+        np.testing.assert_allclose(keypoints_to_full_image(found, size, full)[0], centre, atol=0.02)  # the border cuts the blob
 
 
 def test_no_keypoints_map_to_no_keypoints() -> None:
@@ -73,7 +74,7 @@ def test_projections_of_one_point_fulfil_the_essential_matrix(rng: np.random.Gen
 
 
 def test_the_sampson_error_is_the_distance_to_the_nearest_exact_correspondence(rng: np.random.Generator) -> None:
-    """Pure sideways motion: rows must be equal, so the nearest exact correspondence moves each point by half the difference."""
+    """Sideways motion: both rows must be equal, so the nearest exact correspondence moves each point by half the difference."""
     fundamental = essential_matrix(np.eye(3), np.array([1.0, 0, 0]))
     points0 = rng.random((10, 2))
     points1 = points0 + np.column_stack([rng.random(10), np.full(10, 0.2)])
@@ -82,3 +83,8 @@ def test_the_sampson_error_is_the_distance_to_the_nearest_exact_correspondence(r
 
 def test_the_sampson_error_does_not_divide_by_zero() -> None:
     assert np.isfinite(sampson_error(np.zeros((3, 3)), np.ones((1, 2)), np.ones((1, 2)))).all()
+
+
+def test_tests_check_array_shapes_against_annotations() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError, match="points"):
+        warp_points(np.eye(3), np.zeros((5, 3)))

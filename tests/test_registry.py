@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sfm_lightglue import __version__
+from sfm_lightglue.api import create_matcher
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher
@@ -68,3 +69,12 @@ def test_settings_have_every_other_option() -> None:
 
 def test_settings_without_weights_have_all_options() -> None:
     assert plugin_settings(Plugin()) != plugin_settings(Plugin(path="there"))
+
+
+def test_renamed_options_keep_their_first_name_so_that_files_of_results_stay_valid() -> None:
+    options = create_matcher("lightglue", trained_for="superpoint-open", early_rejection=False).options  # type: ignore[attr-defined]
+    stored = plugin_settings(create_matcher("lightglue", trained_for="superpoint-open", early_rejection=False))["options"]
+    assert (stored["head"], stored["skip_hopeless"]) == (options.trained_for, options.early_rejection)
+    assert set(stored) == {*(field.name for field in dataclasses.fields(options)), "head", "skip_hopeless"} - {
+        *("trained_for", "early_rejection", "weights")
+    }

@@ -94,7 +94,7 @@ def types_of(group: str, name: str) -> type | None:
     if group == "training":
         network = yaml.safe_load((config_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")).get("name")
         network = network or read_config(config_dir() / group / f"{name}.yaml").bases[0]
-        hints = typing.get_type_hints(load_class(network, TRAININGS, "training").__init__)
+        hints = typing.get_type_hints(load_class(network, TRAININGS, "training").create)
         return typing.cast(type, hints["options"])
     if group in PLUGINS:
         return options_class(load_class(name, PLUGINS[group], group))

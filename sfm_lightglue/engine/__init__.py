@@ -1,1 +1,1 @@
-"""LightGlue for many pairs: the network of `networks.lightglue`, rewritten for speed."""
+"""Fast LightGlue for many pairs: computes what the network of `networks.lightglue` computes."""

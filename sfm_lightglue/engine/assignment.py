@@ -1,10 +1,11 @@
-"""Matches from the last states of a pair, without ever holding a matrix of all scores.
+"""Matches from the last states of a pair, without a matrix of all scores in memory.
 
-A score is exp(2 s_ij - lse_i - lse_j + log m_i + log m_j) (paper, eq. 7 and 8): s the similarity, lse the log-sum-exp of its row
-or column, m the matchability. All factors are at most 1, so a score above a threshold t > 0 needs a softmax over the row above t,
-which at most 1 / t entries of a row have. The similarities are computed a few rows at a time; of each block these candidates are
-kept, and the log-sum-exp of its rows and columns. Scores are then exact, and a candidate that is the best of its row and of its
-column among the candidates is so among all.
+A score is exp(2 s_ij - lse_i - lse_j + log m_i + log m_j) (paper, eq. 7 and 8): s is the similarity, lse the log-sum-exp of a row
+or column of similarities, m the matchability. All factors are at most 1. An entry with a score above a threshold t > 0 is thus
+above t in the softmax over its row, and a row has at most 1 / t entries like that. They are the candidates.
+
+The similarities are computed a few rows at a time. Each block leaves its candidates, and the log-sum-exp of its rows and columns.
+The scores are exact, and a candidate that is the best of its row and column among the candidates is the best among all entries.
 """
 
 from __future__ import annotations
@@ -14,25 +15,30 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from sfm_lightglue.networks.lightglue import mutual_best
 
 NO_SIMILARITY = -1e9
-"""Below all similarities by far, yet finite: sums with it do not end in NaN."""
+"""Far below all similarities, yet finite, so that sums with it are not NaN."""
 BLOCK_ENTRIES = 1 << 18
-"""Similarities in work at a time: 1 MB, which stays in a core's cache."""
+"""Number of similarities computed at a time: 1 MB, which stays in a core's cache."""
 
 Scan = Callable[[Tensor, float, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
-"""A function that does what `scan_rows` does."""
+"""A function like `scan_rows`."""
 
 
-def scan_rows(rows: Tensor, log_threshold: float, maximum: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a block of rows (r, n) of a matrix says; the block itself may be overwritten.
+def scan_rows(
+    rows: Float32[Tensor, "r n"], log_threshold: float, maximum: Float32[Tensor, " n"], total: Float32[Tensor, " n"]
+) -> tuple[Float32[Tensor, " r"], Int64[Tensor, " k"], Int64[Tensor, " k"], Float32[Tensor, " k"]]:
+    """The log-sum-exp of each row of a block, and the row, column and value of its large entries, in order.
 
-    Updates, of each column and with all rows seen before, its maximum (n,) and its total (n,) of exp(x - maximum). Returns the
-    log-sum-exp (r,) of each row, and the rows int64 (k,), columns int64 (k,) and values (k,) of the entries above the log-sum-exp
-    of their row + `log_threshold`, in order.
+    Args:
+        rows: some rows of a matrix; they may be overwritten.
+        log_threshold: an entry is large if it is above the log-sum-exp of its row + this.
+        maximum: the maximum of each column over all rows seen so far; updated.
+        total: the sum of exp(x - maximum) of each column over all rows seen so far; updated.
     """
     largest = rows.amax(dim=1, keepdim=True)
     lse = largest[:, 0] + (rows - largest).exp_().sum(dim=1).log_()
@@ -45,11 +51,20 @@ def scan_rows(rows: Tensor, log_threshold: float, maximum: Tensor, total: Tensor
 
 
 def assign(
-    vectors0: Tensor, vectors1: Tensor, logits0: Tensor, logits1: Tensor, threshold: float, scan: Scan = scan_rows
-) -> tuple[Tensor, Tensor]:
-    """Indices int64 (k, 2), ordered by the first, and scores float32 (k,) of the matches with a score above `threshold`.
+    vectors0: Float32[Tensor, "m d"],
+    vectors1: Float32[Tensor, "n d"],
+    logits0: Float32[Tensor, " m"],
+    logits1: Float32[Tensor, " n"],
+    threshold: float,
+    scan: Scan = scan_rows,
+) -> tuple[Int64[Tensor, "k 2"], Float32[Tensor, " k"]]:
+    """Indices, ordered by the first, and scores of the matches of one pair.
 
-    From projected states (m, d), (n, d), m and n > 0, and logits of matchability (m,), (n,). `scan` is `scan_rows` or as good.
+    Args:
+        vectors0, vectors1: projected states; m and n > 0.
+        logits0, logits1: of matchability.
+        threshold: a match has a score above this.
+        scan: `scan_rows`, or a faster function that returns the same.
     """
     log_match0, log_match1 = F.logsigmoid(logits0), F.logsigmoid(logits1)
     if threshold <= 0:
@@ -75,13 +90,23 @@ def assign(
 
 
 def assign_many(
-    vectors0: Tensor, vectors1: Tensor, logits0: Tensor, logits1: Tensor, is_point0: Tensor, is_point1: Tensor, threshold: float
-) -> tuple[Tensor, Tensor]:
-    """The matches of many pairs in few and large steps, as a GPU wants them; nothing waits for the GPU.
+    vectors0: Float32[Tensor, "b m d"],
+    vectors1: Float32[Tensor, "b n d"],
+    logits0: Float32[Tensor, "b m"],
+    logits1: Float32[Tensor, "b n"],
+    is_point0: Bool[Tensor, "b m"],
+    is_point1: Bool[Tensor, "b n"],
+    threshold: float,
+) -> tuple[Int64[Tensor, "b m"], Float32[Tensor, "b m"]]:
+    """The partner of each point of image 0 and the score, -1 for no match, for many pairs at once.
 
-    From projected states (b, m, d), (b, n, d), filled up where `is_point0` (b, m), `is_point1` (b, n) is false, and logits of
-    matchability (b, m), (b, n). Returns the partner int64 (b, m) of each point of image 0, and scores float32 (b, m), -1 for no
-    match.
+    It takes few, large steps, as a GPU needs, and does not wait for the GPU.
+
+    Args:
+        vectors0, vectors1: projected states, padded to the longest image.
+        logits0, logits1: of matchability.
+        is_point0, is_point1: False for padding.
+        threshold: a match has a score above this.
     """
     similarity = vectors0 @ vectors1.mT  # b m n
     similarity.masked_fill_(~(is_point0[:, :, None] & is_point1[:, None]), NO_SIMILARITY)
@@ -95,7 +120,8 @@ def assign_many(
 
 
 def _is_best(group: Tensor, score: Tensor, num_groups: int) -> Tensor:
-    """Which entries have the highest score of their group; of equal ones (duplicate keypoints) the first, as a maximum takes."""
+    """Which entries have the highest score of their group. Among equal scores (duplicate keypoints) the first one wins, as in
+    torch's maximum."""
     highest = score.new_full((num_groups,), -math.inf).scatter_reduce_(0, group, score, "amax")
     order = torch.arange(len(score), device=score.device)
     candidates = torch.where(score == highest[group], order, len(score))
@@ -104,7 +130,7 @@ def _is_best(group: Tensor, score: Tensor, num_groups: int) -> Tensor:
 
 
 def _assign_densely(vectors0: Tensor, vectors1: Tensor, log_match0: Tensor, log_match1: Tensor) -> tuple[Tensor, Tensor]:
-    """All mutually best pairs, whatever their score."""
+    """All mutually best pairs of points, with any score."""
     similarity = vectors0 @ vectors1.T
     scores = F.log_softmax(similarity, dim=1) + F.log_softmax(similarity, dim=0) + log_match0[:, None] + log_match1
     rows, columns, values = mutual_best(scores)

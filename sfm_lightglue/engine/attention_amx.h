@@ -1,16 +1,16 @@
-// `attention` of bfloat16 elements by the tiles of AMX (Intel from Sapphire Rapids): included by kernels.cpp, which has the
-// packing and what is said there of all functions.
+// `attention` of bfloat16 elements with the tiles of AMX (Intel from Sapphire Rapids). kernels.cpp includes this file; it has the
+// packing, and its opening comment holds here too.
 //
-// A tile holds 16 rows of 64 bytes: 16 x 16 sums, or 16 rows of 32 elements; one instruction multiplies two of them, 16384
-// FLOP. The softmax between the two products is by AVX512. 2048 queries and keys of 4 heads, one
-// core of an Intel Xeon with AMX: 5.0 ms, 39.7 ms without tiles.
+// A tile holds 16 rows of 64 bytes: 16 x 16 sums, or 16 rows of 32 elements. One instruction multiplies two tiles: 16384 FLOP.
+// AVX512 computes the softmax between the two products. 2048 queries and keys of 4 heads take 5.0 ms on one core of an Intel Xeon
+// with AMX, and 39.7 ms without tiles.
 
 #if defined(__linux__) && (__has_include(<amxbf16intrin.h>) || __has_include(<amxintrin.h>))  // g++ 11, clang++ 11: assemble it
 
 constexpr long TILE_QUERIES = 32;  // queries at a time: 32 x 32 sums fill tiles 0 to 3, what is multiplied 4 to 7
 constexpr long TILE_KEYS = 256;    // keys between two updates of the row maxima; 128 and 512 are 12 % slower
 
-// The instructions stand here as assembly for the reason given in kernels.cpp.
+// The instructions are written as assembly for the reason given in kernels.cpp.
 template <int TILE>
 inline void tile_load(const void* from, long stride) {  // strides in bytes
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(TILE) : "memory");
@@ -54,8 +54,8 @@ inline void multiply_add_tiles(const bfloat16* left, long left_stride, const uin
     tile_multiply_add<3, 5, 7>();
 }
 
-// The shapes of this thread's tiles are ours while this lives, and then what they were: oneDNN can
-// leave out to load its own where it remembers to have done so.
+// Sets the shapes of this thread's tiles, and restores them at its end: oneDNN may remember that it loaded its own shapes, and not
+// load them again.
 class TileShapes {
    public:
     TileShapes() {
@@ -86,7 +86,7 @@ struct TileKeys {
     long padded_size(long block) const { return (size(block) + 31) / 32 * 32; }
 };
 
-// Online softmax of TILE_QUERIES queries of one head: what is known after the keys seen so far.
+// Online softmax of TILE_QUERIES queries of one head: the state after the keys seen so far.
 struct TileAttention {
     alignas(64) bfloat16 queries[TILE_QUERIES * MAX_HEAD_SIZE];  // in both, rows of head_size
     alignas(64) float context[TILE_QUERIES * MAX_HEAD_SIZE];     // sum of weight x value
@@ -151,7 +151,7 @@ inline void add_tile_values(TileAttention& state, const TileKeys& head, long blo
     }
 }
 
-// The tiles compute the logits of the next block while AVX512 computes the weights of this one: 13 % faster than one after the
+// The tiles compute the logits of the next block while AVX512 computes the weights of this block: 13 % faster than one after the
 // other.
 [[gnu::noinline]] inline void attend_by_tiles(TileAttention& state, const TileKeys& head) {
     for (long j = 0; j < head.padded_size(0); j += 32) compute_tile_logits(state, head, 0, j);
@@ -198,7 +198,7 @@ int attention_by_tiles(const bfloat16* query, long query_stride, long num_querie
     return 1;
 }
 
-// Whether this CPU has the tiles and Linux (from 5.16 on) lets this process use them, which it must be asked for.
+// Whether this CPU has the tiles, and Linux (from 5.16 on) lets this process use them. A process must ask for them.
 [[gnu::target("no-avx")]] inline bool has_tiles() {
     constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
     constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from sfm_lightglue.engine.numerics import Tokens
@@ -22,14 +23,14 @@ from sfm_lightglue.engine.numerics import Tokens
 class ImageState:
     """Everything about an image that does not depend on its partner; n keypoints, d channels."""
 
-    state: Tensor
-    """float32 (n, d), after the self block of the first layer."""
-    projections: Tensor
-    """(n, 2d), for the cross block of the first layer."""
-    cos_sin: Tensor
-    """(n, d / h): cosines | sines of the rotary encoding."""
-    descriptors: Tensor | None = None
-    """float32 (n, c), of unit length; None without early rejection."""
+    state: Float32[Tensor, "n d"]
+    """After the self block of the first layer."""
+    projections: Float[Tensor, "n 2*d"]
+    """For the cross block of the first layer."""
+    cos_sin: Float[Tensor, "n angles"]
+    """Cosines | sines of the rotary encoding, for the d / h channels of a head."""
+    descriptors: Float32[Tensor, "n c"] | None = None
+    """Unit length; None without early rejection."""
 
     def __len__(self) -> int:
         return len(self.state)
@@ -45,25 +46,31 @@ class ImageState:
 class Batch:
     """p pairs in play, with T tokens in all."""
 
-    pairs: np.ndarray
-    """int64 (p,): index of each pair among the pairs given to the engine."""
-    lengths: np.ndarray
-    """int64 (2, p): number of tokens of each image."""
-    num_points: np.ndarray
-    """int64 (p,): number of keypoints of both images before any was dropped."""
+    pairs: Int64[np.ndarray, " p"]
+    """Index of each pair among the pairs given to the engine."""
+    lengths: Int[np.ndarray, "2 p"]
+    """Number of tokens of each image."""
+    num_points: Int64[np.ndarray, " p"]
+    """Number of keypoints of both images before any was dropped."""
     tokens: Tokens
-    points: Tensor
-    """int64 (T,): number of each token's keypoint. The numbers count the keypoints of image 0 of all pairs given to the engine,
-    then the keypoints of image 1 of all pairs."""
+    points: Int64[Tensor, " T"]
+    """Number of each token's keypoint. The numbers count the keypoints of image 0 of all pairs given to the engine, then the
+    keypoints of image 1 of all pairs."""
 
     @classmethod
-    def of(cls, pairs: np.ndarray, images: Sequence[ImageState], first_points: np.ndarray, dtype: torch.dtype) -> Batch:
-        """All keypoints of some pairs, at least one.
+    def of(
+        cls,
+        pairs: Int64[np.ndarray, " p"],
+        images: Sequence[ImageState],
+        first_points: Int64[np.ndarray, " images"],
+        dtype: torch.dtype,
+    ) -> Batch:
+        """All keypoints of some pairs, at least one pair.
 
         Args:
-            pairs: int64 (p,), as in the field.
+            pairs: as in the field.
             images: image 0 of each of these pairs, then image 1 of each; every image has keypoints.
-            first_points: int64 (2p,), number of the first keypoint of each image.
+            first_points: number of the first keypoint of each image.
             dtype: element type of the matrix products.
         """
         lengths = np.array([len(image) for image in images], dtype=np.int64)
@@ -90,18 +97,18 @@ class Batch:
         """Number of tokens of images 0."""
         return self.borders[len(self)]
 
-    def count(self, flags: Tensor) -> np.ndarray:
-        """int32 (f, 2, p): how many tokens of each image have each of the flags (f, T). Waits for the device once."""
+    def count(self, flags: Bool[Tensor, "f T"]) -> Int32[np.ndarray, "f 2 p"]:
+        """The number of tokens of each image that have each flag. Waits for the device once."""
         totals = F.pad(flags.cumsum(dim=1, dtype=torch.int32), (1, 0))
         at_borders = totals[:, send(np.array(self.borders), flags.device)].cpu().numpy()
         return np.diff(at_borders, axis=1).reshape(len(flags), 2, -1)
 
-    def of_tokens(self, flags: np.ndarray) -> Tensor:
-        """bool (T,), from a flag of each pair (p,)."""
+    def of_tokens(self, flags: Bool[np.ndarray, " p"]) -> Bool[Tensor, " T"]:
+        """A flag of each token, from a flag of each pair."""
         return send(np.repeat(np.tile(flags, 2), self.lengths.flat), self.points.device)
 
-    def prune(self, keep: Tensor, num_kept: np.ndarray, goes_on: np.ndarray) -> Batch:
-        """The pairs that go on (p,), with the tokens to keep (T,). `num_kept` (2, p) is the number of these in each image."""
+    def prune(self, keep: Bool[Tensor, " T"], num_kept: Int[np.ndarray, "2 p"], goes_on: Bool[np.ndarray, " p"]) -> Batch:
+        """The pairs that go on, with the tokens to keep. `num_kept` is the number of tokens to keep in each image."""
         if goes_on.all() and (num_kept == self.lengths).all():
             return self
         lengths = num_kept[:, goes_on]
@@ -115,13 +122,13 @@ def on_gpu(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-def send(array: np.ndarray, device: torch.device) -> Tensor:
+def send(array: Shaped[np.ndarray, "*n"], device: torch.device) -> Shaped[Tensor, "*n"]:
     """The array on the device. Does not wait for the work that a GPU still has to do."""
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
-def _indices(flags: Tensor, count: int) -> Tensor:
-    """Ascending indices int64 (count,) of the flags (T,) that are set. As their count is known, this does not wait for a GPU."""
+def _indices(flags: Bool[Tensor, " T"], count: int) -> Int64[Tensor, " {count}"]:
+    """Ascending indices of the flags that are set. As their count is known, this does not wait for a GPU."""
     if on_gpu(flags):  # before torch 2.7 nonzero_static is for CPUs alone
         return (~flags).byte().argsort(stable=True)[:count]
     return torch.nonzero_static(flags, size=count)[:, 0]

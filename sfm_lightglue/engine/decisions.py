@@ -6,30 +6,31 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, Int
 from torch import Tensor
 
 from sfm_lightglue.engine.batch import Batch
-from sfm_lightglue.networks.lightglue import LightGlueSettings
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 
 
 @dataclass(frozen=True)
 class Decision:
     """Adaptive depth and width for the p pairs and T tokens of a batch."""
 
-    is_done: np.ndarray
-    """bool (p,): enough points are confident, so this layer is the pair's last."""
-    keep: Tensor
-    """bool (T,): the point stays if its pair goes on."""
-    num_kept: np.ndarray
-    """int32 (2, p): number of points to keep in each image."""
+    is_done: Bool[np.ndarray, " p"]
+    """Enough points of the pair are confident, so this layer is its last."""
+    keep: Bool[Tensor, " T"]
+    """The point stays if its pair goes on."""
+    num_kept: Int[np.ndarray, "2 p"]
+    """Number of points to keep in each image."""
 
 
-def decide(batch: Batch, probabilities: Tensor, settings: LightGlueSettings, threshold: float) -> Decision:
+def decide(batch: Batch, probabilities: Float32[Tensor, "T 2"], settings: LightGlueSettings, threshold: float) -> Decision:
     """The decision after a layer that is not the last. Waits for the device once.
 
     Args:
         batch: the pairs in play.
-        probabilities: float32 (T, 2), confidence and matchability of each token.
+        probabilities: confidence and matchability of each token.
         settings: the thresholds of depth and width.
         threshold: confidence from which on a point counts as confident after this layer.
     """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from sfm_lightglue.engine.assignment import BLOCK_ENTRIES
@@ -43,8 +44,8 @@ class EarlyRejection:
 
 def judge_descriptors(
     pairs: Sequence[tuple[ImageState, ImageState]], rule: EarlyRejection | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which of n pairs are rejected by their descriptors bool (n,), and which are doubtful bool (n,).
+) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Which pairs are rejected by their descriptors, and which are doubtful.
 
     The rejected pairs count as doubtful too. Without a rule no pair is either. Waits for the device once, for all pairs.
     """
@@ -60,14 +61,18 @@ def judge_descriptors(
 
 
 def judge_matchability(
-    batch: Batch, matchability: Tensor, is_doubtful: np.ndarray, rule: EarlyRejection | None, i: int
-) -> np.ndarray:
-    """Which of the p pairs of a batch are rejected after layer i (from 0), bool (p,).
+    batch: Batch,
+    matchability: Float32[Tensor, " T"],
+    is_doubtful: Bool[np.ndarray, " p"],
+    rule: EarlyRejection | None,
+    i: int,
+) -> Bool[np.ndarray, " p"]:
+    """Which pairs of a batch are rejected after layer i (from 0).
 
     Args:
         batch: the pairs in play.
-        matchability: float32 (T,), of each token after layer i.
-        is_doubtful: bool (p,), see `judge_descriptors`.
+        matchability: of each token after layer i.
+        is_doubtful: see `judge_descriptors`.
         rule: None rejects no pair.
         i: the layer.
     """
@@ -78,8 +83,8 @@ def judge_matchability(
     return (num_matchable < RANK).any(axis=0) & is_doubtful
 
 
-def count_distinct(descriptors0: Tensor, descriptors1: Tensor) -> Tensor:
-    """Number of distinct neighbours, int64 (), of descriptors (m, c) and (n, c) of unit length; n > 1."""
+def count_distinct(descriptors0: Float32[Tensor, "m c"], descriptors1: Float32[Tensor, "n c"]) -> Int64[Tensor, ""]:
+    """The number of distinct neighbours. Descriptors have unit length; n > 1."""
     step = max(1, len(descriptors0) if descriptors0.is_cuda else BLOCK_ENTRIES // len(descriptors1))
     similarities, nearest, best1 = [], [], descriptors1.new_full((len(descriptors1),), -1.0)
     for start in range(0, len(descriptors0), step):

@@ -1,12 +1,12 @@
 // The heavy steps of LightGlue in float32 and bfloat16, for x86-64 CPUs with AVX512. The bfloat16 functions also need
-// AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake); where there is AMX too, attention_amx.h has a faster attention.
+// AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake). On CPUs with AMX, attention_amx.h has a faster attention.
 //
-// Called through kernels.py, which checks types, shapes and strides. Every function works in the thread of its caller, keeps
-// nothing between calls, and computes each row independently of the number and the order of the rows: a row alone gives the
-// same bits. Strides are in elements; within a row, elements are contiguous. Everything but storage and the products of
-// attention is float32; for float32 elements, functions are exact to the last bits, for bfloat16 to more bits than it keeps.
+// kernels.py calls these functions and checks types, shapes and strides. Every function works in the thread of its caller and keeps
+// nothing between calls. The bits of a row do not depend on the number and the order of the rows. Strides count elements; within a
+// row, elements are contiguous. Everything is float32 except storage and the products of attention. Results are exact to the last
+// bits for float32 elements, and to more bits than bfloat16 keeps for bfloat16 elements.
 //
-// Products are over words of 32 bits, one float32 or two bfloat16: one instruction (32 or 64 FLOP) a cycle on Zen 4.
+// A product works on words of 32 bits, each one float32 or two bfloat16: one instruction (32 or 64 FLOP) a cycle on Zen 4.
 
 #include <immintrin.h>
 
@@ -49,8 +49,8 @@ inline __m512 load(const bfloat16* from) {
 
 inline void store(float* to, __m512 values) { _mm512_storeu_ps(to, values); }
 
-// The instructions of AVX512-BF16 stand here as assembly: with a compiler flag for them, the compiler might use them in the
-// float32 functions too. Conversions round to nearest even, as torch does.
+// The instructions of AVX512-BF16 are written as assembly: with a compiler flag for them, the compiler might also use them in the
+// float32 functions. Conversions round to nearest even, as in torch.
 inline void store(bfloat16* to, __m512 values) {
     __m256i halves;
     asm("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(values));
@@ -93,8 +93,8 @@ inline __m512 power_of_two(__m512 t) {
     return _mm512_scalef_ps(polynomial({0.07802451f, 0.22606717f, 0.69583356f, 0.9999252f}, fraction), t);
 }
 
-// e^(factor x) for x <= 0 < factor. The relative error is 1e-7 for float32, and for bfloat16 7.5e-5: a fiftieth of the rounding
-// that follows.
+// e^(factor x) for x <= 0 < factor. The relative error is 1e-7 for float32. For bfloat16 it is 7.5e-5, a fiftieth of the rounding
+// error that follows.
 template <class Element>
 struct Exponential {
     explicit Exponential(double factor) : high(factor * LOG2_E), low(factor * LOG2_E - high), lowest(-125 / high) {}
@@ -161,7 +161,7 @@ inline void transpose(__m512i (&rows)[16]) {
     }
 }
 
-// To [tile of 64 keys][word of channels][key]: what `multiply` wants for query x key. Keys past the last are the last again.
+// Packs keys as [tile of 64 keys][word of channels][key], as `multiply` needs them for query x key. The last key fills its tile.
 template <class Element>
 void pack_keys(uint32_t* packed, const Element* keys, long stride, long num_keys, long num_words) {
     for (long first = 0; first < num_keys; first += KEY_TILE, packed += KEY_TILE * num_words)
@@ -177,7 +177,7 @@ void pack_keys(uint32_t* packed, const Element* keys, long stride, long num_keys
             }
 }
 
-// To [word of keys][channel]: what `multiply` wants for weight x value. Values past the last are zeros, up to whole tiles.
+// Packs values as [word of keys][channel], as `multiply` needs them for weight x value. Zeros fill the last tile.
 template <class Element>
 void pack_values(uint32_t* packed, const Element* values, long stride, long num_keys, long head_size) {
     const long padded = (num_keys + KEY_TILE - 1) / KEY_TILE * KEY_TILE;
@@ -193,13 +193,13 @@ void pack_values(uint32_t* packed, const Element* values, long stride, long num_
         }
 }
 
-// Online softmax of ROWS queries of one head: what is known after the keys seen so far.
+// Online softmax of ROWS queries of one head: the state after the keys seen so far.
 struct Attention {
     alignas(64) float context[ROWS][MAX_HEAD_SIZE];  // sum of weight x value
     alignas(64) float total[ROWS][16];               // sum of the weights, by lane
     float maximum[ROWS];                             // of the logits
     float correction[ROWS];                          // factor of context and total from the last maximum to this one
-    // Of the block of keys at hand, before the scale. The weights of a row take the place of its logits, from the left.
+    // Logits of the current block of keys, before the scale. The weights of a row replace its logits, from the left.
     alignas(64) float logits[ROWS][KEY_BLOCK];
 };
 
@@ -229,7 +229,7 @@ inline void compute_tile(float* logits, __m512 (&lane_maximum)[ROWS], const Elem
     });
 }
 
-// Not inlined, like `add_values`, so that their registers are theirs alone: 2 % faster by g++ 12.
+// Not inlined, like `add_values`, so that each has all registers: 2 % faster with g++ 12.
 template <class Element>
 [[gnu::noinline]] void compute_logits(Attention& state, const Element* const (&queries)[ROWS], const uint32_t* keys,
                                       long num_keys, long num_words, float scale) {
@@ -252,8 +252,8 @@ inline void add_to(float* sum, float factor, __m512 values) {  // sum = factor s
     _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), _mm512_set1_ps(factor), values));
 }
 
-// Adds weight x value for 16 COLUMNS channels; the FIRST channels also bring the weights, computed 32 keys at a time between
-// the products, so that the additions and conversions of the exponential run beside them (3 % faster than one after the other).
+// Adds weight x value for 16 COLUMNS channels. The FIRST channels also compute the weights, 32 keys at a time between the products,
+// so that the additions and conversions of the exponential run beside the products (3 % faster than one after the other).
 template <class Element, int COLUMNS, bool FIRST>
 [[gnu::noinline]] void add_values(Attention& state, const uint32_t* values, long channel, long num_keys, long head_size,
                                   Exponential<Element> exponential) {
@@ -302,8 +302,8 @@ void attend(Attention& state, const Element* const (&queries)[ROWS], const uint3
     }
 }
 
-// Phi(-z) e^(z^2 / 2) for z >= 0, where Phi is the normal distribution function, by a polynomial in t = 1 / (1 + p z). The
-// product with e^(-z^2 / 2) keeps its relative precision where Phi is small.
+// Phi(-z) e^(z^2 / 2) for z >= 0, by a polynomial in t = 1 / (1 + p z). Phi is the normal distribution function. The product with
+// e^(-z^2 / 2) keeps its relative precision even if Phi is small.
 inline __m512 scaled_tail(__m512 z, float) {  // relative error 1e-7: minimax fit, p = 0.35
     const __m512 divisor = _mm512_fmadd_ps(z, _mm512_set1_ps(0.35f), _mm512_set1_ps(1.0f));
     __m512 t = _mm512_rcp14_ps(divisor);
@@ -326,8 +326,8 @@ inline __m512 gelu(__m512 x) {
     return _mm512_fnmadd_ps(z, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
 }
 
-// Denormal numbers, operands and results, are 0 while this lives. Weights that underflow make many of them, which cost Intel's
-// processors some hundred cycles each: logits in the hundreds took 15 (bfloat16) to 40 times (float32) as long as small ones.
+// While this object lives, denormal numbers count as 0, in operands and in results. Weights that underflow make many of them, and
+// each costs Intel's processors some hundred cycles: logits in the hundreds took 15 (bfloat16) to 40 times (float32) as long.
 class FlushDenormals {
    public:
     FlushDenormals() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | 0x40); }  // 0x40: operands; its name is in another header
@@ -338,7 +338,7 @@ class FlushDenormals {
     const unsigned before = _mm_getcsr();
 };
 
-// out = softmax(scale query key^T) value per head. Returns 0 where the memory for the packed keys and values is not to be had.
+// out = softmax(scale query key^T) value per head. Returns 0 if there is no memory for the packed keys and values.
 template <class Element>
 int attention(const Element* query, long query_stride, long num_queries, const Element* key, long key_stride,
               const Element* value, long value_stride, long num_keys, Element* out, long out_stride, long num_heads,
@@ -379,7 +379,7 @@ void add_bias(Element* rows, long stride, long num_rows, long width, const float
         for (long c = 0; c < width; c += 16) store(rows + c, _mm512_add_ps(load(rows + c), _mm512_loadu_ps(bias + c)));
 }
 
-// Each head's (even | odd) channels of rows + bias (bias may be null) turned by the angles of the row.
+// Rotates the (even | odd) channels of each head of rows + bias by the angles of the row; bias may be null.
 template <class Element>
 void rotate(Element* rows, long stride, long num_rows, long width, const float* cos_sin, long cos_sin_stride, long head_size,
             const float* bias) {
@@ -424,8 +424,8 @@ void bias_norm_gelu(Element* hidden, long stride, long num_rows, long width, con
     }
 }
 
-// x += update + bias, tokens = x, and where heads (2, width) are given, logits (num_rows, 2) = x heads^T. In float32, tokens may
-// be the memory of x.
+// x += update + bias, tokens = x, and logits (num_rows, 2) = x heads^T if heads (2, width) are given. In float32, tokens may be x
+// itself.
 template <class Element>
 void add_update(float* x, long x_stride, const Element* update, long update_stride, Element* tokens, long tokens_stride,
                 long num_rows, long width, const float* bias, const float* heads, float* logits) {
@@ -446,9 +446,9 @@ void add_update(float* x, long x_stride, const Element* update, long update_stri
     }
 }
 
-// Of rows of float32: the log-sum-exp of each; of each column the maximum and the sum of e^(x - maximum), with all rows seen before;
-// and the entries above the log-sum-exp of their row + log_threshold, in order. Returns the number of these entries, -1 where there
-// is no memory for them: where they are more than `capacity`, too.
+// For rows of float32: the log-sum-exp of each row, the maximum and the sum of e^(x - maximum) of each column over all rows seen so
+// far, and the entries above the log-sum-exp of their row + log_threshold, in order. Returns the number of these entries, or -1 if
+// there is no memory or if there are more than `capacity`.
 long scan_rows(const float* rows, long stride, long num_rows, long width, float log_threshold, float* row_lse, float* maximum,
                float* total, int64_t* entry_rows, int64_t* entry_columns, float* entry_values, long capacity) {
     const Exponential<float> exponential(1.0);
@@ -522,8 +522,8 @@ EXPORT(add_update)
 decltype(&attention<bfloat16>) attention_by_tiles_bfloat16 = attention_by_tiles;
 decltype(&scan_rows) scan_rows_float32 = scan_rows;
 
-// Whether this CPU and its operating system run the functions for float32: 1, for bfloat16 as well: 2, `attention_by_tiles` too:
-// 3, none: 0. Itself without their instructions.
+// Which functions this CPU and its operating system can run. 0: none, 1: those for float32, 2: also those for bfloat16, 3: also
+// `attention_by_tiles`. This function itself uses none of their instructions.
 [[gnu::target("no-avx")]] int supported() {
     __builtin_cpu_init();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -1,10 +1,10 @@
 """Optional compiled kernels for LightGlue on x86-64 CPUs with AVX512: `kernels.cpp`, called by ctypes.
 
-`compile_kernels` writes `kernels/NAME.so` into the cache folder. NAME holds hashes of the source with the flags, of the compiler
-and of the content, so that a library of another version or a damaged one is never loaded. `SFM_LIGHTGLUE_KERNELS=0` in the
-environment turns the kernels off.
+`compile_kernels` writes `kernels/NAME.so` into the cache folder. NAME consists of three hashes: of the source and the flags, of
+the compiler, and of the file's content. A library of another version, or a damaged one, is therefore never loaded. The
+environment variable `SFM_LIGHTGLUE_KERNELS=0` turns the kernels off.
 
-A call runs in the thread that makes it, without Python's lock, and keeps nothing: threads may call at the same time.
+A call runs in the thread of its caller, without Python's lock, and keeps nothing. Several threads may call at the same time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from sfm_lightglue.download import cache_dir, sha256_of
@@ -31,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 INCLUDED = Path(__file__).with_name("attention_amx.h")
-# Not -march=native: one file for all CPUs that have these instructions.
+# Not -march=native: one library serves all CPUs that have these instructions.
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")))
 COMPILERS = ("c++", "g++", "clang++")
 HEAD_SIZES = (32, 64, 96, 128)
-"""That `attention` has code for."""
+"""Channels of a head for which `attention` has code."""
 MAX_WIDTH = 4096
-"""Of the rows of `bias_norm_gelu`: MAX_WIDTH in the source."""
+"""Most channels of a row in `bias_norm_gelu`; MAX_WIDTH in the source."""
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _ROWS = (_POINTER, _LONG, _LONG, _LONG)  # address, stride, rows, width
@@ -50,14 +51,17 @@ _ARGUMENTS = {
     "scan_rows": (*_ROWS, _FLOAT, *(_POINTER,) * 6, _LONG),
 }
 _RESULTS = {"attention": ctypes.c_int, "scan_rows": _LONG}
-_OF_FLOAT32_ALONE = {"scan_rows"}
+_ONLY_FLOAT32 = {"scan_rows"}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def compile_kernels(compiler: str | None = None) -> Path:
-    """The library in the cache folder, compiled by `compiler`, else by $CXX, else by the first of `COMPILERS` that can.
+    """Compiles the library; its path in the cache folder.
 
-    Raises: RuntimeError where there is no compiler or none succeeds; the text holds what they wrote and what to do.
+    Args:
+        compiler: a command. None: $CXX, or without it the first of `COMPILERS` that succeeds.
+
+    Raises: RuntimeError if there is no compiler or none succeeds. The text quotes the compilers and says what to do.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise RuntimeError(f"the kernels are for x86-64 CPUs, this one is {platform.machine()}: matching runs without them")
@@ -79,10 +83,10 @@ def compile_kernels(compiler: str | None = None) -> Path:
 
 
 def load_kernels() -> Kernels | None:
-    """The compiled kernels; None where they are not compiled, this CPU cannot run them, or SFM_LIGHTGLUE_KERNELS=0."""
+    """The compiled kernels; None if they are not compiled, this CPU cannot run them, or SFM_LIGHTGLUE_KERNELS=0."""
     if os.environ.get("SFM_LIGHTGLUE_KERNELS") == "0":
         return None
-    # Several only where several compilers were used: the newest.
+    # Several libraries come from several compilers: take the newest.
     paths = sorted(_folder().glob(f"{_source_key()}-*.so"), key=lambda path: path.stat().st_mtime_ns)
     if not paths:
         return None
@@ -97,31 +101,34 @@ def load_kernels() -> Kernels | None:
 class Kernels:
     """The kernels on torch tensors in CPU memory.
 
-    "Elements" are float32, or bfloat16 where `supports_bfloat16`; one dtype in a call. Sums and functions are computed in
-    float32, to its last bits for elements of float32, and to more bits than those keep for elements of bfloat16. Tensors have
-    two dimensions (biases and weights one), the last contiguous, the first with any stride; n, m and T may be any number, n and
-    T also 0. Each row of a result has the same bits whatever other rows are there.
+    "Elements" are float32, or bfloat16 if `supports_bfloat16`; all elements of a call have one dtype. Sums and functions are
+    computed in float32. Results are exact to the last bits for float32 elements, and to more bits than bfloat16 keeps for
+    bfloat16 elements. Tensors have two dimensions (biases and weights one). The last dimension is contiguous, the first may have
+    any stride. n, m and T may be any number, and n and T may be 0. The bits of a row do not depend on the other rows.
 
     Raises (all methods): ValueError for other tensors.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        """Raises: ValueError where the library lacks a function."""
+        """Raises: ValueError if the library lacks a function."""
         self.supports_bfloat16: bool = library.supported() > 1
         self.supports_tiles: bool = library.supported() > 2
-        """Those of AMX."""
+        """Whether this CPU has the tiles of AMX."""
         keys = [(name, torch.float32) for name in _ARGUMENTS]
         if self.supports_bfloat16:
-            keys += [(name, torch.bfloat16) for name in _ARGUMENTS if name not in _OF_FLOAT32_ALONE]
+            keys += [(name, torch.bfloat16) for name in _ARGUMENTS if name not in _ONLY_FLOAT32]
         self._functions = {key: _function(library, *key) for key in keys}
         if self.supports_tiles:
             self._functions["attention", torch.bfloat16] = _function(library, "attention", torch.bfloat16, "attention_by_tiles")
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, num_heads: int, scale: float) -> None:
-        """out = softmax(scale query key^T) value for each head; query and out elements (n, d), key and value elements (m, d).
+        """out = softmax(scale query key^T) value for each head. The weights are rounded to elements before the last product.
 
-        A head's d / num_heads channels (32, 64, 96 or 128) lie together. The weights are rounded to elements for the product
-        with the values. m and the scale are above 0.
+        Args:
+            query, out: elements (n, d).
+            key, value: elements (m, d), m > 0.
+            num_heads: d / num_heads is 32, 64, 96 or 128; the channels of a head lie side by side.
+            scale: above 0.
         """
         function = self._of("attention", query.dtype)
         (num_queries, dim), num_keys = query.shape, len(key)
@@ -140,18 +147,22 @@ class Kernels:
             raise MemoryError(f"no memory for {num_keys} packed keys and values")
 
     def add_bias(self, rows: Tensor, bias: Tensor) -> None:
-        """rows += bias; rows elements (T, w) in place, bias float32 (w,), w a multiple of 16."""
+        """rows += bias, in place: rows are elements (T, w), bias float32 (w,), w a multiple of 16."""
         function = self._of("add_bias", rows.dtype)
         _check_width(rows, 16)
         _check_vectors(rows.shape[1], bias)
         function(*_rows(rows), bias.data_ptr())
 
     def rotate(self, rows: Tensor, cos_sin: Tensor, num_heads: int, bias: Tensor | None = None) -> None:
-        """Turns all heads of rows + bias by the angles of each row; rows elements (T, w) in place, bias float32 (w,).
+        """Rotates all heads of rows + bias by the angles of each row, in place.
 
-        Rows hold one or more vectors of d channels, such as queries | keys; w is a multiple of d = D num_heads, D of 32. A head
-        has its D / 2 even channels before its odd ones: (even, odd) becomes (even cos - odd sin, odd cos + even sin).
-        `cos_sin` is float32 (T, D), D / 2 cosines | D / 2 sines.
+        A head has its D / 2 even channels before its odd channels: (even, odd) becomes (even cos - odd sin, odd cos + even sin).
+
+        Args:
+            rows: elements (T, w), one or more vectors of d = D num_heads channels, such as queries | keys.
+            cos_sin: float32 (T, D), cosines | sines; D is a multiple of 32.
+            num_heads: heads of a vector.
+            bias: float32 (w,).
         """
         function = self._of("rotate", rows.dtype)
         head_size = cos_sin.shape[-1]
@@ -165,9 +176,10 @@ class Kernels:
         function(*_rows(rows), cos_sin.data_ptr(), cos_sin.stride(0), head_size, pointer)
 
     def bias_norm_gelu(self, hidden: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor) -> None:
-        """hidden = gelu(layer_norm(hidden + bias) weight + norm_bias), eps 1e-5; hidden elements (T, w) in place.
+        """hidden = gelu(layer_norm(hidden + bias) weight + norm_bias), in place, with eps 1e-5.
 
-        The others are float32 (w,); w is a multiple of 16 up to 4096. GELU is that of the error function, not of tanh.
+        hidden are elements (T, w), the others float32 (w,); w is a multiple of 16, at most 4096. GELU uses the error function,
+        not its approximation by tanh.
         """
         function = self._of("bias_norm_gelu", hidden.dtype)
         _check_width(hidden, 16)
@@ -177,10 +189,14 @@ class Kernels:
         function(*_rows(hidden), bias.data_ptr(), weight.data_ptr(), norm_bias.data_ptr())
 
     def add_update(self, x: Tensor, update: Tensor, bias: Tensor, tokens: Tensor, heads: Tensor | None = None) -> Tensor | None:
-        """x += update + bias and tokens = x; the logits float32 (T, 2) = x heads^T where heads float32 (2, d) are given.
+        """x += update + bias and tokens = x, in place. Returns the logits float32 (T, 2) = x heads^T if heads are given.
 
-        x float32 (T, d) in place, update and tokens elements (T, d), bias float32 (d,); d a multiple of 16. Elements of float32
-        allow tokens in the memory of x.
+        Args:
+            x: float32 (T, d), d a multiple of 16.
+            update: elements (T, d).
+            bias: float32 (d,).
+            tokens: elements (T, d); float32 tokens may be x itself.
+            heads: float32 (2, d).
         """
         function = self._of("add_update", update.dtype)
         _check_width(update, 16)
@@ -200,15 +216,15 @@ class Kernels:
 
     def scan_rows(
         self, rows: Tensor, log_threshold: float, maximum: Tensor, total: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See `assignment.scan_rows`; rows float32 (r, n), maximum and total float32 (n,), log_threshold at most 0."""
+    ) -> tuple[Float32[Tensor, " r"], Int64[Tensor, " k"], Int64[Tensor, " k"], Float32[Tensor, " k"]]:
+        """The same as `assignment.scan_rows`. log_threshold is at most 0."""
         function = self._of("scan_rows", rows.dtype)
         count, width = rows.shape
         _check(rows, (count, width), torch.float32)
         _check_vectors(width, maximum, total)
         if log_threshold > 0:
             raise ValueError(f"log_threshold {log_threshold}: expected at most 0")
-        # Weights of a softmax above t are fewer than 1 / t; rounding may add one that is t.
+        # A softmax has fewer than 1 / t weights above t. Rounding may add one that equals t.
         capacity = count * int(min(width, math.exp(-log_threshold) + 1))
         lse, places, values = rows.new_empty(count), rows.new_empty((2, capacity), dtype=torch.int64), rows.new_empty(capacity)
         found = function(
@@ -229,7 +245,7 @@ class Kernels:
 
 
 def _check(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raises unless the kernels can read the tensor by its address and first stride."""
+    """Raises: ValueError if the kernels cannot read the tensor by its address and first stride."""
     if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu or (tensor.stride(-1) != 1 and tensor.numel()):
         raise ValueError(
             f"found {tensor.dtype} {tuple(tensor.shape)} on {tensor.device} with strides {tensor.stride()}: "
@@ -272,15 +288,15 @@ def _compile(compiler: list[str]) -> Path:
 
     key = f"{_source_key()}-{_key(*compiler, run('--version'))}"
     _folder().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_folder()) as folder:  # beside the goal: a rename cannot leave half a file
+    with tempfile.TemporaryDirectory(dir=_folder()) as folder:  # in the same folder: a rename cannot leave half a file
         part = Path(folder) / "kernels.so"
         run(*FLAGS, str(SOURCE), "-o", str(part))
         return part.replace(_folder() / f"{key}-{sha256_of(part)[:16]}.so")
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    """Raises: OSError for a damaged file or no library, AttributeError for a library of something else."""
-    if not path.stem.endswith(sha256_of(path)[:16]):  # checked here: a library cut short would end the process with SIGBUS
+    """Raises: OSError for a damaged file or a file that is no library, AttributeError for another library."""
+    if not path.stem.endswith(sha256_of(path)[:16]):  # loading a truncated library would end the process with SIGBUS
         raise OSError("its content has changed")
     library = ctypes.CDLL(str(path))
     library.supported.argtypes = ()
@@ -288,6 +304,6 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _function(library: ctypes.CDLL, name: str, dtype: torch.dtype, variant: str | None = None) -> Callable[..., int | None]:
-    """The function, or a variant of it under another name. Raises: ValueError where the library has not this function."""
+    """The function, or a variant of it with another name. Raises: ValueError if the library lacks this function."""
     address = _POINTER.in_dll(library, f"{variant or name}_{_DTYPES[dtype]}").value
     return ctypes.CFUNCTYPE(_RESULTS.get(name), *_ARGUMENTS[name])(address or 0)

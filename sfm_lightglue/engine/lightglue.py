@@ -1,8 +1,8 @@
-"""LightGlue for many pairs of stored features at once: the results of `networks.lightglue.LightGlue.match`, much faster.
+"""LightGlue for many pairs of stored features: the results of `networks.lightglue.LightGlue.match`, much faster.
 
-What depends on one image alone is computed once per image (`prepare`): input projection, rotary encoding, the self block and the
-cross projections of the first layer. The keypoints of all pairs of a batch then go through the layers as one list of tokens;
-attention looks at one pair at a time, and each pair stops and drops points on its own.
+`prepare` computes once per image everything that does not depend on the partner: the input projection, the rotary encoding, and
+the self block and cross projections of the first layer. `match_many` then sends the keypoints of all pairs of a batch through the
+layers as one list of tokens. Attention sees one pair at a time, and each pair stops and drops points on its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from sfm_lightglue.engine.batch import Batch, ImageState
@@ -21,12 +22,13 @@ from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
 from sfm_lightglue.engine.numerics import KernelNumerics, Numerics, Tokens, TorchNumerics
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
 from sfm_lightglue.engine.results import PairMatches, Results, find_matches
-from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 from sfm_lightglue.networks.precision import PRECISIONS, network_dtype
 
 
 class LightGlueEngine:
-    """Safe to call from several threads."""
+    """Matches pairs of images. Several threads may call it at the same time."""
 
     def __init__(
         self,
@@ -58,14 +60,20 @@ class LightGlueEngine:
     @torch.inference_mode()
     def prepare(
         self,
-        keypoints: Tensor,
-        descriptors: Tensor,
+        keypoints: Float[Tensor, "n 2"],
+        descriptors: Float[Tensor, "n c"],
         image_size: tuple[float, float],
-        scales_orientations: Tensor | None = None,
+        scales_orientations: Float[Tensor, "n 2"] | None = None,
     ) -> ImageState:
-        """The state of an image, from keypoints (n, 2) px, descriptors (n, c) and (width, height) px, as in `LightGlue.match`.
+        """The state of an image. It can be used in any number of pairs.
 
-        Raises: ValueError where the descriptors are not those of the network.
+        Args:
+            keypoints: (x, y) px, with the centre of the top-left pixel at (0, 0).
+            descriptors: c is the input_dim of the network.
+            image_size: (width, height) px.
+            scales_orientations: scales px and orientations rad, only for networks that need them.
+
+        Raises: ValueError if the features do not fit the network.
         """
         extra = None if scales_orientations is None else scales_orientations[None]
         size = keypoints.new_tensor([image_size])
@@ -94,8 +102,7 @@ class LightGlueEngine:
         images = [pairs[int(j)][side] for side in (0, 1) for j in in_play]
         batch = Batch.of(in_play, images, results.first_points[:, in_play].flatten(), self.numerics.dtype)
         for i, layer in enumerate(self.layers):
-            projections = self._project(batch, layer) if i else torch.cat([image.projections for image in images])
-            logits = self._cross_block(batch, layer, projections) + layer.heads_bias
+            logits = self._cross_block(batch, layer, self._projections(batch, images, i)) + layer.heads_bias
             results.stop_layers[batch.pairs] = i + 1
             if i + 1 == len(self.layers):
                 self._stop(results, batch, np.ones(len(batch), dtype=bool), logits, i)
@@ -105,17 +112,22 @@ class LightGlueEngine:
                 break
         return results.collect()
 
-    def _no_results(self, lengths: np.ndarray, device: torch.device) -> Results:
+    def _no_results(self, lengths: Int64[np.ndarray, "2 n"], device: torch.device) -> Results:
         prune = 1 if self.settings.width_confidence > 0 else self.settings.num_layers
         return Results(lengths, prune, device)
 
-    def _project(self, batch: Batch, layer: PackedLayer) -> Tensor:
-        """(T, 2d): keys, which are queries too | values, after the self block. Valid until the next step."""
-        self._self_block(batch.tokens, layer, batch.borders)
-        return self.numerics.cross_projections(batch.tokens, layer)
+    def _projections(self, batch: Batch, images: Sequence[ImageState], i: int) -> Float[Tensor, "T d2"]:
+        """Keys, which are queries too | values, after the self block of layer i. Valid until the next step.
 
-    def _cross_block(self, batch: Batch, layer: PackedLayer, projections: Tensor) -> Tensor:
-        """Updates the states; logits (T, 2) of confidence and matchability, without bias."""
+        `prepare` has computed them for the first layer.
+        """
+        if i == 0:
+            return torch.cat([image.projections for image in images])
+        self._self_block(batch.tokens, self.layers[i], batch.borders)
+        return self.numerics.cross_projections(batch.tokens, self.layers[i])
+
+    def _cross_block(self, batch: Batch, layer: PackedLayer, projections: Float[Tensor, "T d2"]) -> Float32[Tensor, "T 2"]:
+        """Updates the states. Returns the logits of confidence and matchability, without bias."""
         numerics, context, dim = self.numerics, batch.tokens.context, self.settings.descriptor_dim
         half, (borders0, borders1) = batch.half, batch.borders_of_sides
         keys, values = projections[:, :dim], projections[:, dim:]
@@ -125,11 +137,10 @@ class LightGlueEngine:
         assert logits is not None
         return logits
 
-    def _end_layer(self, results: Results, batch: Batch, is_doubtful: np.ndarray, logits: Tensor, i: int) -> Batch:
-        """The pairs and points that go on after layer i, which is not the last. The others leave their results.
-
-        `is_doubtful` (p,) is a flag of each pair, `logits` (T, 2) are of confidence and matchability.
-        """
+    def _end_layer(
+        self, results: Results, batch: Batch, is_doubtful: Bool[np.ndarray, " p"], logits: Float32[Tensor, "T 2"], i: int
+    ) -> Batch:
+        """The pairs and points that go on after layer i, which is not the last. Adds the other pairs to the results."""
         probabilities = logits.sigmoid()
         decision = decide(batch, probabilities, self.settings, self.thresholds[i])
         is_rejected = judge_matchability(batch, probabilities[:, 1], is_doubtful, self.early_rejection, i)
@@ -140,19 +151,22 @@ class LightGlueEngine:
             results.count_survivors(batch.points, survives)
         return batch.prune(decision.keep, decision.num_kept, ~has_ended & (decision.num_kept > 0).all(axis=0))
 
-    def _stop(self, results: Results, batch: Batch, stops: np.ndarray, logits: Tensor, i: int) -> None:
-        """Adds the matches of the pairs with the flag `stops` (p,) after layer i to the results."""
+    def _stop(
+        self, results: Results, batch: Batch, stops: Bool[np.ndarray, " p"], logits: Float32[Tensor, "T 2"], i: int
+    ) -> None:
+        """Adds the matches after layer i, of the pairs with the flag `stops`, to the results."""
         threshold, scan = self.settings.filter_threshold, self.numerics.scan_rows
         results.add(find_matches(batch, stops, logits, self.layers[i], threshold=threshold, scan=scan))
 
     def _self_block(self, tokens: Tokens, layer: PackedLayer, borders: Sequence[int]) -> None:
+        """Updates the states of all images between the borders."""
         query, key, value = self.numerics.self_projections(tokens, layer).chunk(3, dim=1)
         self.numerics.attend(query, key, value, tokens.context, (borders, borders))
         self.numerics.update(tokens, layer.self_update, None)
 
 
 def _numerics(settings: LightGlueSettings, precision: str, device: str, kernels: Kernels | None) -> Numerics:
-    """What computes best on the device."""
+    """The fastest computations on the device."""
     num_heads, dtype = settings.num_heads, network_dtype(precision, device)
     if (
         kernels is None

@@ -1,8 +1,8 @@
 """The steps of a LightGlue layer on concatenated tokens, in one precision and on one device.
 
-Every step gives each token (and each segment, in attention) the same result whatever else is in the batch: on a CPU bit for bit.
-Matrix products of MKL and oneDNN have this property from `MIN_ROWS` rows on (measured for 1 to 6000 rows: AMD Zen 4 from 4, Intel
-Xeon with AMX from 16); fewer rows go through other code, so they are padded.
+The result for a token (in attention: for a segment) does not depend on the other tokens of the batch. On a CPU this holds bit for
+bit. The matrix products of MKL and oneDNN have this property from `MIN_ROWS` rows on: measured for 1 to 6000 rows, AMD Zen 4 from
+4, Intel Xeon with AMX from 16. Products with fewer rows run other code, so they are padded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from sfm_lightglue.engine.assignment import Scan, scan_rows
@@ -21,30 +22,36 @@ from sfm_lightglue.engine.packing import FeedForward, PackedLayer
 from sfm_lightglue.engine.workspace import Workspace
 
 MIN_ROWS = 16
-"""Of a matrix product. Those of `Numerics` have a multiple of this many rows."""
+"""Fewest rows of a matrix product. `Numerics` pads its products to a multiple of this."""
 BFLOAT16_ROWS = 64
-"""The same for bfloat16: oneDNN compiles code for each new number of rows, which takes 0.7 ms and 0.6 MB, and nearly every layer
+"""The same for bfloat16. oneDNN compiles code for each new number of rows, which takes 0.7 ms and 0.6 MB, and nearly every layer
 of every pair has another number."""
 BFLOAT16_ROWS_BY_TILES = 512
-"""The fewest on CPUs with AMX: for products of at most 448 rows with 512 x 512 weights oneDNN adds up in another order (measured
-for 64 to 131072 rows and eight shapes of weights, Intel Xeon with AMX)."""
+"""Fewest rows of a bfloat16 product on CPUs with AMX. With 512 x 512 weights and at most 448 rows, oneDNN adds up in another
+order (measured for 64 to 131072 rows and eight shapes of weights, Intel Xeon with AMX)."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """States of T keypoints, of one image or of many pairs one after the other."""
+    """The states of T keypoints, from one image or from many pairs one after the other."""
 
-    state: Tensor
-    """float32 (T, d); a view of `rows` where those are float32 too."""
-    rows: Tensor
-    """(T, 2d): the state | the context that attention gathered, in the precision of the matrix products. Zeros lie behind the
-    last row, up to the number of rows that products want."""
-    cos_sin: Tensor
-    """(T, d / h): cosines | sines of the rotary encoding."""
+    state: Float32[Tensor, "T d"]
+    """A view of `rows` if these are float32 too."""
+    rows: Float[Tensor, "T 2*d"]
+    """The state | the context that attention gathered, in the precision of the matrix products. Zeros follow the last row, up to
+    the number of rows that products need."""
+    cos_sin: Float[Tensor, "T c"]
+    """Cosines | sines of the rotary encoding; c = d / h channels of a head."""
 
     @classmethod
-    def of(cls, state: Tensor, cos_sin: Tensor, dtype: torch.dtype) -> Tokens:
-        """Tokens with these states, which must be the caller's own, and products in `dtype`."""
+    def of(cls, state: Float32[Tensor, "T d"], cos_sin: Float[Tensor, "T c"], dtype: torch.dtype) -> Tokens:
+        """Tokens with these states.
+
+        Args:
+            state: the layers may overwrite it, so nothing else may use it.
+            cos_sin: as in the field.
+            dtype: element type of the matrix products.
+        """
         count, dim = state.shape
         rows = state.new_empty((_whole_steps(count, dtype), 2 * dim), dtype=dtype)
         rows[count:] = 0
@@ -53,47 +60,48 @@ class Tokens:
         return cls(rows[:, :dim] if dtype == torch.float32 else state, rows, cos_sin)
 
     @property
-    def inputs(self) -> Tensor:
-        """(T, d): the states as matrix products take them."""
+    def inputs(self) -> Float[Tensor, "T d"]:
+        """The states in the precision of the matrix products."""
         return self.rows[:, : self.state.shape[1]]
 
     @property
-    def context(self) -> Tensor:
-        """(T, d), to be filled by attention."""
+    def context(self) -> Float[Tensor, "T d"]:
+        """Attention writes its result here."""
         return self.rows[:, self.state.shape[1] :]
 
 
 @runtime_checkable  # tests check arguments against annotations
 class Numerics(Protocol):
-    """How the engine computes."""
+    """The computations of a layer."""
 
     dtype: torch.dtype
-    """Of the matrix products."""
+    """Element type of the matrix products."""
     vector_dtype: torch.dtype
-    """Of biases, norms and the rotary encoding."""
+    """Element type of biases, norms and the rotary encoding."""
     num_heads: int
     scan_rows: Scan
     """See `assignment`."""
 
     def self_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
-        """Rotated queries | rotated keys | values (T, 3d); valid until the next step."""
+        """Rotated queries | rotated keys | values (T, 3d). Valid until the next step."""
         ...
 
     def cross_projections(self, tokens: Tokens, layer: PackedLayer) -> Tensor:
-        """Keys, which are queries too | values (T, 2d); valid until the next step."""
+        """Keys, which are queries too | values (T, 2d). Valid until the next step."""
         ...
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
-        """See `attention`."""
+        """Softmax attention; the arguments are explained in the module `attention`."""
         ...
 
     def update(self, tokens: Tokens, block: FeedForward, heads: Tensor | None) -> Tensor | None:
-        """Adds the update by the feed-forward network to the states; logits (T, 2) of the new states for heads (2, d)."""
+        """Adds the update by the feed-forward network to the states. Returns logits (T, 2) of the new states if heads (2, d) are
+        given."""
         ...
 
 
 class TorchNumerics:
-    """By torch alone."""
+    """The computations by torch alone, on any device."""
 
     def __init__(self, num_heads: int, dtype: torch.dtype, device: str) -> None:
         self.num_heads, self.dtype, self.vector_dtype = num_heads, dtype, dtype
@@ -141,7 +149,7 @@ class TorchNumerics:
 
 
 class KernelNumerics:
-    """On a CPU by torch's matrix products, and by compiled kernels for everything between them."""
+    """The computations on a CPU: matrix products by torch, everything between them by compiled kernels."""
 
     def __init__(self, num_heads: int, dtype: torch.dtype, kernels: Kernels) -> None:
         self.num_heads, self.dtype, self.vector_dtype = num_heads, dtype, torch.float32
@@ -182,12 +190,14 @@ def _whole_steps(count: int, dtype: torch.dtype) -> int:
 
 
 def _in_steps(rows: Tensor) -> Tensor:
-    """Rows of `Tokens` or of an earlier product, with what lies behind them up to a whole number of steps."""
+    """Rows of `Tokens` or of an earlier product, together with the padding behind them, up to a whole number of steps."""
     return rows.as_strided((_whole_steps(len(rows), rows.dtype), rows.shape[1]), rows.stride())
 
 
-def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(T, o) of (T, i), (o, i) and (o,), padded to `MIN_ROWS` rows where there are fewer."""
+def linear(
+    rows: Float[Tensor, "T i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None = None
+) -> Float[Tensor, "T o"]:
+    """A linear map of the rows. Fewer than `MIN_ROWS` rows are padded for the product."""
     if len(rows) < MIN_ROWS:
         return F.linear(F.pad(rows, (0, 0, 0, MIN_ROWS - len(rows))), weight, bias)[: len(rows)]
     return F.linear(rows, weight, bias)

@@ -1,12 +1,12 @@
-"""The weights of a LightGlue rewritten for inference: the same function with fewer and larger matrix products.
+"""The weights of LightGlue, rearranged for inference: the same function with fewer and larger matrix products.
 
-Rewritten in float64, so that the rounding of the rewriting itself is nothing beside that of the inference. The changes:
-- queries, keys and values of a self block come from one product, each head's channels together, its even channels before its odd
-  ones, so that the rotary encoding turns two halves instead of interleaved pairs;
-- the scale of attention's logits is folded into queries and keys;
-- an attention's output projection and the bias of its values are folded into the first layer of the feed-forward network: between
-  them there is nothing that is not linear, and the weights of an attention sum to 1;
-- the two heads that read a state after each layer, confidence and matchability, are one product with two columns.
+The new weights are computed in float64, so that their rounding is negligible beside the rounding of inference. The changes:
+- Queries, keys and values of a self block come from one product. The channels of a head lie side by side, even channels before
+  odd ones, so that the rotary encoding rotates two halves instead of interleaved pairs.
+- Queries and keys include the scale of the attention logits.
+- The first layer of the feed-forward network includes the output projection of the attention and the bias of its values. This is
+  possible because everything between them is linear and the weights of an attention sum to 1.
+- The two heads that read a state after each layer, confidence and matchability, are one product with two columns.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from sfm_lightglue.networks.lightglue import CrossBlock, LightGlue, SelfBlock
@@ -21,47 +22,50 @@ from sfm_lightglue.networks.lightglue import CrossBlock, LightGlue, SelfBlock
 
 @dataclass(frozen=True)
 class FeedForward:
-    """Update of a state x (d) from its context c (d): weight1 gelu(norm(weight0 [x | c] + bias0)) + bias1."""
+    """Update of a state x (d) from its context c (d): weight1 gelu(norm(weight0 [x | c] + bias0)) + bias1; d2 = 2d."""
 
-    weight0: Tensor
-    """(2d, 2d), of [x | c]."""
-    bias0: Tensor
-    """(2d,)."""
-    norm_weight: Tensor
-    norm_bias: Tensor
-    weight1: Tensor
-    """(d, 2d)."""
-    bias1: Tensor
+    weight0: Float[Tensor, "d2 d2"]
+    bias0: Float[Tensor, " d2"]
+    norm_weight: Float[Tensor, " d2"]
+    norm_bias: Float[Tensor, " d2"]
+    weight1: Float[Tensor, "d d2"]
+    bias1: Float[Tensor, " d"]
 
 
 @dataclass(frozen=True)
 class PackedLayer:
-    """One layer; d channels of a state."""
+    """One layer with states of d channels; d2 = 2d, d3 = 3d."""
 
-    self_weight: Tensor
-    """(3d, d): queries | keys | values."""
-    self_bias: Tensor
-    """(3d,), zeros for the values."""
+    self_weight: Float[Tensor, "d3 d"]
+    """Queries | keys | values."""
+    self_bias: Float[Tensor, " d3"]
+    """Zeros for the values."""
     self_update: FeedForward
-    cross_weight: Tensor
-    """(2d, d): what serves as query and key | values."""
-    cross_bias: Tensor
-    """(2d,), zeros for the values."""
+    cross_weight: Float[Tensor, "d2 d"]
+    """Keys, which are queries too | values."""
+    cross_bias: Float[Tensor, " d2"]
+    """Zeros for the values."""
     cross_update: FeedForward
-    heads_weight: Tensor
-    """float32 (2, d): confidence (zeros in the last layer, which has none) | matchability."""
-    heads_bias: Tensor
-    """float32 (2,)."""
-    projection_weight: Tensor
-    """float32 (d, d): states to the vectors whose products are the similarities."""
-    projection_bias: Tensor
+    heads_weight: Float32[Tensor, "2 d"]
+    """Confidence | matchability. The last layer has no confidence: zeros."""
+    heads_bias: Float32[Tensor, " 2"]
+    projection_weight: Float32[Tensor, "d d"]
+    """Maps states to vectors; their products are the similarities."""
+    projection_bias: Float32[Tensor, " d"]
 
 
 def pack_layers(network: LightGlue, dtype: torch.dtype, vector_dtype: torch.dtype, device: str) -> list[PackedLayer]:
-    """All layers, matrices of the blocks in `dtype`, their vectors in `vector_dtype`, heads and projection in float32."""
+    """All layers of a network, on a device.
+
+    Args:
+        network: the weights; it stays as it is.
+        dtype: element type of the matrices of self and cross blocks. Heads and projection are float32.
+        vector_dtype: element type of the biases and norms of these blocks.
+        device: torch's name.
+    """
     settings, layers = network.settings, []
-    scale = settings.descriptor_dim**-0.25  # both vectors of a similarity carry it: 1 / sqrt(d) in all
-    logit_scale = (settings.descriptor_dim // settings.num_heads) ** -0.25  # the same, for each head
+    scale = settings.descriptor_dim**-0.25  # on both vectors of a similarity: 1 / sqrt(d) together
+    logit_scale = (settings.descriptor_dim // settings.num_heads) ** -0.25  # the same for each head
     for i, layer in enumerate(network.transformers):
         self_weight, self_bias, value_bias = _pack_self(layer.self_attn)  # type: ignore[arg-type]
         cross: CrossBlock = layer.cross_attn  # type: ignore[assignment]
@@ -84,7 +88,7 @@ def pack_layers(network: LightGlue, dtype: torch.dtype, vector_dtype: torch.dtyp
 
 
 def _pack_self(block: SelfBlock) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight (3d, d) and bias (3d,) of queries | keys | values, and the bias (d,) that the values have lost."""
+    """Weight (3d, d) and bias (3d,) of queries | keys | values, and the bias (d,) of the values, which is not in it."""
     head_dim = block.out_proj.in_features // block.num_heads
     halves = torch.cat([torch.arange(0, head_dim, 2), torch.arange(1, head_dim, 2)])  # even channels, odd channels
     weight = _weight(block.Wqkv).unflatten(0, (block.num_heads, head_dim, 3))  # h hd 3 d
@@ -102,7 +106,7 @@ def _pack_self(block: SelfBlock) -> tuple[Tensor, Tensor, Tensor]:
 def _pack_update(
     network: nn.Sequential, projection: nn.Linear, value_bias: Tensor, dtype: torch.dtype, vector_dtype: torch.dtype
 ) -> FeedForward:
-    """With the output projection of the attention, and the bias of its values, inside."""
+    """The feed-forward network, with the output projection of the attention and the bias of its values folded into it."""
     first, norm, _, second = network
     of_state, of_message = _weight(first).chunk(2, dim=1)  # type: ignore[arg-type]
     message_bias = _weight(projection) @ value_bias + _bias(projection)
@@ -117,7 +121,7 @@ def _pack_update(
 
 
 def _pack_heads(network: LightGlue, i: int) -> tuple[Tensor, Tensor]:
-    """Weights (2, d) and biases (2,) of confidence, zeros after the last layer, and matchability."""
+    """Weights (2, d) and biases (2,) of confidence and matchability. After the last layer, confidence is zeros."""
     matchability: nn.Linear = network.log_assignment[i].matchability  # type: ignore[assignment]
     weight, bias = _weight(matchability), _bias(matchability)
     if i == len(network.token_confidence):
@@ -135,7 +139,7 @@ def _bias(linear: nn.Linear) -> Tensor:
 
 
 def _on(packed: PackedLayer, device: str) -> PackedLayer:
-    """On the device, each tensor contiguous."""
+    """The layer on the device, with contiguous tensors."""
 
     def move(value: Tensor | FeedForward) -> Tensor | FeedForward:
         if isinstance(value, Tensor):

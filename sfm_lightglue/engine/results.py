@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from sfm_lightglue.engine.assignment import Scan, assign, assign_many
@@ -23,33 +24,39 @@ each."""
 class PairMatches:
     """Matches of one pair, on the CPU."""
 
-    indices: Tensor
-    """int64 (k, 2): index of the keypoint in image 0 and in image 1, ordered by the first."""
-    scores: Tensor
-    """float32 (k,), above the filter threshold."""
+    indices: Int64[Tensor, "k 2"]
+    """Index of the keypoint in image 0 and in image 1, ordered by the first."""
+    scores: Float32[Tensor, " k"]
+    """Above the filter threshold."""
     stop_layer: int
     """As in `networks.lightglue.LightGlueMatches`."""
-    prune0: Tensor
-    prune1: Tensor
+    prune0: Int64[Tensor, " m"]
+    prune1: Int64[Tensor, " n"]
 
 
 @dataclass(frozen=True)
 class FoundMatches:
     """Matches of b pairs, on the device."""
 
-    pairs: np.ndarray
-    """int64 (b,): index of each pair among the pairs given to the engine."""
-    points: Tensor
-    """int64 (b, m, 2): numbers of the keypoints, as in `Batch.points`."""
-    scores: Tensor
-    """float32 (b, m), -1 for no match."""
+    pairs: Int64[np.ndarray, " b"]
+    """Index of each pair among the pairs given to the engine."""
+    points: Int64[Tensor, "b m 2"]
+    """Numbers of the keypoints, as in `Batch.points`."""
+    scores: Float32[Tensor, "b m"]
+    """-1 for no match."""
 
 
 class Results:
     """The results of the n pairs given to the engine, filled while the layers run."""
 
-    def __init__(self, lengths: np.ndarray, prune: int, device: torch.device) -> None:
-        """`lengths` (2, n) is the number of keypoints of each image, `prune` the first value of `PairMatches.prune0`."""
+    def __init__(self, lengths: Int64[np.ndarray, "2 n"], prune: int, device: torch.device) -> None:
+        """No matches yet.
+
+        Args:
+            lengths: number of keypoints of each image.
+            prune: first value of `PairMatches.prune0`.
+            device: the device of the engine.
+        """
         self.stop_layers = np.zeros(lengths.shape[1], dtype=np.int64)
         self.first_points = np.cumsum([0, *lengths.flat])[:-1].reshape(lengths.shape)
         """int64 (2, n): number of the first keypoint of each image, as in `Batch.points`."""
@@ -58,11 +65,11 @@ class Results:
         self._found: list[FoundMatches] = []
 
     def add(self, found: list[FoundMatches]) -> None:
-        """Takes in matches; a pair has them once at most."""
+        """Adds matches of pairs that have none yet."""
         self._found += found
 
-    def count_survivors(self, points: Tensor, keep: Tensor) -> None:
-        """Adds 1 to `prune` of the keypoints with these numbers (T,) whose flag (T,) is set."""
+    def count_survivors(self, points: Int64[Tensor, " T"], keep: Bool[Tensor, " T"]) -> None:
+        """Adds 1 to `prune` of the keypoints with these numbers, as in `Batch.points`, if their flag is set."""
         self._prune.index_add_(0, points, keep.to(self._prune))
 
     def collect(self) -> list[PairMatches]:
@@ -83,14 +90,20 @@ class Results:
 
 
 def find_matches(
-    batch: Batch, finished: np.ndarray, logits: Tensor, layer: PackedLayer, *, threshold: float, scan: Scan
+    batch: Batch,
+    finished: Bool[np.ndarray, " p"],
+    logits: Float32[Tensor, "T 2"],
+    layer: PackedLayer,
+    *,
+    threshold: float,
+    scan: Scan,
 ) -> list[FoundMatches]:
     """The matches of the pairs of a batch that stop after a layer.
 
     Args:
         batch: p pairs with T tokens.
-        finished: bool (p,), the pairs that stop.
-        logits: float32 (T, 2), of confidence and matchability.
+        finished: the pairs that stop.
+        logits: of confidence and matchability.
         layer: the layer after which the pairs stop.
         threshold: a match has a score above this.
         scan: see `assignment.assign`.

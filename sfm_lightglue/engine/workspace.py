@@ -1,4 +1,4 @@
-"""Memory that one thread uses again and again: fresh large tensors cost page faults, which can double a step's time."""
+"""Memory that a thread reuses. New large tensors cost page faults, which can double the time of a step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from torch import Tensor
 
 
 class Workspace(threading.local):
-    """Tensors by name; each thread has its own."""
+    """Tensors by name. Each thread has its own."""
 
     def __init__(self) -> None:
         self.buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def take(self, name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-        """Uninitialised tensor, valid until this thread takes the same name again."""
+        """An uninitialised tensor. It is valid until this thread takes the same name again.
+
+        Args:
+            name: the use of the tensor.
+            shape: of the tensor.
+            dtype: element type.
+            device: None is the CPU.
+        """
         size, key = math.prod(shape), (name, dtype, device or torch.device("cpu"))
         buffer = self.buffers.get(key)
         if buffer is None or buffer.numel() < size:

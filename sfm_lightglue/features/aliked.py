@@ -28,29 +28,30 @@ from sfm_lightglue.products import Features, Image
 from sfm_lightglue.registry import closest
 
 TEMPERATURE = 0.1
-"""Of the softmax over scores that gives the sub-pixel position (paper, section III-C): the published networks were trained so."""
+"""Temperature of the softmax over scores that gives the sub-pixel position (section III-C). The published networks were trained
+with it."""
 
 
 @dataclass(frozen=True)
 class AlikedOptions:
-    """Options; the values stand in configs/features."""
+    """Options. Their default values are in configs/features/aliked.yaml."""
 
     name: str
     variant: str
-    """n16, n16rot (trained with more rotation), n32 (more samples a descriptor) or t16 (small, 64-d descriptors)."""
+    """n16, n16rot (trained with more rotation), n32 (more samples per descriptor) or t16 (small, 64-d descriptors)."""
     weights: str
-    """A name, or the path of a file of this variant."""
+    """A name, or a file with weights of this variant."""
     resize_max: int | None
-    """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    """Longest side of the image in which keypoints are detected, px; None: full size."""
     enlarge_max: float
-    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
+    """Largest factor by which smaller photos are enlarged, up to resize_max; 1: never."""
     max_keypoints: int
     detection_threshold: float
     """Smallest score of a keypoint, 0..1."""
     nms_radius: int
-    """A keypoint's score is the highest within this many px of the detection size, along x and y."""
+    """The score of a keypoint is the highest within this distance along x and y, px of the resized image."""
     precision: str
-    """`float32`, or `low`: 16 bit convolutions at full and half size where the device is faster so."""
+    """`float32`, or `low` for 16-bit convolutions at full and half size if the device is faster with them."""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -60,7 +61,11 @@ class AlikedOptions:
 
 
 class AlikedExtractor:
-    """The published networks fire 1 to 4 px beside a corner, by its kind: learnt, repeatable, and not corrected here."""
+    """Runs the network on the RGB image.
+
+    The published networks put the keypoint of a corner 1 to 4 px beside it, depending on the kind of corner. They learnt this, it
+    is repeatable, and it is not corrected here.
+    """
 
     def __init__(self, options: AlikedOptions, network: ALIKED, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
@@ -68,7 +73,10 @@ class AlikedExtractor:
 
     @classmethod
     def create(cls, options: AlikedOptions, device: str) -> AlikedExtractor:
-        """Raises: FileNotFoundError where the weights cannot be had, ValueError where they are not of this variant."""
+        """The extractor with its weights loaded.
+
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are of another variant.
+        """
         state, record = load_weights(options.weights)
         network = load_aliked(options.variant, state)
         network.lower(network_dtype(options.precision, device))
@@ -76,16 +84,17 @@ class AlikedExtractor:
         return cls(options, network, device, record)
 
     def __call__(self, image: Image) -> Features:
+        """The features of one image."""
         return self.extract_many([image])[0]
 
     def extract_many(self, images: Sequence[Image]) -> list[Features]:
-        """Features of each image, `batch_size` of equal size at a time."""
+        """The features of each image. Up to `batch_size` images of the same size run together."""
         size = self.network.variant.descriptor_size
         return extract_in_batches(images, self.options.resize_max, self.options.enlarge_max, self.batch_size, self._extract, size)
 
     @torch.inference_mode()
     def _extract(self, images: list[Image], pixels: np.ndarray) -> list[Features]:
-        """Features of images whose pixels, resized, are (b, h, w, 3)."""
+        """The features of b images. `pixels` are the resized images, uint8 (b, h, w, 3)."""
         output = self.network(rgb_tensor(pixels, self.device))
         size = pixels.shape[2], pixels.shape[1]
         features = []
@@ -98,9 +107,14 @@ class AlikedExtractor:
 
 
 def detect(score_map: Tensor, threshold: float, radius: int) -> tuple[Tensor, Tensor]:
-    """Sub-pixel keypoints float32 (n, 2) and the scores there (n,), from the score map (h, w).
+    """Sub-pixel keypoints float32 (n, 2) from a score map (h, w), and the interpolated scores there (n,).
 
-    kornia's own detection gives the maxima above the mean where none is above the threshold, and knows no masks.
+    kornia's own detection is not used: it has no masks, and takes the maxima above the mean if none is above the threshold.
+
+    Args:
+        score_map: one score for each pixel.
+        threshold: smallest score of a keypoint.
+        radius: px, within which a keypoint's score is the highest.
     """
     pixels = local_maxima(score_map, radius, threshold)
     nearby = windows(score_map, pixels, radius)  # n k k

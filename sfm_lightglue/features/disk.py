@@ -1,4 +1,4 @@
-"""DISK keypoints and descriptors (arXiv:2006.13566), with the network of kornia."""
+"""DISK keypoints and descriptors (arXiv:2006.13566), with kornia's network."""
 
 from __future__ import annotations
 
@@ -31,35 +31,39 @@ STRIDE = 16
 
 @dataclass(frozen=True)
 class DiskOptions:
-    """Options; the values stand in configs/features."""
+    """Options. Their default values are in configs/features/disk.yaml."""
 
     name: str
     weights: str
-    """A name, or the path of a file in the authors' format."""
+    """A name, or a file in the authors' format."""
     resize_max: int | None
-    """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    """Longest side of the image in which keypoints are detected, px; None: full size."""
     enlarge_max: float
-    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
+    """Largest factor by which smaller photos are enlarged, up to resize_max; 1: never."""
     max_keypoints: int
     detection_threshold: float
     """Smallest detection logit."""
     nms_radius: int
-    """A keypoint's logit is the highest within this many px of the detection size, along x and y."""
+    """The logit of a keypoint is the highest within this distance along x and y, px of the resized image."""
     subpixel: bool
+    """Move each keypoint to the maximum of a paraboloid through 3x3 logits."""
 
     def __post_init__(self) -> None:
         check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, nms_radius=1)
 
 
 class DiskExtractor:
-    """Scores are logits."""
+    """Runs the network on the RGB image. Scores are logits."""
 
     def __init__(self, options: DiskOptions, network: DISK, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
 
     @classmethod
     def create(cls, options: DiskOptions, device: str) -> DiskExtractor:
-        """Raises: FileNotFoundError where the weights cannot be had, ValueError where they are not DISK's."""
+        """The extractor with its weights loaded.
+
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not DISK's.
+        """
         state, record = load_weights(options.weights)
         network = DISK()
         load_strictly(network, state.get("extractor", state))
@@ -67,6 +71,7 @@ class DiskExtractor:
 
     @torch.inference_mode()
     def __call__(self, image: Image) -> Features:
+        """The features of one image."""
         pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return no_features(image, DESCRIPTOR_SIZE)
@@ -84,9 +89,9 @@ class DiskExtractor:
 
 
 def parabola_offsets(values: Tensor) -> Tensor:
-    """(n, 2): (x, y) of the maximum of the paraboloid through windows (n, 3, 3) of a heatmap, from their centre, at most 0.5.
+    """Offsets (n, 2), at most 0.5 px, from the centres of windows (n, 3, 3) of a heat map to the maximum of a fitted paraboloid.
 
-    Fitted to logits, which near a keypoint of DISK are quadratic. 0 where the paraboloid has no maximum.
+    The fit suits DISK's logits, which are quadratic near a keypoint. An offset is 0 if the paraboloid has no maximum.
     """
     gradient_x, gradient_y = (values[:, 1, 2] - values[:, 1, 0]) / 2, (values[:, 2, 1] - values[:, 0, 1]) / 2
     curvature_x = values[:, 1, 2] + values[:, 1, 0] - 2 * values[:, 1, 1]
@@ -100,9 +105,9 @@ def parabola_offsets(values: Tensor) -> Tensor:
 
 
 def _pad(pixels: Tensor) -> Tensor:
-    """(1, 3, h', w'): sides of the next multiple of 16, at least 32, by repeating the last row and column (1, 3, h, w).
+    """The image (1, 3, h, w), padded to sides that are multiples of 16 and at least 32, with copies of its last row and column.
 
-    Repeated, because a black frame would be an edge to detect; 32, because instance normalisation needs more than one cell.
+    A black frame would be an edge to detect. Instance normalisation needs more than one cell, hence 32.
     """
     height, width = (max(2, -(-side // STRIDE)) * STRIDE for side in pixels.shape[-2:])
     return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]), mode="replicate")

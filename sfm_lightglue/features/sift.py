@@ -19,27 +19,28 @@ DESCRIPTOR_SIZE = 128
 
 @dataclass(frozen=True)
 class SiftOptions:
-    """Options; the values stand in configs/features."""
+    """Options. Their default values are in configs/features/sift.yaml."""
 
     name: str
     resize_max: int | None
-    """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    """Longest side of the image in which keypoints are detected, px; None: full size."""
     enlarge_max: float
-    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
+    """Largest factor by which smaller photos are enlarged, up to resize_max; 1: never."""
     max_keypoints: int
     peak_threshold: float
-    """Smallest contrast of a keypoint (difference of Gaussians), of intensities in 0..1."""
+    """Smallest contrast of a keypoint (difference of Gaussians), for intensities in 0..1."""
     first_octave: int
-    """-1 doubles the image before detection (Lowe, section 3.3), 0 does not."""
+    """-1: double the size of the image before detection (Lowe, section 3.3). 0: do not."""
 
     def __post_init__(self) -> None:
         check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, peak_threshold=1e-6, first_octave=-1)
 
 
 class SiftExtractor:
-    """Scores are scales: like COLMAP, it keeps the keypoints of the largest structures. It needs no weights and no GPU.
+    """Runs COLMAP's SIFT on the grey image. It needs no weights and no GPU.
 
-    COLMAP holds Python's lock while it computes (pycolmap 4.2): several threads are no faster than one.
+    Scores are scales: like COLMAP, it keeps the keypoints of the largest structures. COLMAP holds Python's lock while it computes
+    (pycolmap 4.2), so several threads are no faster than one.
     """
 
     weights: tuple[WeightsRecord, ...] = ()
@@ -49,14 +50,16 @@ class SiftExtractor:
 
     @classmethod
     def create(cls, options: SiftOptions, device: str) -> SiftExtractor:
+        """The extractor. It runs on the CPU, whatever the device."""
         detection = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
         detection.sift.peak_threshold = options.peak_threshold
         detection.sift.first_octave = options.first_octave
-        detection.sift.max_num_features = 2**31 - 1  # COLMAP's cut comes by whole octaves and before the mask
+        detection.sift.max_num_features = 2**31 - 1  # COLMAP would cut whole octaves, and before the mask
         with colmap_log(None):
             return cls(options, pycolmap.FeatureExtractor.create(detection, pycolmap.Device.cpu))
 
     def __call__(self, image: Image) -> Features:
+        """The features of one image."""
         pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return no_features(image, DESCRIPTOR_SIZE)

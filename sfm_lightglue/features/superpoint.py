@@ -35,32 +35,33 @@ from sfm_lightglue.products import Features, Image
 
 @dataclass(frozen=True)
 class SuperPointOptions:
-    """Options; the values stand in configs/features."""
+    """Options. Their default values are in configs/features/superpoint.yaml."""
 
     name: str
     weights: str
-    """A name, or the path of a file with the original's or Hugging Face's keys."""
+    """A name, or a file with the keys of the original code or of Hugging Face."""
     resize_max: int | None
-    """Longest side, px, at which keypoints are detected; None keeps the full size."""
+    """Longest side of the image in which keypoints are detected, px; None: full size."""
     enlarge_max: float
-    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
+    """Largest factor by which smaller photos are enlarged, up to resize_max; 1: never."""
     max_keypoints: int
     small_share: float | None
-    """Of them, found at a quarter of that size at most; None: SMALL_SHARE for weights with octaves, else none."""
+    """Maximum fraction of keypoints detected at 1/4 resolution, 0..1. None: SMALL_SHARE for weights with octaves, else 0."""
     detection_threshold: float
     """Smallest probability of a keypoint, 0..1."""
     nms_radius: int
-    """Keypoints are further than this apart, px of the detection size, along x or y."""
+    """Two keypoints are more than this apart along x or along y, px of the resized image."""
     border: int
-    """Width, px of the detection size, of the frame without keypoints."""
+    """Width of the frame without keypoints, px of the resized image."""
     subpixel: bool
+    """Move each keypoint to the expected position in its 5x5 window."""
     precision: str
-    """`float32`, or `low`: 16 bit convolutions where the device is faster so."""
+    """`float32`, or `low` for 16-bit convolutions if the device is faster with them."""
 
     def __post_init__(self) -> None:
         check_precision(self.precision, "features.precision")
         if self.small_share is not None and self.small_share > 1:
-            raise ValueError(f"features.small_share is a share, 0..1, found {self.small_share}")
+            raise ValueError(f"features.small_share must lie in 0..1, found {self.small_share}")
         check_at_least(
             self,
             resize_max=MIN_SIDE,
@@ -74,19 +75,22 @@ class SuperPointOptions:
 
 
 class SuperPointExtractor:
-    """Runs on the grey image; its last width % 8 columns and height % 8 rows hold no keypoints."""
+    """Runs the network on the grey image. The last width % 8 columns and height % 8 rows have no keypoints."""
 
     def __init__(self, options: SuperPointOptions, network: SuperPoint, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
         self.centred = weights.metadata.get("descriptor_sampling") == "centred"
-        by_weights = SMALL_SHARE if network.octaves else 0.0
-        self.small_share = by_weights if options.small_share is None else options.small_share
+        default_share = SMALL_SHARE if network.octaves else 0.0
+        self.small_share = default_share if options.small_share is None else options.small_share
         self.octaves = (0, SMALL_OCTAVE) if self.small_share > 0 else (0,)
         self.batch_size = batch_size_on(device)
 
     @classmethod
     def create(cls, options: SuperPointOptions, device: str) -> SuperPointExtractor:
-        """Raises: FileNotFoundError where the weights cannot be had, ValueError where they are not SuperPoint's."""
+        """The extractor with its weights loaded.
+
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not SuperPoint's.
+        """
         state, record = load_weights(options.weights)
         network = load_superpoint(state)
         network.lower(network_dtype(options.precision, device))
@@ -94,28 +98,32 @@ class SuperPointExtractor:
         return cls(options, network, device, record)
 
     def num_small(self, max_keypoints: int) -> int:
-        """How many of so many keypoints are found at a quarter of the size at most."""
+        """Keypoint budget of the 1/4-resolution level, out of `max_keypoints`."""
         return int(self.small_share * max_keypoints)
 
     def __call__(self, image: Image) -> Features:
+        """The features of one image."""
         return self.extract_many([image])[0]
 
     def extract_many(self, images: Sequence[Image]) -> list[Features]:
-        """Features of each image, `batch_size` of equal size at a time."""
+        """The features of each image. Up to `batch_size` images of the same size run together."""
         return extract_in_batches(
             images, self.options.resize_max, self.options.enlarge_max, self.batch_size, self._extract, DESCRIPTOR_SIZE
         )
 
     @torch.inference_mode()
     def _extract(self, images: list[Image], pixels: np.ndarray) -> list[Features]:
-        """Features of images whose pixels, resized, are (b, h, w, 3)."""
+        """The features of b images. `pixels` are the resized images, uint8 (b, h, w, 3)."""
         grey = np.stack([to_grey(each) for each in pixels])
         outputs = self.network.pyramid(torch.tensor(grey, device=self.device)[:, None], self.octaves)
         size = pixels.shape[2], pixels.shape[1]
         return [self._features(image, size, outputs, i) for i, image in enumerate(images)]
 
     def _features(self, image: Image, size: tuple[int, int], outputs: Sequence[SuperPointOutput], i: int) -> Features:
-        """Of image i of a batch, resized to `size`. The first octave gets what the small one leaves."""
+        """The features of image i of a batch, resized to `size` (width, height).
+
+        The small octave comes first. The first octave gets the rest of the keypoint budget.
+        """
         options = self.options
         room = options.max_keypoints
         found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -124,7 +132,7 @@ class SuperPointExtractor:
                 output.scores[i],
                 threshold=options.detection_threshold,
                 nms_radius=options.nms_radius,
-                max_keypoints=None,  # the mask comes first
+                max_keypoints=None,  # `strongest` applies the mask first
                 border=options.border,
                 subpixel=options.subpixel,
             )

@@ -1,4 +1,4 @@
-"""XFeat keypoints and descriptors (arXiv:2404.19174), with the network of kornia."""
+"""XFeat keypoints and descriptors (arXiv:2404.19174), with kornia's network."""
 
 from __future__ import annotations
 
@@ -26,40 +26,45 @@ from sfm_lightglue.products import Features, Image
 
 DESCRIPTOR_SIZE = 64
 STRIDE = 32
-"""The deepest level of the network has one cell for 32 x 32 px."""
+"""Side of a cell of the network's deepest level, px."""
 
 
 @dataclass(frozen=True)
 class XFeatOptions:
-    """Options; the values stand in configs/features."""
+    """Options. Their default values are in configs/features/xfeat.yaml."""
 
     name: str
     weights: str
-    """A name, or the path of a file in the authors' format."""
+    """A name, or a file in the authors' format."""
     resize_max: int | None
-    """Longest side, px, before it is rounded down to a multiple of 32; None keeps the full size."""
+    """Longest side of the image in which keypoints are detected, px; None: full size. Then both sides are rounded down to
+    multiples of 32."""
     enlarge_max: float
-    """How many times smaller photos are enlarged at most, up to that; 1 = never."""
+    """Largest factor by which smaller photos are enlarged, up to resize_max; 1: never."""
     max_keypoints: int
     detection_threshold: float
     """Smallest probability of a keypoint, 0..1."""
     nms_radius: int
-    """A keypoint's probability is the highest within this many px of the detection size, along x and y."""
+    """The probability of a keypoint is the highest within this distance along x and y, px of the resized image."""
     subpixel: bool
+    """Move each keypoint to the expected position in its 5x5 window."""
 
     def __post_init__(self) -> None:
         check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, detection_threshold=0, nms_radius=1)
 
 
 class XFeatExtractor:
-    """Scores are the probability of a keypoint times its reliability, both 0..1."""
+    """Runs the network on the RGB image. A score is the probability of a keypoint times its reliability, both 0..1."""
 
     def __init__(self, options: XFeatOptions, network: XFeatModel, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
 
     @classmethod
     def create(cls, options: XFeatOptions, device: str) -> XFeatExtractor:
-        """Raises: FileNotFoundError where the weights cannot be had, ValueError where they are not XFeat's."""
+        """The extractor with its weights loaded.
+
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not XFeat's.
+        """
         state, record = load_weights(options.weights)
         network = XFeatModel()
         load_strictly(network, state)
@@ -67,6 +72,7 @@ class XFeatExtractor:
 
     @torch.inference_mode()
     def __call__(self, image: Image) -> Features:
+        """The features of one image."""
         pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return no_features(image, DESCRIPTOR_SIZE)
@@ -76,8 +82,8 @@ class XFeatExtractor:
         heatmap = F.pixel_shuffle(logits.softmax(dim=1)[:, :64], 8)[0, 0]  # class 64: no keypoint in the cell
         peaks = local_maxima(heatmap, self.options.nms_radius, self.options.detection_threshold)
         scores = heatmap[peaks[:, 1], peaks[:, 0]] * _sample(reliability, peaks, (width, height), "bilinear")[:, 0]
-        # The scale of each axis is that of the rounded size. kornia multiplies pixel indices by it, which leaves out
-        # half of the difference between a pixel here and a pixel there: 0.02 px at 1024 px, 0.5 px at 63 px.
+        # `make_features` scales keypoints with the rounded sizes and keeps pixel centres. kornia multiplies pixel indices by
+        # the scale, which loses half of the difference between the two pixel sizes: 0.02 px at 1024 px, 0.5 px at 63 px.
         kept = strongest(image, (width, height), peaks, scores, self.options.max_keypoints)
         keypoints = peaks[kept].float()
         if self.options.subpixel:
@@ -87,5 +93,5 @@ class XFeatExtractor:
 
 
 def _sample(dense: Tensor, pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """(n, c): the map (1, c, h, w) at pixels (n, 2) of the image of `size` (width, height), read as in XFeat's training."""
+    """The values (n, c) of a map (1, c, h, w) at pixels (n, 2) of an image of `size` (width, height), as in XFeat's training."""
     return InterpolateSparse2d(mode)(dense, pixels[None].float(), size[1], size[0])[0]

@@ -1,4 +1,4 @@
-"""Matching by LightGlue (arXiv 2306.13643), adaptive in depth and width for each pair."""
+"""Matching by LightGlue (arXiv:2306.13643), with depth and width adapted to each pair."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from sfm_lightglue.engine.batch import ImageState
 from sfm_lightglue.engine.early_rejection import EarlyRejection
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue
+from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
+from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.precision import check_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.registry import closest
 
-PUBLISHED_WEIGHTS = {kind: f"{kind}-lightglue" for kind in HEADS} | {"xfeat": "xfeat-lighterglue"}
-"""Kind of features that a network was trained for -> its published weights."""
+PUBLISHED_WEIGHTS = {features: f"{features}-lightglue" for features in PUBLISHED_SETTINGS} | {"xfeat": "xfeat-lighterglue"}
+"""Kind of features -> name of the published weights."""
 
 EARLY_REJECTION = {
     "aliked": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.85, 0.95)),
@@ -30,42 +31,43 @@ EARLY_REJECTION = {
 """Kind of features -> rule, calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 
 GPU_BATCH_SIZE = 32
-"""Pairs; on a CPU one at a time is as fast (2 to 4 % less at 512 keypoints), and needs the least memory."""
+"""Pairs matched together on a GPU. A CPU matches one pair at a time: batches would save only 2 to 4 % of the time at 512
+keypoints, and need more memory."""
 
 
 @dataclass(frozen=True)
 class LightGlueOptions:
-    """Options; the values stand in configs/matches."""
+    """Options. Their default values are in configs/matches/lightglue.yaml."""
 
     name: str
     trained_for: str
     """Kind of features that the network was trained for."""
     weights: str | None
-    """A name or a file; None for the published ones."""
+    """A name or a file. None: the published weights."""
     depth_confidence: float | None
-    """Share of confident points at which to stop, -1 = always all layers; None as published."""
+    """Fraction of confident points at which to stop, 0..1; -1: always all layers. None: as published."""
     width_confidence: float | None
-    """How sure it must be that a point has no match to drop it, -1 = keep all; None as published."""
+    """Drop a confident point if its probability of having no match is at least this, 0..1; -1: keep all. None: as
+    published."""
     filter_threshold: float | None
-    """Smallest score of a match, 0..1; None as published."""
+    """Smallest score of a match, 0..1. None: as published."""
     early_rejection: bool | None
     """End pairs early, without matches, if the descriptors or the first layers say that the photos do not overlap. Possible for
-    networks in `EARLY_REJECTION`. None: only with their published weights, for which the rule was calibrated."""
+    the kinds of features in `EARLY_REJECTION`. None: only with their published weights, for which the rule was calibrated."""
     precision: str
-    """float32, or low: 16 bit matrix products where the hardware is faster with them."""
+    """`float32`, or `low` for 16-bit matrix products if the hardware is faster with them."""
 
     def __post_init__(self) -> None:
-        if self.trained_for not in HEADS:
-            raise ValueError(
-                f"LightGlue has no weights for matches.trained_for={self.trained_for!r}. {closest(self.trained_for, HEADS)}"
-            )
+        if self.trained_for not in PUBLISHED_SETTINGS:
+            found = f"LightGlue has no weights for matches.trained_for={self.trained_for!r}"
+            raise ValueError(f"{found}. {closest(self.trained_for, PUBLISHED_SETTINGS)}")
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
         if self.early_rejection and self.trained_for not in EARLY_REJECTION:
             raise ValueError(
-                f"matches.early_rejection has been calibrated for {', '.join(EARLY_REJECTION)}, not for {self.trained_for!r}: "
-                "set it to false, or to null (where calibrated)"
+                f"matches.early_rejection is calibrated for {', '.join(EARLY_REJECTION)}, not for {self.trained_for!r}: "
+                "set it to false, or to null (only if calibrated)"
             )
         check_precision(self.precision, "matches.precision")
         if self.filter_threshold is not None and not 0 <= self.filter_threshold < 1:
@@ -73,7 +75,7 @@ class LightGlueOptions:
 
 
 class LightGlueMatcher:
-    """Runs the engine; safe to call from several threads."""
+    """Runs the engine. Several threads may call it at the same time."""
 
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels() if device == "cpu" else None
@@ -86,13 +88,15 @@ class LightGlueMatcher:
 
     @classmethod
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
-        """The matcher with its weights loaded; its options name the thresholds, which files of matches remember.
+        """The matcher with its weights loaded.
 
-        Raises: FileNotFoundError where the weights are not at hand.
+        Its options have numbers for all thresholds: the published ones instead of None. Files of matches record them.
+
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not LightGlue's.
         """
         state, record = load_weights(options.weights or PUBLISHED_WEIGHTS[options.trained_for])
-        published = HEADS[options.trained_for]
-        size = settings_from_state_dict(state) if options.weights else published  # of the user's own, perhaps of another size
+        published = PUBLISHED_SETTINGS[options.trained_for]
+        size = settings_from_state_dict(state) if options.weights else published  # the user's own weights may have another size
         thresholds = {
             key: getattr(published if getattr(options, key) is None else options, key)
             for key in ("depth_confidence", "width_confidence", "filter_threshold")
@@ -101,11 +105,17 @@ class LightGlueMatcher:
         return cls(replace(options, **thresholds), network, device, record)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        """Raises: ValueError if the descriptors are not of the size that the network was trained for."""
+        """The matches of two images.
+
+        Raises: ValueError if the features are not of the kind that the network was trained for.
+        """
         return self.match_many([(self.prepare(features0), self.prepare(features1))])[0]
 
     def prepare(self, features: Features) -> ImageState:
-        """Raises: ValueError if the descriptors are not of the size that the network was trained for."""
+        """Everything about an image that `match_many` needs, for any number of pairs.
+
+        Raises: ValueError if the features are not of the kind that the network was trained for.
+        """
         return self.engine.prepare(
             self._tensor(features.keypoints),
             self._descriptors(features),
@@ -114,7 +124,7 @@ class LightGlueMatcher:
         )
 
     def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[Matches]:
-        """Matches of each pair, whatever the others."""
+        """The matches of each pair. They do not depend on the other pairs."""
         return [
             Matches(found.indices.to(torch.int32).numpy(), found.scores.numpy(), found.stop_layer)
             for found in self.engine.match_many(pairs)
@@ -128,17 +138,17 @@ class LightGlueMatcher:
         if features.descriptors.shape[1] != expected:
             raise ValueError(
                 f"the features of {features.name!r} have {features.descriptors.shape[1]}-d descriptors, "
-                f"LightGlue trained for {self.options.trained_for!r} takes {expected}-d ones: "
-                "choose matches.trained_for=KIND to fit the features"
+                f"LightGlue for {self.options.trained_for!r} needs {expected}-d descriptors: "
+                "choose matches.trained_for to fit the features"
             )
         return self._tensor(features.descriptors)
 
     def _scales_orientations(self, features: Features) -> Tensor | None:
-        """float32 (n, 2) if the network uses them, else None."""
+        """float32 (n, 2) if the network needs them, else None."""
         if not self.engine.settings.add_scale_orientation:
             return None
         if features.scales is None or features.orientations is None:
             raise ValueError(
-                f"LightGlue trained for {self.options.trained_for!r} needs scales and orientations, {features.name!r} has none"
+                f"LightGlue for {self.options.trained_for!r} needs scales and orientations, {features.name!r} has none"
             )
         return self._tensor(np.stack([features.scales, features.orientations], axis=1))

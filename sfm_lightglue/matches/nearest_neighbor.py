@@ -1,4 +1,4 @@
-"""Nearest neighbours of descriptors: the classic matcher."""
+"""Matching by nearest neighbours of descriptors, the classic matcher."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sfm_lightglue.products import Features, Matches
 
 @dataclass(frozen=True)
 class NearestNeighborOptions:
-    """Options; the values stand in configs/matches."""
+    """Options. Their default values are in configs/matches/nearest_neighbor.yaml."""
 
     name: str
     mutual: bool
-    """Keep a match only where each is the other's nearest."""
+    """Keep a match only if each keypoint is the nearest neighbour of the other."""
     max_ratio: float | None
-    """Lowe's ratio test (IJCV 2004, section 7.1) on Euclidean distances, 0..1, in both directions where mutual."""
+    """Largest ratio in Lowe's ratio test (IJCV 2004, section 7.1), of Euclidean distances, 0..1; in both directions if mutual."""
     max_distance: float | None
     """Largest Euclidean distance of unit-length descriptors, 0..2."""
 
@@ -31,7 +31,7 @@ class NearestNeighborOptions:
 
 
 class NearestNeighborMatcher:
-    """Scores are cosine similarities, clipped at 0."""
+    """Compares all descriptors of two images. Scores are cosine similarities, at least 0."""
 
     weights: tuple[WeightsRecord, ...] = ()
 
@@ -40,10 +40,12 @@ class NearestNeighborMatcher:
 
     @classmethod
     def create(cls, options: NearestNeighborOptions, device: str) -> NearestNeighborMatcher:
+        """The matcher; it has no weights."""
         return cls(options, device)
 
     @torch.inference_mode()
     def __call__(self, features0: Features, features1: Features) -> Matches:
+        """The matches of two images."""
         if len(features0) == 0 or len(features1) == 0:
             return Matches.from_dense(np.full(len(features0), -1), np.zeros(len(features0)))
         descriptors0, descriptors1 = (
@@ -59,7 +61,7 @@ class NearestNeighborMatcher:
         return Matches.from_dense(matches0.cpu().numpy(), scores0.clamp(min=0).cpu().numpy())
 
     def _nearest(self, similarity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n,) index of the nearest that passes the tests, -1 for none, and its similarity."""
+        """The nearest neighbour of each row, int64 (n,), -1 if none passes the tests, and its similarity float32 (n,)."""
         top, index = similarity.topk(min(2, similarity.shape[1]), dim=1)
         distance = (2 - 2 * top).clamp(min=0).sqrt()
         valid = torch.ones_like(index[:, 0], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Matching by SuperGlue (arXiv 1911.11763), for the features of SuperPoint."""
+"""Matching by SuperGlue (arXiv:1911.11763), for the features of SuperPoint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sfm_lightglue.products import Features, Matches
 
 @dataclass(frozen=True)
 class SuperGlueOptions:
-    """Options; the values stand in configs/matches."""
+    """Options. Their default values are in configs/matches/superglue.yaml."""
 
     name: str
     weights: str | None
-    """A name, or the path of a file with the original's or Hugging Face's keys."""
+    """A name, or a file with the keys of the original code or of Hugging Face. None is refused: there is no free default."""
     sinkhorn_iterations: int
     match_threshold: float
     """Smallest matching score, 0..1."""
@@ -33,19 +33,23 @@ class SuperGlueOptions:
 
 
 class SuperGlueMatcher:
-    """Runs the network on one pair at a time; safe to call from several threads."""
+    """Runs the network on one pair at a time. Several threads may call it at the same time."""
 
     def __init__(self, options: SuperGlueOptions, network: SuperGlue, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network.to(device), device, (weights,)
 
     @classmethod
     def create(cls, options: SuperGlueOptions, device: str) -> SuperGlueMatcher:
-        """Raises: FileNotFoundError where the weights cannot be had, ValueError where they are not SuperGlue's."""
+        """The matcher with its weights loaded.
+
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if none are named or they are not
+            SuperGlue's.
+        """
         if options.weights is None:
             raise ValueError(
-                "SuperGlue's published weights are for noncommercial research only and must be asked for by name: "
+                "SuperGlue's published weights are for noncommercial research only and must be requested by name: "
                 "matches.weights=superglue-outdoor-official or superglue-indoor-official, or a file of your own; "
-                "matches=lightglue works without"
+                "matches=lightglue needs no name"
             )
         settings = SuperGlueSettings(sinkhorn_iterations=options.sinkhorn_iterations, match_threshold=options.match_threshold)
         state, record = load_weights(options.weights)
@@ -53,7 +57,10 @@ class SuperGlueMatcher:
 
     @torch.inference_mode()
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        """Raises: ValueError where the descriptors are not SuperPoint's."""
+        """The matches of two images.
+
+        Raises: ValueError if the descriptors have another size than SuperPoint's.
+        """
         result = self.network.match(
             self._tensor(features0.keypoints),
             self._tensor(features1.keypoints),
@@ -73,7 +80,7 @@ class SuperGlueMatcher:
         expected = self.network.settings.descriptor_dim
         if features.descriptors.shape[1] != expected:
             raise ValueError(
-                f"the features of {features.name!r} have {features.descriptors.shape[1]}-d descriptors, SuperGlue takes "
+                f"the features of {features.name!r} have {features.descriptors.shape[1]}-d descriptors, SuperGlue needs "
                 f"SuperPoint's, which are {expected}-d: choose features=superpoint, or another matcher"
             )
         return self._tensor(features.descriptors)

@@ -1,10 +1,11 @@
 """ALIKED: keypoints and descriptors by deformable convolutions and deformable descriptors (Zhao et al., arXiv:2304.03608).
 
-Owns the network and its loading. The published architecture joins four feature levels to a map of 128 channels for every pixel
-of the image, from which it takes the scores and, after normalisation, what the descriptors read. That map is never built here:
+Owns the network and its loading. The published architecture joins four feature levels to one map of 128 channels for every pixel
+of the image. The scores come from this map, and the descriptors from the normalised map. This code never builds the map:
 
-- the score head begins with a linear layer, which commutes with the linear upsampling of the levels: 8 channels are upsampled;
-- descriptors read some 70 pixels around each keypoint, and only there the levels are interpolated, joined and normalised.
+- The score head begins with a linear layer, which commutes with the linear upsampling of the levels. So 8 channels are upsampled
+  instead of 128.
+- A descriptor reads some 70 pixels around its keypoint. Only there are the levels interpolated, joined and normalised.
 
 Keypoints are (x, y) px of the network's input, centre of the top-left pixel at (0, 0).
 """
@@ -18,6 +19,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int32, Int64, Integer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -25,20 +27,20 @@ from sfm_lightglue.networks.checkpoints import load_strictly
 from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
 
 MULTIPLE = 32
-"""Sides of the network's input are multiples of it, px: the last level's pixel."""
+"""The sides of the network's input are multiples of this, px: the size of a pixel of the last level."""
 CHUNK_KEYPOINTS = 256
-"""Keypoints described at a time: their samples stay in the caches, and memory does not grow with the number of keypoints."""
+"""Number of keypoints described together. Their samples stay in the caches, and memory does not grow with the keypoints."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What the published networks differ in."""
+    """The differences between the published networks."""
 
     channels: tuple[int, int, int, int]
-    """Of the four blocks, at 1, 1/2, 1/8 and 1/32 of the image's size."""
+    """Output channels of the four blocks, at 1, 1/2, 1/8 and 1/32 of the image's size."""
     descriptor_size: int
     num_samples: int
-    """Positions that a descriptor is made from."""
+    """Number of positions that a descriptor samples."""
 
 
 VARIANTS = {
@@ -51,25 +53,26 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class AlikedOutput:
-    """Maps for b images, as far as they do not depend on keypoints."""
+    """The maps of b images, before any keypoint is known."""
 
-    scores: Tensor
-    """float32 (b, h, w) in 0..1."""
+    scores: Float32[Tensor, "b h w"]
+    """In 0..1."""
     levels: tuple[Tensor, ...]
-    """(b, hl, wl, c) for each of the four levels, of the padded images; the first before its 1x1 convolution."""
+    """Four feature maps (b, hl, wl, c) of the padded images. The first one is the input of its 1x1 convolution."""
     origin: tuple[int, int]
-    """(x, y) of the image's first pixel in the padded image."""
+    """Position (x, y) of the image's first pixel in the padded image."""
 
 
 class DeformableConv(nn.Module):
-    """A 3x3 convolution whose nine taps are moved, at each pixel, by offsets that another convolution predicts."""
+    """A 3x3 convolution. At each pixel, another convolution predicts offsets for its nine taps."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.offset_conv = nn.Conv2d(channels_in, 18, 3, padding=1)  # (y, x) of each tap
         self.regular_conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float32[Tensor, "b c h w"]) -> Float32[Tensor, "b d h w"]:
+        """The convolved map."""
         batch, channels, height, width = x.shape
         reach = max(height, width) / 4
         offsets = self.offset_conv(x).clamp(-reach, reach)
@@ -87,7 +90,7 @@ class DeformableConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch normalisation and SELU, residual in all levels but the first."""
+    """Two 3x3 convolutions with batch normalisation and SELU. All blocks but the first have a residual connection."""
 
     def __init__(self, channels_in: int, channels_out: int, *, deformable: bool = False, residual: bool = True) -> None:
         super().__init__()
@@ -98,7 +101,8 @@ class Block(nn.Module):
         self.bn2: nn.Module = nn.BatchNorm2d(channels_out)
         self.downsample = nn.Conv2d(channels_in, channels_out, 1, dilation=ONE_DNN) if residual else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """The features of this level."""
         inner = _selu(self.bn1(self.conv1(x)))
         inner = self.bn2(self.conv2(inner))
         if self.downsample is not None:
@@ -107,7 +111,7 @@ class Block(nn.Module):
 
 
 class DescriptorHead(nn.Module):
-    """Descriptors from features at deformable positions around the keypoints (section III-D)."""
+    """Descriptors from features at positions around the keypoints that the network predicts (section III-D)."""
 
     def __init__(self, size: int, num_samples: int) -> None:
         super().__init__()
@@ -116,20 +120,20 @@ class DescriptorHead(nn.Module):
         self.sf_conv = nn.Conv2d(size, size, 1, bias=False)
         self.agg_weights = nn.Parameter(torch.rand(num_samples, size, size))
 
-    def offsets(self, patches: Tensor) -> Tensor:
-        """(n, m, 2): (x, y) of the samples relative to the keypoints, px, from the features around (n, 9, d), row by row."""
+    def offsets(self, patches: Float32[Tensor, "n 9 d"]) -> Float32[Tensor, "n m 2"]:
+        """Sample positions (x, y) relative to the keypoints, px, from the features of 3x3 pixels around them, row by row."""
         first, _, last = (cast(nn.Conv2d, layer) for layer in self.offset_conv)
         inner = _selu(F.linear(patches.flatten(1), first.weight.permute(0, 2, 3, 1).flatten(1), first.bias))
         return F.linear(inner, last.weight.flatten(1), last.bias).unflatten(1, (2, -1)).transpose(1, 2)
 
-    def forward(self, samples: Tensor) -> Tensor:
-        """Unit-length descriptors (n, d) from the features at the sampled positions (n, m, d)."""
+    def forward(self, samples: Float32[Tensor, "n m d"]) -> Float32[Tensor, "n d"]:
+        """Unit-length descriptors from the features at the sampled positions."""
         samples = _selu(F.linear(samples, self.sf_conv.weight.flatten(1)))
         return F.normalize(samples.flatten(1) @ self.agg_weights.flatten(0, 1), dim=1)
 
 
 class ALIKED(nn.Module):
-    """The network of section III; its layers are named as in the published weights."""
+    """The network of section III. Its layers have the names of the published weights."""
 
     def __init__(self, variant: str) -> None:
         super().__init__()
@@ -151,12 +155,12 @@ class ALIKED(nn.Module):
         self.desc_head = DescriptorHead(size, self.variant.num_samples)
 
     def lower(self, dtype: torch.dtype) -> None:
-        """Makes the layers of full and half size compute in `dtype`. Where taps and samples lie stays exact, and so do scores."""
+        """Makes the layers of full and half size compute in `dtype`. Positions of taps and samples, and scores, stay float32."""
         for module in (self.block1, self.block2, self.conv1, self.conv2):
             module.to(dtype)
 
-    def forward(self, images: Tensor) -> AlikedOutput:
-        """Scores and levels of RGB images (b, 3, h, w) with values in 0..1."""
+    def forward(self, images: Float32[Tensor, "b 3 h w"]) -> AlikedOutput:
+        """The scores and levels of RGB images with values in 0..1."""
         height, width = images.shape[2:]
         across, down = -width % MULTIPLE, -height % MULTIPLE
         left, top = across // 2, down // 2
@@ -177,8 +181,8 @@ class ALIKED(nn.Module):
         scores = self.score_head[1:](mixed).sigmoid()[:, 0, top : top + height, left : left + width]
         return AlikedOutput(scores, tuple(x.permute(0, 2, 3, 1) for x in (x1, y2, y3, y4)), (left, top))
 
-    def describe(self, output: AlikedOutput, index: int, keypoints: Tensor) -> Tensor:
-        """Unit-length descriptors (n, d) of the keypoints (n, 2) in image `index` of the batch."""
+    def describe(self, output: AlikedOutput, index: int, keypoints: Float32[Tensor, "n 2"]) -> Float32[Tensor, "n d"]:
+        """Unit-length descriptors of the keypoints in image `index` of the batch."""
         levels = [level[index] for level in output.levels]
         height, width = output.scores.shape[1:]
         reach = max(height, width) / 4
@@ -191,8 +195,10 @@ class ALIKED(nn.Module):
             descriptors.append(self.desc_head(samples))
         return torch.cat(descriptors)
 
-    def _samples(self, levels: list[Tensor], origin: tuple[int, int], positions: Tensor, size: tuple[int, int]) -> Tensor:
-        """(n, m, d): normalised features, interpolated between pixels, at positions (n, m, 2) in an image of `size`."""
+    def _samples(
+        self, levels: list[Tensor], origin: tuple[int, int], positions: Float32[Tensor, "n m 2"], size: tuple[int, int]
+    ) -> Float32[Tensor, "n m d"]:
+        """Normalised features, interpolated between pixels, at positions in an image of `size` (width, height)."""
         numbers, weights = _corners(positions, size)  # n m 4
         pixels = torch.stack([numbers % size[0], numbers // size[0]], dim=-1)
         features = self._features(levels, origin, pixels).flatten(0, -2)
@@ -201,8 +207,10 @@ class ALIKED(nn.Module):
         samples = _weighted_rows(features, rows, weights / norms.clamp(min=1e-12))  # normalised without a copy
         return samples.unflatten(0, positions.shape[:2])
 
-    def _features(self, levels: list[Tensor], origin: tuple[int, int], pixels: Tensor) -> Tensor:
-        """(..., d): the four levels, joined, at pixels (..., 2) of the image; not yet normalised."""
+    def _features(
+        self, levels: list[Tensor], origin: tuple[int, int], pixels: Integer[Tensor, "*n 2"]
+    ) -> Float32[Tensor, "*n d"]:
+        """The four levels, joined, at pixels of the image. Not yet normalised."""
         height, width = levels[0].shape[:2]
         x, y = (pixel + first for pixel, first in zip(pixels.unbind(-1), origin, strict=True))
         own = levels[0].flatten(0, 1).index_select(0, (y * width + x).flatten())
@@ -215,9 +223,13 @@ class ALIKED(nn.Module):
 
 
 def load_aliked(variant: str, state: Mapping[str, Tensor]) -> ALIKED:
-    """The network with published weights, in evaluation mode, its batch normalisation folded into the convolutions.
+    """The network in evaluation mode, with batch normalisation folded into the convolutions.
 
-    Raises: ValueError that names missing and unexpected keys.
+    Args:
+        variant: a key of `VARIANTS`.
+        state: the published weights of this variant.
+
+    Raises: ValueError if keys are missing or unexpected; the text names them.
     """
     network = ALIKED(variant)
     load_strictly(network, state)
@@ -233,38 +245,43 @@ def load_aliked(variant: str, state: Mapping[str, Tensor]) -> ALIKED:
 
 
 def _selu(x: Tensor) -> Tensor:
-    """In place: the layer before has no use for its result."""
+    """SELU in place: the layer before does not use its result again."""
     return F.selu(x, inplace=True)
 
 
-def _patch_pixels(keypoints: Tensor, size: tuple[int, int]) -> Tensor:
-    """int64 (n, 9, 2): (x, y) of the 3x3 pixels around the keypoints (n, 2), row by row, within an image of `size`.
+def _patch_pixels(keypoints: Float32[Tensor, "n 2"], size: tuple[int, int]) -> Int64[Tensor, "n 9 2"]:
+    """The 3x3 pixels (x, y) around the keypoints, row by row, within an image of `size` (width, height).
 
-    The published code leaves out the last column and row of the image; the weights have learnt with it.
+    The last column and row of the image are left out, as in the published code: the weights were trained with it.
     """
     corner = torch.stack([(k.long() - 1).clamp(0, max(0, side - 4)) for k, side in zip(keypoints.T, size, strict=True)], dim=1)
     step = torch.arange(3, device=keypoints.device)
     return corner[:, None] + torch.cartesian_prod(step, step).flip(1)
 
 
-def _corners(positions: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The four pixels around positions (..., 2) in a map of `size` (width, height), int32 (..., 4), numbered row by row through
-    the map, and their weights (..., 4) in bilinear interpolation: 0 for a pixel outside, which has the number of another."""
+def _corners(positions: Float[Tensor, "*n 2"], size: tuple[int, int]) -> tuple[Int32[Tensor, "*n 4"], Float[Tensor, "*n 4"]]:
+    """The four pixels around each position, and their weights in bilinear interpolation.
+
+    Pixels are numbered row by row through a map of `size` (width, height). A pixel outside the map has weight 0, and the number
+    of a pixel inside.
+    """
     pixels, weights = [], []
     for position, length in zip(positions.unbind(-1), size, strict=True):
         first = position.floor()
-        pixel = torch.stack([first, first + 1])  # 2 ...: operations on long rows are fast
+        pixel = torch.stack([first, first + 1])  # 2 n: operations on long rows are fast
         weights.append(torch.stack([first + 1 - position, position - first]) * ((pixel >= 0) & (pixel < length)))
         pixels.append(pixel.clamp_(0, length - 1).int())
     (x, y), (weight_x, weight_y) = pixels, weights
-    numbers = y[:, None] * size[0] + x  # 2 2 ...
+    numbers = y[:, None] * size[0] + x  # 2 2 n
     return numbers.flatten(0, 1).movedim(0, -1), (weight_y[:, None] * weight_x).flatten(0, 1).movedim(0, -1)
 
 
-def _weighted_rows(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """(n, c): sums of rows of the table (r, c), k each, chosen by indices (..., k) and multiplied by weights (..., k).
+def _weighted_rows(
+    table: Float[Tensor, "r c"], indices: Integer[Tensor, "*n k"], weights: Float[Tensor, "*n k"]
+) -> Float[Tensor, "m c"]:
+    """Weighted sums of k rows of the table each, one for each entry of *n (m in all).
 
-    On channels-last maps several times as fast as grid_sample, which gathers channel by channel.
+    On channels-last maps this is several times as fast as grid_sample, which gathers channel by channel.
     """
     count = indices.shape[-1]
     return F.embedding_bag(indices.reshape(-1, count), table, per_sample_weights=weights.reshape(-1, count), mode="sum")

@@ -34,5 +34,5 @@ def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:
     }
     if any(problems.values()):
         listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in problems.items() if keys)
-        raise ValueError(f"these weights are not those of {type(network).__name__}: {listed}. Give weights of this network")
+        raise ValueError(f"these weights do not fit {type(network).__name__}: {listed}. Give weights of this network")
     network.load_state_dict(dict(state))

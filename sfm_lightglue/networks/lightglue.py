@@ -1,7 +1,7 @@
 """LightGlue: local feature matching at light speed (Lindenberger et al., arXiv:2306.13643).
 
-Owns the network, in one definition for training (`LightGlue.forward`) and inference (`LightGlue.match`). Modules bear the names
-of the published weights, so a state_dict saved here loads in the original code as well; `lightglue_checkpoints` loads weights.
+Owns the network, in one definition for training (`LightGlue.forward`) and inference (`LightGlue.match`). Modules have the names
+of the published weights, so a state_dict saved here also loads in the original code. `lightglue_checkpoints` loads weights.
 Shapes: b pairs, m keypoints in image 0, n in image 1, d = descriptor_dim, h heads of size d / h.
 """
 
@@ -12,62 +12,22 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class LightGlueSettings:
-    """Size of the network, and the three thresholds of inference with their published defaults."""
-
-    input_dim: int
-    """Size of the descriptors given."""
-    descriptor_dim: int = 256
-    num_layers: int = 9
-    num_heads: int = 4
-    add_scale_orientation: bool = False
-    """Positions hold the scale and orientation of each keypoint as well (SIFT-like detectors)."""
-    project_input: bool = False
-    """A linear layer makes the first states from the descriptors also where they are of the same size (the original code has
-    none there)."""
-    depth_confidence: float = 0.95
-    """Stop after the layer at which more than this share of the points of both images is confident; -1 = always all layers."""
-    width_confidence: float = 0.99
-    """Drop confident points (all, where depth_confidence is -1) with a matchability of at most 1 - this; -1 = keep all."""
-    filter_threshold: float = 0.1
-    """A match has a score above this."""
-
-    def __post_init__(self) -> None:
-        if self.descriptor_dim % (2 * self.num_heads):
-            raise ValueError(
-                f"descriptor_dim={self.descriptor_dim} must be a multiple of 2 x num_heads={self.num_heads}: "
-                "each head rotates pairs of channels"
-            )
-
-
-HEADS: dict[str, LightGlueSettings] = {
-    "superpoint": LightGlueSettings(input_dim=256),
-    # Ours, with thresholds of its own (docs/superpoint.md).
-    "superpoint-open": LightGlueSettings(input_dim=256, project_input=True, depth_confidence=0.99, filter_threshold=0.15),
-    "aliked": LightGlueSettings(input_dim=128),
-    "disk": LightGlueSettings(input_dim=128),
-    "sift": LightGlueSettings(input_dim=128, add_scale_orientation=True),
-    "doghardnet": LightGlueSettings(input_dim=128, add_scale_orientation=True),
-    # LighterGlue is published for use with its full depth; points are then dropped by matchability alone.
-    "xfeat": LightGlueSettings(64, descriptor_dim=96, num_layers=6, num_heads=1, depth_confidence=-1, width_confidence=0.95),
-}
-"""Published architectures by kind of feature."""
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 
 
 @dataclass(frozen=True)
 class LightGlueOutput:
     """Descriptors after each layer, for training.
 
-    What the losses need comes from the heads of a layer i: `network.log_assignment[i](descriptors0[i], descriptors1[i])` is the
-    log assignment (b, m + 1, n + 1), `network.token_confidence[i](descriptors0[i])` the confidences (b, m).
+    The losses apply the heads of a layer i to them: `network.log_assignment[i](descriptors0[i], descriptors1[i])` is the log
+    assignment (b, m + 1, n + 1), and `network.token_confidence[i](descriptors0[i])` are the confidences (b, m).
     """
 
     descriptors0: tuple[Tensor, ...]
-    """One (b, m, d) for each layer."""
+    """One tensor (b, m, d) for each layer."""
     descriptors1: tuple[Tensor, ...]
 
 
@@ -75,53 +35,53 @@ class LightGlueOutput:
 class LightGlueMatches:
     """Matches of one pair."""
 
-    matches0: Tensor
-    """int64 (m,): index into keypoints1, -1 for none."""
-    matches1: Tensor
-    scores0: Tensor
-    """(m,): score of the mutually best partner, also where it stays below the filter threshold; 0 without one."""
-    scores1: Tensor
+    matches0: Int64[Tensor, " m"]
+    """Index into keypoints1, -1 for no match."""
+    matches1: Int64[Tensor, " n"]
+    scores0: Float32[Tensor, " m"]
+    """Score of the mutually best partner, even if it is below the filter threshold; 0 without a partner."""
+    scores1: Float32[Tensor, " n"]
     stop_layer: int
-    """Number of layers that ran; 0 where an image has no keypoints."""
-    prune0: Tensor
-    """int64 (m,): 1 + number of times the point survived pruning, which is the layer (from 1) at which it was dropped or the
-    network stopped; num_layers for all points where pruning is off."""
-    prune1: Tensor
+    """Number of layers that ran; 0 if an image has no keypoints."""
+    prune0: Int64[Tensor, " m"]
+    """The layer (from 1) after which the point was dropped, or at which the network stopped: 1 + the number of times the point
+    survived pruning. Without pruning it is num_layers for all points."""
+    prune1: Int64[Tensor, " n"]
 
 
-def normalize_keypoints(keypoints: Tensor, size: Tensor) -> Tensor:
-    """(b, n, 2) positions in -1..1 along the longer side, from (x, y) px (b, n, 2) and (width, height) px (b, 2).
+def normalize_keypoints(keypoints: Float[Tensor, "b n 2"], size: Num[Tensor, "b 2"]) -> Float[Tensor, "b n 2"]:
+    """Positions in -1..1 along the longer side, from keypoints (x, y) px and sizes (width, height) px.
 
-    The published weights were trained with exactly this, on keypoints with the centre of the top-left pixel at (0, 0): position
-    (0, 0) then lies half a pixel beside the image centre, which must not be corrected.
+    The published weights were trained with exactly this formula, on keypoints with the centre of the top-left pixel at (0, 0).
+    Position (0, 0) is thus half a pixel away from the image centre. This must not be corrected.
     """
     size = size.to(keypoints)
     return (keypoints - size[:, None] / 2) / (size.amax(dim=1)[:, None, None] / 2)
 
 
 class PositionalEncoding(nn.Module):
-    """Rotary encoding, its angles a learned linear function of the position (section 3.1, eq. 4)."""
+    """Rotary encoding. Its angles are a learned linear function of the position (section 3.1, eq. 4)."""
 
     def __init__(self, position_dim: int, head_dim: int) -> None:
         super().__init__()
         self.Wr = nn.Linear(position_dim, head_dim // 2, bias=False)
         nn.init.normal_(self.Wr.weight)
 
-    def forward(self, positions: Tensor) -> Tensor:
-        """Cosines and sines (2, b, 1, n, head_dim / 2) of positions (b, n, position_dim)."""
+    def forward(self, positions: Float[Tensor, "b n p"]) -> Float[Tensor, "2 b 1 n angles"]:
+        """Cosines and sines of the head_dim / 2 angles of each position."""
         angles = self.Wr(positions)
         return torch.stack([angles.cos(), angles.sin()]).unsqueeze(2)
 
 
-def rotate(x: Tensor, encoding: Tensor) -> Tensor:
-    """(b, h, n, head_dim): each pair of neighbouring channels turned by its angle: R(p) x (eq. 4)."""
+def rotate(x: Float[Tensor, "b h n c"], encoding: Float[Tensor, "2 b 1 n c//2"]) -> Float[Tensor, "b h n c"]:
+    """R(p) x (eq. 4): each pair of neighbouring channels is rotated by its angle."""
     cos, sin = encoding.to(x.dtype)  # b 1 n head_dim/2, each
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
 
 
 def feed_forward(dim: int) -> nn.Sequential:
-    """The MLP that turns a state and the message to it into an update of the state (eq. 1)."""
+    """The MLP that computes the update of a state from the state and its message (eq. 1)."""
     return nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.LayerNorm(2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
 
@@ -135,17 +95,17 @@ class SelfBlock(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
         self.ffn = feed_forward(dim)
 
-    def forward(self, x: Tensor, encoding: Tensor) -> Tensor:
-        """Updated states (b, n, d)."""
+    def forward(self, x: Float[Tensor, "b n d"], encoding: Float[Tensor, "2 b 1 n angles"]) -> Float[Tensor, "b n d"]:
+        """The updated states."""
         query, key, value = self.Wqkv(x).unflatten(-1, (self.num_heads, -1, 3)).permute(4, 0, 2, 1, 3)  # b h n head_dim
         query, key = rotate(query, encoding), rotate(key, encoding)
-        context = F.scaled_dot_product_attention(query, key, value.contiguous())  # the fast kernels want channels together
+        context = F.scaled_dot_product_attention(query, key, value.contiguous())  # fast kernels need the channels side by side
         message = self.out_proj(context.transpose(1, 2).flatten(-2))
         return x + self.ffn(torch.cat([x, message], dim=-1))
 
 
 class CrossBlock(nn.Module):
-    """Points attend to all points of the other image, by content; one projection is query and key (eq. 5)."""
+    """Points attend to all points of the other image, by content. One projection serves as query and as key (eq. 5)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -155,8 +115,10 @@ class CrossBlock(nn.Module):
         self.to_out = nn.Linear(dim, dim)
         self.ffn = feed_forward(dim)
 
-    def forward(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        """Updated states (b, m, d) and (b, n, d)."""
+    def forward(
+        self, x0: Float[Tensor, "b m d"], x1: Float[Tensor, "b n d"]
+    ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b n d"]]:
+        """The updated states."""
         key0, key1 = self._heads(self.to_qk(x0)), self._heads(self.to_qk(x1))
         value0, value1 = self._heads(self.to_v(x0)), self._heads(self.to_v(x1))
         return self._update(x0, key0, key1, value1), self._update(x1, key1, key0, value0)
@@ -165,21 +127,28 @@ class CrossBlock(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # b h n head_dim
 
     def _update(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # The similarity is computed for each direction anew: faster than to store an h m n matrix for both.
+        # Each direction computes the similarities anew: faster than storing an h m n matrix for both.
         context = F.scaled_dot_product_attention(query, key, value)
         message = self.to_out(context.transpose(1, 2).flatten(-2))
         return x + self.ffn(torch.cat([x, message], dim=-1))
 
 
 class Layer(nn.Module):
-    """One self block, shared by the two images, and one cross block."""
+    """One self block, which both images share, and one cross block."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.self_attn = SelfBlock(dim, num_heads)
         self.cross_attn = CrossBlock(dim, num_heads)
 
-    def forward(self, x0: Tensor, x1: Tensor, encoding0: Tensor, encoding1: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x0: Float[Tensor, "b m d"],
+        x1: Float[Tensor, "b n d"],
+        encoding0: Float[Tensor, "2 b 1 m angles"],
+        encoding1: Float[Tensor, "2 b 1 n angles"],
+    ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b n d"]]:
+        """The updated states."""
         return self.cross_attn(self.self_attn(x0, encoding0), self.self_attn(x1, encoding1))
 
 
@@ -191,45 +160,45 @@ class MatchAssignment(nn.Module):
         self.matchability = nn.Linear(dim, 1)
         self.final_proj = nn.Linear(dim, dim)
 
-    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """Log assignment (b, m + 1, n + 1); the last row and column hold the log probability of having no match."""
+    def forward(self, x0: Float[Tensor, "b m d"], x1: Float[Tensor, "b n d"]) -> Float[Tensor, "b m+1 n+1"]:
+        """Log assignment. The last row and column are the log probabilities of having no match."""
         scores = F.pad(self.log_scores(x0, x1), (0, 1, 0, 1))
         scores[:, :-1, -1:] = F.logsigmoid(-self.matchability(x0))
         scores[:, -1:, :-1] = F.logsigmoid(-self.matchability(x1)).mT
         return scores
 
-    def log_scores(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """Log assignment (b, m, n) of the pairs of points: double softmax times both matchabilities."""
+    def log_scores(self, x0: Float[Tensor, "b m d"], x1: Float[Tensor, "b n d"]) -> Float[Tensor, "b m n"]:
+        """Log assignment of the pairs of points: double softmax times both matchabilities."""
         scale = x0.shape[-1] ** -0.25
         similarity = (self.final_proj(x0) * scale) @ (self.final_proj(x1) * scale).mT  # b m n
         scores = F.log_softmax(similarity, dim=2) + F.log_softmax(similarity, dim=1)
-        scores += F.logsigmoid(self.matchability(x0))  # in place: at 4096 keypoints each further copy is 64 MB
+        scores += F.logsigmoid(self.matchability(x0))  # in place: with 4096 keypoints each copy takes 64 MB
         scores += F.logsigmoid(self.matchability(x1)).mT
         return scores
 
-    def matchability_of(self, x: Tensor) -> Tensor:
-        """Probability (b, n) that a point has a match."""
+    def matchability_of(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"]:
+        """Probability that a point has a match."""
         return self.matchability(x).squeeze(-1).sigmoid()
 
 
 class TokenConfidence(nn.Module):
-    """How sure the network is that the prediction for a point will not change in later layers (section 3.3, eq. 9)."""
+    """Confidence that the prediction for a point will not change in later layers (section 3.3, eq. 9)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.token = nn.Sequential(nn.Linear(dim, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Confidences (b, n) in 0..1."""
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"]:
+        """Confidences in 0..1."""
         return self.logits(x).sigmoid()
 
-    def logits(self, x: Tensor) -> Tensor:
-        """(b, n) before the sigmoid. No gradient goes on to the states: confidence must not change the matching."""
+    def logits(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"]:
+        """Confidences before the sigmoid. They pass no gradient to the states: their loss must not change the matching."""
         return self.token(x.detach()).squeeze(-1)
 
 
 class LightGlue(nn.Module):
-    """The network of section 3. Computes in the precision of its weights."""
+    """The network of section 3. It computes in the precision of its weights."""
 
     def __init__(self, settings: LightGlueSettings) -> None:
         super().__init__()
@@ -241,26 +210,31 @@ class LightGlue(nn.Module):
         self.posenc = PositionalEncoding(position_dim, dim // settings.num_heads)
         self.transformers = nn.ModuleList(Layer(dim, settings.num_heads) for _ in range(num_layers))
         self.log_assignment = nn.ModuleList(MatchAssignment(dim) for _ in range(num_layers))
-        self.token_confidence = nn.ModuleList(TokenConfidence(dim) for _ in range(num_layers - 1))  # the last has to stop
+        self.token_confidence = nn.ModuleList(TokenConfidence(dim) for _ in range(num_layers - 1))  # the last layer always stops
 
     def forward(
         self,
-        keypoints0: Tensor,
-        keypoints1: Tensor,
-        descriptors0: Tensor,
-        descriptors1: Tensor,
-        size0: Tensor,
-        size1: Tensor,
-        scales_orientations0: Tensor | None = None,
-        scales_orientations1: Tensor | None = None,
+        keypoints0: Float[Tensor, "b m 2"],
+        keypoints1: Float[Tensor, "b n 2"],
+        descriptors0: Float[Tensor, "b m c"],
+        descriptors1: Float[Tensor, "b n c"],
+        size0: Num[Tensor, "b 2"],
+        size1: Num[Tensor, "b 2"],
+        scales_orientations0: Float[Tensor, "b m 2"] | None = None,
+        scales_orientations1: Float[Tensor, "b n 2"] | None = None,
     ) -> LightGlueOutput:
-        """All layers on all points.
+        """The descriptors after each layer: all layers run on all points.
 
-        Keypoints (b, m, 2), (b, n, 2) are (x, y) px with the centre of the top-left pixel at (0, 0); descriptors (b, m,
-        input_dim), (b, n, input_dim); sizes (b, 2), (width, height) px; scales px and orientations rad (b, m, 2), (b, n, 2) for
-        a network that wants them, in the unit its weights were trained with.
+        Args:
+            keypoints0, keypoints1: (x, y) px, with the centre of the top-left pixel at (0, 0).
+            descriptors0, descriptors1: c is the input_dim of the settings.
+            size0, size1: (width, height) px.
+            scales_orientations0, scales_orientations1: scales px and orientations rad, in the unit of the training. Only for
+                networks with add_scale_orientation.
+
+        Raises: ValueError if the features do not fit the settings.
         """
-        with torch.autocast(keypoints0.device.type, enabled=False):  # positions of 8 bits would be no use, nor states
+        with torch.autocast(keypoints0.device.type, enabled=False):  # the 8 bits of bfloat16 are too few for positions and states
             x0, encoding0 = self.embed(keypoints0, descriptors0, size0, scales_orientations0)
             x1, encoding1 = self.embed(keypoints1, descriptors1, size1, scales_orientations1)
         states = []
@@ -272,19 +246,21 @@ class LightGlue(nn.Module):
     @torch.no_grad()
     def match(
         self,
-        keypoints0: Tensor,
-        keypoints1: Tensor,
-        descriptors0: Tensor,
-        descriptors1: Tensor,
+        keypoints0: Float[Tensor, "m 2"],
+        keypoints1: Float[Tensor, "n 2"],
+        descriptors0: Float[Tensor, "m c"],
+        descriptors1: Float[Tensor, "n c"],
         size0: tuple[float, float],
         size1: tuple[float, float],
-        scales_orientations0: Tensor | None = None,
-        scales_orientations1: Tensor | None = None,
+        scales_orientations0: Float[Tensor, "m 2"] | None = None,
+        scales_orientations1: Float[Tensor, "n 2"] | None = None,
     ) -> LightGlueMatches:
-        """Matches of one pair, with adaptive depth and width (section 3.3).
+        """The matches of one pair, with adaptive depth and width (section 3.3).
 
-        As `forward` without the dimension b; sizes are (width, height) px. As in the original code on a CPU, points are
-        dropped whatever their number, so that results do not depend on the device.
+        The arguments are those of `forward`, for one pair. Points are dropped however few there are, as in the original code on
+        a CPU, so that results do not depend on the device.
+
+        Raises: ValueError if the features do not fit the settings.
         """
         points0 = self._points(keypoints0, descriptors0, size0, scales_orientations0)
         points1 = self._points(keypoints1, descriptors1, size1, scales_orientations1)
@@ -292,7 +268,7 @@ class LightGlue(nn.Module):
         stop_layer = 0
         for i, layer in enumerate(self.transformers):
             if not (len(points0.indices) and len(points1.indices)):
-                break  # no keypoints, or all were dropped
+                break  # an image has no keypoints, or all were dropped
             x0, x1 = layer(points0.x, points1.x, points0.encoding, points1.encoding)
             points0, points1, stop_layer = replace(points0, x=x0), replace(points1, x=x1), i + 1
             if stop_layer == self.settings.num_layers:
@@ -304,20 +280,33 @@ class LightGlue(nn.Module):
         return self._assign(points0, points1, stop_layer)
 
     def confidence_threshold(self, i: int) -> float:
-        """From which confidence on a point counts as confident after layer i (from 0); it decays towards later layers."""
+        """The confidence from which on a point counts as confident after layer i (from 0). It decays towards later layers."""
         return 0.8 + 0.1 * math.exp(-4 * i / self.settings.num_layers)
 
-    def embed(self, keypoints: Tensor, descriptors: Tensor, size: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Initial states (b, n, d) and the encoding of the positions."""
+    def embed(
+        self,
+        keypoints: Float[Tensor, "b n 2"],
+        descriptors: Float[Tensor, "b n c"],
+        size: Num[Tensor, "b 2"],
+        extra: Float[Tensor, "b n 2"] | None,
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "2 b 1 n angles"]]:
+        """The first states, and the encoding of the positions.
+
+        Args:
+            keypoints, descriptors, size: as in `forward`.
+            extra: scales and orientations.
+
+        Raises: ValueError if the features do not fit the settings.
+        """
         settings, dtype = self.settings, self.posenc.Wr.weight.dtype
         if descriptors.shape[-1] != settings.input_dim:
             raise ValueError(
                 f"descriptors have size {descriptors.shape[-1]}, this LightGlue was trained for {settings.input_dim}: "
-                "give the network of these features"
+                "choose the network for these features"
             )
         if (extra is not None) != settings.add_scale_orientation:
             wants = "needs" if settings.add_scale_orientation else "takes no"
-            raise ValueError(f"this LightGlue {wants} scales and orientations of keypoints: give the network of these features")
+            raise ValueError(f"this LightGlue {wants} scales and orientations: choose the network for these features")
         positions = normalize_keypoints(keypoints, size)
         if extra is not None:
             positions = torch.cat([positions, extra.to(positions)], dim=-1)
@@ -335,14 +324,14 @@ class LightGlue(nn.Module):
         return self.token_confidence[i](points.x)[0] if self.settings.depth_confidence > 0 else None
 
     def _is_done(self, confidence0: Tensor | None, confidence1: Tensor | None, i: int, num_points: int) -> bool:
-        """Whether enough of all `num_points` points of the pair are confident (eq. 10); those dropped before count as such."""
+        """Whether enough of all `num_points` points of the pair are confident (eq. 10). Dropped points count as confident."""
         if confidence0 is None or confidence1 is None:
             return False
         unconfident = (torch.cat([confidence0, confidence1]) < self.confidence_threshold(i)).sum()
         return bool(1 - unconfident / num_points > self.settings.depth_confidence)
 
     def _prune(self, points: _Points, confidence: Tensor | None, i: int) -> _Points:
-        """Without the points that are confident to have no match."""
+        """The points without those that are confidently unmatchable."""
         if self.settings.width_confidence <= 0:
             return points
         matchability = self.log_assignment[i].matchability_of(points.x)[0]  # type: ignore[operator]
@@ -355,7 +344,7 @@ class LightGlue(nn.Module):
         return _Points(points.x[:, kept], points.encoding[..., kept, :], indices, survived)
 
     def _assign(self, points0: _Points, points1: _Points, stop_layer: int) -> LightGlueMatches:
-        """The matches among the points that are left, under the indices of all points."""
+        """The matches among the points in play, with indices into all points."""
         size0, size1 = points0.survived.shape, points1.survived.shape
         matches0, matches1 = points0.survived.new_full(size0, -1), points1.survived.new_full(size1, -1)
         scores0, scores1 = (points0.x.new_zeros(size, dtype=torch.float32) for size in (size0, size1))
@@ -372,20 +361,21 @@ class LightGlue(nn.Module):
 
 @dataclass(frozen=True)
 class _Points:
-    """The points of one image that are still in play, k of n."""
+    """The k points of one image that are still in play, out of n."""
 
-    x: Tensor
-    """(1, k, d), states."""
-    encoding: Tensor
-    """(2, 1, 1, k, head_dim / 2)."""
-    indices: Tensor
-    """int64 (k,), into all points of the image."""
-    survived: Tensor
-    """int64 (n,), see `LightGlueMatches.prune0`."""
+    x: Float[Tensor, "1 k d"]
+    """States."""
+    encoding: Float[Tensor, "2 1 1 k angles"]
+    indices: Int64[Tensor, " k"]
+    """Into all points of the image."""
+    survived: Int64[Tensor, " n"]
+    """See `LightGlueMatches.prune0`."""
 
 
-def mutual_best(log_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and scores float32 of the entries of (m, n), m and n > 0, that are largest in both row and column."""
+def mutual_best(
+    log_scores: Float[Tensor, "m n"],
+) -> tuple[Int64[Tensor, " k"], Int64[Tensor, " k"], Float32[Tensor, " k"]]:
+    """Rows, columns and scores of the entries that are the largest of their row and of their column; m and n > 0."""
     best1, best0 = log_scores.max(dim=1), log_scores.max(dim=0).indices
     rows = torch.arange(len(log_scores), device=log_scores.device)
     rows = rows[best0[best1.indices] == rows]

@@ -1,7 +1,7 @@
-"""Published LightGlue weights: every format in which they are found, read into `LightGlue`.
+"""Loading of LightGlue weights in every published format.
 
-Known are the original checkpoints with their new and their old key names, those that hold more than the matcher (training
-checkpoints, LighterGlue's file with its extractor), kornia's, and Hugging Face's LightGlueForKeypointMatching.
+The formats are the original checkpoints with new and with old key names, files that hold more than the matcher (training
+checkpoints, LighterGlue's file with its extractor), kornia's checkpoints, and Hugging Face's LightGlueForKeypointMatching.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from sfm_lightglue.networks.checkpoints import load_strictly, rename_key
-from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 
-# The position encoding has one weight, which every format has once: what precedes its name precedes all names of the matcher.
+# Every format has the one weight of the position encoding once. The prefix of its name is the prefix of all names of the matcher.
 _ANCHORS = ("posenc.Wr.weight", "positional_encoder.projector.weight")
 
-# Thresholds computed from the settings (original, kornia), a factor that no code reads (DISK's weights), and the SuperPoint that
-# Hugging Face stores with the matcher.
+# Keys that are ignored: thresholds computed from the settings (original, kornia), a factor that no code reads (DISK's weights),
+# and the SuperPoint that Hugging Face stores with the matcher.
 _UNUSED = re.compile(r"confidence_thresholds|log_assignment\.\d+\.r|keypoint_detector\..+")
 
 _RENAMED = {
     # Old names of the original checkpoints.
     r"^(self|cross)_attn\.(\d+)\.": r"transformers.\2.\1_attn.",
-    # Hugging Face's. Its q, k and v are joined in `_join_projections`.
+    # Names of Hugging Face. `_join_projections` joins its q, k and v.
     r"^input_projection\.": "input_proj.",
     r"^positional_encoder\.projector\.": "posenc.Wr.",
     r"^match_assignment_layers\.(\d+)\.": r"log_assignment.\1.",
@@ -43,9 +44,9 @@ _RENAMED = {
 
 
 def load_lightglue(state: Mapping[str, Any], settings: LightGlueSettings) -> LightGlue:
-    """The network with weights of any known format, in evaluation mode.
+    """The network in evaluation mode, with weights in any known format.
 
-    Raises: ValueError that names the missing and unexpected keys and those of another shape.
+    Raises: ValueError if keys are missing, unexpected or of another shape; the text names them.
     """
     network = LightGlue(settings)
     load_strictly(network, convert_state_dict(state))
@@ -53,14 +54,14 @@ def load_lightglue(state: Mapping[str, Any], settings: LightGlueSettings) -> Lig
 
 
 def settings_from_state_dict(state: Mapping[str, Any]) -> LightGlueSettings:
-    """The architecture that fits weights of any known format, with the default thresholds.
+    """The architecture of weights in any known format, with the default thresholds.
 
-    Raises: ValueError where the weights are not LightGlue's, or of a variant with other positional inputs.
+    Raises: ValueError if the weights are not LightGlue's, or belong to a variant with other inputs of the position encoding.
     """
     converted = convert_state_dict(state)
     needed = "posenc.Wr.weight", "log_assignment.0.final_proj.weight"
     if missing := [key for key in needed if key not in converted]:
-        raise ValueError(f"these weights are not those of LightGlue: {', '.join(missing)} missing. Give weights of this network")
+        raise ValueError(f"these weights do not fit LightGlue: {', '.join(missing)} missing. Give weights of this network")
     num_frequencies, position_dim = converted[needed[0]].shape
     if position_dim not in (2, 4):
         raise ValueError(
@@ -81,10 +82,11 @@ def settings_from_state_dict(state: Mapping[str, Any]) -> LightGlueSettings:
 
 
 def convert_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights under the names of `LightGlue`, without what is known to be of no use to it.
+    """The weights under the names of `LightGlue`, without the known keys that it does not use.
 
-    Unknown keys stay as they are, for strict loading to complain about. Raises: ValueError where Hugging Face's cross
-    attention has two different projections for queries and keys, which LightGlue has not.
+    Unknown keys stay as they are: strict loading then names them.
+
+    Raises: ValueError if Hugging Face's cross attention has different projections for queries and keys. LightGlue has one.
     """
     matcher = _matcher_of(state)
     renamed = {rename_key(key, _RENAMED): value for key, value in matcher.items() if not _UNUSED.fullmatch(key)}
@@ -92,7 +94,7 @@ def convert_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _matcher_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The matcher's own entries under their own names."""
+    """The entries of the matcher, without the prefix of their names."""
     for key in ("model", "state_dict", "matcher"):
         if isinstance(nested := state.get(key), Mapping):
             return _matcher_of(nested)
@@ -105,10 +107,10 @@ def _prefix(keys: Iterable[str]) -> str:
 
 
 def _join_projections(state: dict[str, Any]) -> dict[str, Any]:
-    """With Hugging Face's q_proj, k_proj and v_proj as the projections of the original.
+    """The weights with Hugging Face's q_proj, k_proj and v_proj joined into the projections of the original.
 
-    Its channels are ordered (head, channel of the head); those of Wqkv (head, channel of the head, one of q k v), so that the
-    three go in alternation. In cross attention q_proj and k_proj are copies of the one projection to_qk.
+    Hugging Face orders channels as (head, channel of the head), Wqkv as (head, channel of the head, one of q k v). In cross
+    attention q_proj and k_proj are copies of the one projection to_qk.
     """
     joined = dict(state)
     for key in state:

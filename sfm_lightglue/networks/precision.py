@@ -1,4 +1,4 @@
-"""In which precision a network computes: `float32`, or `low`, 16 bit where the device has instructions for it."""
+"""The precisions of a network: `float32`, or `low` for 16 bits if the device has instructions for them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ PRECISIONS = ("float32", "low")
 
 
 def check_precision(precision: str, option: str) -> None:
-    """Raises: ValueError for one that does not exist, under the name of the option that asked for it."""
+    """Raises: ValueError for an unknown precision; the text names the option, such as `features.precision`."""
     if precision not in PRECISIONS:
-        raise ValueError(f"{option}={precision!r} is none. {closest(precision, PRECISIONS)}")
+        raise ValueError(f"{option}={precision!r} is not a precision. {closest(precision, PRECISIONS)}")
 
 
 def network_dtype(precision: str, device: str) -> torch.dtype:
-    """Of matrix products and convolutions. float16 has three bits more than bfloat16, which CPUs compute faster with."""
+    """The element type of matrix products and convolutions on a device.
+
+    Low precision is float16 on GPUs, because it keeps three bits more than bfloat16, and bfloat16 on CPUs, because they compute
+    faster with it.
+    """
     kind = torch.device(device).type
     if precision == "float32":
         return torch.float32
@@ -26,5 +30,5 @@ def network_dtype(precision: str, device: str) -> torch.dtype:
 
 
 def _has_fast_bfloat16() -> bool:
-    """Whether this CPU has AVX512-BF16; False where torch cannot tell."""
+    """Whether this CPU has AVX512-BF16; False if torch cannot tell."""
     return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

@@ -1,7 +1,7 @@
 """SuperGlue: learning feature matching with graph neural networks (Sarlin et al., arXiv:1911.11763).
 
 Owns the network, in one definition for training (`SuperGlue.forward`) and inference (`SuperGlue.match`). It has no batch
-normalisation: that of the published weights is folded into the linear maps where `superglue_checkpoints` loads them.
+normalisation: `superglue_checkpoints` folds the batch normalisation of the published weights into the linear maps.
 Shapes: b pairs, m keypoints in image 0, n in image 1, d = descriptor_dim, h heads of size d / h.
 """
 
@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
 
 from sfm_lightglue.networks.lightglue import mutual_best
@@ -20,18 +21,18 @@ from sfm_lightglue.networks.lightglue import mutual_best
 
 @dataclass(frozen=True)
 class SuperGlueSettings:
-    """Size of the network, and the two settings of its matching layer, with the published values (section 4)."""
+    """The size of the network, and the two settings of its matching layer, with the published values (section 4)."""
 
     descriptor_dim: int = 256
-    """Size of the descriptors given (SuperPoint's) and of all states."""
+    """Size of the input descriptors (SuperPoint's) and of all states."""
     keypoint_encoder_dims: tuple[int, ...] = (32, 64, 128, 256)
     """Hidden sizes of the MLP that encodes keypoints."""
     num_layers: int = 18
-    """Self and cross attention in alternation; the paper counts the nine pairs of them."""
+    """Layers of self and cross attention, in alternation. The paper counts nine pairs of layers."""
     num_heads: int = 4
     sinkhorn_iterations: int = 100
     match_threshold: float = 0.2
-    """A match has a score above this. Not in the paper: the default of the authors' code."""
+    """A match has a score above this. The value is the default of the authors' code; the paper has none."""
 
     def __post_init__(self) -> None:
         if self.descriptor_dim % self.num_heads:
@@ -44,18 +45,18 @@ class SuperGlueSettings:
 class SuperGlueMatches:
     """Matches of one pair."""
 
-    matches0: Tensor
-    """int64 (m,): index into keypoints1, -1 for none."""
-    scores0: Tensor
-    """(m,): score of the mutually best partner, also where it stays below the threshold; 0 without one."""
+    matches0: Int64[Tensor, " m"]
+    """Index into keypoints1, -1 for no match."""
+    scores0: Float[Tensor, " m"]
+    """Score of the mutually best partner, even if it is below the threshold; 0 without a partner."""
     num_layers: int
-    """Number of layers that ran; 0 where an image has no keypoints."""
+    """Number of layers that ran; 0 if an image has no keypoints."""
 
 
-def normalize_keypoints(keypoints: Tensor, size: Tensor) -> Tensor:
-    """(b, n, 2) positions, 0 at the image centre and +-1 / 1.4 at the ends of the longer side.
+def normalize_keypoints(keypoints: Float[Tensor, "b n 2"], size: Num[Tensor, "b 2"]) -> Float[Tensor, "b n 2"]:
+    """Positions that are 0 at the image centre and +-1 / 1.4 at the ends of the longer side.
 
-    From (x, y) px (b, n, 2) and (width, height) px (b, 2). The published weights were trained with exactly this, on keypoints
+    Keypoints are (x, y) px, sizes (width, height) px. The published weights were trained with exactly this formula, on keypoints
     with the centre of the top-left pixel at (0, 0).
     """
     size = size.to(keypoints)
@@ -69,7 +70,8 @@ class MLP(nn.ModuleList):
         super().__init__(nn.Linear(size_in, size_out) for size_in, size_out in pairwise(sizes))
         nn.init.zeros_(self[-1].bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*b size_in"]) -> Float[Tensor, "*b size_out"]:
+        """The outputs of the last linear map."""
         *hidden, last = self
         for linear in hidden:
             x = F.relu(linear(x), inplace=True)
@@ -77,7 +79,7 @@ class MLP(nn.ModuleList):
 
 
 class AttentionalLayer(nn.Module):
-    """One layer of the graph neural network: each point takes in a message from the points of one image (eq. 3 to 5)."""
+    """One layer of the graph neural network: each point receives a message from the points of one image (eq. 3 to 5)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -86,8 +88,10 @@ class AttentionalLayer(nn.Module):
         self.merge = nn.Linear(dim, dim)
         self.mlp = MLP(2 * dim, 2 * dim, dim)
 
-    def forward(self, x0: Tensor, x1: Tensor, *, cross: bool) -> tuple[Tensor, Tensor]:
-        """Updated states (b, m, d), (b, n, d); messages come from the other image if `cross`, else from the same."""
+    def forward(
+        self, x0: Float[Tensor, "b m d"], x1: Float[Tensor, "b n d"], *, cross: bool
+    ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b n d"]]:
+        """The updated states. Messages come from the other image if `cross`, else from the same image."""
         query0, *source0 = self._project(x0)
         query1, *source1 = self._project(x1)
         if cross:
@@ -104,7 +108,7 @@ class AttentionalLayer(nn.Module):
 
 
 class SuperGlue(nn.Module):
-    """The network of section 3. Computes in the precision of its weights."""
+    """The network of section 3. It computes in the precision of its weights."""
 
     def __init__(self, settings: SuperGlueSettings) -> None:
         super().__init__()
@@ -117,19 +121,24 @@ class SuperGlue(nn.Module):
 
     def forward(
         self,
-        keypoints0: Tensor,
-        keypoints1: Tensor,
-        descriptors0: Tensor,
-        descriptors1: Tensor,
-        scores0: Tensor,
-        scores1: Tensor,
-        size0: Tensor,
-        size1: Tensor,
-    ) -> Tensor:
-        """Log assignment (b, m + 1, n + 1); the last row and column are the dustbins. m and n must not be 0.
+        keypoints0: Float[Tensor, "b m 2"],
+        keypoints1: Float[Tensor, "b n 2"],
+        descriptors0: Float[Tensor, "b m d"],
+        descriptors1: Float[Tensor, "b n d"],
+        scores0: Float[Tensor, "b m"],
+        scores1: Float[Tensor, "b n"],
+        size0: Num[Tensor, "b 2"],
+        size1: Num[Tensor, "b 2"],
+    ) -> Float[Tensor, "b m+1 n+1"]:
+        """Log assignment. The last row and column are the dustbins.
 
-        Keypoints (b, m, 2), (b, n, 2) are (x, y) px with the centre of the top-left pixel at (0, 0); descriptors (b, m, d),
-        (b, n, d); detection scores (b, m), (b, n) in 0..1; sizes (b, 2), (width, height) px.
+        Args:
+            keypoints0, keypoints1: (x, y) px, with the centre of the top-left pixel at (0, 0); m and n must not be 0.
+            descriptors0, descriptors1: d is the descriptor_dim of the settings.
+            scores0, scores1: detection scores in 0..1.
+            size0, size1: (width, height) px.
+
+        Raises: ValueError for descriptors of another size.
         """
         x0 = self._embed(keypoints0, descriptors0, scores0, size0)
         x1 = self._embed(keypoints1, descriptors1, scores1, size1)
@@ -141,18 +150,20 @@ class SuperGlue(nn.Module):
     @torch.no_grad()
     def match(
         self,
-        keypoints0: Tensor,
-        keypoints1: Tensor,
-        descriptors0: Tensor,
-        descriptors1: Tensor,
-        scores0: Tensor,
-        scores1: Tensor,
+        keypoints0: Float[Tensor, "m 2"],
+        keypoints1: Float[Tensor, "n 2"],
+        descriptors0: Float[Tensor, "m d"],
+        descriptors1: Float[Tensor, "n d"],
+        scores0: Float[Tensor, " m"],
+        scores1: Float[Tensor, " n"],
         size0: tuple[float, float],
         size1: tuple[float, float],
     ) -> SuperGlueMatches:
-        """Matches of one pair: mutually best partners whose assignment exceeds the threshold.
+        """The matches of one pair: mutually best partners with a score above the threshold.
 
-        As `forward` without the dimension b; sizes are (width, height) px.
+        The arguments are those of `forward`, for one pair. An image may have no keypoints.
+
+        Raises: ValueError for descriptors of another size.
         """
         num0, num1 = len(keypoints0), len(keypoints1)
         matches = torch.full((num0,), -1, device=keypoints0.device)
@@ -169,7 +180,7 @@ class SuperGlue(nn.Module):
         return SuperGlueMatches(matches, scores, self.settings.num_layers)
 
     def _embed(self, keypoints: Tensor, descriptors: Tensor, scores: Tensor, size: Tensor) -> Tensor:
-        """Initial states (b, n, d): descriptor plus encoding of position and detection score (eq. 2)."""
+        """The first states (b, n, d): descriptors plus an encoding of position and detection score (eq. 2)."""
         if descriptors.shape[-1] != self.settings.descriptor_dim:
             raise ValueError(
                 f"descriptors have size {descriptors.shape[-1]}, this SuperGlue was trained for "
@@ -180,10 +191,12 @@ class SuperGlue(nn.Module):
         return descriptors.to(dtype) + self.keypoint_encoder(positions)
 
 
-def log_optimal_transport(similarity: Tensor, bin_score: Tensor, iterations: int) -> Tensor:
-    """Log assignment (b, m + 1, n + 1) from similarities (b, m, n) and the score () of the dustbins (section 3.2).
+def log_optimal_transport(
+    similarity: Float[Tensor, "b m n"], bin_score: Float[Tensor, ""], iterations: int
+) -> Float[Tensor, "b m+1 n+1"]:
+    """Log assignment from the similarities of points and the score of the dustbins (section 3.2).
 
-    Each point has mass 1; the dustbins can take all points of the other image (eq. 8 and 9).
+    Each point has mass 1. A dustbin has room for all points of the other image (eq. 8 and 9).
     """
     batch, m, n = similarity.shape
     right = bin_score.expand(batch, m, 1)
@@ -193,14 +206,27 @@ def log_optimal_transport(similarity: Tensor, bin_score: Tensor, iterations: int
     return log_sinkhorn(scores, log_masses0, log_masses1, iterations)
 
 
-def log_sinkhorn(scores: Tensor, log_masses0: Tensor, log_masses1: Tensor, iterations: int, refresh: int = 20) -> Tensor:
-    """Log of exp(scores) (b, p, q), its rows and columns scaled in turn to the sums exp(log_masses0) (p,), exp(log_masses1) (q,).
+def log_sinkhorn(
+    scores: Float[Tensor, "b p q"],
+    log_masses0: Float[Tensor, " p"],
+    log_masses1: Float[Tensor, " q"],
+    iterations: int,
+    refresh: int = 20,
+) -> Float[Tensor, "b p q"]:
+    """Log of the matrix exp(scores) after Sinkhorn's algorithm scaled its rows and columns in turn.
 
-    Sinkhorn's algorithm in log space, in which nothing over- or underflows, costs two exponentials of each entry in an iteration.
-    So only one iteration in `refresh` runs there; the others scale the matrix that it left, by products with vectors. An
-    iteration changes a scaling by a factor of p + q at most, and in practice by ever less, so 20 stay within the range of
-    float32. The iterates are the same. Source: Schmitzer, arXiv:1610.06519, section 3.1.
-    On one core at 2048 x 2048: 0.2 s for 100 iterations instead of 1.6 s.
+    In log space nothing over- or underflows, but each iteration costs two exponentials of each entry. So only one iteration in
+    `refresh` runs in log space. The others scale the matrix that it left, by products with vectors. An iteration changes a
+    scaling by a factor of p + q at most, and in practice by less and less, so 20 iterations stay within the range of float32.
+    The iterates are the same (Schmitzer, arXiv:1610.06519, section 3.1). 100 iterations at 2048 x 2048 take 0.2 s on one core
+    instead of 1.6 s.
+
+    Args:
+        scores: the logarithms of the matrix.
+        log_masses0: the rows have the sums exp(log_masses0).
+        log_masses1: the columns have the sums exp(log_masses1).
+        iterations: number of scalings of all rows and then of all columns.
+        refresh: iterations for each one in log space.
     """
     masses0, masses1 = log_masses0.exp(), log_masses1.exp()
     v = torch.zeros_like(scores[:, 0])  # b q

@@ -1,6 +1,6 @@
-"""Published SuperGlue weights, read into `SuperGlue`.
+"""Loading of SuperGlue weights in every published format.
 
-Known are the original checkpoints, Hugging Face's SuperGlueForKeypointMatching, and what was saved from `SuperGlue` itself.
+The formats are the original checkpoints, Hugging Face's SuperGlueForKeypointMatching, and a state_dict of our `SuperGlue`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch.nn.utils import fuse_linear_bn_weights
 from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, rename_key
 from sfm_lightglue.networks.superglue import SuperGlue, SuperGlueSettings
 
-# Counters of training steps, and the SuperPoint that Hugging Face stores with the matcher.
+# Keys that are ignored: counters of training steps, and the SuperPoint that Hugging Face stores with the matcher.
 _UNUSED = re.compile(r".+\.num_batches_tracked|keypoint_detector\..+")
 _BATCH_NORM_EPSILON = 1e-5  # in both formats
 
 
 def _linear_or_norm(found: re.Match[str]) -> str:
-    """The original counts linear map, batch normalisation and ReLU of an MLP, we its linear maps."""
+    """The original numbers linear map, batch normalisation and ReLU of an MLP one by one; we number its linear maps."""
     number, part = divmod(int(found[2]), 3)
     return f"{found[1]}.{number}.{'norm.' if part else ''}"
 
@@ -48,9 +48,9 @@ _HUGGING_FACE: KeyPatterns = {
 
 
 def load_superglue(state: Mapping[str, Any], settings: SuperGlueSettings) -> SuperGlue:
-    """The network with weights of any known format, in evaluation mode.
+    """The network in evaluation mode, with weights in any known format.
 
-    Raises: ValueError that names the missing and unexpected keys and those of another shape.
+    Raises: ValueError if keys are missing, unexpected or of another shape; the text names them.
     """
     network = SuperGlue(settings)
     load_strictly(network, convert_state_dict(state, settings.num_heads))
@@ -58,9 +58,9 @@ def load_superglue(state: Mapping[str, Any], settings: SuperGlueSettings) -> Sup
 
 
 def convert_state_dict(state: Mapping[str, Any], num_heads: int) -> dict[str, Any]:
-    """The weights under the names of `SuperGlue`, batch normalisation folded into the linear maps before it.
+    """The weights under the names of `SuperGlue`, with batch normalisation folded into the linear maps before it.
 
-    Unknown keys stay as they are, for strict loading to complain about.
+    Unknown keys stay as they are: strict loading then names them.
     """
     is_original = any(key.startswith("kenc.") for key in state)
     converted = {}
@@ -73,9 +73,10 @@ def convert_state_dict(state: Mapping[str, Any], num_heads: int) -> dict[str, An
 
 
 def _from_convolution(key: str, value: Any, num_heads: int) -> Any:
-    """The original's convolutions of size 1 as matrices, and its interleaved heads one after the other.
+    """A weight of the original: convolutions of size 1 become matrices, and interleaved heads are put one after the other.
 
-    The channels between projections and merge are ordered (channel of the head, head) there, (head, channel of the head) here.
+    The channels between projections and merge are ordered (channel of the head, head) in the original, and (head, channel of the
+    head) here.
     """
     if not isinstance(value, Tensor):
         return value
@@ -89,7 +90,7 @@ def _from_convolution(key: str, value: Any, num_heads: int) -> Any:
 
 
 def _fold_batch_norm(state: dict[str, Any]) -> dict[str, Any]:
-    """Without the entries `<linear map>.norm.*`, whose effect in evaluation mode goes into the map."""
+    """The weights without the entries `<linear map>.norm.*`. Their effect in evaluation mode is folded into the linear map."""
     folded = dict(state)
     for key in state:
         if not key.endswith(".norm.running_var"):
@@ -107,7 +108,7 @@ def _fold_batch_norm(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _join_projections(state: dict[str, Any]) -> dict[str, Any]:
-    """With query, key and value projections as one."""
+    """The weights with query, key and value projections joined into one."""
     joined = dict(state)
     for key in state:
         if found := re.fullmatch(r"(layers\.\d+\.)query(\.(?:weight|bias))", key):

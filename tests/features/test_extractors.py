@@ -37,7 +37,7 @@ DESCRIPTOR_SIZES = {"superpoint": 256, "aliked": 128, "disk": 128, "xfeat": 64, 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """One thread for torch: more threads do not speed up small images, and slow them down much if the cores are busy."""
+    """One torch thread: small images are no faster with more threads, and much slower on busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def superpoint_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, large enough that the heatmap has clear peaks."""
+    """Random weights that are large enough for clear peaks in the heat map."""
     torch.manual_seed(0)
     network = SuperPoint()
     for name, parameter in network.named_parameters():
@@ -59,7 +59,7 @@ def superpoint_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def create(superpoint_weights: Path):
-    """Builds an extractor from its YAML file with some values changed; equal ones are built once."""
+    """Builds an extractor from its YAML file, with some values changed. Equal extractors are built once."""
     built: dict[str, Extractor] = {}
 
     def build(name: str, **changes: object) -> Extractor:
@@ -83,7 +83,7 @@ def create_from_yaml(name: str, changes: dict[str, object]) -> Extractor:
 
 
 def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """uint8 (h, w, 3): overlapping coloured quadrilaterals, a little blurred."""
+    """An image uint8 (h, w, 3) of overlapping coloured quadrilaterals, a little blurred."""
     generator = np.random.default_rng(seed)
     picture = PILImage.new("RGB", (width, height), (120, 120, 120))
     draw = ImageDraw.Draw(picture)
@@ -96,14 +96,14 @@ def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def blobs(height: int, width: int, centres: np.ndarray, sigma: float) -> np.ndarray:
-    """uint8 (h, w, 3): bright Gaussian blobs on dark grey at (x, y) centres, centre of the first pixel at (0, 0)."""
+    """An image uint8 (h, w, 3) of bright Gaussian blobs on dark grey at centres (x, y); the first pixel's centre is (0, 0)."""
     y, x = np.mgrid[:height, :width]
     grey = 40 + 180 * sum(np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2)) for cx, cy in centres)
     return np.repeat(np.rint(grey).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def nearest_offsets(keypoints: np.ndarray, others: np.ndarray, radius: float) -> np.ndarray:
-    """(k, 2): offsets of keypoints from the nearest of `others`, for the k keypoints with one within `radius` px."""
+    """Differences (k, 2) to the nearest of `others`, for the keypoints that have one within `radius` px."""
     offsets = keypoints[:, None] - others[None]
     nearest = np.linalg.norm(offsets, axis=2).argmin(axis=1)
     offsets = offsets[np.arange(len(keypoints)), nearest]
@@ -126,7 +126,7 @@ def test_features_keep_the_contract(create, name: str) -> None:
     assert (np.diff(features.scores) <= 0).all()
     assert (features.keypoints >= -0.5).all() and (features.keypoints < features.image_size).all()
     np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-5)
-    width, height = (192, 128) if name == "xfeat" else (200, 150)  # XFeat resizes to multiples of 32
+    width, height = (192, 128) if name == "xfeat" else (200, 150)  # XFeat works on multiples of 32
     assert features.pixel_scale == pytest.approx((320 / width + 240 / height) / 2)
 
 
@@ -183,8 +183,8 @@ def test_detection_at_a_smaller_size_returns_pixels_of_the_full_image(create, na
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_small_photo_is_enlarged_on_request(create, name: str) -> None:
-    """Its keypoints are in px of the original photo, and more precise than a pixel."""
+def test_a_small_photo_is_enlarged_if_the_option_asks_for_it(create, name: str) -> None:
+    """Keypoints are still in px of the photo, and more exact than one of its pixels."""
     pixels = scene(150, 200)
     enlarged = np.asarray(PILImage.fromarray(pixels).resize((400, 300), PILImage.Resampling.LANCZOS))
     expected = create(name, resize_max=None)(Image("a", enlarged))
@@ -202,7 +202,7 @@ def test_keypoints_of_an_enlarged_image_lie_at_mapped_positions(create, name: st
     small = create(name)(Image("a", pixels))
     large = create(name, resize_max=320)(Image("a", doubled))
     offsets = nearest_offsets((large.keypoints + 0.5) / 2 - 0.5, small.keypoints, 3)
-    # A convention wrong by half a pixel of the larger image would show as 0.25 px; resampling adds noise.
+    # An error of half a pixel of the larger image would be 0.25 px here. Resampling adds noise.
     assert len(offsets) > 0.8 * len(large)
     np.testing.assert_allclose(np.median(offsets, axis=0), 0, atol=0.05)
     assert np.mean(np.abs(offsets).max(axis=1) < 0.5) > 0.8
@@ -213,7 +213,7 @@ def test_a_shifted_view_shifts_the_keypoints(create, name: str) -> None:
     pixels = scene(288, 352)
     extractor = create(name, max_keypoints=100_000)
     view0, view1 = (extractor(Image("a", np.ascontiguousarray(pixels[s : s + 256, s : s + 320]))) for s in (0, 32))
-    # Keypoints that both views see, far from the frame, where the network looks at the padding.
+    # Keypoints in both views, far from the frame. Near the frame the network sees the padding.
     keypoints0 = view0.keypoints[((view0.keypoints > 80) & (view0.keypoints < [272, 208])).all(axis=1)]
     offsets = nearest_offsets(view1.keypoints + 32, keypoints0, 3)
     assert len(offsets) > 0.7 * len(keypoints0) > 20
@@ -229,9 +229,10 @@ def test_sift_finds_blobs_where_they_are(create) -> None:
 
 @pytest.mark.parametrize("name", ["aliked", "disk", "xfeat"])
 def test_networks_find_the_corners_of_squares(create, name: str) -> None:
-    """A coarse test: x and y are not exchanged, and no stride is lost.
+    """A coarse test: x and y are not exchanged and no stride is lost.
 
-    Each network prefers some kinds of corner and detects them at a constant offset (ALIKED at crossings: 1.9 px, spread 0.1 px).
+    Each network detects some kinds of corner, at an offset of its own that is always the same (measured at crossings: ALIKED
+    1.9 px away, spread 0.1 px).
     """
     pixels = np.full((224, 320, 3), 60, np.uint8)
     corners = []
@@ -321,14 +322,14 @@ def test_sift_scale_is_the_diameter_and_follows_the_image_size(create) -> None:
     centre = np.array([[80.0, 60.0]])
     small = create("sift", max_keypoints=1)(Image("a", blobs(120, 160, centre, sigma=4.0)))
     large = create("sift", max_keypoints=1, resize_max=160)(Image("a", blobs(240, 320, 2 * centre + 0.5, sigma=8.0)))
-    # A blob of standard deviation s has its extremum over scales near s (Lowe's difference of Gaussians: 0.9 s).
+    # The extremum over scales of a blob with standard deviation s is near s (Lowe's difference of Gaussians: 0.9 s).
     np.testing.assert_allclose(small.scales, 2 * 0.9 * 4.0, rtol=0.1)
     np.testing.assert_allclose(large.scales, 2 * small.scales, rtol=0.05)
     np.testing.assert_allclose(small.scores * 2, small.scales)
 
 
 def test_sift_orientation_turns_from_x_towards_y(create) -> None:
-    """A clockwise rotation of the picture turns x into y, because y points down: orientations grow by 90 degrees."""
+    """A picture rotated clockwise turns the x axis to the y axis (y points down), so orientations grow by a right angle."""
     pixels = scene(200, 200)
     extractor = create("sift", max_keypoints=100_000)
     upright, turned = extractor(Image("a", pixels)), extractor(Image("a", np.rot90(pixels, -1).copy()))
@@ -368,7 +369,7 @@ def test_low_precision_finds_nearly_the_same(create, name: str) -> None:
     np.testing.assert_allclose(np.linalg.norm(low.descriptors, axis=1), 1, atol=1e-5)
 
 
-def test_low_precision_is_the_fast_number_format_of_the_device() -> None:
+def test_low_precision_is_the_fast_dtype_of_the_device() -> None:
     assert network_dtype("float32", "cuda:1") == network_dtype("float32", "cpu") == torch.float32
     assert network_dtype("low", "cuda:1") == torch.float16
     assert network_dtype("low", "cpu") in (torch.bfloat16, torch.float32)

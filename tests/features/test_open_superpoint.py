@@ -1,4 +1,4 @@
-"""The shipped SuperPoint: it needs no download, is free to use, and finds and describes corners."""
+"""The open SuperPoint, which is part of the package: no download, free to use, and it finds and describes corners."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def extractor() -> Extractor:
     return create_extractor("superpoint", enlarge_max=1, max_keypoints=1000, resize_max=640)
 
 
-def test_it_is_in_the_package_and_names_its_licence(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_part_of_the_package_and_names_its_licence(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
     assert find_weights("superpoint-open").parent.name == "weights"
     (record,) = extractor.weights
@@ -32,10 +32,10 @@ def test_it_is_in_the_package_and_names_its_licence(extractor: Extractor, monkey
     assert record.metadata["licence"] == record.licence and record.metadata["descriptor_sampling"] == "centred"
 
 
-def test_keypoints_of_the_reduced_photo_have_the_positions_of_the_photo() -> None:
-    """A corner that is found in both must have one position. An offset of half a pixel of the reduced photo would be 1.5 px."""
+def test_keypoints_of_the_small_octave_have_the_positions_of_the_full_size() -> None:
+    """A corner found in both octaves has one position. An error of half a pixel of the small octave would be 1.5 px."""
     photo = load_image(sorted(DEMO.glob("*"))[0])
-    photo = replace(photo, pixels=photo.pixels[:384, :640])  # sides that a reduction by 4 divides without a remainder
+    photo = replace(photo, pixels=photo.pixels[:384, :640])  # sides are whole pixels of the small octave
     once = create_extractor("superpoint", enlarge_max=1, max_keypoints=4096, small_share=0.0)
     small = once(Image("small", np.array(PILImage.fromarray(photo.pixels).resize((160, 96), PILImage.Resampling.BOX))))
     found = small_keypoints(photo, 4096)
@@ -48,7 +48,7 @@ def test_keypoints_of_the_reduced_photo_have_the_positions_of_the_photo() -> Non
         assert near.mean() > share and np.abs(mean).max() < 0.5
 
 
-def test_a_photo_from_four_times_the_distance_is_matched_by_keypoints_of_the_reduced_photo() -> None:
+def test_a_photo_from_four_times_as_far_is_matched_by_keypoints_of_the_small_octave() -> None:
     photo = load_image(sorted(DEMO.glob("*"))[0])
     far = Image("far", np.array(PILImage.fromarray(photo.pixels).resize((160, 120), PILImage.Resampling.LANCZOS)))
     right = []
@@ -66,7 +66,7 @@ def test_a_photo_from_four_times_the_distance_is_matched_by_keypoints_of_the_red
     assert right[1] > 2 * right[0] and right[1] > 30
 
 
-def test_the_reduced_photo_gives_its_share_of_keypoints_unless_the_network_has_one_octave() -> None:
+def test_the_small_octave_has_its_share_of_keypoints_and_the_published_network_none() -> None:
     photo = load_image(sorted(DEMO.glob("*"))[0])
     assert len(small_keypoints(photo, 500)) == 50
     network = load_superpoint(load_weights("superpoint-open")[0])
@@ -78,8 +78,8 @@ def test_the_reduced_photo_gives_its_share_of_keypoints_unless_the_network_has_o
     assert plain.octaves == (0, 2) and len(plain(photo)) == 500
 
 
-def test_all_keypoints_come_from_the_photo_if_the_reduced_photo_has_none() -> None:
-    """Fine noise becomes a uniform grey at a quarter of the size."""
+def test_a_photo_without_large_structure_has_all_keypoints_in_the_first_octave() -> None:
+    """Fine noise is grey at 1/4 of the size, so no keypoint comes from there."""
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 1), np.uint8)
     noise[1::2, ::2], noise[::2, 1::2], noise[1::2, 1::2] = 255 - noise[::2, ::2], 255 - noise[::2, ::2], noise[::2, ::2]
     image = Image("noise", np.repeat(noise, 3, axis=2))
@@ -92,11 +92,11 @@ def test_all_keypoints_come_from_the_photo_if_the_reduced_photo_has_none() -> No
 
 
 def test_a_share_above_one_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"features\.small_share is a share, 0\.\.1, found 200"):
+    with pytest.raises(ValueError, match=r"features\.small_share must lie in 0\.\.1, found 200"):
         create_extractor("superpoint", enlarge_max=1, small_share=200)
 
 
-def test_masks_drop_keypoints_of_all_octaves(extractor: Extractor) -> None:
+def test_masks_remove_keypoints_of_all_octaves(extractor: Extractor) -> None:
     photo = load_image(sorted(DEMO.glob("*"))[0])
     mask = np.zeros(photo.size[::-1], bool)
     mask[:, : photo.size[0] // 2] = True
@@ -105,7 +105,7 @@ def test_masks_drop_keypoints_of_all_octaves(extractor: Extractor) -> None:
 
 
 def small_keypoints(photo: Image, number: int) -> np.ndarray:
-    """(n, 2) px of the photo: the keypoints, out of `number`, that are found in the reduced photo only."""
+    """Keypoints (n, 2), px of the photo: of `number` keypoints, those detected in the small octave only."""
     without, features = (
         create_extractor("superpoint", enlarge_max=1, max_keypoints=number, small_share=share)(photo) for share in (0.0, 0.1)
     )
@@ -113,11 +113,11 @@ def small_keypoints(photo: Image, number: int) -> np.ndarray:
     return np.array([each for each in features.keypoints if tuple(each) not in known])
 
 
-def test_a_shifted_photo_has_the_same_keypoints_and_descriptors() -> None:
-    # The limit is so high that no keypoint is dropped.
+def test_a_photo_that_is_shifted_has_the_same_keypoints_and_descriptors() -> None:
+    # Enough keypoints that none is dropped.
     extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=4096, detection_threshold=0.01)
     pixels = load_image(sorted(DEMO.glob("*"))[0]).pixels[:448, :704]
-    shift = np.array([64, 32])  # whole cells of the third octave
+    shift = np.array([64, 32])  # whole cells of octave 2
     features0 = extractor(Image("a", pixels[:-32, :-64]))
     features1 = extractor(Image("b", pixels[32:, 64:]))
     distance = np.linalg.norm(features0.keypoints[:, None] - shift - features1.keypoints, axis=2)

@@ -57,11 +57,11 @@ def test_half_precision_features_are_matched() -> None:
 
 def test_features_of_another_kind_are_refused_with_a_way_out() -> None:
     points = random_points(input_dim=40)[0]
-    with pytest.raises(ValueError, match=r"'a.jpg' have 40-d descriptors, .* takes 48-d ones: choose matches.trained_for=KIND"):
+    with pytest.raises(ValueError, match=r"'a.jpg' have 40-d descriptors, .* needs 48-d descriptors: choose matches.trained_for"):
         matcher().prepare(features(points, name="a.jpg"))
 
 
-def test_features_without_scales_are_refused_by_a_network_that_needs_scales() -> None:
+def test_a_network_that_needs_scales_says_so() -> None:
     with pytest.raises(ValueError, match=r"needs scales and orientations, 'a.jpg' has none"):
         matcher({"add_scale_orientation": True}).prepare(features(random_points()[0], name="a.jpg"))
 
@@ -69,11 +69,8 @@ def test_features_without_scales_are_refused_by_a_network_that_needs_scales() ->
 @pytest.mark.parametrize(
     ("changes", "explanation"),
     [
-        ({"precision": "lo"}, "matches.precision='lo' is none. Did you mean 'low'"),
-        (
-            {"trained_for": "disk", "early_rejection": True},
-            f"calibrated for {', '.join(EARLY_REJECTION)}, not for 'disk'",
-        ),
+        ({"precision": "lo"}, "matches.precision='lo' is not a precision. Did you mean 'low'"),
+        ({"trained_for": "disk", "early_rejection": True}, f"calibrated for {', '.join(EARLY_REJECTION)}, not for 'disk'"),
         ({"trained_for": "alikd"}, "Did you mean 'aliked'"),
         ({"depth_confidence": 1.5}, "must lie in 0..1"),
         ({"filter_threshold": 1.0}, "must lie in 0..1"),

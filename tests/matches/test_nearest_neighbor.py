@@ -1,4 +1,4 @@
-"""Nearest neighbours against loops over all pairs of descriptors."""
+"""The nearest-neighbour matcher against loops over all pairs of descriptors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_features(descriptors: np.ndarray) -> Features:
 
 
 def related(num0: int, num1: int, seed: int = 0, dimensions: int = 16) -> tuple[Features, Features]:
-    """Features of two images. Half of the descriptors are the same in both, except for noise. They have any length."""
+    """Descriptors of two images, not of unit length. Half of them are the same, with noise."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(min(num0, num1) // 2, dimensions))
     both = []
@@ -31,7 +31,7 @@ def related(num0: int, num1: int, seed: int = 0, dimensions: int = 16) -> tuple[
 def nearest_by_loops(
     descriptors0: np.ndarray, descriptors1: np.ndarray, max_ratio: float | None, max_distance: float | None
 ) -> dict[int, int]:
-    """Index in image 0 -> index of the nearest descriptor in image 1, if the pair passes both limits."""
+    """Indices of the nearest descriptors in image 1, for the descriptors of image 0 that pass the tests."""
     found = {}
     for row, descriptor0 in enumerate(descriptors0):
         distances = sorted(
@@ -80,7 +80,7 @@ def test_images_without_keypoints_have_no_matches(num0: int, num1: int) -> None:
         assert matches.indices.shape == (0, 2) and matches.scores.shape == (0,)
 
 
-def test_exchanged_images_have_the_same_mutual_matches() -> None:
+def test_mutual_matches_are_the_same_with_the_images_exchanged() -> None:
     features0, features1 = related(50, 70)
     there, back = matcher(max_ratio=0.9)(features0, features1), matcher(max_ratio=0.9)(features1, features0)
     assert {tuple(row) for row in there.indices.tolist()} == {(b, a) for a, b in back.indices.tolist()}
@@ -100,7 +100,7 @@ def test_half_precision_descriptors_are_compared_in_single_precision() -> None:
     np.testing.assert_array_equal(matcher()(*halved).indices, matcher()(*singles).indices)
 
 
-def test_a_descriptor_of_zeros_has_no_match_and_gives_no_nan() -> None:
+def test_a_descriptor_of_zeros_gives_finite_scores() -> None:
     features0, features1 = related(10, 10)
     zeros = make_features(np.vstack([features0.descriptors, np.zeros((2, 16), np.float32)]))
     matches = matcher(max_ratio=0.9)(zeros, features1)

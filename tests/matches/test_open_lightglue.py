@@ -1,4 +1,4 @@
-"""The shipped LightGlue for the open SuperPoint: it is the default, free to use, and right on photos with known poses."""
+"""LightGlue for the open SuperPoint, which is part of the package: the default, free to use, right on images with known poses."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def matcher() -> Matcher:
     return create_matcher()
 
 
-def test_it_is_the_default_and_in_the_package(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_default_and_part_of_the_package(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
     path = find_weights("superpoint-open-lightglue")
     assert path.parent.name == "weights" and path.stat().st_size <= MAX_WEIGHTS_BYTES
     (record,) = matcher.weights
     assert (record.name, record.licence, record.research_only) == ("superpoint-open-lightglue", "Apache-2.0", False)
-    assert WEIGHTS["superpoint-open"].sha256 in record.metadata["features"]  # trained on the SuperPoint beside it
+    assert WEIGHTS["superpoint-open"].sha256 in record.metadata["features"]  # trained with the SuperPoint of this package
     run = Run.create(compose_config(["dataset=demo"]))
     assert [each.name for each in (*run.extractor().weights, *run.matcher().weights)] == [
         "superpoint-open",
@@ -50,16 +50,16 @@ def test_it_is_the_default_and_in_the_package(matcher: Matcher, monkeypatch: pyt
         ("aliked", {}, 0.1),
     ],
 )
-def test_the_threshold_of_scores_comes_with_the_weights_unless_it_is_given(
+def test_the_published_network_sets_the_smallest_score_unless_the_option_does(
     trained_for: str, changes: dict[str, float], expected: float
 ) -> None:
     try:
         created = create_matcher(trained_for=trained_for, **changes)
     except FileNotFoundError:
-        pytest.skip(f"the weights of {trained_for} are not on this machine")
+        pytest.skip(f"the weights of {trained_for} are not at hand")
     assert isinstance(created, LightGlueMatcher)
     assert created.engine.settings.filter_threshold == expected
-    assert created.options.filter_threshold == expected  # the value that is stored in files of matches
+    assert created.options.filter_threshold == expected  # files of matches record this number
 
 
 def test_its_matches_on_the_demo_scene_obey_the_true_poses(matcher: Matcher) -> None:

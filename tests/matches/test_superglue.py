@@ -1,4 +1,4 @@
-"""The matcher `superglue`: its matches of known points, and the input that it refuses."""
+"""The matcher `superglue`: its matches, and the inputs that it refuses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OPTIONS = SuperGlueOptions("superglue", weights=None, sinkhorn_iterations=20, ma
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights that change descriptors only a little."""
+    """Random weights that change the descriptors little."""
     torch.manual_seed(0)
     network = SuperGlue(SuperGlueSettings())
     with torch.no_grad():
         for layer in network.layers:
             layer.mlp[-1].weight *= 0.1
-        network.keypoint_encoder[-1].weight *= 6  # positions and scores count
+        network.keypoint_encoder[-1].weight *= 6  # positions and scores have an effect
         torch.nn.init.eye_(network.final_proj.weight).mul_(16)
     path = tmp_path_factory.mktemp("weights") / "superglue.pth"
     torch.save(network.state_dict(), path)
@@ -56,7 +56,7 @@ def test_the_same_points_in_another_order_are_matched(matcher: SuperGlueMatcher)
     assert result.stop_layer == 18
 
 
-def test_everything_that_the_network_takes_reaches_it(matcher: SuperGlueMatcher) -> None:
+def test_all_inputs_reach_the_network(matcher: SuperGlueMatcher) -> None:
     points0, points1 = features(30), replace(features(30), image_size=(700, 480))
     expected = matcher.network.match(
         *(
@@ -75,7 +75,7 @@ def test_everything_that_the_network_takes_reaches_it(matcher: SuperGlueMatcher)
         assert np.abs(changed - result.matching_scores0(30)).max() > 1e-4, change
 
 
-def test_half_precision_descriptors_are_taken(matcher: SuperGlueMatcher) -> None:
+def test_half_precision_descriptors_are_accepted(matcher: SuperGlueMatcher) -> None:
     points = features(30)
     half = replace(points, descriptors=points.descriptors.astype(np.float16))
     full = replace(points, descriptors=half.descriptors.astype(np.float32))

@@ -1,4 +1,4 @@
-"""The ALIKED network against kornia's, which builds the map of all features at every pixel."""
+"""The ALIKED network against kornia's network, which builds the feature map of every pixel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Small images are no faster with more, and much slower where the cores are busy."""
+    """One torch thread: small images are no faster with more threads, and much slower on busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -22,7 +22,7 @@ def one_thread():
 
 
 def random_oracle(variant: str) -> kornia_feature.ALIKED:
-    """kornia's network with random weights, and offsets that lead far, also out of the image."""
+    """kornia's network with random weights. Its offsets are large, and some point outside the image."""
     torch.manual_seed(0)
     network = kornia_feature.ALIKED(f"aliked-{variant}").eval()
     for module in network.modules():
@@ -38,12 +38,12 @@ def random_oracle(variant: str) -> kornia_feature.ALIKED:
 
 
 def published_state(oracle: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights as they are published: without the constant grid of kornia's detector."""
+    """The weights in their published form, without the constant grid of kornia's detector."""
     return {key: value for key, value in oracle.state_dict().items() if key != "dkd.hw_grid"}
 
 
 def pictures(height: int, width: int, count: int = 1) -> Tensor:
-    """(b, 3, h, w): noise with structures of several sizes, 0..1."""
+    """Images (b, 3, h, w) of noise with structures of several sizes, 0..1."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(height // step + 2, width // step + 2) for step in (3, 16)]
     layers = [F.interpolate(torch.rand(count, 3, *size, generator=generator), (height, width), mode="bicubic") for size in sizes]
@@ -51,7 +51,7 @@ def pictures(height: int, width: int, count: int = 1) -> Tensor:
 
 
 def points(height: int, width: int) -> Tensor:
-    """(n, 2): keypoints everywhere, also in the corners of the image."""
+    """Keypoints (n, 2) everywhere in the image, its corners included."""
     inside = torch.rand(300, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([width - 1, height - 1])
     corners = torch.tensor([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]])
     return torch.cat([inside, corners.float()])
@@ -89,7 +89,7 @@ def test_batch_normalisation_is_folded_without_a_change() -> None:
 
 
 @torch.inference_mode()
-def test_bands_of_rows_give_what_whole_maps_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_rows_equal_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     network = load_aliked("t16", published_state(random_oracle("t16")))
     images = pictures(130, 60)
     whole = network(images)
@@ -133,7 +133,7 @@ def test_sixteen_bits_in_the_first_layers_change_little() -> None:
 def test_wrong_keys_are_named() -> None:
     state = ALIKED("n16").state_dict()
     state["extra"] = state.pop("conv1.weight")
-    with pytest.raises(ValueError, match=r"not those of ALIKED: 1 missing: conv1\.weight; 1 unexpected: extra"):
+    with pytest.raises(ValueError, match=r"do not fit ALIKED: 1 missing: conv1\.weight; 1 unexpected: extra"):
         load_aliked("n16", state)
     with pytest.raises(ValueError, match="of another shape"):
         load_aliked("t16", ALIKED("n16").state_dict())

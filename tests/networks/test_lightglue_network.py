@@ -12,21 +12,16 @@ from lightglue_inputs import Points, match, random_network, random_points
 from torch import Tensor
 
 from sfm_lightglue.engine.lightglue import LightGlueEngine
-from sfm_lightglue.networks.lightglue import (
-    LightGlueSettings,
-    MatchAssignment,
-    PositionalEncoding,
-    normalize_keypoints,
-    rotate,
-)
+from sfm_lightglue.networks.lightglue import MatchAssignment, PositionalEncoding, normalize_keypoints, rotate
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict, load_lightglue
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 
 ALL_LAYERS = {"depth_confidence": -1, "width_confidence": -1}
 
 
 @pytest.fixture(scope="module")
 def hugging_face() -> torch.nn.Module:
-    """LightGlue of transformers with the random weights of `random_network`, brought into its format by hand."""
+    """LightGlue of transformers with the random weights of `random_network`, converted to its format by hand."""
     transformers = pytest.importorskip("transformers")
     detector = transformers.SuperPointConfig(descriptor_decoder_dim=48)
     sizes = {"descriptor_dim": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
@@ -66,7 +61,7 @@ def test_random_weights_match_as_in_transformers(hugging_face: torch.nn.Module, 
     points0, points1 = random_points()
     result = match(ours, points0, points1)
 
-    # It takes images of a pair with the same number of points, padded and masked.
+    # transformers needs the same number of points in both images, so the smaller image is padded and masked.
     size0, size1 = len(points0.keypoints), len(points1.keypoints)
     pad = (0, 0, 0, size0 - size1)
     keypoints = torch.stack([points0.keypoints, F.pad(points1.keypoints, pad)])[None]
@@ -154,7 +149,7 @@ def test_matches_and_scores_of_the_two_images_agree() -> None:
     assert (result.scores0[matched0] > 0.01).all()
 
 
-def test_full_depth_forward_gives_the_matches_without_adaptivity() -> None:
+def test_forward_gives_the_matches_of_all_layers_without_pruning() -> None:
     network = random_network(**ALL_LAYERS)
     points0, points1 = random_points()
     size = torch.tensor([[400, 300]])
@@ -182,7 +177,7 @@ def test_a_projection_between_equal_sizes_is_applied_in_the_network_and_in_the_e
     )
     result = match(network, points0, points1)
     engine = LightGlueEngine(network)
-    (found,) = engine.match_many([[engine.prepare(*vars(points).values()) for points in (points0, points1)]])
+    (found,) = engine.match_many([(engine.prepare(*vars(points0).values()), engine.prepare(*vars(points1).values()))])
     matched0 = (expected.matches0 > -1).nonzero()[:, 0]
     assert len(matched0) > 5
     assert torch.equal(result.matches0, expected.matches0) and result.stop_layer == found.stop_layer == expected.stop_layer
@@ -192,7 +187,7 @@ def test_a_projection_between_equal_sizes_is_applied_in_the_network_and_in_the_e
 
 @torch.no_grad()
 def test_under_autocast_positions_and_states_are_not_rounded() -> None:
-    """Of a network whose layers add nothing, only the first states are left."""
+    """The layers of this network add nothing, so its states are the first states."""
     network = random_network()
     for layer in network.transformers:
         for block in (layer.self_attn, layer.cross_attn):
@@ -240,7 +235,7 @@ def test_one_keypoint_in_each_image_can_match() -> None:
 
 
 def test_dropping_all_points_gives_no_matches() -> None:
-    network = random_network(depth_confidence=1.0)  # a share above 1 does not exist: the network never stops early
+    network = random_network(depth_confidence=1.0)  # the fraction is never above 1: the network never stops early
     with torch.no_grad():
         network.token_confidence[1].token[0].bias.fill_(100)
         network.log_assignment[1].matchability.bias.fill_(-1000)

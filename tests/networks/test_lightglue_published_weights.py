@@ -15,8 +15,9 @@ from kornia.feature import LightGlue as KorniaLightGlue
 from PIL import Image
 from torch import Tensor
 
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue, LightGlueMatches, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue, LightGlueMatches
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS, LightGlueSettings
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 PHOTOS = (  # easy, harder (wider baseline), other camera and orientation
@@ -55,7 +56,7 @@ def published(name: str) -> dict:
 
 
 def photo(name: str, number: int) -> Tensor:
-    """(1, 3, h, w) in 0..1, sides at most 320 px; where the photos are not there, crops of one random picture."""
+    """Images (1, 3, h, w) in 0..1 with sides of at most 320 px. Without the photos: crops of one random picture."""
     if (DATA / name).exists():
         image = Image.open(DATA / name).convert("RGB")
         image.thumbnail((320, 320))
@@ -67,7 +68,7 @@ def photo(name: str, number: int) -> Tensor:
 
 @torch.inference_mode()
 def detect(head: str, image: Tensor) -> Points:
-    """At most 320 keypoints by kornia."""
+    """The features of kornia's extractors, at most 320 keypoints."""
     weights = published(f"{head}-detector")
     if head == "aliked":
         network = ALIKED("aliked-n16", max_num_keypoints=320, detection_threshold=0.0).eval()
@@ -89,7 +90,7 @@ def detect(head: str, image: Tensor) -> Points:
 
 @pytest.fixture(scope="module", params=["aliked", "disk", "xfeat"])
 def real_pairs(request: pytest.FixtureRequest) -> tuple[str, list[tuple[Points, Points]]]:
-    """(kind of feature, features of the pairs)."""
+    """The kind of feature, and the features of the pairs."""
     photos = {name: 2 * i + j for i, pair in enumerate(PHOTOS) for j, name in enumerate(pair)}
     features = {name: detect(request.param, photo(name, number)) for name, number in photos.items()}
     return request.param, [(features[name0], features[name1]) for name0, name1 in PHOTOS]
@@ -132,7 +133,7 @@ def test_published_weights_match_photos_as_in_kornia(
     real_pairs: tuple[str, list[tuple[Points, Points]]], thresholds: dict[str, float]
 ) -> None:
     head, pairs = real_pairs
-    ours = load_lightglue(published(head), replace(HEADS[head], **thresholds))
+    ours = load_lightglue(published(head), replace(PUBLISHED_SETTINGS[head], **thresholds))
     kornia = kornia_network(ours.settings, ours.state_dict())
     num_points, num_different, num_matches = 0, 0, 0
     for points0, points1 in pairs:
@@ -142,8 +143,8 @@ def test_published_weights_match_photos_as_in_kornia(
             matches, scores, prune = (getattr(result, name + image) for name in ("matches", "scores", "prune"))
             num_points += len(matches)
             num_different += int(((matches != expected["matches" + image][0]) | (prune != expected["prune" + image][0])).sum())
-            # Rounding: logits reach 51 (ALIKED, DISK) and 84 (LighterGlue), so float32 scores of either are up to 1e-4 and 3e-4
-            # off those in float64, which the next test compares closely.
+            # Rounding: logits reach 51 (ALIKED, DISK) and 84 (LighterGlue). float32 scores of both codes thus differ from float64
+            # scores by up to 1e-4 and 3e-4. The next test compares float64 scores closely.
             tolerance = 6e-4 if head == "xfeat" else 2e-4
             torch.testing.assert_close(scores, expected["matching_scores" + image][0], atol=tolerance, rtol=0)
         num_matches += int((result.matches0 > -1).sum())
@@ -161,7 +162,7 @@ def test_in_double_precision_kornia_differs_by_rounding_alone(
 ) -> None:
     head, pairs = real_pairs
     points0, points1 = (replace(p, keypoints=p.keypoints.double(), descriptors=p.descriptors.double()) for p in pairs[0])
-    ours = load_lightglue(published(head), replace(HEADS[head], **thresholds)).double()
+    ours = load_lightglue(published(head), replace(PUBLISHED_SETTINGS[head], **thresholds)).double()
     kornia = kornia_network(ours.settings, ours.state_dict()).double()
     result, expected = match(ours, points0, points1), kornia_match(kornia, points0, points1)
     assert result.stop_layer == int(expected["stop"])

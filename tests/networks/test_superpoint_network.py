@@ -29,7 +29,7 @@ ALL = {"threshold": 0.0, "nms_radius": 4, "max_keypoints": None, "border": 4, "s
 
 @pytest.fixture(scope="module")
 def oracle() -> torch.nn.Module:
-    """SuperPoint of transformers with random weights, large enough that the heatmap has clear peaks."""
+    """SuperPoint of transformers with random weights that are large enough for clear peaks in the heat map."""
     torch.manual_seed(0)
     config = transformers.SuperPointConfig(keypoint_threshold=0.02, max_keypoints=-1, nms_radius=4, border_removal_distance=4)
     network = transformers.SuperPointForKeypointDetection(config).eval()
@@ -40,7 +40,7 @@ def oracle() -> torch.nn.Module:
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    """(1, 1, h, w): noise with structures of several sizes, 0..1."""
+    """An image (1, 1, h, w) of noise with structures of several sizes, 0..1."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [(height // step + 2, width // step + 2) for step in (4, 16)]
     layers = [F.interpolate(torch.rand(1, 1, *size, generator=generator), (height, width), mode="bicubic") for size in sizes]
@@ -48,7 +48,7 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def inside(keypoints: Tensor, size: tuple[int, int], border: int = 4) -> Tensor:
-    """(n,): off the right and lower border, which transformers 5.23 forgets (it multiplies a size in px by 8)."""
+    """Flags (n,) of keypoints away from the right and lower border, which transformers 5.23 misses (it multiplies px by 8)."""
     height, width = (side // 8 * 8 for side in size)
     return (keypoints[:, 0] < width - border) & (keypoints[:, 1] < height - border)
 
@@ -57,7 +57,7 @@ def inside(keypoints: Tensor, size: tuple[int, int], border: int = 4) -> Tensor:
 @torch.inference_mode()
 def test_keypoints_scores_and_descriptors_equal_those_of_transformers(oracle: torch.nn.Module, size: tuple[int, int]) -> None:
     grey = picture(*size)
-    # Its public forward divides keypoints by the image size: this is the step before.
+    # The public forward of transformers divides keypoints by the image size. This is the step before.
     encoded = oracle.encoder(grey, return_dict=True).last_hidden_state
     keypoints_hf, scores_hf = oracle.keypoint_decoder(encoded)
     keep = inside(keypoints_hf, size)
@@ -116,7 +116,7 @@ def test_folded_batch_norm_gives_the_same_maps() -> None:
         if name.startswith("bn"):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     with torch.no_grad():
-        for seed in range(3):  # moves the running statistics
+        for seed in range(3):  # changes the running statistics
             network.train()(picture(64, 64, seed))
         network.eval()
         grey = picture(48, 72, 9)
@@ -156,16 +156,18 @@ def with_random_maps(octaves: int) -> SuperPoint:
 
 @pytest.mark.parametrize("size", [(96, 128), (101, 83), (17, 200)])
 @torch.inference_mode()
-def test_a_descriptor_is_the_sum_of_those_of_both_sizes_of_the_image(size: tuple[int, int]) -> None:
+def test_a_descriptor_is_the_sum_of_the_descriptors_of_both_image_sizes(size: tuple[int, int]) -> None:
     network, grey = with_random_maps(2), picture(*size)
     plain = with_octaves(network, 1)
-    half = F.avg_pool2d(F.pad(grey, (0, size[1] % 2, 0, size[0] % 2), mode="replicate"), 2)  # the odd one is averaged with itself
+    half = F.avg_pool2d(
+        F.pad(grey, (0, size[1] % 2, 0, size[0] % 2), mode="replicate"), 2
+    )  # an odd last pixel is averaged with itself
     half = F.pad(half, (0, -half.shape[3] % 8, 0, -half.shape[2] % 8), mode="replicate")
     found, first, second = network(grey).descriptors, plain(grey).descriptors, plain(half).descriptors
     rows, columns = found.shape[2:]
     y, x = torch.meshgrid(torch.arange(rows) * 8 + 3.5, torch.arange(columns) * 8 + 3.5, indexing="ij")  # px, centres of cells
     centres = torch.stack([x, y], dim=-1).view(-1, 2)
-    cells = (((centres + 0.5) / 2 - 0.5) - 3.5) / 8  # of the half image; its outermost ones reach to its edge
+    cells = (((centres + 0.5) / 2 - 0.5) - 3.5) / 8  # cells of the half image; the outermost reach to its edge
     cells = cells.clamp(min=0).minimum(torch.tensor([second.shape[3] - 1.0, second.shape[2] - 1.0]))
     low = cells.floor().long()
     high, share = (low + 1).minimum(torch.tensor([second.shape[3] - 1, second.shape[2] - 1])), cells - low
@@ -184,12 +186,12 @@ def test_octaves_leave_keypoints_alone_and_see_further() -> None:
     network, grey = with_random_maps(3), picture(400, 400)
     changed = grey.clone()
     changed[:, :, :, 280:] = 0.5
-    for octaves, reach in ((1, 42), (2, 84), (3, 168)):  # px: half the side of what a descriptor depends on
+    for octaves, reach in ((1, 42), (2, 84), (3, 168)):  # px: half the side of the square that a descriptor depends on
         some = with_octaves(network, octaves)
         assert torch.equal(some(grey).logits, network(grey).logits)
         moved = (some(grey).descriptors - some(changed).descriptors).abs().amax(dim=(0, 1, 2)) > 1e-7  # by column
         first = 8 * int(moved.nonzero()[0]) + 3.5
-        # A cell of the last octave is 8 * 2**(octaves - 1) px wide; cells between take part of it.
+        # A cell of the last octave is 8 * 2**(octaves - 1) px wide. Cells near its edge depend on it in part.
         assert reach - 8 < 280 - first < reach + 8 * 2**octaves
 
 
@@ -206,7 +208,7 @@ def test_the_pyramid_is_the_network_on_smaller_images(octaves: int) -> None:
 
 
 @torch.inference_mode()
-def test_smaller_images_of_odd_sizes_end_where_they_do() -> None:
+def test_scores_of_smaller_images_end_at_their_odd_sizes() -> None:
     grey = picture(101, 83)
     first, second, third = with_random_maps(2).pyramid(grey, (0, 1, 2))
     assert [tuple(each.scores.shape[1:]) for each in (first, second, third)] == [(96, 80), (51, 42), (26, 21)]
@@ -216,7 +218,7 @@ def test_smaller_images_of_odd_sizes_end_where_they_do() -> None:
     torch.testing.assert_close(with_octaves(with_random_maps(2), 1)(half).scores[:, :51, :42], second.scores, atol=1e-6, rtol=0)
 
 
-def test_pixels_of_smaller_images_lie_in_the_middle_of_what_they_are_made_of() -> None:
+def test_a_pixel_of_a_smaller_image_lies_in_the_middle_of_its_source_pixels() -> None:
     pixels = torch.tensor([[0.0, 0.0], [3.0, 5.0]])
     assert octave_to_image(pixels, 0) is pixels
     ramp = torch.arange(16.0).expand(1, 1, 8, 16)  # its value is x
@@ -249,11 +251,11 @@ def test_gradients_reach_every_parameter(batch_norm: bool) -> None:
     loss = F.cross_entropy(output.logits, target) + sample_descriptors(keypoints, output.descriptors)[..., :9].square().sum()
     loss.backward()
     without = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
-    # Batch normalisation takes the bias of the convolution before it away again, up to rounding.
+    # Batch normalisation removes the bias of the convolution before it, up to rounding.
     assert [name for name in without if not (batch_norm and name.endswith("bias"))] == []
 
 
-def test_scores_of_a_cell_stand_at_its_pixels() -> None:
+def test_the_scores_of_a_cell_are_at_its_pixels() -> None:
     network = SuperPoint().eval()
     with torch.inference_mode():
         output = network(picture(24, 32))
@@ -281,9 +283,9 @@ def test_tiny_images_have_as_many_maps_as_asked_for() -> None:
 
 
 @torch.inference_mode()
-def test_a_black_image_has_no_keypoints_where_cells_are_empty() -> None:
+def test_a_black_image_has_no_keypoints_if_its_cells_are_empty() -> None:
     network = SuperPoint().eval()
-    network.convPb.bias[-1] = 20.0  # what training does: no keypoint in a cell without structure
+    network.convPb.bias[-1] = 20.0  # as after training: no keypoint in a cell without structure
     keypoints, _ = detect_keypoints(network(torch.zeros(1, 1, 64, 96)).scores[0], **{**ALL, "threshold": 0.0005})
     assert len(keypoints) == 0
 
@@ -291,7 +293,7 @@ def test_a_black_image_has_no_keypoints_where_cells_are_empty() -> None:
 @pytest.mark.parametrize("octaves", [1, 2])
 @pytest.mark.parametrize("size", [(130, 70), (101, 83)])
 @torch.inference_mode()
-def test_bands_of_rows_give_what_whole_maps_give(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], octaves: int) -> None:
+def test_bands_of_rows_equal_whole_maps(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], octaves: int) -> None:
     torch.manual_seed(0)
     network = SuperPoint(octaves=octaves).eval()
     whole = network(picture(*size))
@@ -321,13 +323,13 @@ def test_sixteen_bits_change_little(oracle: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 9])
-def test_the_sliding_maximum_is_that_of_pooling(side: int) -> None:
+def test_the_sliding_maximum_equals_max_pooling(side: int) -> None:
     values = torch.randn(2, 20, 31, generator=torch.Generator().manual_seed(0))
     assert torch.equal(sliding_maximum(values, side), F.max_pool2d(values, side, stride=1))
 
 
 @pytest.mark.parametrize("radius", [0, 1, 4])
-def test_non_maximum_suppression_equals_that_of_transformers_also_for_ties(radius: int) -> None:
+def test_non_maximum_suppression_equals_transformers_also_for_ties(radius: int) -> None:
     scores = torch.rand(2, 40, 50, generator=torch.Generator().manual_seed(0)).mul(20).round() / 20
     assert torch.equal(non_maximum_suppression(scores, radius), hugging_face.simple_nms(scores, radius))
 
@@ -337,15 +339,17 @@ def test_keypoints_are_sorted_and_ties_stay_in_raster_order() -> None:
     for x, y, score in ((30, 30, 0.5), (10, 10, 0.5), (40, 10, 0.5), (20, 20, 0.9), (2, 20, 1.0), (50, 37, 1.0)):
         scores[y, x] = score
     keypoints, values = detect_keypoints(scores, **ALL)
-    assert keypoints.tolist() == [[20, 20], [10, 10], [40, 10], [30, 30]]  # two lie in the border
+    assert keypoints.tolist() == [[20, 20], [10, 10], [40, 10], [30, 30]]  # two other peaks are in the border
     torch.testing.assert_close(values, torch.tensor([0.9, 0.5, 0.5, 0.5]))
     keypoints, _ = detect_keypoints(scores, **{**ALL, "max_keypoints": 2})
     assert keypoints.tolist() == [[20, 20], [10, 10]]
 
 
 def ramp(cells: tuple[int, int]) -> Tensor:
-    """(1, 3, hc, wc): x, y of the centre of each cell in px of the image, and 1. Interpolated and divided by the last, they say
-    where they were taken, whatever they are scaled by."""
+    """Dense descriptors (1, 3, hc, wc): x and y of the centre of each cell, px of the image, and 1.
+
+    Interpolated, and divided by the third number, they give the position of the sample, whatever their length.
+    """
     y, x = torch.meshgrid(*(8.0 * torch.arange(count) + 3.5 for count in cells), indexing="ij")
     return torch.stack([x, y, torch.ones(cells)])[None]
 
@@ -367,7 +371,7 @@ def test_descriptors_are_taken_at_the_keypoints(centred: bool) -> None:
         assert (keypoints - found).max() == pytest.approx(3.5 * (width - 8) / (width - 4.5), abs=0.01)
 
 
-def test_beyond_the_centres_of_the_outer_cells_their_own_descriptors_are_taken() -> None:
+def test_beyond_the_centres_of_the_outer_cells_the_descriptor_is_constant() -> None:
     keypoints = torch.tensor([[0.0, 0.0], [95.0, 71.0], [95.0, 30.0], [40.0, 71.0]])
     sampled = sample_descriptors(keypoints[None], ramp((9, 12)), centred=True)[0]
     expected = torch.tensor([[3.5, 3.5], [91.5, 67.5], [91.5, 30.0], [40.0, 67.5]])

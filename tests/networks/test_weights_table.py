@@ -1,4 +1,4 @@
-"""The table of published weights: where files are found, which are refused, what the messages say. No network is used."""
+"""The table of published weights: where files are found, which files are refused, and the messages. No downloads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def offline_and_empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.fixture
 def entry(monkeypatch: pytest.MonkeyPatch) -> WeightsEntry:
-    """A table entry `small`, in no package, whose right content is CONTENT."""
+    """A table entry `small`. Its file has the content CONTENT and is in no package."""
     made = WeightsEntry(
         name="small",
         file="small.pth",
@@ -65,7 +65,7 @@ def test_no_two_entries_share_a_file() -> None:
     assert len({entry.file for entry in WEIGHTS.values()}) == len(WEIGHTS)
 
 
-def test_only_the_originals_by_magic_leap_are_research_only() -> None:
+def test_only_the_weights_of_magic_leap_are_research_only() -> None:
     research_only = {entry.name for entry in WEIGHTS.values() if entry.research_only}
     assert research_only == {"superpoint-official", "superglue-outdoor-official", "superglue-indoor-official"}
 
@@ -89,7 +89,7 @@ def test_the_users_folder_comes_before_the_cache(entry: WeightsEntry, tmp_path: 
     assert find_weights("small") == own
 
 
-def test_a_file_with_another_hash_is_passed_over_with_a_warning(
+def test_a_file_with_another_hash_is_skipped_with_a_warning(
     entry: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = put(tmp_path / "own" / "small.pth", b"my own training")
@@ -127,7 +127,7 @@ def test_the_licence_of_research_only_weights_is_logged_before_the_download(
     ]
 
 
-def test_one_error_says_what_is_missing_where_it_was_looked_for_and_what_helps(
+def test_one_error_says_what_is_missing_where_it_was_searched_and_what_to_do(
     entry: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_WEIGHTS", str(tmp_path / "own"))
@@ -201,7 +201,7 @@ def test_a_copy_given_by_path_keeps_its_licence(entry: WeightsEntry, tmp_path: P
     assert (record.licence, record.research_only) == ("MIT", True)
 
 
-def test_safetensors_say_themselves_what_they_are(tmp_path: Path) -> None:
+def test_safetensors_files_carry_their_licence(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     metadata = {"licence": "Apache-2.0", "descriptor_sampling": "centred"}
     save_file({"weight": torch.ones(1)}, path, metadata)
@@ -211,7 +211,7 @@ def test_safetensors_say_themselves_what_they_are(tmp_path: Path) -> None:
     assert load_weights(str(tmp_path / "mine.pth"))[1].metadata == {}
 
 
-def test_the_licence_of_a_published_file_is_that_of_the_table(
+def test_the_table_gives_the_licence_of_a_published_file(
     entry: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "renamed.safetensors"
@@ -223,7 +223,7 @@ def test_the_licence_of_a_published_file_is_that_of_the_table(
 
 
 class OpensAFile:
-    """What a malicious pickle looks like: unpickling it calls open(path, "w")."""
+    """A malicious pickle: unpickling it calls open(path, "w")."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -237,7 +237,7 @@ def test_code_in_a_weights_file_is_refused_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"refused: it asks to run io.open.*never run"):
         load_weights(str(tmp_path / "evil.pth"))
     assert not (tmp_path / "created").exists()
-    torch.load(tmp_path / "evil.pth", weights_only=False)  # the file is indeed one that would
+    torch.load(tmp_path / "evil.pth", weights_only=False)  # this file does run code if it is allowed to
     assert (tmp_path / "created").exists()
 
 

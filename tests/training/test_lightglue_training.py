@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.networks.lightglue import LightGlue, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue
+from sfm_lightglue.networks.lightglue_settings import LightGlueSettings
 from sfm_lightglue.networks.superpoint import load_superpoint, with_octaves
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Image

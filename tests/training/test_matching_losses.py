@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.networks.lightglue import HEADS, LightGlue, LightGlueOutput, LightGlueSettings
+from sfm_lightglue.networks.lightglue import LightGlue, LightGlueOutput
 from sfm_lightglue.networks.lightglue_checkpoints import settings_from_state_dict
+from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS, LightGlueSettings
 from sfm_lightglue.training.matching import (
     IGNORED,
     UNMATCHABLE,
@@ -363,7 +364,7 @@ def test_a_small_network_learns_to_match() -> None:
 def aliked_network() -> LightGlue:
     """ALIKED's LightGlue with random weights."""
     torch.manual_seed(0)
-    return LightGlue(HEADS["aliked"]).eval()
+    return LightGlue(PUBLISHED_SETTINGS["aliked"]).eval()
 
 
 @torch.no_grad()
@@ -371,7 +372,7 @@ def test_a_warm_start_equals_the_teachers_network_after_the_map_to_its_descripto
     torch.manual_seed(1)
     weight, bias, scale = torch.randn(128, 256), torch.randn(128), 1.7
     network = warm_start(aliked_network.state_dict(), weight, bias, scale)
-    assert network.settings == HEADS["superpoint-open"]
+    assert network.settings == PUBLISHED_SETTINGS["superpoint-open"]
     assert settings_from_state_dict(network.state_dict()) == replace(
         network.settings, depth_confidence=0.95, filter_threshold=0.1
     )

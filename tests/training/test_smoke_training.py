@@ -5,15 +5,25 @@ from __future__ import annotations
 import csv
 import importlib.util
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+from generated_photos import picture
+from PIL import Image as PILImage
 from small_training import Trained
 
+from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.training.export import split
 from sfm_lightglue.training.loop import RESUME_FILE
 from sfm_lightglue.training.photos import prepare_photos, read_index
+from sfm_lightglue.training.superpoint import SuperPointTraining
+from sfm_lightglue.training.validation import make_view_pairs, validate
+
+pytestmark = pytest.mark.slow
 
 
 def metrics(output: Path, kind: str, name: str) -> list[float]:
@@ -38,19 +48,43 @@ def assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
-def test_the_losses_fall(trained: Trained) -> None:
-    for name in ("loss", "keypoint_loss", "contrast_loss"):
-        values = metrics(trained.whole, "training", name)
-        assert len(values) == 36 // 4
-        assert values[-1] < 0.8 * values[0]  # 0.3 to 0.4 where it was written
-    assert metrics(trained.whole, "training", "teacher_cosine")[-1] > 0.3  # 0 at random
+@pytest.mark.parametrize("name, limit", [("loss", 0.9), ("keypoint_loss", 0.7), ("contrast_loss", 0.85)])
+def test_the_losses_fall(trained: Trained, name: str, limit: float) -> None:
+    """The last three means of four steps against the first. The limits lie between what training and no training give.
+
+    Rounding differs between processors, and 36 steps amplify it. Measured with AVX512 and with AVX2: 0.79 to 0.80 of the first
+    loss, 0.40 of the first keypoint loss, 0.66 of the first contrast loss. A learning rate of 1e-12 gives 1.01, 1.00 and 1.01;
+    single values of its contrast loss vary by 16 % from their mean, because each step sees other views.
+    """
+    values = metrics(trained.whole, "training", name)
+    assert len(values) == 36 // 4
+    assert sum(values[-3:]) / 3 < limit * values[0]
 
 
-def test_photos_that_are_held_out_are_matched_better(trained: Trained) -> None:
+def test_descriptors_approach_those_of_the_teacher(trained: Trained) -> None:
+    """0.47 with AVX512 and with AVX2, 0.06 with a learning rate of 1e-12."""
+    assert metrics(trained.whole, "training", "teacher_cosine")[-1] > 0.3
+
+
+def test_photos_that_are_held_out_are_validated_on(trained: Trained) -> None:
     precision = metrics(trained.whole, "validation", "precision")
     assert len(precision) == 3  # after 16, 32 and 36 steps
-    # Random matches are within 3 px of the right place in 0.2 % of the cases: 28 of 128 * 96 pixels.
-    assert precision[-1] > max(5.0, precision[0])
+    # 9 % with AVX512, 13 % with AVX2. Random matches: 0.2 %, since 28 of 128 * 96 pixels lie within 3 px of the right place.
+    assert precision[-1] > 2.0
+
+
+def test_photos_that_training_has_not_seen_are_matched(trained: Trained, shipped: SuperPointTraining) -> None:
+    """Precision on 20 other photos: four held-out photos are too few to tell a trained network from an untrained one.
+
+    14 to 18 % with three sets of CPU instructions and with two other seeds. A learning rate of 1e-12, at which only batch
+    normalisation adapts, gives 9 %.
+    """
+    photos = [np.array(PILImage.fromarray(picture((160, 120), seed)).convert("L")) for seed in range(100, 120)]
+    pairs = make_view_pairs(photos, replace(shipped.validation, width=128, height=96), 0)
+    options = {"weights": str(trained.whole / "weights.safetensors"), "max_keypoints": 128, "enlarge_max": 1.0}
+    extractor = create_extractor("superpoint", device="cpu", **options)
+    matcher = create_matcher("nearest_neighbor", device="cpu")
+    assert validate(extractor, matcher, pairs)["precision"] > 11.0
 
 
 def test_the_learning_rate_stays_and_falls(trained: Trained) -> None:
