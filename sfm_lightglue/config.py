@@ -137,8 +137,14 @@ def bind_pairs(node: DictConfig, where: str = "pairs") -> typing.Any:
 
 
 def options_class(plugin: type) -> type:
-    """The dataclass of a plug-in's options: the annotation of `options` in its `create`."""
-    return typing.get_type_hints(plugin.create)["options"]  # type: ignore[attr-defined]
+    """The dataclass of a plug-in's options: the annotation of `options` in its `create`. Raises: ValueError if it has none."""
+    found = typing.get_type_hints(plugin.create).get("options") if hasattr(plugin, "create") else None
+    if not dataclasses.is_dataclass(found):
+        raise ValueError(
+            f"{plugin.__module__}:{plugin.__qualname__} is no plug-in: it needs a classmethod create(options, ...), and the "
+            "annotation of `options` must be a dataclass"
+        )
+    return typing.cast(type, found)
 
 
 def drop_unknown(node: DictConfig, options: Callable[[], type]) -> None:
