@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image as PILImage
@@ -35,8 +35,6 @@ from sfm_lightglue.summary import Summary
 
 Photo = str | Path | np.ndarray | PILImage.Image
 """A file, a uint8 array (h, w, 3) RGB or (h, w) grey, or a PIL image."""
-AnyPhoto = TypeVar("AnyPhoto", str, Path, np.ndarray, PILImage.Image)
-OtherPhoto = TypeVar("OtherPhoto", str, Path, np.ndarray, PILImage.Image)
 
 
 def create_extractor(name: str = "superpoint", *, device: str = "auto", **options: Any) -> Extractor:
@@ -153,7 +151,7 @@ class ImageMatches:
 
 
 @overload
-def match_images(
+def match_images(  # type: ignore[overload-overlap]  # a str is a sequence too; it is one photo
     image0: Photo,
     image1: Photo,
     *,
@@ -164,8 +162,8 @@ def match_images(
 ) -> ImageMatches: ...
 @overload
 def match_images(
-    image0: list[AnyPhoto],
-    image1: list[OtherPhoto],
+    image0: Sequence[Photo],
+    image1: Sequence[Photo],
     *,
     threshold: float | None = ...,
     extractor: Extractor | None = ...,
@@ -184,7 +182,7 @@ def match_images(
     """Matches of two photos, or of each pair from two lists of photos.
 
     Args:
-        image0: A file, an array or a PIL image as for `load_image`, or a list of them. Photos may differ in size.
+        image0: A file, an array or a PIL image as for `load_image`, or a list or tuple of photos. Photos may differ in size.
         image1: The other photo, or a list of the same length.
         threshold: Matches with a lower score are dropped; None keeps all that the matcher returns.
         extractor: From `create_extractor`, or your own; None is the default SuperPoint.
@@ -196,18 +194,21 @@ def match_images(
 
     Raises:
         UnreadableImage: If a file cannot be decoded.
-        ValueError: If the lists differ in length, or an array has another shape or type.
+        ValueError: If only one argument is a list, the lists differ in length, or an array has another shape or type.
 
     Example:
         >>> result = match_images(photos / "00.jpg", photos / "01.jpg", threshold=0.5)
         >>> result.matched_keypoints0.shape == result.matched_keypoints1.shape == (len(result.scores), 2)
         True
     """
+    are_many = [isinstance(images, Sequence) and not isinstance(images, str) for images in (image0, image1)]
+    if any(are_many) and not all(are_many):
+        raise ValueError("found one image and a list of images: give two images, or two lists of the same length")
+    if all(are_many) and len(image0) != len(image1):
+        raise ValueError(f"{len(image0)} first and {len(image1)} second images: each first needs its second")
     extractor = extractor or _default_plugin(create_extractor, device)
     matcher = matcher or _default_plugin(create_matcher, device)
-    if isinstance(image0, (list, tuple)):
-        if len(image0) != len(image1):
-            raise ValueError(f"{len(image0)} first and {len(image1)} second images: each first needs its second")
+    if all(are_many):
         return [_match_one(first, second, threshold, extractor, matcher) for first, second in zip(image0, image1, strict=True)]
     return _match_one(image0, image1, threshold, extractor, matcher)
 

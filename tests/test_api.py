@@ -133,6 +133,8 @@ def test_sequences_of_different_length_are_refused(extractor: Extractor, matcher
     path = DEMO / "images" / NAMES[0]
     with pytest.raises(ValueError, match="1 first and 2 second"):
         sfm_lightglue.match_images([path], [path, path], extractor=extractor, matcher=matcher)
+    with pytest.raises(ValueError, match="found one image and a list of images"):
+        sfm_lightglue.match_images((path,), path, extractor=extractor, matcher=matcher)  # type: ignore[call-overload]
 
 
 def test_features_that_lightglue_was_not_trained_for_are_refused(extractor: Extractor, matcher: Matcher) -> None:
