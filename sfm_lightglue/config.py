@@ -76,8 +76,8 @@ def _split_sources(override: str) -> list[str]:
     if group.lstrip("+") != "pairs" or "[" not in value:
         return [override]
     listed = re.fullmatch(r"\[([^\[\]]+)\]", value)
-    names = [name.strip() for name in listed[1].split(",")] if listed else [""]
-    if "" in names or len(set(names)) < len(names):
+    names = [name.strip().strip("'\"") for name in listed[1].split(",")] if listed else [""]
+    if not all(re.fullmatch(r"[\w./-]+", name) for name in names) or len(set(names)) < len(names):
         raise ValueError(
             f"cannot read {override!r}: expected a list of different pair sources, such as pairs=[sequential,retrieval]; "
             "a sweep over several lists needs a YAML file for each"

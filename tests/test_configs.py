@@ -487,3 +487,13 @@ class WithoutAnnotation:
 def test_a_class_that_is_no_plug_in_is_named(plugin: type) -> None:
     with pytest.raises(ValueError, match=rf"{plugin.__name__} is no plug-in: it needs a classmethod create"):
         options_class(plugin)
+
+
+@pytest.mark.parametrize("listed", ["['sequential','exhaustive']", '["sequential", "exhaustive"]', "[sequential,exhaustive]"])
+def test_names_of_pair_sources_may_be_quoted(listed: str) -> None:
+    assert {"sequential", "exhaustive"} <= {*compose_config([f"pairs={listed}"]).pairs}
+
+
+def test_a_class_in_a_list_of_pair_sources_is_answered_with_what_is_expected() -> None:
+    with pytest.raises(ValueError, match=r"cannot read 'pairs=\[package:Class\]': expected a list of different pair sources"):
+        compose_config(["pairs=[package:Class]"])
