@@ -30,6 +30,7 @@ from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
+from sfm_lightglue.renames import REMOVED_OPTIONS
 from sfm_lightglue.run_options import choose_lightglue, choose_plugin
 from sfm_lightglue.summary import Summary
 
@@ -287,7 +288,7 @@ def build_database(
         (4, 5)
     """
     of_cameras = {field.name for field in dataclasses.fields(DatabaseOptions)}
-    groups = {key: "database" if key in of_cameras else "geometries" for key in options}
+    groups = {key: "database" if key in of_cameras or f"database.{key}" in REMOVED_OPTIONS else "geometries" for key in options}
     config = compose_config([override for key in options for override in _overrides(groups[key], {key: options[key]})])
     bound = bind(DatabaseOptions, config.database, "database")
     return database_stage.build_database(
