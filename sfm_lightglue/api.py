@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image as PILImage
@@ -26,13 +26,12 @@ from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
+from sfm_lightglue.renames import REMOVED_OPTIONS
 from sfm_lightglue.run_options import choose_lightglue, choose_plugin
 from sfm_lightglue.summary import Summary
 
 Photo = str | Path | np.ndarray | PILImage.Image
 """A file, a uint8 array (h, w, 3) RGB or (h, w) grey, or a PIL image."""
-AnyPhoto = TypeVar("AnyPhoto", str, Path, np.ndarray, PILImage.Image)
-OtherPhoto = TypeVar("OtherPhoto", str, Path, np.ndarray, PILImage.Image)
 
 
 def create_extractor(name: str = "superpoint", *, device: str = "auto", **options: Any) -> Extractor:
@@ -149,7 +148,7 @@ class ImageMatches:
 
 
 @overload
-def match_images(
+def match_images(  # type: ignore[overload-overlap]  # a str is a sequence too; it is one photo
     image0: Photo,
     image1: Photo,
     *,
@@ -160,8 +159,8 @@ def match_images(
 ) -> ImageMatches: ...
 @overload
 def match_images(
-    image0: list[AnyPhoto],
-    image1: list[OtherPhoto],
+    image0: Sequence[Photo],
+    image1: Sequence[Photo],
     *,
     threshold: float | None = ...,
     extractor: Extractor | None = ...,
@@ -180,7 +179,7 @@ def match_images(
     """Matches of two photos, or of each pair from two lists of photos.
 
     Args:
-        image0: A file, an array or a PIL image as for `load_image`, or a list of them. Photos may differ in size.
+        image0: A file, an array or a PIL image as for `load_image`, or a list or tuple of photos. Photos may differ in size.
         image1: The other photo, or a list of the same length.
         threshold: Matches with a lower score are dropped; None keeps all that the matcher returns.
         extractor: From `create_extractor`, or your own; None is the default SuperPoint.
@@ -192,18 +191,21 @@ def match_images(
 
     Raises:
         UnreadableImage: If a file cannot be decoded.
-        ValueError: If the lists differ in length, or an array has another shape or type.
+        ValueError: If only one argument is a list, the lists differ in length, or an array has another shape or type.
 
     Example:
         >>> result = match_images(photos / "00.jpg", photos / "01.jpg", threshold=0.5)
         >>> result.matched_keypoints0.shape == result.matched_keypoints1.shape == (len(result.scores), 2)
         True
     """
+    are_many = [isinstance(images, Sequence) and not isinstance(images, str) for images in (image0, image1)]
+    if any(are_many) and not all(are_many):
+        raise ValueError("found one image and a list of images: give two images, or two lists of the same length")
+    if all(are_many) and len(image0) != len(image1):
+        raise ValueError(f"image0 has {len(image0)} photos, image1 has {len(image1)}: expected lists of the same length")
     extractor = extractor or _default_plugin(create_extractor, device)
     matcher = matcher or _default_plugin(create_matcher, device)
-    if isinstance(image0, (list, tuple)):
-        if len(image0) != len(image1):
-            raise ValueError(f"image0 has {len(image0)} photos, image1 has {len(image1)}: expected lists of the same length")
+    if all(are_many):
         return [_match_one(first, second, threshold, extractor, matcher) for first, second in zip(image0, image1, strict=True)]
     return _match_one(image0, image1, threshold, extractor, matcher)
 
@@ -282,6 +284,7 @@ def build_database(
         (4, 5)
     """
     database_keys = {field.name for field in dataclasses.fields(DatabaseOptions)}
+    database_keys |= {key for key in options if f"database.{key}" in REMOVED_OPTIONS}
     groups = {key: "database" if key in database_keys else "geometries" for key in options}
     config = compose_config([override for key in options for override in overrides_of(groups[key], {key: options[key]})])
     bound = bind(DatabaseOptions, config.database, "database")

@@ -76,8 +76,8 @@ def _split_sources(override: str) -> list[str]:
     if group.lstrip("+") != "pairs" or "[" not in value:
         return [override]
     listed = re.fullmatch(r"\[([^\[\]]+)\]", value)
-    names = [name.strip() for name in listed[1].split(",")] if listed else [""]
-    if "" in names or len(set(names)) < len(names):
+    names = [name.strip().strip("'\"") for name in listed[1].split(",")] if listed else [""]
+    if not all(re.fullmatch(r"[\w./-]+", name) for name in names) or len(set(names)) < len(names):
         raise ValueError(
             f"cannot read {override!r}: expected a list of different pair sources, such as pairs=[sequential,retrieval]; "
             "a sweep over several lists needs a YAML file for each"
@@ -166,8 +166,14 @@ def bind_pairs(node: DictConfig, where: str = "pairs") -> typing.Any:
 
 
 def options_class(plugin: type) -> type:
-    """The dataclass of a plug-in's options: the annotation of `options` in its `create`."""
-    return typing.get_type_hints(plugin.create)["options"]  # type: ignore[attr-defined]
+    """The dataclass of a plug-in's options: the annotation of `options` in its `create`. Raises: ValueError if it has none."""
+    found = typing.get_type_hints(plugin.create).get("options") if hasattr(plugin, "create") else None
+    if not dataclasses.is_dataclass(found):
+        raise ValueError(
+            f"{plugin.__module__}:{plugin.__qualname__} is no plug-in: it needs a classmethod create(options, ...), and the "
+            "annotation of `options` must be a dataclass"
+        )
+    return typing.cast(type, found)
 
 
 def drop_unknown(node: DictConfig, options: Callable[[], type]) -> None:

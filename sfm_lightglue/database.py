@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,6 +93,24 @@ def write_database(
             num_verified = _write_pairs(database, ordered, image_ids, match_reader, geometry_reader)
     num_cameras = len({cameras.groups[name] for name in images})
     return DatabaseReport(len(images), num_cameras, len(ordered), num_verified)
+
+
+def is_outdated(database: Path | str, geometries: Path | str, pairs: Iterable[Pair]) -> bool:
+    """True if a database does not hold the verified pairs of a file of geometries: a stage before it has run again since.
+
+    Compares numbers of pairs and of verified matches. False for a file that is not a COLMAP database.
+    """
+    query = "SELECT COUNT(*), COALESCE(SUM(rows), 0) FROM two_view_geometries WHERE rows > 0"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{Path(database).resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            stored = connection.execute(query).fetchone()
+        with H5Reader(geometries) as reader:
+            numbers = [reader.num_inliers(pair.name0, pair.name1) for pair in set(pairs)]
+    except sqlite3.Error:
+        return False
+    except KeyError:  # a pair was not verified yet
+        return True
+    return (sum(number > 0 for number in numbers), sum(numbers)) != tuple(stored)
 
 
 def build_database(

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.database import write_database
+from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
@@ -269,6 +269,7 @@ def reconstruct_models(run: Run) -> None:
         if options.name == "triangulation" and run.options.dataset.poses:
             poses = read_poses(Path(run.options.dataset.poses))
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
+        _warn_if_outdated(run.folder)
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         if report.largest is None:
@@ -291,6 +292,13 @@ def _collection(run: Run) -> Collection:
     """The photos that have features, with everything a pair source may ask about them."""
     names, poses = run.photos_with_features(), run.options.dataset.poses
     return Collection(names, images=run.images, features=run.folder.features, poses=poses, device=run.device)
+
+
+def _warn_if_outdated(folder: RunFolder) -> None:
+    """Warns if `database.db` lacks what `verification.h5` holds, because `verify` ran again and `database` did not."""
+    inputs = folder.database, folder.verification, folder.pairs
+    if all(path.is_file() for path in inputs) and is_outdated(folder.database, folder.verification, folder.read_pairs()):
+        logger.warning("%s does not hold the pairs of %s: run the stage database first to reconstruct from them", *inputs[:2])
 
 
 def assign_cameras(run: Run) -> CameraAssignment:

@@ -7,6 +7,7 @@ homographies and the matrices of a TwoViewGeometry use it.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,6 +59,12 @@ class Features:
         """Memory of all arrays, bytes."""
         arrays = self.keypoints, self.scores, self.descriptors, self.scales, self.orientations
         return sum(array.nbytes for array in arrays if array is not None)
+
+    @property
+    def uncertainty(self) -> float:
+        """The former name of `pixel_scale`."""
+        warnings.warn("Features.uncertainty is now called pixel_scale", DeprecationWarning, stacklevel=2)
+        return self.pixel_scale
 
 
 @dataclass(frozen=True, order=True)

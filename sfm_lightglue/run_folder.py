@@ -27,8 +27,8 @@ class RunFolder:
 
     path: Path
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
+    def __init__(self, path: Path | str) -> None:
+        object.__setattr__(self, "path", Path(path))
 
     @property
     def features(self) -> Path:
@@ -107,10 +107,15 @@ class RunFolder:
         return read_pairs(self.pairs)
 
     def read_summary(self) -> dict[str, Any]:
-        """The content of summary.json; `{"stages": {}}` if no stage has finished yet."""
+        """The content of summary.json; `{"stages": {}}` if no stage has finished yet. Raises: ValueError if it is damaged."""
         if not self.summary.exists():
             return {"stages": {}}
-        return json.loads(self.summary.read_text(encoding="utf-8"))
+        content: Any = None
+        with contextlib.suppress(ValueError):
+            content = json.loads(self.summary.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+            raise ValueError(f"{self.summary} is damaged or not from sfm_lightglue: delete it; no other file depends on it")
+        return content
 
     def photos(self) -> Path | None:
         """Folder of the photos that the run was made from, or None if summary.json does not say."""

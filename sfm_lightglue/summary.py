@@ -71,11 +71,21 @@ class Summary:
         """A part of summary.json, such as `summary["stages"]`, as `run` returned it before version 0.11."""
         return self.content[key]
 
+    def __contains__(self, key: object) -> bool:
+        """True if summary.json has this part. Without it, Python would try the keys 0, 1, 2 ..."""
+        return key in self.content
+
+    def __iter__(self) -> Iterator[str]:
+        """The parts of summary.json."""
+        return iter(self.content)
+
     def __str__(self) -> str:
         """A few lines for the terminal: what was reconstructed and how long it took."""
         lines = _describe_models(self.reconstruction)
         if self.extraction and self.extraction.skipped:
             lines.append(f"skipped photos: {_shortened(list(self.extraction.skipped))} (reasons in summary.json)")
+        if not self.seconds:
+            return f"no stage has finished in {self.folder.path}"
         lines.append("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()))
         lines.append(f"licences of the weights: {', '.join(self.licences) or 'none used'}")
         return "\n".join(lines)

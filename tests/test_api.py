@@ -133,6 +133,8 @@ def test_sequences_of_different_length_are_refused(extractor: Extractor, matcher
     path = DEMO / "images" / NAMES[0]
     with pytest.raises(ValueError, match="image0 has 1 photos, image1 has 2: expected lists of the same length"):
         sfm_lightglue.match_images([path], [path, path], extractor=extractor, matcher=matcher)
+    with pytest.raises(ValueError, match="found one image and a list of images"):
+        sfm_lightglue.match_images((path,), path, extractor=extractor, matcher=matcher)  # type: ignore[call-overload]
 
 
 def test_features_that_lightglue_was_not_trained_for_are_refused(extractor: Extractor, matcher: Matcher) -> None:

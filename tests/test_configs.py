@@ -471,3 +471,29 @@ def test_weights_that_are_no_safetensors_get_the_lightglue_of_the_original(tmp_p
     for name in ("superpoint_v1.pth", "damaged.safetensors"):
         matches = resolve(compose_config(["dataset=demo", f"features.weights='{tmp_path / name}'"])).matches
         assert matches.options.trained_for == "superpoint" and not matches.problem
+
+
+class WithoutCreate:
+    pass
+
+
+class WithoutAnnotation:
+    @classmethod
+    def create(cls, options, device):  # type: ignore[no-untyped-def]
+        return cls()
+
+
+@pytest.mark.parametrize("plugin", [WithoutCreate, WithoutAnnotation])
+def test_a_class_that_is_no_plug_in_is_named(plugin: type) -> None:
+    with pytest.raises(ValueError, match=rf"{plugin.__name__} is no plug-in: it needs a classmethod create"):
+        options_class(plugin)
+
+
+@pytest.mark.parametrize("listed", ["['sequential','exhaustive']", '["sequential", "exhaustive"]', "[sequential,exhaustive]"])
+def test_names_of_pair_sources_may_be_quoted(listed: str) -> None:
+    assert {"sequential", "exhaustive"} <= {*compose_config([f"pairs={listed}"]).pairs}
+
+
+def test_a_class_in_a_list_of_pair_sources_is_answered_with_what_is_expected() -> None:
+    with pytest.raises(ValueError, match=r"cannot read 'pairs=\[package:Class\]': expected a list of different pair sources"):
+        compose_config(["pairs=[package:Class]"])

@@ -21,7 +21,7 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import database as database_stage
 from sfm_lightglue.cameras import choose_cameras
-from sfm_lightglue.database import BuildReport, build_database, geometry_to_colmap, write_database
+from sfm_lightglue.database import BuildReport, build_database, geometry_to_colmap, is_outdated, write_database
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.geometries import stage
 from sfm_lightglue.geometries.verification import VerificationOptions
@@ -273,6 +273,16 @@ def test_a_pair_that_is_no_longer_listed_is_removed_from_the_database(flow: Flow
     assert report.num_pairs == 1
     with pycolmap.Database.open(flow.database) as database:
         assert (database.num_matched_image_pairs(), database.num_verified_image_pairs()) == (1, 1)
+
+
+def test_a_database_without_the_verified_pairs_of_today_is_outdated(flow: Flow) -> None:
+    pairs, geometries = list(flow.matches), flow.folder / "verification.h5"
+    flow.build()
+    assert not is_outdated(flow.database, geometries, pairs)
+    assert is_outdated(flow.database, geometries, pairs[:1])
+    assert is_outdated(flow.database, geometries, [*pairs, Pair("not", "verified")])
+    flow.database.write_bytes(b"no database" * 100)
+    assert not is_outdated(flow.database, geometries, pairs)
 
 
 def test_the_pairs_of_an_image_with_other_intrinsics_are_verified_again(flow: Flow, verified: list[int]) -> None:

@@ -17,7 +17,9 @@ import sfm_lightglue
 USER_SCRIPT = """
 from pathlib import Path
 
-from sfm_lightglue import Extractor, ImageMatches, Pair, Summary, create_extractor, match_images, run, select_pairs
+import numpy as np
+
+from sfm_lightglue import Extractor, ImageMatches, Pair, RunFolder, Summary, create_extractor, match_images, run, select_pairs
 
 
 def count_matches(image0: Path, image1: Path, extractor: Extractor) -> int:
@@ -25,9 +27,15 @@ def count_matches(image0: Path, image1: Path, extractor: Extractor) -> int:
     return len(result.scores)
 
 
+def match_lists(paths: list[Path], arrays: list[np.ndarray], several: tuple[Path, ...]) -> list[ImageMatches]:
+    mixed = match_images(["a.jpg", Path("b.jpg")], [arrays[0], "c.jpg"])
+    return match_images(paths, arrays) + match_images(several, several) + mixed
+
+
 pairs: list[Pair] = select_pairs(["a.jpg", "b.jpg"])
 summary: Summary = run("photos", "out", "features=disk")
 print(count_matches(Path("a.jpg"), Path("b.jpg"), create_extractor("disk")), summary.licences, pairs)
+print(RunFolder("out").models())
 """
 
 

@@ -6,12 +6,16 @@ import importlib
 import logging
 import sys
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 import sfm_lightglue
+from sfm_lightglue import storage
 from sfm_lightglue.config import compose_config
+from sfm_lightglue.products import Features
 from sfm_lightglue.renames import REMOVED_OPTIONS, RENAMED_MODULES, RENAMED_OPTIONS, current_overrides
 from sfm_lightglue.run_options import resolve
 
@@ -69,3 +73,17 @@ def test_the_former_import_of_the_hloc_adapter_works() -> None:
 
 def test_a_former_option_works_in_python() -> None:
     assert sfm_lightglue.create_matcher("lightglue", head="superpoint-open").options.trained_for == "superpoint-open"  # type: ignore[attr-defined]
+
+
+def test_former_names_of_records_are_answered_with_a_warning() -> None:
+    features = Features(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 4)), (4, 3), pixel_scale=2.0)
+    with pytest.warns(DeprecationWarning, match="now called pixel_scale"):
+        assert features.uncertainty == 2.0
+    with pytest.warns(DeprecationWarning, match="now called GroupData"):
+        assert storage.Item is storage.GroupData
+
+
+def test_a_removed_option_of_a_database_is_ignored_in_python_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(FileNotFoundError):  # not: unknown option
+        sfm_lightglue.build_database(tmp_path, tmp_path / "f", tmp_path / "m", [], tmp_path / "d", min_inlier_ratio=0.0)
+    assert "database.min_inlier_ratio=0.0 was removed" in caplog.text

@@ -25,7 +25,15 @@ def test_a_folder_without_a_run_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_path_may_be_a_string(tmp_path: Path) -> None:
-    assert RunFolder(str(tmp_path)).features == tmp_path / "features.h5"  # type: ignore[arg-type]
+    assert RunFolder(str(tmp_path)).features == tmp_path / "features.h5"
+    assert RunFolder(str(tmp_path)) == RunFolder(path=tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", '{"stages": {"extract"', "[]", "{}", '{"stages": []}'])
+def test_a_damaged_or_foreign_summary_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ValueError, match=r"summary\.json is damaged or not from sfm_lightglue"):
+        RunFolder(tmp_path).read_summary()
 
 
 def test_pairs_photos_and_models_are_found(tmp_path: Path) -> None:

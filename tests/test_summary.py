@@ -91,12 +91,14 @@ def test_reports_are_typed_and_those_of_stages_that_did_not_run_are_none(folder:
     assert summary.seconds == {"extract": 1.26, "reconstruct": 2.0}
     assert summary.licences == ("MIT",)
     assert summary["stages"]["reconstruct"]["models"] == [model("0", 9)]  # as the dictionary of former versions
+    assert "stages" in summary and "nonsense" not in summary and list(summary) == list(summary.content)
     assert Summary.read(str(folder.path)).content == summary.content
 
 
 def test_a_folder_without_a_run_has_an_empty_summary(folder: RunFolder) -> None:
     summary = Summary.read(folder)
     assert summary.extraction is None and summary.seconds == {} and summary.licences == ()
+    assert str(summary) == f"no stage has finished in {folder.path}"
 
 
 def test_a_model_is_described_in_a_line(folder: RunFolder) -> None:

@@ -13,6 +13,7 @@ An executor outside this package needs no step 3: its YAML file, in the folder t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Hashable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -82,6 +83,28 @@ class Executor(Protocol):
         Raises: What the recipe raises; ChildProcessError if a process dies.
         """
         ...
+
+
+def checked_results(
+    executor: Executor, recipe: Recipe[Key, Result], keys: Iterable[Key]
+) -> Generator[tuple[Key, Result | Exception], None, None]:
+    """The results of an executor. Closing the generator closes the one of the executor.
+
+    Raises: ValueError if a key is missing, comes twice, or was not asked for; what the executor raises.
+    """
+    keys = list(keys)
+    waiting, name = set(keys), type(executor).__name__
+    results = executor(recipe, keys)
+    if not isinstance(results, Generator):
+        raise ValueError(f"{name} gave {type(results).__name__}, expected a generator of (key, result)")
+    with contextlib.closing(results):
+        for key, result in results:
+            if key not in waiting:
+                raise ValueError(f"{name} gave a result for {key!r}, which was done already or not asked for")
+            waiting.remove(key)
+            yield key, result
+    if waiting:
+        raise ValueError(f"{name} gave no result for {len(waiting)} of {len(keys)} jobs: what was computed is kept")
 
 
 def create_executor(options: ExecutionOptions) -> Executor:

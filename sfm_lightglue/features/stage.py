@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from sfm_lightglue.execution.devices import num_cores
-from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
@@ -139,7 +139,8 @@ def _extract_each(
     batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
     batches = [tuple(names[start : start + batch_size]) for start in range(0, len(names), batch_size)]
     read = functools.partial(load_image, images, masks=masks)
-    with contextlib.closing(executor(functools.partial(_open_worker, PortablePlugin(extractor), read), batches)) as jobs:
+    recipe = functools.partial(_open_worker, PortablePlugin(extractor), read)
+    with contextlib.closing(checked_results(executor, recipe, batches)) as jobs:
         for batch, results in jobs:
             if isinstance(results, Exception):
                 raise results

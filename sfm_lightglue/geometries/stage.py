@@ -16,7 +16,7 @@ from pathlib import Path
 from sfm_lightglue import __version__
 from sfm_lightglue.cameras import Camera
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
@@ -116,7 +116,7 @@ def _verify_missing(store: ShardStore, recipe: VerificationRecipe, stamps: Mappi
     stamp_of_key = {match_key(pair.name0, pair.name1): stamp for pair, stamp in stamps.items()}
     missing = set(store.missing(stamp_of_key))
     todo = [pair for pair in stamps if match_key(pair.name0, pair.name1) in missing]
-    jobs = executor(recipe, todo)
+    jobs = checked_results(executor, recipe, todo)
     with progress_bar(len(stamps), "verify", "pair", len(stamps) - len(todo)) as bar, contextlib.closing(jobs):
         for pair, geometry in jobs:
             if isinstance(geometry, Exception):

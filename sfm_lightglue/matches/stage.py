@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sfm_lightglue.execution.cache import BoundedCache
-from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
@@ -95,7 +95,8 @@ def match_pairs(
     with ShardStore(output, settings, if_settings_changed=if_settings_changed) as store:
         todo = store.missing(stamps)
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
-        jobs = (executor or ThreadExecutor(num_workers))(recipe, _batches([by_key[key] for key in todo], matcher))
+        batches = _batches([by_key[key] for key in todo], matcher)
+        jobs = checked_results(executor or ThreadExecutor(num_workers), recipe, batches)
         bar = progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo))
         with bar, contextlib.closing(jobs):  # after an error, the jobs end before the error is raised
             for batch, results in jobs:

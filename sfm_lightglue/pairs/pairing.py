@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from sfm_lightglue.pairs import PAIR_SOURCES
@@ -25,6 +26,18 @@ class PairSource(Protocol):
     def __call__(self, collection: Collection) -> list[Pair]:
         """Pairs of `collection.names` in any order, each with its reason. Repeated pairs are merged later."""
         ...
+
+
+def found_pairs(source: PairSource, collection: Collection) -> list[Pair]:
+    """The pairs of a source as a list, whatever it iterates over. Raises: ValueError if it gives anything but pairs."""
+    found: Any = source(collection)
+    if not isinstance(found, Iterable):
+        raise ValueError(f"{type(source).__name__} gave {type(found).__name__}, expected a list of Pair")
+    pairs = list(found)
+    wrong = next((pair for pair in pairs if not isinstance(pair, Pair)), None)
+    if wrong is not None:
+        raise ValueError(f"{type(source).__name__} gave {wrong!r}, expected a list of Pair")
+    return pairs
 
 
 def create_source(options: Any) -> PairSource:

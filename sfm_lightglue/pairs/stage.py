@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.pairing import PairSource
+from sfm_lightglue.pairs.pairing import PairSource, found_pairs
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.products import Pair
 
@@ -16,9 +16,9 @@ def select_pairs(source: PairSource, collection: Collection) -> list[Pair]:
     A pair that the source repeats keeps all its reasons, joined by commas, and its highest score.
 
     Raises:
-        ValueError: The source pairs an image that is not in the collection.
+        ValueError: The source pairs an image that is not in the collection, or gives anything but pairs.
     """
-    pairs = source(collection)
+    pairs = found_pairs(source, collection)
     known = set(collection.names)
     unknown = next((name for pair in pairs for name in (pair.name0, pair.name1) if name not in known), None)
     if unknown is not None:

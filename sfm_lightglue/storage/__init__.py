@@ -12,6 +12,8 @@ The root of each file that we write holds the settings of the run as JSON, and t
 string that says from which input the group was computed.
 """
 
+import warnings
+
 from sfm_lightglue.storage.layout import (
     CONFIGURATIONS,
     GroupData,
@@ -23,6 +25,14 @@ from sfm_lightglue.storage.layout import (
 )
 from sfm_lightglue.storage.reader import H5Reader
 from sfm_lightglue.storage.shards import SettingsChanged, ShardStore
+
+
+def __getattr__(name: str) -> object:
+    if name == "Item":
+        warnings.warn("sfm_lightglue.storage.Item is now called GroupData", DeprecationWarning, stacklevel=2)
+        return GroupData
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "CONFIGURATIONS",

@@ -10,7 +10,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("step", "kind", "metric", "value")
+COLUMNS = ("step", "kind", "figure", "value")
 
 
 class History:

@@ -15,7 +15,7 @@ from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.config_files import USER_CONFIGS
 from sfm_lightglue.execution import EXECUTORS
 from sfm_lightglue.execution.devices import num_cores
-from sfm_lightglue.execution.executor import ExecutionOptions, Executor, create_executor
+from sfm_lightglue.execution.executor import ExecutionOptions, Executor, checked_results, create_executor
 from sfm_lightglue.execution.processes import ProcessExecutor, ProcessOptions
 from sfm_lightglue.execution.threads import ThreadExecutor
 
@@ -98,6 +98,23 @@ class Inverse:
 def open_inverse(device: str) -> Inverse:
     assert device == "cpu"
     return Inverse()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ([1], "gave no result for 2 of 3 jobs"),
+        ([1, 2, 2, 3], "gave a result for 2, which was done already"),
+        ([1, 2, 3, 4], "gave a result for 4, which was done already or not asked for"),
+        (None, "gave list, expected a generator"),
+    ],
+)
+def test_an_executor_that_loses_repeats_or_invents_jobs_is_named(given: list[int] | None, problem: str) -> None:
+    def careless(recipe: object, keys: object) -> object:
+        return [] if given is None else ((key, 1.0) for key in given)
+
+    with pytest.raises(ValueError, match=problem):
+        list(checked_results(careless, open_inverse, [1, 2, 3]))  # type: ignore[arg-type]
 
 
 # --- devices and numbers of workers ----------------------------------------------------------------------------------------

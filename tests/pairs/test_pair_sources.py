@@ -151,6 +151,19 @@ def test_the_stage_sorts_the_pairs_of_a_source_and_merges_repeated_ones() -> Non
         select_pairs(source, Collection("ab"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("container", [list, tuple, iter])
+def test_a_source_may_give_its_pairs_in_any_iterable(container: Callable[[list[Pair]], Any]) -> None:
+    pairs = [Pair("a", "b"), Pair("b", "c")]
+
+    assert select_pairs(lambda collection: container(pairs), Collection("abc")) == pairs  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("junk", [None, 3, [("a", "b")], ["ab"]])
+def test_a_source_that_gives_anything_but_pairs_is_refused(junk: Any) -> None:
+    with pytest.raises(ValueError, match=r"function gave .*, expected a list of Pair"):
+        select_pairs(lambda collection: junk, Collection("abc"))  # type: ignore[arg-type]
+
+
 def test_every_yaml_file_has_exactly_the_options_of_its_class() -> None:
     files = {path.stem: path for path in (ROOT / "configs" / "pairs").glob("*.yaml")}
     assert set(files) == set(PAIR_SOURCES)

@@ -31,7 +31,7 @@ def test_the_table_holds_every_metric_with_all_digits(history: History, tmp_path
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     write_curves(history, tmp_path)
     assert (tmp_path / "curves.csv").read_text() == (
-        "step,kind,metric,value\n"
+        "step,kind,figure,value\n"
         "20,training,loss,1.0\n20,training,top1,0.125\n20,validation,precision,50.0\n"
         "40,training,loss,0.3333333333333333\n40,training,top1,0.25\n"
     )

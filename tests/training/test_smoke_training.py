@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 def metrics(output: Path, kind: str, name: str) -> list[float]:
     """The values of a metric in the order of the steps."""
     with (output / "curves.csv").open() as file:
-        return [float(row["value"]) for row in csv.DictReader(file) if (row["kind"], row["metric"]) == (kind, name)]
+        return [float(row["value"]) for row in csv.DictReader(file) if (row["kind"], row["figure"]) == (kind, name)]
 
 
 def assert_equal(a: Any, b: Any) -> None:

@@ -179,7 +179,7 @@ def test_the_metadata_hold_the_last_validation(trained: Trained) -> None:
     with (trained.whole / "curves.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "validation" and row["step"] == "36"]
     found = json.loads(metadata_of(trained.whole / "weights.safetensors")["validation"])
-    assert found == {row["metric"]: float(row["value"]) for row in rows}
+    assert found == {row["figure"]: float(row["value"]) for row in rows}
 
 
 def test_the_map_to_the_teachers_descriptors_is_written_beside_the_weights(trained: Trained, average: Student) -> None:

@@ -85,7 +85,7 @@ def options(shipped) -> LoopOptions:
 
 def rows(output: Path) -> list[tuple[int, str, str, float]]:
     with (output / "curves.csv").open() as file:
-        return [(int(row["step"]), row["kind"], row["metric"], float(row["value"])) for row in csv.DictReader(file)]
+        return [(int(row["step"]), row["kind"], row["figure"], float(row["value"])) for row in csv.DictReader(file)]
 
 
 # --- schedule and average --------------------------------------------------------------------------------------------------
