@@ -57,7 +57,8 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
         ((256, 2), (256, 256))
     """
     config = compose_config([f"features={name}", *overrides_of("features", options)])
-    return choose_plugin(config.features, "features").create(default_device(device))
+    extractor: Extractor = choose_plugin(config.features, "features").create(default_device(device))
+    return extractor
 
 
 def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: Any) -> Matcher:
@@ -84,7 +85,8 @@ def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: 
     config = compose_config([f"matches={name}", *overrides_of("matches", options)])
     if not {"trained_for", "head"} & options.keys():
         choose_lightglue(config)
-    return choose_plugin(config.matches, "matches").create(default_device(device))
+    matcher: Matcher = choose_plugin(config.matches, "matches").create(default_device(device))
+    return matcher
 
 
 def load_image(image: Photo, name: str = "image") -> Image:

@@ -106,6 +106,7 @@ def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], c
     import hydra
 
     from sfm_lightglue import config as configuration
+    from sfm_lightglue.config_files import CONFIG_NAME, config_dir
 
     failures: list[Exception] = []
 
@@ -118,9 +119,9 @@ def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], c
     configuration.register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `explained_errors` explains the mistake
     sys.argv = [sys.argv[0], *configuration.hydra_overrides(overrides)]
-    folder = str(configuration.config_dir())
+    folder = str(config_dir())
     with configuration.explained_errors():
-        hydra.main(version_base="1.3", config_path=folder, config_name=config_name or configuration.CONFIG_NAME)(task)()
+        hydra.main(version_base="1.3", config_path=folder, config_name=config_name or CONFIG_NAME)(task)()
     if failures:
         raise failures[0]
 

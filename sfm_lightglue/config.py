@@ -231,7 +231,7 @@ def explained_errors(where: str = "") -> Iterator[None]:
 def _explain(error: Exception, where: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={name} does not exist. {closest(name, choices(group))}"
+        return f"{group}={name} does not exist.{explain_former(f'{group}={name}')} {closest(name, choices(group))}"
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         cause = cause.__cause__ or cause.__context__

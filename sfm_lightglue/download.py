@@ -218,7 +218,9 @@ def _transfer(url: str, part: Path, size: int | None, counter: _Counter) -> None
 def _open(url: str, start: int) -> http.client.HTTPResponse:
     headers = {"User-Agent": f"sfm-lightglue/{__version__}"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        request = urllib.request.Request(url, headers=headers)
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        return response
     except urllib.error.HTTPError as error:
         if error.code == 416:
             raise WrongFileError(f"it is not longer than the {start} bytes downloaded before") from error

@@ -68,7 +68,8 @@ def write_reasons(path: Path | str, pairs: Iterable[Pair]) -> None:
     rows = [("name0", "name1", "reason", "score")]
     for pair in pairs:
         _check_names(pair)
-        rows.append((pair.name0, pair.name1, pair.reason, "" if math.isnan(pair.score) else f"{pair.score:.5f}"))
+        reason = " ".join(pair.reason.split())  # a source of the user may write tabs, which would shift the columns
+        rows.append((pair.name0, pair.name1, reason, "" if math.isnan(pair.score) else f"{pair.score:.5f}"))
     _write_text(path, "".join("\t".join(row) + "\n" for row in rows))
 
 

@@ -43,7 +43,7 @@ from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve
-from sfm_lightglue.stages import STAGES, find_stage
+from sfm_lightglue.stages import STAGES, check_exists, find_stage
 from sfm_lightglue.summary import Summary, recorded
 
 logger = logging.getLogger(__name__)
@@ -85,16 +85,19 @@ class Run:
 
     def extractor(self) -> Extractor:
         """The feature extractor with its weights, on the first device."""
-        return self.options.features.create(self.device)
+        extractor: Extractor = self.options.features.create(self.device)
+        return extractor
 
     def matcher(self) -> Matcher:
         """The matcher with its weights, on the first device. Raises: ValueError if it does not fit the features."""
-        return self.options.matches.create(self.device)
+        matcher: Matcher = self.options.matches.create(self.device)
+        return matcher
 
     @property
     def execution(self) -> ExecutionOptions:
         """Where the work runs, and what to do with results that were made with other settings."""
-        return self.options.execution.options
+        options: ExecutionOptions = self.options.execution.options
+        return options
 
     @property
     def device(self) -> str:
@@ -104,7 +107,8 @@ class Run:
     def executor(self, device: str | None = None) -> Executor:
         """The executor that runs the jobs of a stage. `device` replaces the devices of the configuration."""
         options = self.execution if device is None else dataclasses.replace(self.execution, device=device)
-        return dataclasses.replace(self.options.execution, options=options).create()
+        executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
+        return executor
 
     @contextlib.contextmanager
     def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
@@ -166,6 +170,8 @@ def evaluate(run: Run) -> str:
         raise ValueError(
             "evaluate needs ground truth: dataset.poses=FILE (or dataset.homographies=FILE), or a dataset that has it"
         )
+    if not dataset.pairs and not dataset.homographies:
+        check_exists(folder.reconstruction)
     truth = read_poses(Path(dataset.poses)) if dataset.poses else {}
     if truth and (folder.reconstruction.exists() or not dataset.pairs):
         evaluation = evaluate_reconstruction(read_reconstruction_poses(folder.reconstruction), truth)

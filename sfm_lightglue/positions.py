@@ -7,7 +7,7 @@ altitude may be missing, and further columns are ignored. If a name contains whi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,10 @@ def position_from_exif(gps: Mapping[int, Any]) -> GeoPosition | None:
         return None
 
 
-def _degrees(parts: Any) -> float:
+def _degrees(parts: Iterable[Any]) -> float:
     """Degrees, minutes and seconds as degrees; the seconds, or minutes and seconds, may be missing."""
-    return sum(float(part) / 60**i for i, part in enumerate(parts))
+    degrees: float = sum(float(part) / 60**i for i, part in enumerate(parts))
+    return degrees
 
 
 def _altitude(gps: Mapping[int, Any]) -> float:

@@ -29,6 +29,7 @@ def load_class(name: str, table: Mapping[str, str], kind: str) -> type:
     if not separator:
         raise ValueError(f"{kind} {name!r} does not exist. {closest(name, table)}; or give your own as package.module:Class")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found: type = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{kind} {name!r} cannot be loaded: {error}") from error
+    return found

@@ -39,6 +39,9 @@ RENAMED_MODULES = {
     "sfm_lightglue.plugins": "sfm_lightglue.integrations",
     "sfm_lightglue.plugins.hloc": "sfm_lightglue.integrations.hloc",
     "sfm_lightglue.evaluation.poses": "sfm_lightglue.poses",
+    "sfm_lightglue.engine.arithmetic": "sfm_lightglue.engine.numerics",
+    "sfm_lightglue.engine.hopeless": "sfm_lightglue.engine.early_rejection",
+    "sfm_lightglue.pairs.planner": "sfm_lightglue.pairs.stage",
 }
 """Former module -> current module."""
 

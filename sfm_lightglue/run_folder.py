@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sfm_lightglue.files import locked
 from sfm_lightglue.pair_files import read_pairs
 from sfm_lightglue.products import Pair
+from sfm_lightglue.stages import check_exists
 from sfm_lightglue.storage import H5Reader
 
 if TYPE_CHECKING:
@@ -102,8 +103,7 @@ class RunFolder:
 
     def read_pairs(self) -> list[Pair]:
         """Sorted pairs of the list. Raises: FileNotFoundError if it is missing."""
-        if not self.pairs.is_file():
-            raise FileNotFoundError(f"{self.pairs} does not exist: run the stage pairs first")
+        check_exists(self.pairs)
         return read_pairs(self.pairs)
 
     def read_summary(self) -> dict[str, Any]:

@@ -30,13 +30,13 @@ class Stage:
     def load(self) -> Callable[[Any], None]:
         """The function of the stage."""
         module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name)
+        function: Callable[[Any], None] = getattr(importlib.import_module(module), name)
+        return function
 
     def check_inputs(self, output: Path) -> None:
         """Raises: FileNotFoundError that names the missing file in the folder `output` and the stage that writes it."""
         for name in self.reads:
-            if not (output / name).exists():
-                raise FileNotFoundError(f"{output / name} does not exist: run the stage {writer_of(name)} first")
+            check_exists(output / name)
 
 
 STAGES = (
@@ -86,6 +86,12 @@ def find_stage(name: str) -> Stage:
         if stage.name == name:
             return stage
     raise KeyError(f"there is no stage {name!r}: expected one of {', '.join(stage_names())}")
+
+
+def check_exists(path: Path) -> None:
+    """Raises: FileNotFoundError if a file of a run does not exist; the message names the stage that writes it."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: run the stage {writer_of(path.name)} first")
 
 
 def writer_of(file: str) -> str:

@@ -26,7 +26,7 @@ Report = TypeVar("Report")
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Mapping[str, Any]):
     """What a run did. The report of a stage is None if that stage has not run yet."""
 
     folder: RunFolder
@@ -71,13 +71,13 @@ class Summary:
         """A part of summary.json, such as `summary["stages"]`, as `run` returned it before version 0.11."""
         return self.content[key]
 
-    def __contains__(self, key: object) -> bool:
-        """True if summary.json has this part. Without it, Python would try the keys 0, 1, 2 ..."""
-        return key in self.content
-
     def __iter__(self) -> Iterator[str]:
         """The parts of summary.json."""
         return iter(self.content)
+
+    def __len__(self) -> int:
+        """Number of parts of summary.json."""
+        return len(self.content)
 
     def __str__(self) -> str:
         """A few lines for the terminal: what was reconstructed and how long it took."""

@@ -100,5 +100,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 def test_a_pair_without_score_has_an_empty_cell_in_the_table_of_reasons(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     write_reasons(path, [Pair("a 1.jpg", "b.jpg", "sequential+1,loop#2", 0.25), Pair("a.jpg", "b.jpg", "list")])
+    write_reasons(tmp_path / "odd.tsv", [Pair("a", "b", "two\twords\n")])
+    assert (tmp_path / "odd.tsv").read_text().splitlines()[1] == "a\tb\ttwo words\t"
     lines = path.read_text().splitlines()
     assert lines == ["name0\tname1\treason\tscore", "a 1.jpg\tb.jpg\tsequential+1,loop#2\t0.25000", "a.jpg\tb.jpg\tlist\t"]

@@ -18,7 +18,7 @@ def test_a_folder_without_a_run_says_what_is_missing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.models() == [] and folder.largest_model() is None and folder.photos() is None
     assert folder.read_summary() == {"stages": {}}
-    with pytest.raises(FileNotFoundError, match="run the stage pairs first"):
+    with pytest.raises(FileNotFoundError, match=r"pairs\.txt does not exist: run the stage pairs first"):
         folder.read_pairs()
     with pytest.raises(FileNotFoundError, match=r"features\.h5 does not exist"), folder.open_features():
         pass
