@@ -124,7 +124,7 @@ def prepare_photos(dataset: DatasetOptions) -> Path:
     Raises: ValueError if no dataset was chosen.
     """
     if not dataset.images:
-        raise ValueError("no photos were given: add +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
+        raise ValueError("no photos were given: add dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
     images = Path(dataset.images)
     if any(entry.name == dataset.name and entry.folder in images.parents for entry in list_datasets()):
         ensure_dataset(str(dataset.name))

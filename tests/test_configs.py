@@ -352,7 +352,7 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
         (["database.intrinsics=exiff"], "database.intrinsics='exiff' is not known. Did you mean 'exif'? There are: "),
         (["features=imported"], "the option 'features.path' must be given: features.path=..."),
         (["dataset.images=/no/such/folder"], "image folder /no/such/folder does not exist: give a folder of photos"),
-        (["dataset.images=null"], "no photos were given: add +dataset=folder dataset.images=DIR, or +dataset=NAME"),
+        (["dataset.images=null"], "no photos were given: add dataset.images=DIR, or +dataset=NAME"),
         (["nonsense"], "cannot read 'nonsense': expected key=value"),
         (["dataset.images=/photos(1)"], "cannot read 'dataset.images=/photos(1)': expected key=value, or key="),
     ],

@@ -38,7 +38,7 @@ class ImportedExtractor:
         path = Path(options.path)
         if not path.is_file():
             raise FileNotFoundError(f"features.path={path} does not exist")
-        return cls(options, WeightsRecord(path.name, str(path), sha256_of(path), "of the imported file", False))
+        return cls(options, WeightsRecord(path.name, str(path), sha256_of(path), "unknown (imported file)", False))
 
     def __call__(self, image: Image) -> Features:
         """The stored features of the photo; a mask drops keypoints where it is False.

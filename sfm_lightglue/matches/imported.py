@@ -33,7 +33,7 @@ class ImportedMatcher:
         path = Path(options.path)
         if not path.is_file():
             raise FileNotFoundError(f"matches.path={path} does not exist")
-        return cls(options, WeightsRecord(path.name, str(path), sha256_of(path), "of the imported file", False))
+        return cls(options, WeightsRecord(path.name, str(path), sha256_of(path), "unknown (imported file)", False))
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
         """The stored matches with a score of at least `min_score`. Raises: KeyError if the file lacks the pair."""

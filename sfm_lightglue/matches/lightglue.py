@@ -60,7 +60,8 @@ class LightGlueOptions:
     def __post_init__(self) -> None:
         if self.trained_for not in PUBLISHED_SETTINGS:
             found = f"LightGlue has no weights for matches.trained_for={self.trained_for!r}"
-            raise ValueError(f"{found}. {closest(self.trained_for, PUBLISHED_SETTINGS)}")
+            hint = "for other features choose matches=nearest_neighbor, or train a LightGlue and give matches.weights=FILE"
+            raise ValueError(f"{found}. {closest(self.trained_for, PUBLISHED_SETTINGS)}; {hint}")
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
