@@ -144,8 +144,9 @@ def test_published_weights_match_photos_as_in_kornia(
             num_points += len(matches)
             num_different += int(((matches != expected["matches" + image][0]) | (prune != expected["prune" + image][0])).sum())
             # Rounding: logits reach 51 (ALIKED, DISK) and 84 (LighterGlue). float32 scores of both codes thus differ from float64
-            # scores by up to 1e-4 and 3e-4. The next test compares float64 scores closely.
-            tolerance = 6e-4 if head == "xfeat" else 2e-4
+            # scores by 1e-4 and 3e-4, and from each other by up to 8.4e-4 (LighterGlue with AVX2). Processors differ, so the
+            # tolerance is about twice that. The next test compares float64 scores closely.
+            tolerance = 2e-3 if head == "xfeat" else 6e-4
             torch.testing.assert_close(scores, expected["matching_scores" + image][0], atol=tolerance, rtol=0)
         num_matches += int((result.matches0 > -1).sum())
     assert num_different <= 0.001 * num_points
