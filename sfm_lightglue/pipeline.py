@@ -240,14 +240,15 @@ def match(run: Run) -> None:
 def verify(run: Run) -> None:
     """Estimates the two-view geometry of each pair: features.h5 and matches.h5 -> verification.h5."""
     with run.recorded("verify") as record:
+        cameras = assign_cameras(run).cameras
         report = verify_pairs(
             run.folder.features,
             run.folder.matches,
             run.folder.read_pairs(),
             run.folder.verification,
             run.options.geometries,
-            assign_cameras(run).cameras,
-            names=run.photos_with_features(),
+            cameras,
+            names=cameras,
             executor=run.executor("cpu"),
         )
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
@@ -256,14 +257,15 @@ def verify(run: Run) -> None:
 def database(run: Run) -> None:
     """Imports features, matches and verified geometries into COLMAP: verification.h5 -> database.db."""
     with run.recorded("database") as record:
+        assignment = assign_cameras(run)
         report = write_database(
             run.folder.features,
             run.folder.matches,
             run.folder.verification,
             run.folder.read_pairs(),
             run.folder.database,
-            assign_cameras(run),
-            names=run.photos_with_features(),
+            assignment,
+            names=assignment.cameras,
         )
         record |= {"intrinsics": run.options.database.intrinsics, **dataclasses.asdict(report)}
 
