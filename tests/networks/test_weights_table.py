@@ -234,7 +234,7 @@ class OpensAFile:
 
 def test_code_in_a_weights_file_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(1), "extra": OpensAFile(tmp_path / "created")}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match=r"refused: it asks to run io.open.*never run"):
+    with pytest.raises(ValueError, match=r"refused: it asks to run _?io.open.*never run"):
         load_weights(str(tmp_path / "evil.pth"))
     assert not (tmp_path / "created").exists()
     torch.load(tmp_path / "evil.pth", weights_only=False)  # this file does run code if it is allowed to
