@@ -31,5 +31,7 @@ def load_class(name: str, table: Mapping[str, str], kind: str) -> type:
     try:
         found: type = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{kind} {name!r} cannot be loaded: {error}") from error
+        places = "; put its folder into PYTHONPATH (`python -m sfm_lightglue` also looks in the current folder)"
+        hint = places if isinstance(error, ModuleNotFoundError) else ""
+        raise ValueError(f"{kind} {name!r} cannot be loaded: {error}{hint}") from error
     return found
