@@ -269,4 +269,5 @@ def _extract(archive: Path, target: Path) -> None:
 def _shipped(kind: str) -> Path:
     """The folder `configs` or `datasets`: inside the installed package, or beside the package in a checkout."""
     package = Path(__file__).parent
-    return package / kind if (package / kind).is_dir() else package.parent / kind
+    inside = package / ("dataset_files" if kind == "datasets" else kind)  # datasets.py has the other name
+    return inside if inside.is_dir() else package.parent / kind
