@@ -19,8 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from sfm_lightglue.execution import EXECUTORS
-from sfm_lightglue.registry import closest, load_class
+from sfm_lightglue.registry import closest
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -105,9 +104,3 @@ def checked_results(
             yield key, result
     if waiting:
         raise ValueError(f"{name} gave no result for {len(waiting)} of {len(keys)} jobs: what was computed is kept")
-
-
-def create_executor(options: ExecutionOptions) -> Executor:
-    """The executor that `options.name` names. Raises: ValueError that names the closest one if there is none of that name."""
-    executor: Executor = load_class(options.name, EXECUTORS, "execution").create(options)  # type: ignore[attr-defined]
-    return executor

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image as PILImage
 
 from sfm_lightglue import pipeline
-from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.config_files import USER_CONFIGS
 from sfm_lightglue.execution import EXECUTORS
 from sfm_lightglue.execution.devices import num_cores
-from sfm_lightglue.execution.executor import ExecutionOptions, Executor, checked_results, create_executor
-from sfm_lightglue.execution.processes import ProcessExecutor, ProcessOptions
+from sfm_lightglue.execution.executor import ExecutionOptions, Executor, checked_results
+from sfm_lightglue.execution.processes import ProcessExecutor
 from sfm_lightglue.execution.threads import ThreadExecutor
+from sfm_lightglue.run_options import choose_plugin
 
 PRODUCTS = ("features.h5", "matches.h5", "verification.h5")
 
@@ -78,8 +80,7 @@ def test_every_executor_yields_each_key_once_and_errors_as_values(name: str) -> 
 
 def executor_of(*overrides: str) -> Executor:
     config = compose_config(overrides)
-    options = ProcessOptions if config.execution.name == "processes" else ExecutionOptions
-    return create_executor(bind(options, config.execution, "execution"))
+    return choose_plugin(config.execution, "execution").create()
 
 
 class Inverse:
@@ -169,6 +170,6 @@ def test_threads_refuse_several_devices() -> None:
 def test_options_of_an_executor_are_checked_when_they_are_bound() -> None:
     options = ExecutionOptions("local", "cpu", 0, 1000, "refuse")
     with pytest.raises(ValueError, match=r"execution 'lokal' does not exist\. Did you mean 'local'\?"):
-        create_executor(dataclasses.replace(options, name="lokal"))
+        choose_plugin(OmegaConf.create({"name": "lokal"}), "execution")
     with pytest.raises(ValueError, match=r"if_settings_changed='no'"):
         dataclasses.replace(options, if_settings_changed="no")
