@@ -1,39 +1,24 @@
-"""The stage database -> reconstruction: runs one of COLMAP's mappers on the verified matches, and describes the models.
-
-Reads `database.db`, the pixel scales in `features.h5`, and the photos for the colours of the points. Writes `reconstruction/0` to
-`reconstruction/n`, each in COLMAP's binary and text format and as `points.ply`. A killed run leaves the previous reconstruction
-as it was. Ctrl-C keeps the partial reconstruction.
-"""
+"""COLMAP's mappers: incremental, global, hierarchical, and triangulation with known poses."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pycolmap
 
-from sfm_lightglue import __version__
-from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.registry import closest
-from sfm_lightglue.settings import describe_changes
-from sfm_lightglue.storage import H5Reader
 
 logger = logging.getLogger(__name__)
-
-MIN_POINTS = 10
-"""Models with fewer points are discarded. The global mapper returns them if the matches do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -66,129 +51,6 @@ class ReconstructionOptions:
 
 
 @dataclass(frozen=True)
-class ModelReport:
-    """Statistics of one model."""
-
-    folder: str
-    """Name of the folder: `0` to `n`."""
-    num_images: int
-    """Registered images."""
-    num_points: int
-    """3D points."""
-    num_observations: int
-    """Keypoints that belong to points, in all images together."""
-    mean_track_length: float
-    """Observations per point."""
-    mean_reprojection_error_px: float
-    """Mean distance of keypoints from their projected points, px of the photos."""
-    registered: list[str]
-    """Names of the registered images."""
-
-
-@dataclass(frozen=True)
-class ReconstructionReport:
-    """The models of a scene."""
-
-    models: list[ModelReport]
-    """In the order of their folders; empty if nothing could be reconstructed."""
-    largest: str | None
-    """Folder of the model with most images; None without models."""
-    num_images: int
-    """Images in the database."""
-    unregistered: list[str]
-    """Names of the images that are not in the largest model, sorted."""
-
-
-def reconstruct(
-    database: Path | str,
-    images: Path | str,
-    output: Path | str,
-    options: ReconstructionOptions,
-    *,
-    features: Path | str | None = None,
-    known_poses: Mapping[str, np.ndarray] | None = None,
-) -> ReconstructionReport:
-    """Writes models of the scene to `output/0` ... `output/n` and describes them.
-
-    If `output` already has the models of this database with these options, nothing is computed. Other models are replaced, with a
-    warning if options changed.
-
-    Args:
-        database: COLMAP database with verified pairs.
-        images: folder of the photos, for the colours of the points.
-        output: folder to write.
-        options: options of the mapper. `max_error_px` is multiplied by the median of `Features.pixel_scale` over the images.
-        features: file of features that the database was built from, for the pixel scales. Default: `features.h5` beside the
-            database. The scale is 1 if that file does not exist or has none of the images.
-        known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
-
-    Raises:
-        FileNotFoundError: `database` does not exist.
-        ValueError: the mapper `triangulation` has no known pose of any image.
-        KeyboardInterrupt: Ctrl-C was pressed; the partial models are written.
-    """
-    database, images, output = Path(database), Path(images), Path(output)
-    if not database.is_file():
-        raise FileNotFoundError(f"{database} does not exist: run the stage database first")
-    names = _image_names(database)
-    if features is None and database.with_name("features.h5").is_file():
-        features = database.with_name("features.h5")
-    scale = _detection_scale(features, names) if features is not None else 1.0
-    poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
-    options = replace(options, max_error_px=options.max_error_px * scale)
-    settings = {"options": asdict(options), "database": _hash(database), "poses": poses, "version": __version__}
-    state = output / "settings.json"
-    previous = json.loads(state.read_text()) if state.exists() else {}
-    if previous != settings:
-        _warn_of_changes(output, previous, settings)
-        partial = output.with_name(f"{output.name}.tmp")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        with colmap_log(None):
-            interrupted = _run_mapper(database, images, partial, options, known_poses or {})
-        _write_models(partial)
-        if not interrupted:
-            (partial / state.name).write_text(json.dumps(settings))
-        shutil.rmtree(output, ignore_errors=True)
-        partial.replace(output)
-        if interrupted:
-            raise KeyboardInterrupt
-    return describe_models(output, names)
-
-
-def _warn_of_changes(output: Path, previous: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Logs which options of the models in `output` differ. A changed database needs no warning."""
-    old, new = ({key: all_of.get(key) for key in ("options", "version")} for all_of in (previous, settings))
-    if previous and (changes := describe_changes(old, new)):
-        logger.warning("%s was made with other settings (%s): it is replaced", output, changes)
-
-
-def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
-    """Statistics of the models in the folder `output`; `names` are all images of the database."""
-    models = []
-    for folder in sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
-        model = pycolmap.Reconstruction(folder)
-        registered = sorted(model.image(image_id).name for image_id in model.reg_image_ids())
-        models.append(
-            ModelReport(
-                folder.name,
-                len(registered),
-                model.num_points3D(),
-                model.compute_num_observations(),
-                model.compute_mean_track_length(),
-                model.compute_mean_reprojection_error(),
-                registered,
-            )
-        )
-    largest = max(models, key=lambda model: model.num_images, default=None)
-    unregistered = sorted(set(names) - set(largest.registered if largest else ()))
-    return ReconstructionReport(models, largest.folder if largest else None, len(names), unregistered)
-
-
-# --- the mappers ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
 class _Task:
     """The input of a mapper."""
 
@@ -213,7 +75,7 @@ def _incremental(task: _Task) -> None:
         task.database,
         task.images,
         task.output,
-        _incremental_options(task.options, len(_image_names(task.database))),
+        _incremental_options(task.options, len(image_names(task.database))),
         initial_image_pair_callback=on_first_two_images,
         next_image_callback=task.on_image,
         cancellation_token=task.token,
@@ -234,7 +96,7 @@ def _global(task: _Task) -> None:
 def _hierarchical(task: _Task) -> None:
     """Runs COLMAP's hierarchical mapper."""
     colmap = pycolmap.HierarchicalPipelineOptions()
-    colmap.incremental_options = _incremental_options(task.options, len(_image_names(task.database)))
+    colmap.incremental_options = _incremental_options(task.options, len(image_names(task.database)))
     colmap.num_threads = task.options.num_threads
     colmap.num_workers = 1 if task.options.num_threads == 1 else -1
     _count_images(task, pycolmap.hierarchical_mapping(task.database, task.images, task.output, colmap))
@@ -301,7 +163,7 @@ def _incremental_options(options: ReconstructionOptions, num_images: int) -> pyc
     return colmap
 
 
-def _run_mapper(
+def run_mapper(
     database: Path, images: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]
 ) -> bool:
     """Runs the mapper in a thread, so that Ctrl-C can cancel it; returns whether it was cancelled."""
@@ -315,7 +177,7 @@ def _run_mapper(
         interrupted.set()
         token.cancel()
 
-    bar = progress_bar(len(_image_names(database)), "reconstruct", "img")
+    bar = progress_bar(len(image_names(database)), "reconstruct", "img")
     with _on_ctrl_c(cancel), ThreadPoolExecutor(1) as pool, bar:
         task = _Task(database, images, output, options, known_poses, lambda: bar.update() and None, token)
         try:
@@ -347,49 +209,12 @@ def _on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# --- files ---------------------------------------------------------------------------------------------------------------
-
-
-def _write_models(output: Path) -> None:
-    """Writes text and PLY files beside the binary files. Models with fewer than MIN_POINTS points are deleted, and the others are
-    numbered from 0."""
-    folders = sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-    kept = 0
-    for folder in folders:
-        model = pycolmap.Reconstruction(folder)
-        if model.num_points3D() < MIN_POINTS:
-            logger.warning("a model with %d images and %d points is discarded", model.num_reg_images(), model.num_points3D())
-            shutil.rmtree(folder)
-            continue
-        model.write_text(folder)
-        model.export_PLY(folder / "points.ply")
-        if folder.name != str(kept):
-            folder.rename(output / str(kept))
-        kept += 1
-
-
-def _image_names(database: Path) -> list[str]:
+def image_names(database: Path) -> list[str]:
     """Names of all images in the database, sorted."""
     with pycolmap.Database.open(database) as rows:
         return sorted(image.name for image in rows.read_all_images())
 
 
-def _detection_scale(features: Path | str, names: list[str]) -> float:
-    """Median of `Features.pixel_scale` over the images; 1 if the file has none of them."""
-    with H5Reader(features) as reader:
-        return float(np.median([reader.pixel_scale(name) for name in names if reader.has(name)] or [1.0]))
-
-
 def _num_verified_pairs(database: Path) -> int:
     with pycolmap.Database.open(database) as rows:
         return rows.num_verified_image_pairs()
-
-
-def _hash(path: Path) -> str:
-    """SHA-256 of the database without the first 100 bytes: SQLite's header counts how often COLMAP has opened the file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(100)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

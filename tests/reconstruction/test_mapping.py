@@ -18,7 +18,7 @@ import pycolmap
 import pytest
 from known_scene import COLOR, FOCAL, SIZE, KnownScene, make_database
 
-from sfm_lightglue import api, reconstruction
+from sfm_lightglue import api
 from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group
 
@@ -398,7 +398,7 @@ def test_kill_leaves_the_previous_reconstruction(database: Path, tmp_path: Path,
     run(database, tmp_path / "out")
     before = (tmp_path / "out" / "0" / "points3D.bin").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(reconstruction, "_write_models", lambda output: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr("sfm_lightglue.reconstruction.stage.write_models", lambda output: os.kill(os.getpid(), signal.SIGKILL))
         status = in_a_child(lambda: run(database, tmp_path / "out", options(seed=1)), lambda child: None)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert (tmp_path / "out" / "0" / "points3D.bin").read_bytes() == before

@@ -1,0 +1,108 @@
+"""The stage database -> reconstruction: runs one of COLMAP's mappers on the verified matches, and describes the models.
+
+Reads `database.db`, the pixel scales in `features.h5`, and the photos for the colours of the points. Writes `reconstruction/0` to
+`reconstruction/n`, each in COLMAP's binary and text format and as `points.ply`. A killed run leaves the previous reconstruction
+as it was. Ctrl-C keeps the partial reconstruction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfm_lightglue import __version__
+from sfm_lightglue.colmap import colmap_log
+from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, image_names, run_mapper
+from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, write_models
+from sfm_lightglue.settings import describe_changes
+from sfm_lightglue.storage import H5Reader
+
+logger = logging.getLogger(__name__)
+
+
+def reconstruct(
+    database: Path | str,
+    images: Path | str,
+    output: Path | str,
+    options: ReconstructionOptions,
+    *,
+    features: Path | str | None = None,
+    known_poses: Mapping[str, np.ndarray] | None = None,
+) -> ReconstructionReport:
+    """Writes models of the scene to `output/0` ... `output/n` and describes them.
+
+    If `output` already has the models of this database with these options, nothing is computed. Other models are replaced, with a
+    warning if options changed.
+
+    Args:
+        database: COLMAP database with verified pairs.
+        images: folder of the photos, for the colours of the points.
+        output: folder to write.
+        options: options of the mapper. `max_error_px` is multiplied by the median of `Features.pixel_scale` over the images.
+        features: file of features that the database was built from, for the pixel scales. Default: `features.h5` beside the
+            database. The scale is 1 if that file does not exist or has none of the images.
+        known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
+
+    Raises:
+        FileNotFoundError: `database` does not exist.
+        ValueError: the mapper `triangulation` has no known pose of any image.
+        KeyboardInterrupt: Ctrl-C was pressed; the partial models are written.
+    """
+    database, images, output = Path(database), Path(images), Path(output)
+    if not database.is_file():
+        raise FileNotFoundError(f"{database} does not exist: run the stage database first")
+    names = image_names(database)
+    if features is None and database.with_name("features.h5").is_file():
+        features = database.with_name("features.h5")
+    scale = _detection_scale(features, names) if features is not None else 1.0
+    poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
+    options = replace(options, max_error_px=options.max_error_px * scale)
+    settings = {"options": asdict(options), "database": _hash(database), "poses": poses, "version": __version__}
+    state = output / "settings.json"
+    previous = json.loads(state.read_text()) if state.exists() else {}
+    if previous != settings:
+        _warn_of_changes(output, previous, settings)
+        partial = output.with_name(f"{output.name}.tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with colmap_log(None):
+            interrupted = run_mapper(database, images, partial, options, known_poses or {})
+        write_models(partial)
+        if not interrupted:
+            (partial / state.name).write_text(json.dumps(settings))
+        shutil.rmtree(output, ignore_errors=True)
+        partial.replace(output)
+        if interrupted:
+            raise KeyboardInterrupt
+    return describe_models(output, names)
+
+
+def _warn_of_changes(output: Path, previous: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Logs which options of the models in `output` differ. A changed database needs no warning."""
+    old, new = ({key: all_of.get(key) for key in ("options", "version")} for all_of in (previous, settings))
+    if previous and (changes := describe_changes(old, new)):
+        logger.warning("%s was made with other settings (%s): it is replaced", output, changes)
+
+
+def _detection_scale(features: Path | str, names: list[str]) -> float:
+    """Median of `Features.pixel_scale` over the images; 1 if the file has none of them."""
+    with H5Reader(features) as reader:
+        return float(np.median([reader.pixel_scale(name) for name in names if reader.has(name)] or [1.0]))
+
+
+def _hash(path: Path) -> str:
+    """SHA-256 of the database without the first 100 bytes: SQLite's header counts how often COLMAP has opened the file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(100)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
