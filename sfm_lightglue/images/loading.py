@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sfm_lightglue.images.decoding import exif_orientation, opaque_parts, open_photo, to_rgb
+from sfm_lightglue.images.limits import decoding_bytes, decoding_memory
 from sfm_lightglue.images.masks import find_masks, read_mask
 from sfm_lightglue.products import Image
 
@@ -31,7 +32,7 @@ def load_image(
     """
     if masks is not None and not isinstance(masks, Mapping):
         masks = find_masks(masks, [name]).files
-    with open_photo(Path(folder) / name) as image:
+    with open_photo(Path(folder) / name) as image, decoding_memory.reserved(decoding_bytes(image.size, image.mode)):
         orientation = exif_orientation(image)
         pixels = to_rgb(image)
         mask = opaque_parts(image) if use_alpha else None
