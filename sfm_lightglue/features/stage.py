@@ -20,7 +20,7 @@ from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
-from sfm_lightglue.images import UnreadableImage, check_masks, find_masks, list_images, load_image
+from sfm_lightglue.images import UnreadableImage, camera_ranges, check_masks, find_masks, list_images, load_image
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
@@ -109,8 +109,12 @@ def extract_features(
         if if_settings_changed != "recompute":
             _check_collection(Path(images), Path(output), store.stamps)
         stamps, skipped = _photo_stamps(Path(images), names, mask_files)
+        ranges = camera_ranges(images, [*stamps], num_cores())
+        stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
-        results = _extract_each(todo, Path(images), mask_files, extractor, executor)
+        use_alpha = not getattr(extractor, "keeps_all_keypoints", False)
+        read = functools.partial(load_image, Path(images), masks=mask_files, use_alpha=use_alpha, ranges=ranges)
+        results = _extract_each(todo, read, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
             for name, result in results:
@@ -150,7 +154,7 @@ def _masks_of(images: Path, names: Sequence[str], masks: Path | str | None) -> M
 
 
 def _extract_each(
-    names: Sequence[str], images: Path, masks: Mapping[str, Path], extractor: Extractor, executor: Executor
+    names: Sequence[str], read: Callable[[str], Image], extractor: Extractor, executor: Executor
 ) -> Generator[tuple[str, Extracted | Exception], None, None]:
     """Each photo with its result, or with the error.
 
@@ -158,8 +162,6 @@ def _extract_each(
     """
     batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
     batches = [tuple(names[start : start + batch_size]) for start in range(0, len(names), batch_size)]
-    use_alpha = not getattr(extractor, "keeps_all_keypoints", False)
-    read = functools.partial(load_image, images, masks=masks, use_alpha=use_alpha)
     recipe = functools.partial(_open_worker, PortablePlugin(extractor), read)
     with contextlib.closing(checked_results(executor, recipe, batches)) as jobs:
         for batch, results in jobs:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, UnidentifiedImageError
@@ -22,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sfm_lightglue.images.limits import decoding_bytes, memory_bytes, too_large
 from sfm_lightglue.images.listing import EXTENSIONS, HEIC
+from sfm_lightglue.images.ranges import Range, UsedValues, to_eight_bits
 
 logger = logging.getLogger(__name__)
 
@@ -114,25 +116,26 @@ def opaque_parts(image: PILImage.Image) -> np.ndarray | None:
     return alpha >= 128 if alpha.min() != alpha.max() else None
 
 
-def to_rgb(image: PILImage.Image) -> np.ndarray:
-    """The pixels uint8 (h, w, 3) of an image of any mode.
+def has_many_bits(mode: str) -> bool:
+    """Whether pictures of this mode of PIL have one channel of more than 8 bits, or of floats."""
+    return mode.startswith("I") or mode == "F"
 
-    16-bit and float images are scaled by their own range. Transparent parts become white.
+
+def to_rgb(image: PILImage.Image, stretch: Range | Literal["bits", "own"] = "own") -> np.ndarray:
+    """The pixels uint8 (h, w, 3) of an image of any mode. Transparent parts become white.
+
+    Args:
+        image: The image.
+        stretch: Values of 16-bit and float images that become black and white. `bits` for the range of the bits in use, `own` for
+            that or, if few grey levels would be left, the range of the values in use.
     """
     image.load()
-    if image.mode.startswith("I") or image.mode == "F":
-        return np.repeat(_stretch(np.asarray(image, np.float64), image.mode)[..., None], 3, axis=2)
+    if has_many_bits(image.mode):
+        values = np.asarray(image)
+        if stretch == "own":
+            stretch = UsedValues.of(values).stretch or "bits"
+        return np.repeat(to_eight_bits(values, None if stretch == "bits" else stretch)[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         white = PILImage.new("RGBA", image.size, "white")  # the colours stored under transparent parts are arbitrary
         return np.array(PILImage.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
     return np.array(image.convert("RGB"))
-
-
-def _stretch(values: np.ndarray, mode: str) -> np.ndarray:
-    """uint8: a 16-bit or float image scaled to 8 bit by its own range of bits. PIL's convert would saturate it."""
-    values = np.nan_to_num(values, posinf=0, neginf=0)
-    top = float(values.max(initial=0))
-    is_unit = mode == "F" and top < 2  # values in 0..1, which resampling may exceed a little
-    bits = 0 if is_unit else next((bits for bits in (8, 10, 12, 14, 16) if top < 2**bits), 32)
-    full = {0: 1.0, 32: top}.get(bits, 2.0**bits - 1)
-    return np.clip(values * (255 / full), 0, 255).round().astype(np.uint8)
