@@ -85,7 +85,7 @@ def fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     own_bar = tqdm(unit="B", unit_scale=True, desc=path.name, leave=False, disable=None if progress and bar is None else True)
-    counter = _Counter(bar or own_bar)
+    counter = _Counter(own_bar if bar is None else bar)  # a bar of unknown length has no truth value
     reasons, wrong = {}, False
     with _lock(path.with_name(path.name + ".lock")), own_bar:
         if matches_checksum(path, sha256, size):  # another process was faster
