@@ -102,6 +102,18 @@ def fetch(
     raise _failure(path, reasons, wrong)
 
 
+def read_page(url: str) -> str:
+    """The text of a page, such as the list of files of a package index.
+
+    Raises: FetchError if the address does not answer.
+    """
+    try:
+        with _open(url, 0) as response:
+            return b"".join(iter(lambda: _read(response), b"")).decode()
+    except _Unreachable as error:
+        raise FetchError(f"{url} could not be read: {error}", {url: str(error)}) from error
+
+
 def matches_checksum(path: Path, sha256: str | None, size: int | None) -> bool:
     """True if the file exists and has this SHA-256 and this size in bytes. None skips a check."""
     return path.is_file() and size in (None, path.stat().st_size) and (sha256 is None or sha256_of(path) == sha256)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from sfm_lightglue.networks.wheels import WHEELS
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OLDEST = PROJECT["requires-python"].removeprefix(">=")
@@ -26,3 +28,9 @@ def test_pycolmap_4_2_0_is_refused() -> None:
     requirements = [Requirement(text) for text in PROJECT["dependencies"]]
     (pycolmap,) = [requirement for requirement in requirements if requirement.name == "pycolmap"]
     assert "4.2.0" not in pycolmap.specifier and "4.2.1" in pycolmap.specifier
+
+
+def test_the_pages_install_the_packages_that_are_known() -> None:
+    for page in ("README.md", "CONTRIBUTING.md"):
+        command = " ".join(f"{wheel.distribution}=={wheel.version}" for wheel in WHEELS.values())
+        assert f"pip install --no-deps {command}" in (ROOT / page).read_text()
