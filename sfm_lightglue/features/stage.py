@@ -20,7 +20,16 @@ from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
-from sfm_lightglue.images import UnreadableImage, camera_ranges, check_masks, find_masks, list_images, load_image
+from sfm_lightglue.images import (
+    UnreadableImage,
+    camera_ranges,
+    check_masks,
+    find_masks,
+    find_pictures,
+    list_images,
+    load_image,
+    similar_name,
+)
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
@@ -230,6 +239,7 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
 def _photo_stamps(images: Path, names: Sequence[str], masks: Mapping[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
     """Name -> content hash of the photo and its mask; name -> reason for photos that cannot be opened."""
     stamps, skipped, mask_hash = {}, {}, functools.cache(_content_hash)  # many photos may share a mask
+    present = functools.cache(lambda: find_pictures(images) if images.is_dir() else [])
     for name in names:
         try:
             stamp = _content_hash(images / name)
@@ -238,6 +248,8 @@ def _photo_stamps(images: Path, names: Sequence[str], masks: Mapping[str, Path])
             stamps[name] = stamp
         except OSError as error:
             skipped[name] = f"cannot be read: {error}"
+            if isinstance(error, FileNotFoundError) and (similar := similar_name(name, present())):
+                skipped[name] += f". {similar}"
             logger.warning("%s is skipped: %s", name, skipped[name])
     return stamps, skipped
 

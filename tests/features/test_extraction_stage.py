@@ -295,6 +295,13 @@ def test_if_no_photo_can_be_used_the_first_reason_is_raised(photos: Path) -> Non
         run(photos)
 
 
+def test_a_missing_photo_is_explained_by_a_similar_name(photos: Path) -> None:
+    report, _ = run(photos, names=["a.png", "B.PNG"])
+    if "B.PNG" not in report.skipped:
+        pytest.skip("the file system merges the two names")
+    assert "b.png differ only in upper and lower case" in report.skipped["B.PNG"]
+
+
 def test_names_that_do_not_exist_are_an_error_if_no_other_photo_is_left(photos: Path) -> None:
     with pytest.raises(OSError, match=r"typo\.png"):
         run(photos, names=["typo.png"])
