@@ -18,13 +18,14 @@ from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
 from sfm_lightglue import api, cli, pipeline
-from sfm_lightglue.config import bind, check_keys, compose_config, options_class, overrides_of
+from sfm_lightglue.config import bind, check_keys, compose_config, options_class
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import find_weights
+from sfm_lightglue.overrides import overrides_of
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
 from sfm_lightglue.run_options import PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
@@ -354,7 +355,8 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
         (["dataset.images=/no/such/folder"], "image folder /no/such/folder does not exist: give a folder of photos"),
         (["dataset.images=null"], "no photos were given: add dataset.images=DIR, or +dataset=NAME"),
         (["nonsense"], "cannot read 'nonsense': expected key=value"),
-        (["dataset.images=/photos(1)"], "cannot read 'dataset.images=/photos(1)': expected key=value, or key="),
+        (["dataset.images=/photos(1)"], "image folder /photos(1) does not exist: give a folder of photos"),
+        (["features.max_keypoints=(1)"], "cannot read 'features.max_keypoints=(1)': expected key=value, or key="),
     ],
 )
 def test_a_mistake_is_explained_in_one_line_before_any_work(
