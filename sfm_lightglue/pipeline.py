@@ -31,7 +31,7 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import check_masks, list_images
+from sfm_lightglue.images import check_masks, list_images, warn_of_spaces
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pair_files import read_pairs, write_pairs, write_reasons
@@ -154,6 +154,7 @@ def check_inputs(run: Run) -> None:
     for choice in (run.options.features, run.options.pairs, run.options.matches):
         choice.check()
     names = run.list_photos()
+    warn_of_spaces(names)
     if run.options.dataset.masks:
         check_masks(run.images, names, run.options.dataset.masks)
     database = run.options.database
