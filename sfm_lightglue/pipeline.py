@@ -23,7 +23,7 @@ from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
-from sfm_lightglue.evaluation.pairs import read_homographies
+from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
@@ -34,7 +34,7 @@ from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import list_images
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.pair_files import read_pairs, write_pairs, write_reasons
+from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.poses import read_poses
@@ -178,7 +178,7 @@ def evaluate(run: Run) -> str:
         scores |= evaluation.to_json()
         tables.append(evaluation.table())
     if truth and dataset.pairs:
-        pairs = [(pair.name0, pair.name1) for pair in read_pairs(dataset.pairs)]
+        pairs = posed_pairs(dataset.pairs, truth, dataset.images)
         scores["pairs"] = evaluate_matched_poses(folder.features, folder.matches, pairs, truth)
         tables.append(scores_table("relative poses of pairs", scores["pairs"]))
     if dataset.homographies:
