@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfm_lightglue.files import written_whole
-from sfm_lightglue.photo_names import PhotoNames
+from sfm_lightglue.photo_names import MAX_GAPS, PhotoNames
 from sfm_lightglue.products import Pair
 from sfm_lightglue.text_files import SEPARATOR, numbered_lines, read_text, split_columns
 
 logger = logging.getLogger(__name__)
-
-MAX_GAPS = 40
-"""Number of blanks in a line after which no name is searched."""
 
 
 def read_pairs(path: Path | str) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Which photo a name in a file of the user means.
+"""Which photo a name in a file of the user means, and lists of photos.
 
 Our names are paths below the photo folder with forward slashes. Lists from other programs and systems write the same photo as
 `./a.jpg`, `sub\\a.jpg`, `/data/photos/a.jpg`, `IMG.JPG` for `IMG.jpg`, or with letters that are composed in another way.
@@ -13,9 +13,25 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from sfm_lightglue.text_files import SEPARATOR, numbered_lines, read_text, split_columns
+
 logger = logging.getLogger(__name__)
+
+MAX_GAPS = 40
+"""Number of blanks, commas or semicolons in a line after which no name is searched."""
+
+
+@dataclass(frozen=True)
+class PhotoList:
+    """The photos of a list of the user."""
+
+    names: list[str]
+    """Photos that exist, sorted, each once."""
+    missing: dict[str, int]
+    """Listed name that is no photo of the folder -> number of its first line."""
 
 
 class PhotoNames:
@@ -98,6 +114,45 @@ class PhotoNames:
             return []
         path = posixpath.normpath(text.strip().replace("\\", "/"))
         return [path, *(path[len(prefix) :] for prefix in self._prefixes if path.startswith(prefix))]
+
+
+def read_photo_list(path: Path | str, photos: PhotoNames) -> PhotoList:
+    """The photos that a list names: one on each line, in any order.
+
+    Further columns are ignored, as in hloc's lists of queries. Names are found as in `PhotoNames.find`. Comments (#), blank lines
+    and a first line of column titles are skipped.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not text, or none of its names is a photo.
+    """
+    lines = numbered_lines(read_text(path, "list of photos"))
+    found: dict[str, str] = {}
+    missing: dict[str, int] = {}
+    for number, line in lines:
+        text = _listed_name(line, photos)
+        if (name := photos.find(text)) is not None:
+            found[text] = name
+        elif not line.lstrip().startswith("#") and not (number == lines[0][0] and len(lines) > 1 and "." not in text):
+            missing.setdefault(text, number)
+    photos.warn_of_other_letters(path, found)
+    if not found:
+        first = next(iter(missing), None)
+        shown = "it is empty" if first is None else f"line {missing[first]} is {photos.describe(first)}"
+        raise ValueError(f"the list of photos {path} names none of the {len(photos.names)} photos: {shown}")
+    return PhotoList(sorted(set(found.values())), missing)
+
+
+def _listed_name(line: str, photos: PhotoNames) -> str:
+    """The name that begins a line: the longest beginning that is a photo, else the first column."""
+    line = line.strip()
+    if photos.find(line) is not None:
+        return line
+    if photos.has_separators:
+        for gap in reversed([*re.finditer(SEPARATOR, line)][:MAX_GAPS]):
+            if photos.find(line[: gap.start()]) is not None:
+                return line[: gap.start()]
+    return split_columns(line)[0]
 
 
 def _folded(name: str) -> str:
