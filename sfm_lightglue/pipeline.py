@@ -31,7 +31,7 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import list_images
+from sfm_lightglue.images import check_masks, list_images
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pair_files import read_pairs, write_pairs, write_reasons
@@ -154,7 +154,9 @@ def check_inputs(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
     for choice in (run.options.features, run.options.pairs, run.options.matches):
         choice.check()
-    run.list_photos()
+    names = run.list_photos()
+    if run.options.dataset.masks:
+        check_masks(run.images, names, run.options.dataset.masks)
     database = run.options.database
     choose_cameras(run.images, {}, database.intrinsics, database.camera_model, _known_cameras(run))
 

@@ -2,7 +2,6 @@
 
 from sfm_lightglue.images.decoding import MIN_SIDE as MIN_SIDE
 from sfm_lightglue.images.decoding import UnreadableImage as UnreadableImage
-from sfm_lightglue.images.decoding import load_image as load_image
 from sfm_lightglue.images.decoding import to_rgb as to_rgb
 from sfm_lightglue.images.headers import PhotoHeader as PhotoHeader
 from sfm_lightglue.images.headers import read_header as read_header
@@ -10,5 +9,9 @@ from sfm_lightglue.images.headers import read_pose_tags as read_pose_tags
 from sfm_lightglue.images.headers import read_position as read_position
 from sfm_lightglue.images.listing import EXTENSIONS as EXTENSIONS
 from sfm_lightglue.images.listing import list_images as list_images
+from sfm_lightglue.images.loading import load_image as load_image
+from sfm_lightglue.images.masks import MaskFiles as MaskFiles
+from sfm_lightglue.images.masks import check_masks as check_masks
+from sfm_lightglue.images.masks import find_masks as find_masks
 from sfm_lightglue.images.resizing import resize_longest as resize_longest
 from sfm_lightglue.images.resizing import to_grey as to_grey

@@ -1,4 +1,4 @@
-"""Decoding photos and masks to pixels.
+"""Decoding photos to pixels.
 
 Pixels stay as the file stores them. EXIF orientation is never applied: COLMAP does not apply it either, and features, cameras
 and colours must refer to the same pixels.
@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import logging
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
-from sfm_lightglue.images.listing import HEIC
-from sfm_lightglue.products import Image
+from sfm_lightglue.images.listing import EXTENSIONS, HEIC
+
+logger = logging.getLogger(__name__)
 
 MIN_SIDE = 16
 """Minimum side of a photo, px. Smaller photos have no keypoints: the receptive fields of all extractors are larger."""
@@ -33,18 +35,6 @@ class UnreadableImage(ValueError):
     """
 
 
-def load_image(folder: Path | str, name: str, *, masks: Path | str | None = None) -> Image:
-    """The decoded photo `folder/name`, and its mask if the folder `masks` holds one (COLMAP's naming: image name + `.png`).
-
-    Raises: UnreadableImage if the photo or its mask cannot be decoded completely and safely, or is too small.
-    """
-    pixels = _decode(Path(folder) / name)
-    mask = None
-    if masks is not None and (path := Path(masks) / f"{name}.png").is_file():
-        mask = _decode_mask(path, (pixels.shape[1], pixels.shape[0]))
-    return Image(name, pixels, mask)
-
-
 @contextlib.contextmanager
 def open_photo(path: Path) -> Iterator[PILImage.Image]:
     """The file as a PIL image. Every failure to read or decode it becomes an UnreadableImage with a reason."""
@@ -52,7 +42,7 @@ def open_photo(path: Path) -> Iterator[PILImage.Image]:
     try:
         if path.stat().st_size == 0:
             raise UnreadableImage("the file is empty")
-        with PILImage.open(path) as image:  # refuses more than 179 megapixels
+        with PILImage.open(path, formats=formats()) as image:  # refuses more than 179 megapixels
             if min(image.size) < MIN_SIDE:
                 raise UnreadableImage(f"{image.width} x {image.height} px: a side is shorter than {MIN_SIDE} px")
             yield image
@@ -75,6 +65,36 @@ def _prepare_pil() -> None:
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """PIL's names of the formats of the files that count as photos, by `EXTENSIONS`.
+
+    The content of a file decides how it is decoded, not its extension. PIL may use no other format: it would start Ghostscript
+    for an EPS file that is named .jpg.
+    """
+    known = PILImage.registered_extensions()
+    return tuple(sorted({known[extension] for extension in EXTENSIONS if extension in known} & PILImage.OPEN.keys()))
+
+
+def exif_orientation(image: PILImage.Image) -> int:
+    """EXIF orientation 1 to 8 of an opened photo; 1 if it has none, or one that does not exist."""
+    try:
+        code = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # broken EXIF can raise anything; the photo itself is fine
+        logger.debug("EXIF of %s is unreadable: %s", getattr(image, "filename", "?"), error)
+        return 1
+    return code if code in range(1, 9) else 1
+
+
+def opaque_parts(image: PILImage.Image) -> np.ndarray | None:
+    """bool (h, w): True where the picture is at least half opaque. None without alpha, or if alpha is the same everywhere."""
+    image.load()
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return None
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    return alpha >= 128 if alpha.min() != alpha.max() else None
+
+
 def to_rgb(image: PILImage.Image) -> np.ndarray:
     """The pixels uint8 (h, w, 3) of an image of any mode.
 
@@ -89,12 +109,6 @@ def to_rgb(image: PILImage.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _decode(path: Path) -> np.ndarray:
-    """uint8 (h, w, 3) RGB of the first frame."""
-    with open_photo(path) as image:
-        return to_rgb(image)
-
-
 def _stretch(values: np.ndarray, mode: str) -> np.ndarray:
     """uint8: a 16-bit or float image scaled to 8 bit by its own range of bits. PIL's convert would saturate it."""
     values = np.nan_to_num(values, posinf=0, neginf=0)
@@ -103,12 +117,3 @@ def _stretch(values: np.ndarray, mode: str) -> np.ndarray:
     bits = 0 if is_unit else next((bits for bits in (8, 10, 12, 14, 16) if top < 2**bits), 32)
     full = {0: 1.0, 32: top}.get(bits, 2.0**bits - 1)
     return np.clip(values * (255 / full), 0, 255).round().astype(np.uint8)
-
-
-def _decode_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """bool (h, w): the mask at the photo's size; True for pixels that are not black."""
-    try:
-        with open_photo(path) as mask:
-            return np.asarray(mask.convert("L").resize(size, PILImage.Resampling.NEAREST)) > 0
-    except UnreadableImage as error:
-        raise UnreadableImage(f"its mask {path}: {error}") from error

@@ -23,7 +23,7 @@ def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> li
 
     Args:
         folder: Folder of the photos, searched recursively.
-        without: Folders to skip, such as a folder of masks. Folders outside `folder` are ignored.
+        without: Folders and files to skip, such as a folder of masks. Others than those below `folder` are ignored.
 
     Returns:
         Paths relative to `folder`, with forward slashes, sorted. All other functions use these names.
@@ -38,15 +38,22 @@ def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> li
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"image folder {folder} does not exist: give a folder of photos (dataset.images=DIR)")
-    names = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
-    )
     below = [Path(other).resolve() for other in without if folder.resolve() in Path(other).resolve().parents]
-    left_out = tuple(f"{other.relative_to(folder.resolve()).as_posix()}/" for other in below)
-    names = [name for name in names if not _is_hidden(name) and not name.startswith(left_out) and _is_text(name)]
+    left_out = [other.relative_to(folder.resolve()).as_posix() for other in below]
+    names = [
+        name for name in find_pictures(folder) if not any(name == other or name.startswith(f"{other}/") for other in left_out)
+    ]
     if not names:
         raise FileNotFoundError(f"{folder} contains no photos: expected files that end in {' '.join(EXTENSIONS)}")
     return names
+
+
+def find_pictures(folder: Path) -> list[str]:
+    """Sorted names of all pictures below a folder, by extension. Hidden folders and names that are not UTF-8 are left out."""
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
+    )
+    return [name for name in names if not _is_hidden(name) and _is_text(name)]
 
 
 def _is_text(name: str) -> bool:

@@ -192,6 +192,8 @@ def test_homographies_are_read_and_bad_lines_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(homographies["a.png", "b.png"], [[1, 0, 5], [0, 1, 6], [0, 0, 1]])
     path.write_text("a 1.png\tb 2.png 1 0 5 0 1 6 0 0 1\n")
     assert list(read_homographies(path)) == [("a 1.png", "b 2.png")]
+    path.write_bytes("a 1.png,b 2.png,1,0,5,0,1,6,0,0,1\r\n".encode("utf-16"))
+    np.testing.assert_array_equal(read_homographies(path)["a 1.png", "b 2.png"], [[1, 0, 5], [0, 1, 6], [0, 0, 1]])
     path.write_text("# comment\na.png b.png 1 0 5\n")
     with pytest.raises(ValueError, match=r"homographies\.txt:2: "):
         read_homographies(path)

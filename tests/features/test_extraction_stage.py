@@ -173,6 +173,42 @@ def test_a_photo_whose_mask_drops_all_keypoints_is_reported(photos: Path) -> Non
     assert report.without_keypoints == ["a.png"] and report.mean_keypoints == 15 / 4
 
 
+def test_masks_with_other_names_than_colmaps_are_used_and_counted(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep = np.zeros((24, 32), bool)
+    keep[10:14, 10:14] = True
+    for name in ("a.png", "b.png", "sub.png"):
+        (photos.parent / "masks").mkdir(exist_ok=True)
+        PILImage.fromarray(keep.astype(np.uint8) * 255).save(photos.parent / "masks" / name)
+    with caplog.at_level(logging.INFO):
+        report, _ = run(photos, masks=photos.parent / "masks")
+    assert report.num_masks == 4 and "masks: 4 of 4 photos" in caplog.text
+    with H5Reader(photos.parent / "features.h5") as reader:
+        for name in NAMES:
+            x, y = reader.features(name).keypoints.astype(int).T
+            assert keep[y, x].all()
+    assert run(photos, masks=photos.parent / "masks" / "sub.png")[1] == [], "the same content under another name"
+
+
+def test_masks_of_another_shape_are_refused_before_any_photo_is_processed(photos: Path) -> None:
+    masks = write_mask(photos, "a.png", np.ones((24, 24), bool))
+    extractor = BrightestPixels()
+    with pytest.raises(ValueError, match=r"a\.png\.png does not fit the photo a\.png: .*24 x 24 px, the photo has 32 x 24 px"):
+        run(photos, extractor, masks=masks)
+    assert extractor.seen == []
+
+
+def test_transparent_parts_get_no_keypoints_and_are_told(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture = PILImage.open(photos / "a.png").convert("RGBA")
+    picture.putalpha(PILImage.fromarray((np.arange(32)[None].repeat(24, 0) < 16).astype(np.uint8) * 255))
+    picture.save(photos / "a.png")
+    with caplog.at_level(logging.INFO):
+        report, _ = run(photos)
+    assert report.transparent == ["a.png"] and "transparent parts of 1 photos" in caplog.text
+    with H5Reader(photos.parent / "features.h5") as reader:
+        keypoints = reader.features("a.png").keypoints
+    assert len(keypoints) == 5 and (keypoints[:, 0] < 16).all()
+
+
 # --- photos that fail ------------------------------------------------------------------------------------------------------
 
 
@@ -377,6 +413,15 @@ def test_masks_drop_imported_keypoints(photos: Path) -> None:
         for name in ("keypoints", "scores", "descriptors"):
             np.testing.assert_array_equal(getattr(found, name), getattr(all_of_them, name)[kept])
         assert len(reader.features(NAMES[1])) == 7
+
+
+def test_transparent_parts_drop_no_imported_keypoints(photos: Path) -> None:
+    """Matches that were imported with them refer to all keypoints."""
+    picture = PILImage.open(photos / NAMES[0]).convert("RGBA")
+    picture.putalpha(PILImage.fromarray((np.arange(32)[None].repeat(24, 0) < 16).astype(np.uint8) * 255))
+    picture.save(photos / NAMES[0])
+    path = write_hloc_features(photos, NAMES)
+    assert extract_features(photos, photos.parent / "features.h5", imported(path)).mean_keypoints == 7
 
 
 def test_keypoints_that_rounding_moved_over_the_edge_are_put_back(tmp_path: Path) -> None:
