@@ -38,6 +38,7 @@ from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
+from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.report.gallery import draw_match_gallery
@@ -282,6 +283,7 @@ def database(run: Run) -> None:
             run.folder.database,
             assignment,
             names=assignment.cameras,
+            pose_priors=find_pose_priors(run.images, assignment.cameras, run.options.dataset.positions),
         )
         record |= {"intrinsics": run.options.database.intrinsics, **dataclasses.asdict(report)}
 
@@ -322,8 +324,15 @@ def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:
 
 def _collection(run: Run) -> Collection:
     """The photos that have features, with everything a pair source may ask about them."""
-    names, poses = run.photos_with_features(), run.options.dataset.poses
-    return Collection(names, images=run.images, features=run.folder.features, poses=poses, device=run.device)
+    dataset = run.options.dataset
+    return Collection(
+        run.photos_with_features(),
+        images=run.images,
+        features=run.folder.features,
+        poses=dataset.poses,
+        positions=dataset.positions,
+        device=run.device,
+    )
 
 
 def _warn_if_outdated(folder: RunFolder) -> None:
