@@ -6,6 +6,7 @@ from sfm_lightglue.images.decoding import UnreadableImage as UnreadableImage
 from sfm_lightglue.images.decoding import to_rgb as to_rgb
 from sfm_lightglue.images.headers import PhotoHeader as PhotoHeader
 from sfm_lightglue.images.headers import read_header as read_header
+from sfm_lightglue.images.headers import read_pose_tags as read_pose_tags
 from sfm_lightglue.images.headers import read_position as read_position
 from sfm_lightglue.images.listing import EXTENSIONS as EXTENSIONS
 from sfm_lightglue.images.listing import find_pictures as find_pictures
