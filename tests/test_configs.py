@@ -76,6 +76,38 @@ def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: s
     assert dataclasses.asdict(options) == OmegaConf.to_container(config[group], resolve=True)
 
 
+ANY_NUMBER = ("disk.detection_threshold", "imported.min_score")
+"""Options for which every number makes sense: a logit, and scores of another program."""
+
+
+@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] != "dataset"])
+def test_every_number_has_a_range(group: str, name: str) -> None:
+    config = compose_config([f"{group}={name}"])
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, "given by the user")
+    bound_to = dataclass_of(group, config[group])
+    types = typing.get_type_hints(bound_to)
+    numbers = [key for key in types if {int, float} & {types[key], *typing.get_args(types[key])}]
+    for key in set(numbers) - {field.partition(".")[2] for field in ANY_NUMBER if field.startswith(f"{name}.")}:
+        for wrong in ("-7", *(["nan", "inf"] if float in (types[key], *typing.get_args(types[key])) else [])):
+            changed = compose_config([f"{group}={name}", f"{group}.{key}={wrong}"])[group]
+            if OmegaConf.is_missing(changed, "path"):
+                changed.path = "given by the user"
+            with pytest.raises(ValueError, match=rf"{group}\.{key} "):
+                bind(bound_to, changed, group)
+
+
+def test_all_numbers_of_a_group_that_are_wrong_are_named() -> None:
+    config = compose_config(["geometries.max_error_px=0", "geometries.confidence=1", "geometries.min_num_inliers=-1"])
+    with pytest.raises(ValueError) as caught:
+        bind(VerificationOptions, config.geometries, "geometries")
+    assert str(caught.value).splitlines() == [
+        "geometries.max_error_px must be more than 0, found 0.0",
+        "geometries.min_num_inliers must be at least 0, found -1",
+        "geometries.confidence must be more than 0 and less than 1, found 1.0",
+    ]
+
+
 def test_every_file_belongs_to_a_group() -> None:
     folders = {path.relative_to(config_dir()).parts[0] for path in config_dir().rglob("*.yaml")}
     assert folders - {"hydra", "experiment"} == {*GROUPS, "training", "pipeline.yaml", "train.yaml"}
