@@ -220,6 +220,7 @@ def select_pairs(
     features: Path | str | None = None,
     images: Path | str | None = None,
     poses: Path | str | None = None,
+    positions: Path | str | None = None,
     **options: Any,
 ) -> list[Pair]:
     """Pairs of images that are worth matching.
@@ -231,6 +232,7 @@ def select_pairs(
         features: File of features; retrieval and loop closure need it.
         images: Folder of the photos; sources that use GPS positions need it.
         poses: File of camera poses; sources that use poses need it.
+        positions: File of GPS positions, in place of those in EXIF.
         options: Keys of the YAML file, such as `num_neighbours=10`. For a list of sources each option is a dictionary:
             `sequential={"overlap": 5}`.
 
@@ -247,7 +249,7 @@ def select_pairs(
     chosen = pairs if isinstance(pairs, str) else f"[{','.join(pairs)}]"
     config = compose_config([f"pairs={chosen}", *overrides_of("pairs", options)])
     source = choose_plugin(config.pairs, "pairs").create()
-    with Collection(names, images=images, features=features, poses=poses) as collection:
+    with Collection(names, images=images, features=features, poses=poses, positions=positions) as collection:
         return find_pairs(source, collection)
 
 
@@ -259,6 +261,7 @@ def build_database(
     output: Path | str,
     *,
     known_cameras: Mapping[str, Camera] | None = None,
+    positions: Path | str | None = None,
     **options: Any,
 ) -> BuildReport:
     """Verifies the matches of each pair and writes them to the COLMAP database `output`.
@@ -271,6 +274,7 @@ def build_database(
         output: The database, replaced if it exists. `verification.h5` beside it keeps the geometries.
         known_cameras: Camera by image name, used with `intrinsics="poses"`. Cameras are in COLMAP's pixels: the centre of the
             top-left pixel is at (0.5, 0.5).
+        positions: File of GPS positions, in place of those in EXIF. They become COLMAP's pose priors.
         options: Keys of configs/database and configs/geometries, such as `intrinsics="single"` or `max_error_px=1`.
 
     Returns:
@@ -301,6 +305,7 @@ def build_database(
         intrinsics=bound.intrinsics,
         camera_model=bound.camera_model,
         known_cameras=known_cameras,
+        positions=positions,
     )
 
 

@@ -32,6 +32,22 @@ class GlobalDescriptorOptions:
         check_ranges(self, "pairs", num_words=">= 1", max_samples=">= 1", seed=">= 0")
 
 
+def check_global_descriptors(options: GlobalDescriptorOptions, collection: Collection) -> None:
+    """Checks that the file `options.global_descriptors`, if there is one, covers all photos that can be read.
+
+    Raises: FileNotFoundError if the file does not exist; ValueError if it is no HDF5 file or lacks photos.
+    """
+    path = options.global_descriptors
+    if path is None:
+        return
+    missing = collection.without_global_descriptor(path)
+    if missing:
+        raise ValueError(
+            f"pairs.global_descriptors={path} has no global_descriptor of {len(missing)} of {len(collection.names)} photos, the "
+            f"first is {missing[0]!r}: names are paths below the photo folder"
+        )
+
+
 def global_descriptors(options: GlobalDescriptorOptions, collection: Collection) -> np.ndarray:
     """(n, d): the global descriptor of each of `collection.names`.
 

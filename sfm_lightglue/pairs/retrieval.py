@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
+from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
 from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.products import Pair
 from sfm_lightglue.ranges import check_ranges
@@ -43,3 +43,7 @@ class RetrievalPairs:
         return top_k_pairs(
             collection.names, descriptors, options.num_neighbours, min_score=options.min_score, device=collection.device
         )
+
+    def check(self, collection: Collection) -> None:
+        """Checks the file of global descriptors, see `check_global_descriptors`."""
+        check_global_descriptors(self.options, collection)

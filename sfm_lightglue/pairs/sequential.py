@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
+from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
 from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.products import Pair
@@ -67,6 +67,12 @@ class SequentialPairs:
             return pairs
         descriptors = global_descriptors(self.options, collection)
         return union_pairs([pairs, _loop_pairs(self.options, collection.names, descriptors, collection.device)])
+
+    def check(self, collection: Collection) -> None:
+        """Checks the options, and the file of global descriptors if loops are closed. Raises: ValueError, FileNotFoundError."""
+        sequential_pairs([], self.options.overlap, self.options.quadratic_overlap)
+        if self.options.loop_closure:
+            check_global_descriptors(self.options, collection)
 
 
 def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool) -> list[Pair]:
