@@ -65,7 +65,10 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """
     prepared = [part for override in current_overrides(overrides) for part in _split_sources(override)]
     prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in prepared]
-    for pattern in (r"^(database\.intrinsics=)([A-Z_]+,[-\d.,eE+]+)$", r"^(execution\.device=)([a-z\d:]+,[a-z\d:,]+)$"):
+    for pattern in (
+        r"^(database\.intrinsics=)((?:[A-Za-z_-]+,)?[-\d.eE+]+(?:,[-\d.eE+]+)+)$",
+        r"^(execution\.device=)([a-z\d:]+,[a-z\d:,]+)$",
+    ):
         prepared = [re.sub(pattern, r"\1'\2'", override) for override in prepared]
     return prepared
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, check_intrinsics, choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
@@ -164,9 +164,8 @@ def check_inputs(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
     for choice in (run.options.features, run.options.pairs, run.options.matches):
         choice.check()
-    run.list_photos()
     database = run.options.database
-    choose_cameras(run.images, {}, database.intrinsics, database.camera_model, _known_cameras(run))
+    check_intrinsics(run.images, run.list_photos(), database.intrinsics, database.camera_model, _known_cameras(run))
 
 
 def evaluate(run: Run) -> str:
