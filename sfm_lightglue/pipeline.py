@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, check_intrinsics, choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
@@ -170,7 +170,7 @@ def check_inputs(run: Run) -> None:
     if run.options.dataset.masks:
         check_masks(run.images, names, run.options.dataset.masks)
     database = run.options.database
-    choose_cameras(run.images, {}, database.intrinsics, database.camera_model, _known_cameras(run))
+    check_intrinsics(run.images, names, database.intrinsics, database.camera_model, _known_cameras(run))
 
 
 def evaluate(run: Run) -> str:
