@@ -16,12 +16,13 @@ from sfm_lightglue import database as database_stage
 from sfm_lightglue import images as photos
 from sfm_lightglue import pipeline, reconstruction
 from sfm_lightglue.cameras import Camera
-from sfm_lightglue.config import bind, compose_config, overrides_of, quoted
+from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.execution.devices import default_device
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.overrides import literal, overrides_of
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
@@ -369,7 +370,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         >>> summary.reconstruction.models[0].num_images
         4
     """
-    given = [f"dataset.images={quoted(images)}", f"output={quoted(output)}"]
+    given = [f"dataset.images={literal(images)}", f"output={literal(output)}"]
     configured = pipeline.Run.create(compose_config(["dataset=folder", *given, *overrides]))
     with configured.folder.locked():
         return pipeline.run_all(configured)

@@ -36,6 +36,7 @@ class DatasetOptions:
 
     name: str | None
     images: str | None
+    list: str | None
     poses: str | None
     pairs: str | None
     homographies: str | None

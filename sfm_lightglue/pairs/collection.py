@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfm_lightglue.images import read_header
+from sfm_lightglue.images import UnreadableImage, read_header
 from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.positions import GeoPosition
@@ -50,7 +50,9 @@ class Collection:
         self.names = tuple(sorted(set(names)))
         """The names, each once, sorted."""
         self.device = device
-        self._images, self._features, self._poses, self._positions = images, features, poses, positions
+        self.images = images
+        """Folder of the photos; None if it is not known."""
+        self._features, self._poses, self._positions = features, poses, positions
         self._load_descriptors = load_descriptors
         self._opened = contextlib.ExitStack()
 
@@ -87,6 +89,17 @@ class Collection:
         """
         with H5Reader(path) as reader:
             return reader.global_descriptors(self.names)
+
+    def without_global_descriptor(self, path: Path | str) -> list[str]:
+        """The images that an HDF5 file has no `global_descriptor` of, without photos that cannot be read and would be skipped.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            ValueError: The file is not HDF5.
+        """
+        with H5Reader(path) as reader:
+            missing = reader.without_global_descriptor(self.names)
+        return [name for name in missing if self.images is None or _is_readable(Path(self.images) / name)]
 
     def model(self, path: Path | str) -> pycolmap.Reconstruction:
         """The COLMAP model in the folder `path`, such as `reconstruction/0` of an earlier run.
@@ -132,6 +145,14 @@ class Collection:
 
     @property
     def _folder(self) -> Path:
-        if self._images is None:
+        if self.images is None:
             raise ValueError("these pairs need the photos: give dataset.images=DIR (images=DIR in Python)")
-        return Path(self._images)
+        return Path(self.images)
+
+
+def _is_readable(photo: Path) -> bool:
+    try:
+        read_header(photo)
+    except UnreadableImage:
+        return False
+    return True

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
+from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
 from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.products import Pair
+from sfm_lightglue.ranges import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,16 @@ class SequentialOptions(GlobalDescriptorOptions):
     """Loop closures with a lower similarity (-1 to 1) are dropped."""
 
     def __post_init__(self) -> None:
-        if self.loop_every < 1:
-            raise ValueError(f"pairs.loop_every is {self.loop_every}, expected at least 1")
+        super().__post_init__()
+        check_ranges(
+            self,
+            "pairs",
+            overlap=">= 1",
+            loop_every=">= 1",
+            loop_neighbours=">= 1",
+            loop_min_distance=">= 0",
+            min_score=">= -1, <= 1",
+        )
 
 
 class SequentialPairs:
@@ -58,6 +67,12 @@ class SequentialPairs:
             return pairs
         descriptors = global_descriptors(self.options, collection)
         return union_pairs([pairs, _loop_pairs(self.options, collection.names, descriptors, collection.device)])
+
+    def check(self, collection: Collection) -> None:
+        """Checks the options, and the file of global descriptors if loops are closed. Raises: ValueError, FileNotFoundError."""
+        sequential_pairs([], self.options.overlap, self.options.quadratic_overlap)
+        if self.options.loop_closure:
+            check_global_descriptors(self.options, collection)
 
 
 def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool) -> list[Pair]:

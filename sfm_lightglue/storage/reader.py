@@ -115,10 +115,13 @@ class H5Reader:
         Raises: KeyError if an image has none.
         """
         names = list(names)
-        missing = [name for name in names if name not in self._file or "global_descriptor" not in self._file[name]]
-        if missing:
+        if missing := self.without_global_descriptor(names):
             raise KeyError(f"{self.path} has no global_descriptor of {len(missing)} images, the first is {missing[0]!r}")
         return np.stack([self._file[name]["global_descriptor"][()].astype(np.float32) for name in names])
+
+    def without_global_descriptor(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that have no `global_descriptor` in the file, in the same order."""
+        return [name for name in names if name not in self._file or "global_descriptor" not in self._file[name]]
 
     # --- matches ---
 

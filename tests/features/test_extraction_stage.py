@@ -209,6 +209,35 @@ def test_transparent_parts_get_no_keypoints_and_are_told(photos: Path, caplog: p
     assert len(keypoints) == 5 and (keypoints[:, 0] < 16).all()
 
 
+# --- pictures of more than 8 bits ------------------------------------------------------------------------------------------
+
+
+def test_thermal_photos_are_stretched_alike_and_processed_again_if_their_range_changes(photos: Path) -> None:
+    def write(name: str, low: int, high: int) -> None:
+        values = np.random.default_rng(0).integers(low, high, (24, 32)).astype(np.uint16)
+        PILImage.fromarray(values).save(photos / name)
+
+    class Recorder(BrightestPixels):
+        def __init__(self) -> None:
+            super().__init__()
+            self.levels: dict[str, int] = {}
+
+        def __call__(self, image: Image) -> Features:
+            self.levels[image.name] = len(np.unique(image.pixels))
+            return super().__call__(image)
+
+    write("t0.tif", 29000, 29600)
+    write("t1.tif", 29100, 29500)
+    extractor = Recorder()
+    _, seen = run(photos, extractor)
+    assert seen == sorted([*NAMES, "t0.tif", "t1.tif"])
+    assert extractor.levels["t0.tif"] > 150 and extractor.levels["t1.tif"] > 100, "three grey levels by the range of 16 bits"
+    write("t2.tif", 29050, 29550)
+    assert run(photos, Recorder())[1] == ["t2.tif"], "the range of the camera holds the new photo"
+    write("t3.tif", 27000, 29000)
+    assert run(photos, Recorder())[1] == ["t0.tif", "t1.tif", "t2.tif", "t3.tif"], "the photos of the camera, and no other ones"
+
+
 # --- photos that fail ------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +293,13 @@ def test_if_no_photo_can_be_used_the_first_reason_is_raised(photos: Path) -> Non
         (photos / name).write_bytes(b"")
     with pytest.raises(ValueError, match="the file is empty"):
         run(photos)
+
+
+def test_a_missing_photo_is_explained_by_a_similar_name(photos: Path) -> None:
+    report, _ = run(photos, names=["a.png", "B.PNG"])
+    if "B.PNG" not in report.skipped:
+        pytest.skip("the file system merges the two names")
+    assert "b.png differ only in upper and lower case" in report.skipped["B.PNG"]
 
 
 def test_names_that_do_not_exist_are_an_error_if_no_other_photo_is_left(photos: Path) -> None:
