@@ -39,6 +39,9 @@ class ReconstructionOptions:
     max_error_px: float
     """Largest reprojection error of an observation, px of the resized image that the detector saw. The global mapper does not use
     it: its limits are angles."""
+    align: str
+    """`gps`: models become local east-north-up metres if three photos have a GPS position that the database knows. `none`: models
+    keep the coordinates of the mapper. Known poses (`triangulation`) are never changed."""
     extract_colors: bool
     """Whether points get the colours of the photos."""
     num_threads: int
@@ -49,6 +52,8 @@ class ReconstructionOptions:
     def __post_init__(self) -> None:
         if self.name not in MAPPERS:
             raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, MAPPERS)}")
+        if self.align not in ("gps", "none"):
+            raise ValueError(f"reconstruction.align is {self.align!r}, expected gps or none")
         if self.num_threads == 0:
             raise ValueError("reconstruction.num_threads must be 1 or more, or -1 for all cores, found 0")
         check_ranges(

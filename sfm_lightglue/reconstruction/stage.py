@@ -20,6 +20,7 @@ import numpy as np
 
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
+from sfm_lightglue.reconstruction.alignment import align_models
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, image_names, run_mapper
 from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
 from sfm_lightglue.settings import describe_changes
@@ -81,6 +82,7 @@ def reconstruct(
             candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
             number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
             # Here the models have their final numbers and no files but COLMAP's: change them and write them back.
+            align_models(partial, database, options)
             write_models(partial)
         if not interrupted:
             (partial / state.name).write_text(json.dumps(settings))
