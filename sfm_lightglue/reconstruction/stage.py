@@ -77,11 +77,11 @@ def reconstruct(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with colmap_log(None):
-            interrupted = run_mapper(database, images, partial, options, known_poses or {})
+            interrupted = run_mapper(database, partial, options, known_poses or {})
             candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
             number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
-            # Here the models have their final numbers and no files but COLMAP's: change them and write them back.
-            write_models(partial)
+            # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
+            write_models(partial, images if options.extract_colors else None)
         if not interrupted:
             (partial / state.name).write_text(json.dumps(settings))
         shutil.rmtree(output, ignore_errors=True)
