@@ -100,6 +100,10 @@ class H5Reader:
         """Whether the file stores the keypoints of the image in half precision, as hloc does by default."""
         return bool(self._file[name]["keypoints"].dtype == np.float16)
 
+    def num_keypoints(self, name: str) -> int:
+        """Number of keypoints of the image, without reading them."""
+        return int(self._file[name]["keypoints"].shape[0])
+
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) px of the photo, without reading its features."""
         width, height = self._file[name]["image_size"][()]
