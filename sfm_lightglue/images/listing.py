@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -66,9 +67,10 @@ def find_pictures(folder: Path) -> list[str]:
 
 def how_to_use_videos(video: Path) -> str:
     """What to do with a video, for messages."""
+    path = shlex.quote(str(video))
     return (
-        f"Make photos of it first: python -m sfm_lightglue frames {video} FOLDER (it needs pip install 'sfm-lightglue[video]'), "
-        f"or ffmpeg -i {video.name} -vf fps=2 FOLDER/%05d.jpg"
+        f"Make photos of it first: python -m sfm_lightglue frames {path} FOLDER (it needs pip install 'sfm-lightglue[video]'), "
+        f"or ffmpeg -i {path} -vf fps=2 -q:v 2 FOLDER/%05d.jpg"
     )
 
 
