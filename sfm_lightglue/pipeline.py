@@ -31,13 +31,14 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import list_images
+from sfm_lightglue.images import check_masks, list_images, warn_of_spaces
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
+from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.report.gallery import draw_match_gallery
@@ -164,8 +165,12 @@ def check_inputs(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
     for choice in (run.options.features, run.options.pairs, run.options.matches):
         choice.check()
+    names = run.list_photos()
+    warn_of_spaces(names)
+    if run.options.dataset.masks:
+        check_masks(run.images, names, run.options.dataset.masks)
     database = run.options.database
-    check_intrinsics(run.images, run.list_photos(), database.intrinsics, database.camera_model, _known_cameras(run))
+    check_intrinsics(run.images, names, database.intrinsics, database.camera_model, _known_cameras(run))
 
 
 def evaluate(run: Run) -> str:
@@ -278,6 +283,7 @@ def database(run: Run) -> None:
             run.folder.database,
             assignment,
             names=assignment.cameras,
+            pose_priors=find_pose_priors(run.images, assignment.cameras, run.options.dataset.positions),
         )
         record |= {"intrinsics": run.options.database.intrinsics, **dataclasses.asdict(report)}
 
@@ -318,8 +324,15 @@ def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:
 
 def _collection(run: Run) -> Collection:
     """The photos that have features, with everything a pair source may ask about them."""
-    names, poses = run.photos_with_features(), run.options.dataset.poses
-    return Collection(names, images=run.images, features=run.folder.features, poses=poses, device=run.device)
+    dataset = run.options.dataset
+    return Collection(
+        run.photos_with_features(),
+        images=run.images,
+        features=run.folder.features,
+        poses=dataset.poses,
+        positions=dataset.positions,
+        device=run.device,
+    )
 
 
 def _warn_if_outdated(folder: RunFolder) -> None:

@@ -41,6 +41,7 @@ class DatasetOptions:
     pairs: str | None
     homographies: str | None
     masks: str | None
+    positions: str | None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ class ImportedExtractor:
     keypoint beyond the right or the lower edge of the photo; this keypoint is put back onto the edge.
     """
 
+    keeps_all_keypoints = True
+    """Transparent parts of a photo drop no keypoints: imported matches refer to all of them."""
+
     def __init__(self, options: ImportedOptions, source: WeightsRecord) -> None:
         self.options, self.weights = options, (source,)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.products import Features, Matches, TwoViewGeometry
+from sfm_lightglue.ranges import check_ranges
 
 MIN_NUM_MATCHES = 8
 """COLMAP's estimators need this many matches."""
@@ -44,6 +45,18 @@ class VerificationOptions:
     """Largest number of RANSAC trials. It limits the time for pairs that do not overlap."""
     seed: int
     """Seed of RANSAC's random samples."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "geometries",
+            max_error_px="> 0",
+            min_num_inliers=">= 0",
+            min_mean_score=">= 0, <= 1",
+            confidence="> 0, < 1",
+            max_num_trials=">= 1",
+            seed=">= 0",
+        )
 
 
 def verify_matches(

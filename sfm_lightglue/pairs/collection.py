@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfm_lightglue.images import UnreadableImage, read_header, read_position
+from sfm_lightglue.images import UnreadableImage, read_header
+from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
-from sfm_lightglue.positions import GeoPosition, read_positions
+from sfm_lightglue.positions import GeoPosition
 from sfm_lightglue.storage import H5Reader
 
 if TYPE_CHECKING:
@@ -117,13 +118,12 @@ class Collection:
         """GPS positions by name, in the order of `names`. Images without a position are missing.
 
         Raises:
-            ValueError: The collection has neither a file of positions nor photos.
+            FileNotFoundError: The file of positions does not exist.
+            ValueError: The file is damaged or has none of the images, or the collection has neither a file nor photos.
         """
         if self._positions is not None:
-            known = read_positions(self._positions)
-            return {name: known[name] for name in self.names if name in known}
-        found = ((name, read_position(self._folder / name)) for name in self.names)
-        return {name: position for name, position in found if position is not None}
+            return listed_positions(self._positions, self.names)
+        return find_positions(self._folder, self.names)
 
     @functools.cached_property
     def poses(self) -> dict[str, PosedCamera]:

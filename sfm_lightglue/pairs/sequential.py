@@ -14,6 +14,7 @@ from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.pairs.rigs import MAX_CAMERAS, SameTimes, rig_folders
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.products import Pair
+from sfm_lightglue.ranges import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,16 @@ class SequentialOptions(GlobalDescriptorOptions):
     """Loop closures with a lower similarity (-1 to 1) are dropped."""
 
     def __post_init__(self) -> None:
-        if self.loop_every < 1:
-            raise ValueError(f"pairs.loop_every is {self.loop_every}, expected at least 1")
+        super().__post_init__()
+        check_ranges(
+            self,
+            "pairs",
+            overlap=">= 1",
+            loop_every=">= 1",
+            loop_neighbours=">= 1",
+            loop_min_distance=">= 0",
+            min_score=">= -1, <= 1",
+        )
         object.__setattr__(self, "across_folders", str(self.across_folders).lower())
         if self.across_folders not in ("auto", "true", "false"):
             raise ValueError(f"pairs.across_folders is {self.across_folders}, expected auto, true or false")

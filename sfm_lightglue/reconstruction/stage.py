@@ -1,8 +1,8 @@
 """The stage database -> reconstruction: runs one of COLMAP's mappers on the verified matches, and describes the models.
 
 Reads `database.db`, the pixel scales in `features.h5`, and the photos for the colours of the points. Writes `reconstruction/0` to
-`reconstruction/n`, each in COLMAP's binary and text format and as `points.ply`. A killed run leaves the previous reconstruction
-as it was. Ctrl-C keeps the partial reconstruction.
+`reconstruction/n`, the largest model first, each in COLMAP's binary and text format and as `points.ply`. A killed run leaves the
+previous reconstruction as it was. Ctrl-C keeps the partial reconstruction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, image_names, run_mapper
-from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, write_models
+from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
 from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
 
@@ -38,6 +38,9 @@ def reconstruct(
     known_poses: Mapping[str, np.ndarray] | None = None,
 ) -> ReconstructionReport:
     """Writes models of the scene to `output/0` ... `output/n` and describes them.
+
+    The models are numbered by size: images, then points, then the names of the images. Models with fewer images than
+    `options.min_model_size` are discarded. If the scene itself has fewer images than that, all of them must be in the model.
 
     If `output` already has the models of this database with these options, nothing is computed. Other models are replaced, with a
     warning if options changed.
@@ -75,7 +78,10 @@ def reconstruct(
         partial.mkdir(parents=True)
         with colmap_log(None):
             interrupted = run_mapper(database, images, partial, options, known_poses or {})
-        write_models(partial)
+            candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
+            number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
+            # Here the models have their final numbers and no files but COLMAP's: change them and write them back.
+            write_models(partial)
         if not interrupted:
             (partial / state.name).write_text(json.dumps(settings))
         shutil.rmtree(output, ignore_errors=True)
