@@ -31,6 +31,9 @@ class ImportedExtractor:
     skipped with the reason. A file that points to other files or declares huge arrays is refused as a whole.
     """
 
+    keeps_all_keypoints = True
+    """Transparent parts of a photo drop no keypoints: imported matches refer to all of them."""
+
     def __init__(self, options: ImportedOptions, source: WeightsRecord) -> None:
         self.options, self.weights = options, (source,)
 

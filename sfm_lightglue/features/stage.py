@@ -20,7 +20,16 @@ from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
-from sfm_lightglue.images import UnreadableImage, list_images, load_image
+from sfm_lightglue.images import (
+    UnreadableImage,
+    camera_ranges,
+    check_masks,
+    find_masks,
+    find_pictures,
+    list_images,
+    load_image,
+    similar_name,
+)
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
@@ -29,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-Extracted: TypeAlias = tuple[GroupData, int]
-"""What is stored for a photo, and its number of keypoints."""
+Extracted: TypeAlias = tuple[GroupData, int, bool]
+"""What is stored for a photo, its number of keypoints, and whether a part of it was masked out."""
 Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
 """Names of a few photos -> the result of each, or why it failed."""
 
@@ -49,6 +58,10 @@ class ExtractionReport:
     """Names of photos processed in this call that have no keypoints."""
     skipped: dict[str, str]
     """Name of a photo that could not be used -> the reason."""
+    num_masks: int = 0
+    """Requested photos that have a mask file."""
+    transparent: list[str] = dataclasses.field(default_factory=list)
+    """Names of photos processed in this call whose transparent parts were masked out."""
 
 
 def extract_features(
@@ -72,7 +85,7 @@ def extract_features(
         output: HDF5 file in hloc's format.
         extractor: See `create_extractor`. In other processes the executor creates it again from its class and options.
         names: Photos to process, relative to the folder; None for all.
-        masks: Folder of masks in COLMAP's naming (name of the photo + `.png`), black = ignore.
+        masks: Folder of masks, or one mask for all photos; black or transparent = ignore. See `images.find_masks` for the names.
         executor: Decides where the photos are processed; None for threads of this process.
         num_workers: Number of these threads, 0 for one per core. Each works on one photo, or on one batch if the extractor
             takes several photos together. Not used if an executor is given.
@@ -84,6 +97,7 @@ def extract_features(
     Raises:
         SettingsChanged: If `output` was made with other settings, or holds no photo of this folder.
         FileNotFoundError: If a folder does not exist.
+        ValueError: If masks do not fit their photos, or none does.
         ChildProcessError: If a process of the executor dies.
         Exception: The first error, if no photo succeeds.
 
@@ -94,18 +108,28 @@ def extract_features(
         (4, 512.0)
     """
     names = list_images(images) if names is None else sorted(names)
-    if masks is not None and not Path(masks).is_dir():
-        raise FileNotFoundError(f"the folder of masks {masks} does not exist")
+    mask_files = _masks_of(Path(images), names, masks)
     executor = executor or ThreadExecutor(num_workers)
     counts: dict[str, int] = {}
+    masked: set[str] = set()
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
     with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
         if if_settings_changed != "recompute":
             _check_collection(Path(images), Path(output), store.stamps)
-        stamps, skipped = _photo_stamps(Path(images), names, masks)
+        stamps, skipped = _photo_stamps(Path(images), names, mask_files)
+        ranges = camera_ranges(images, [*stamps], num_cores())
+        stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
-        results = _extract_each(todo, Path(images), masks, extractor, executor)
+        read = functools.partial(
+            load_image,
+            Path(images),
+            masks=mask_files,
+            use_alpha=not getattr(extractor, "keeps_all_keypoints", False),
+            ranges=ranges,
+            longest=_useful_size(extractor),
+        )
+        results = _extract_each(todo, read, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
             for name, result in results:
@@ -115,7 +139,8 @@ def extract_features(
                     skipped[name] = str(result) if isinstance(result, UnreadableImage) else f"{type(result).__name__}: {result}"
                     logger.warning("%s is skipped: %s", name, skipped[name])
                 else:
-                    item, counts[name] = result
+                    item, counts[name], is_masked = result
+                    masked |= {name} if is_masked else set()
                     store.add(name, item, stamps[name])
         store.merge(drop=[name for name in skipped if name in stamps])
         num_images = sum(name in store.stamps for name in stamps)
@@ -125,12 +150,26 @@ def extract_features(
     empty = sorted(name for name, count in counts.items() if count == 0)
     for name in empty:
         logger.warning("%s: no keypoints were found", name)
+    if transparent := sorted(masked - mask_files.keys()):
+        logger.info("the transparent parts of %d photos get no keypoints", len(transparent))
     mean_keypoints = sum(counts.values()) / max(1, len(counts))
-    return ExtractionReport(num_images, len(counts), mean_keypoints, empty, dict(sorted(skipped.items())))
+    return ExtractionReport(
+        num_images, len(counts), mean_keypoints, empty, dict(sorted(skipped.items())), len(mask_files), transparent
+    )
+
+
+def _masks_of(images: Path, names: Sequence[str], masks: Path | str | None) -> Mapping[str, Path]:
+    """The mask of each photo that has one. Says how many have one. Raises: as `find_masks` and `check_masks`."""
+    if masks is None:
+        return {}
+    found = find_masks(masks, names)
+    check_masks(images, names, found)
+    found.log()
+    return found.files
 
 
 def _extract_each(
-    names: Sequence[str], images: Path, masks: Path | str | None, extractor: Extractor, executor: Executor
+    names: Sequence[str], read: Callable[[str], Image], extractor: Extractor, executor: Executor
 ) -> Generator[tuple[str, Extracted | Exception], None, None]:
     """Each photo with its result, or with the error.
 
@@ -138,7 +177,6 @@ def _extract_each(
     """
     batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
     batches = [tuple(names[start : start + batch_size]) for start in range(0, len(names), batch_size)]
-    read = functools.partial(load_image, images, masks=masks)
     recipe = functools.partial(_open_worker, PortablePlugin(extractor), read)
     with contextlib.closing(checked_results(executor, recipe, batches)) as jobs:
         for batch, results in jobs:
@@ -204,17 +242,20 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
         )
 
 
-def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None) -> tuple[dict[str, str], dict[str, str]]:
+def _photo_stamps(images: Path, names: Sequence[str], masks: Mapping[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
     """Name -> content hash of the photo and its mask; name -> reason for photos that cannot be opened."""
-    stamps, skipped = {}, {}
+    stamps, skipped, mask_hash = {}, {}, functools.cache(_content_hash)  # many photos may share a mask
+    present = functools.cache(lambda: find_pictures(images) if images.is_dir() else [])
     for name in names:
         try:
             stamp = _content_hash(images / name)
-            if masks is not None and (mask := Path(masks) / f"{name}.png").is_file():
-                stamp += f"+{_content_hash(mask)}"
+            if name in masks:
+                stamp += f"+{mask_hash(masks[name])}"
             stamps[name] = stamp
         except OSError as error:
             skipped[name] = f"cannot be read: {error}"
+            if isinstance(error, FileNotFoundError) and (similar := similar_name(name, present())):
+                skipped[name] += f". {similar}"
             logger.warning("%s is skipped: %s", name, skipped[name])
     return stamps, skipped
 
@@ -225,7 +266,29 @@ def _content_hash(path: Path) -> str:
 
 def _checked_group(image: Image, features: Features) -> Extracted:
     _check(features, image)
-    return features_to_group(features), len(features)
+    return features_to_group(_in_full_photo(features, image)), len(features), image.mask is not None
+
+
+def _useful_size(extractor: Extractor) -> int | None:
+    """Longest side, px, beyond which pixels of a photo do not matter to the extractor; None if it may use all."""
+    resize_max: int | None = getattr(getattr(extractor, "options", None), "resize_max", None)
+    return None if resize_max is None else 2 * resize_max  # twice, because resizing averages several pixels
+
+
+def _in_full_photo(features: Features, image: Image) -> Features:
+    """The features in pixels of the stored photo, if the extractor saw a photo that was decoded at a reduced size."""
+    if image.full_size is None:
+        return features
+    factor, full = round(max(image.full_size) / max(image.size)), np.array(image.full_size)
+    # JPEG's reduced pixels cover whole pixels of the photo. The last one may reach beyond the edge.
+    keypoints = np.minimum((features.keypoints + 0.5) * factor - 0.5, full - 1).astype(np.float32)
+    return dataclasses.replace(
+        features,
+        keypoints=keypoints,
+        image_size=image.full_size,
+        pixel_scale=features.pixel_scale * factor,
+        scales=None if features.scales is None else features.scales * np.float32(factor),
+    )
 
 
 def _check(features: Features, image: Image) -> None:

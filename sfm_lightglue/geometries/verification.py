@@ -14,6 +14,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.products import Features, Matches, TwoViewGeometry
+from sfm_lightglue.ranges import check_ranges
 
 MIN_NUM_MATCHES = 8
 """COLMAP's estimators need this many matches."""
@@ -47,6 +48,18 @@ class VerificationOptions:
     stationary_max_error_px: float | None = None
     """Matches in a logo, a car hood or another overlay move at most this much, px of the resized image that the detector saw;
     they are dropped, see `stationary.py`. None keeps them."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "geometries",
+            max_error_px="> 0",
+            min_num_inliers=">= 0",
+            min_mean_score=">= 0, <= 1",
+            confidence="> 0, < 1",
+            max_num_trials=">= 1",
+            seed=">= 0",
+        )
 
 
 def verify_matches(

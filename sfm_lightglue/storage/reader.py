@@ -120,6 +120,10 @@ class H5Reader:
         """Whether the file has descriptors of the image. Raises: KeyError if it does not have the image."""
         return find_dataset(self._image_group(name), "descriptors") is not None
 
+    def num_keypoints(self, name: str) -> int:
+        """Number of keypoints of the image, without reading them."""
+        return int(required_dataset(self._image_group(name), "keypoints", name).shape[0])
+
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) px of the photo, without reading its features. Raises: as `features`."""
         return stored_image_size(self._image_group(name), name)
@@ -151,6 +155,11 @@ class H5Reader:
     @functools.cached_property
     def _is_ours(self) -> bool:
         return "fingerprint" in self._file.attrs
+
+    def without_global_descriptor(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that have no `global_descriptor` in the file, in the same order."""
+        groups = {name: find_group(self._file, name) for name in names}
+        return [name for name, group in groups.items() if group is None or find_dataset(group, "global_descriptor") is None]
 
     # --- matches ---
 
