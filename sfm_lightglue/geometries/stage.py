@@ -186,8 +186,8 @@ def _count_stationary(pairs: list[Pair], features: H5Reader, matches: H5Reader, 
 
 
 def _read_each(pairs: Iterable[Pair], features: H5Reader, matches: H5Reader) -> Iterator[tuple[Features, Features, Matches]]:
-    """The features without descriptors and the matches of each pair. The features of an image are read once."""
-    read = functools.cache(functools.partial(features.features, with_descriptors=False))
+    """The features without descriptors and the matches of each pair. The features of the last 1000 images are kept (25 MB)."""
+    read = functools.lru_cache(1000)(functools.partial(features.features, with_descriptors=False))
     for pair in pairs:
         yield read(pair.name0), read(pair.name1), read_matches(matches, pair)
 

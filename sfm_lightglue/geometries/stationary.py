@@ -69,11 +69,7 @@ def find_overlays(pairs: Iterable[tuple[Features, Features, Matches]], max_error
     Args:
         pairs: keypoints of both images, and matches. Descriptors are not used.
         max_error_px: largest motion of a stationary match, px of the resized image that the detector saw.
-
-    Raises: ValueError if `max_error_px` is not positive.
     """
-    if not max_error_px > 0:
-        raise ValueError(f"geometries.stationary_max_error_px must be positive or null, found {max_error_px}")
     num_pairs: dict[Size, int] = {}
     counts: dict[Size, np.ndarray] = {}  # 4 columns rows: stationary, near, moving matches; pairs
     for features0, features1, matches in pairs:

@@ -59,6 +59,7 @@ class VerificationOptions:
             confidence="> 0, < 1",
             max_num_trials=">= 1",
             seed=">= 0",
+            stationary_max_error_px="> 0",
         )
 
 

@@ -125,8 +125,8 @@ def test_the_limit_is_in_detection_pixels() -> None:
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
 def test_a_limit_that_is_not_positive_is_refused(limit: float) -> None:
-    with pytest.raises(ValueError, match="stationary_max_error_px must be positive or null"):
-        find_overlays([], limit)
+    with pytest.raises(ValueError, match=r"geometries\.stationary_max_error_px must be more than 0"):
+        VerificationOptions(2.0, 15, 0.0, 0.9999, 500, 0, limit)
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------------
