@@ -157,7 +157,7 @@ def test_sources_that_need_only_names_read_no_features(tmp_path: Path) -> None:
 
 
 def test_an_interval_of_zero_images_between_loop_closures_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"pairs.loop_every must be at least 1, found 0"):
+    with pytest.raises(ValueError, match=r"pairs\.loop_every must be at least 1, found 0"):
         dataclasses.replace(SEQUENTIAL, loop_every=0)
 
 
