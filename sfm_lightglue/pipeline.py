@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, check_intrinsics, choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
@@ -28,10 +28,12 @@ from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, rea
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import check_masks, list_images, warn_of_spaces
+from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pair_files import write_pairs, write_reasons
@@ -41,6 +43,7 @@ from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.reconstruction import reconstruct
+from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
@@ -165,12 +168,14 @@ def check_inputs(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
     for choice in (run.options.features, run.options.pairs, run.options.matches):
         choice.check()
+    if run.options.features.plugin is ImportedExtractor and run.options.matches.plugin is not ImportedMatcher:
+        check_has_descriptors(run.options.features.options.path)
     names = run.list_photos()
     warn_of_spaces(names)
     if run.options.dataset.masks:
         check_masks(run.images, names, run.options.dataset.masks)
     database = run.options.database
-    choose_cameras(run.images, {}, database.intrinsics, database.camera_model, _known_cameras(run))
+    check_intrinsics(run.images, names, database.intrinsics, database.camera_model, _known_cameras(run))
 
 
 def evaluate(run: Run) -> str:
@@ -298,6 +303,7 @@ def reconstruct_models(run: Run) -> None:
         _warn_if_outdated(run.folder)
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
+        record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
         if report.largest is None:
             logger.error("nothing could be reconstructed: see the numbers of pairs and matches in %s", run.folder.summary)
 
