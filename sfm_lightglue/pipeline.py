@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, check_intrinsics, choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
@@ -28,10 +28,12 @@ from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, rea
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import check_masks, list_images, warn_of_spaces
+from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pair_files import write_pairs, write_reasons
@@ -166,12 +168,14 @@ def check_inputs(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
     for choice in (run.options.features, run.options.pairs, run.options.matches):
         choice.check()
+    if run.options.features.plugin is ImportedExtractor and run.options.matches.plugin is not ImportedMatcher:
+        check_has_descriptors(run.options.features.options.path)
     names = run.list_photos()
     warn_of_spaces(names)
     if run.options.dataset.masks:
         check_masks(run.images, names, run.options.dataset.masks)
     database = run.options.database
-    choose_cameras(run.images, {}, database.intrinsics, database.camera_model, _known_cameras(run))
+    check_intrinsics(run.images, names, database.intrinsics, database.camera_model, _known_cameras(run))
 
 
 def evaluate(run: Run) -> str:

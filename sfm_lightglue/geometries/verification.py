@@ -97,7 +97,8 @@ def verify_matches(
     by_chance = chance * (len(matches) - len(inliers))
     if configuration == "DEGENERATE" or len(inliers) < options.min_num_inliers + by_chance:
         return _rejected("few inliers", matches, max_error_px)
-    if matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean() < options.min_mean_score:
+    mean_score = matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean()
+    if not mean_score >= options.min_mean_score:  # also for NaN
         return _rejected("low score", matches, max_error_px)
     return TwoViewGeometry(configuration, inliers, len(matches), float(max_error_px), E=estimated.E, F=estimated.F, H=estimated.H)
 

@@ -74,11 +74,17 @@ class Collection:
 
         Raises:
             KeyError: The file of features does not contain the image.
-            ValueError: The collection has no file of features.
+            ValueError: The collection has no file of features, or it has keypoints without descriptors.
         """
         if self._load_descriptors is not None:
             return self._load_descriptors(name)
-        return self._reader.features(name).descriptors
+        descriptors = self._reader.features(name).descriptors
+        if len(descriptors) and not descriptors.shape[1]:
+            raise ValueError(
+                f"{self._features} has no descriptors of {name!r}, which these pairs need: give pairs.global_descriptors=FILE "
+                "or choose pairs=exhaustive or pairs=list"
+            )
+        return descriptors
 
     def global_descriptors(self, path: Path | str) -> np.ndarray:
         """float32 (len(names), d): hloc's `global_descriptor` of each image from an HDF5 file, in the order of `names`.

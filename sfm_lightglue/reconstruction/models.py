@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pycolmap
 
+from sfm_lightglue.reconstruction.colors import color_points
+
 logger = logging.getLogger(__name__)
 
 MIN_POINTS = 10
@@ -107,9 +109,15 @@ def number_models(output: Path, min_images: int) -> None:
         folder.rename(output / str(number))
 
 
-def write_models(output: Path) -> None:
-    """Writes text and PLY files beside the binary files of the models in the folder `output`."""
+def write_models(output: Path, images: Path | None) -> None:
+    """Colours the points of the models in the folder `output`, and writes text and PLY files beside the binary files.
+
+    `images` is the folder of the photos. Without it the points stay black.
+    """
     for folder in model_folders(output):
         model = pycolmap.Reconstruction(folder)
+        if images is not None:
+            color_points(model, images)
+            model.write(folder)
         model.write_text(folder)
         model.export_PLY(folder / "points.ply")

@@ -122,6 +122,12 @@ def test_links_in_a_loop_are_refused_with_a_message(tmp_path: Path, caplog: pyte
     assert "gone.jpg is left out: the file that it links to does not exist" in caplog.text
 
 
+def test_a_link_to_a_folder_that_is_left_out_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg", "out/plots/b.png")
+    (tmp_path / "photos" / "results").symlink_to(tmp_path / "out")
+    assert list_images(tmp_path / "photos", without=[tmp_path / "out"]) == ["a.jpg"]
+
+
 # --- videos ----------------------------------------------------------------------------------------------------------------
 
 
