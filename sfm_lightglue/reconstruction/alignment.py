@@ -157,7 +157,7 @@ def _check(in_local: np.ndarray, residuals: np.ndarray) -> float:
     extents = np.linalg.svd(in_local - in_local.mean(axis=0), compute_uv=False)  # times the square root of n
     residual, extent = math.sqrt(3) * deviation, float(np.linalg.norm(extents)) / math.sqrt(len(in_local))
     if residual > MAX_RESIDUAL * extent:
-        raise NotAligned(f"its positions disagree with it: they are {extent:.2f} m apart, but {residual:.2f} m off")
+        raise NotAligned(f"its positions disagree with it: they spread over {extent:.2f} m, with residuals of {residual:.2f} m")
     across = float(np.linalg.norm(extents[1:]))
     error_deg = math.degrees(deviation / across) if across > 0 else math.inf
     if error_deg > MAX_ROTATION_ERROR_DEG:
