@@ -16,11 +16,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sfm_lightglue.cameras import Camera, choose_cameras
+from sfm_lightglue.cameras import Camera, check_intrinsics
+from sfm_lightglue.database import check_output
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
-from sfm_lightglue.features.imported import ImportedExtractor
-from sfm_lightglue.images import UnreadableImage, check_masks, read_header
+from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
+from sfm_lightglue.files import foreign_file
+from sfm_lightglue.images import check_masks
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.mistakes import MISTAKES, message_of
 from sfm_lightglue.pairs.collection import Collection
@@ -28,6 +30,7 @@ from sfm_lightglue.pairs.pairing import check_source
 from sfm_lightglue.pose_priors import listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import PluginChoice, RunOptions
 from sfm_lightglue.settings import describe_changes, fingerprint, plugin_settings
@@ -65,15 +68,10 @@ class Inputs:
             return []
 
     @functools.cached_property
-    def sizes(self) -> dict[str, tuple[int, int]]:
-        """(width, height) px by name, from the headers. Photos that cannot be read are left out: a run skips them."""
-        sizes = {}
-        for name in self.names:
-            try:
-                sizes[name] = read_header(self.images / name).size
-            except UnreadableImage:
-                continue
-        return sizes
+    def collection(self) -> Collection:
+        """The photos and what is known about them, without features."""
+        dataset = self.options.dataset
+        return Collection(self.names, images=self.images, poses=dataset.poses, positions=dataset.positions)
 
     @functools.cached_property
     def poses(self) -> dict[str, PosedCamera]:
@@ -163,6 +161,13 @@ def _check_output_beside_photos(inputs: Inputs) -> None:
         raise ValueError(f"the photos in {inputs.images} lie where a run writes its results: choose another output=DIR")
 
 
+def _check_foreign(inputs: Inputs) -> None:
+    """What a run would replace must be from a run."""
+    check_output(inputs.folder.database)
+    ModelsFolder(inputs.folder.reconstruction).check()
+    inputs.folder.read_summary()
+
+
 def _check_space(inputs: Inputs) -> None:
     """The disk must hold at least a quarter of the largest file of features."""
     options, features = inputs.options.features.options, inputs.empty_features
@@ -193,12 +198,9 @@ def _check_masks(inputs: Inputs) -> None:
 
 
 def _check_poses(inputs: Inputs) -> None:
-    if inputs.poses and inputs.names and not {*inputs.poses} & {*inputs.names}:
-        raise ValueError(
-            f"dataset.poses={inputs.options.dataset.poses} has poses of other photos, such as {next(iter(inputs.poses))!r}, and "
-            f"of none of the {len(inputs.names)} photos, such as {inputs.names[0]!r}: names are paths below the photo folder"
-        )
-    if inputs.options.reconstruction.name == "triangulation" and not inputs.poses:
+    if inputs.options.dataset.poses:
+        _ = inputs.collection.poses  # raises if the file is damaged or has none of the photos
+    if inputs.options.reconstruction.name == "triangulation" and not inputs.options.dataset.poses:
         raise ValueError("reconstruction=triangulation needs the poses of the photos: dataset.poses=FILE with their names")
 
 
@@ -209,15 +211,13 @@ def _check_positions(inputs: Inputs) -> None:
 
 def _check_cameras(inputs: Inputs) -> None:
     database = inputs.options.database
-    estimated = ("exif", "single", "per_folder", "per_image")
-    sizes = {} if database.intrinsics in estimated else inputs.sizes
-    if database.intrinsics == "poses" and not inputs.options.dataset.poses:
-        raise ValueError("database.intrinsics=poses takes the intrinsics from a file of poses: give dataset.poses=FILE")
-    try:
-        known = known_cameras(inputs.poses) if database.intrinsics == "poses" else {}
-    except MISTAKES:
-        return  # `_check_poses` tells it
-    choose_cameras(inputs.images, sizes, database.intrinsics, database.camera_model, known)
+    known: dict[str, Camera] = {}
+    if database.intrinsics == "poses" and inputs.options.dataset.poses:
+        try:
+            known = known_cameras(inputs.poses)
+        except MISTAKES:
+            return  # `_check_poses` tells it
+    check_intrinsics(inputs.images, inputs.names, database.intrinsics, database.camera_model, known)
 
 
 def known_cameras(poses: dict[str, PosedCamera]) -> dict[str, Camera]:
@@ -233,10 +233,7 @@ def known_cameras(poses: dict[str, PosedCamera]) -> dict[str, Camera]:
 def _check_pairs(inputs: Inputs) -> None:
     source = inputs.options.pairs.create()
     if inputs.names:
-        dataset = inputs.options.dataset
-        check_source(
-            source, Collection(inputs.names, images=inputs.images, poses=dataset.poses, positions=dataset.positions, device="cpu")
-        )
+        check_source(source, inputs.collection)
 
 
 def _check_truth(inputs: Inputs) -> None:
@@ -272,6 +269,8 @@ def _check_extractor(inputs: Inputs) -> None:
                 f"features.path={path} has features of other photos, such as {min(names, default='none')!r}, and of none of the "
                 f"{len(inputs.names)} photos, such as {inputs.names[0]!r}: names are paths below the photo folder"
             )
+        if inputs.options.matches.plugin is not ImportedMatcher:
+            check_has_descriptors(path)
 
 
 def _check_matcher(inputs: Inputs) -> None:
@@ -329,7 +328,9 @@ def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
         return
     settings = json.loads(json.dumps(settings, sort_keys=True))
     with H5Reader(path) as reader:
-        if reader.settings and reader.fingerprint != fingerprint(settings):
+        if not reader.settings:
+            raise foreign_file(path)
+        if reader.fingerprint != fingerprint(settings):
             raise SettingsChanged(
                 f"{path} was made with other settings ({describe_changes(reader.settings, settings)}): choose another output "
                 "folder, or give execution.if_settings_changed=recompute to replace it"
@@ -339,6 +340,7 @@ def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_output, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
+    (_check_foreign, ("run",)),
     (_check_devices, ("run", "extract", "pairs", "match")),
     (_check_photos, ("run", "extract", "pairs", "verify", "database")),
     (_check_masks, ("run", "extract")),

@@ -34,6 +34,7 @@ python -m sfm_lightglue COMMAND [PHOTOS OUT] [key=value ...]
   evaluate       reconstruction against ground truth -> evaluation.json
   train          photos -> weights of a network                             (training=superpoint data.images=DIR)
   match-pair     two photos: keypoints, matches and scores, and a picture   (IMAGE0 IMAGE1 [--json])
+  frames         video -> photos, the sharpest of each half second         (VIDEO FOLDER [every=SECONDS])
   weights        all weights, their licences and where they are             (list | fetch NAME)
   datasets       all datasets, their licences and sizes                     (list | fetch NAME)
   kernels        compile optional kernels that make LightGlue faster on CPUs with AVX512
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **{name: functools.partial(_run_command, name) for name in RUN_COMMANDS},
         "train": _train,
         "match-pair": _match_pair,
+        "frames": _frames,
         "weights": _weights,
         "datasets": _datasets,
         "kernels": _kernels,
@@ -215,6 +217,22 @@ def _match_pair(arguments: list[str]) -> int:
     from sfm_lightglue import match_pair
 
     print(match_pair.match_pair(expanded(paths[0]), expanded(paths[1]), overrides, as_json=as_json))
+    return 0
+
+
+def _frames(arguments: list[str]) -> int:
+    """Writes photos from a video."""
+    options = {key: value for key, equals, value in (argument.partition("=") for argument in arguments[2:]) if equals}
+    if len(arguments) < 2 or len(options) != len(arguments) - 2 or not options.keys() <= {"every"}:
+        raise ValueError("usage: frames VIDEO FOLDER [every=SECONDS]")
+    from sfm_lightglue.images import video
+
+    try:
+        every = float(options.get("every", video.SECONDS))
+    except ValueError as error:
+        raise ValueError(f"every={options['every']} is not a number of seconds") from error
+    names = video.extract_frames(arguments[0], arguments[1], every)
+    print(f"{len(names)} photos in {arguments[1]}")
     return 0
 
 

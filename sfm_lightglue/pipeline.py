@@ -43,6 +43,7 @@ from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.reconstruction import reconstruct
+from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
@@ -303,10 +304,12 @@ def reconstruct_models(run: Run) -> None:
         options, known_poses = run.options.reconstruction, {}
         if options.name == "triangulation" and run.options.dataset.poses:
             poses = read_poses(Path(run.options.dataset.poses))
+            poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
         _warn_if_outdated(run.folder)
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
+        record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
         if report.largest is None:
             logger.error("nothing could be reconstructed: see the numbers of pairs and matches in %s", run.folder.summary)
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfm_lightglue.images import UnreadableImage, read_pose_tags
-from sfm_lightglue.positions import GeoPosition, read_positions
+from sfm_lightglue.photo_names import PhotoNames
+from sfm_lightglue.position_files import read_positions
+from sfm_lightglue.positions import GeoPosition
 
 if TYPE_CHECKING:
     import pycolmap
@@ -102,23 +104,40 @@ def find_positions(images: Path | str, names: Iterable[str], positions: Path | s
 def listed_positions(path: Path | str, names: Iterable[str]) -> dict[str, GeoPosition]:
     """The positions of a file for these photos, sorted by name.
 
+    Names are found as in `PhotoNames.find`, and by the file name alone, without folders, if only one photo and one line have it.
     Names of the file that are no photo are logged.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: A line is not understood, or the file has none of the photos.
+        ValueError: A line is not understood, the file has none of the photos, or two positions of one.
     """
-    names, listed = sorted(set(names)), read_positions(path)
-    known = {name: listed[name] for name in names if name in listed}
-    unknown = sorted(set(listed) - set(names))
-    if names and not known:
+    photos, listed = PhotoNames(names), read_positions(path)
+    names, line_of = photos.names, dict[str, str]()
+    for text in listed:
+        name = photos.find(text)
+        if name is not None and line_of.setdefault(name, text) != text:
+            raise ValueError(f"{path} has two positions of {name}: as {line_of[name]} and as {text}")
+    others = _by_file_name(set(listed) - set(line_of.values()))
+    for file_name, alike in _by_file_name(set(names) - set(line_of)).items():
+        if len(alike) == len(others.get(file_name, [])) == 1:
+            line_of[alike[0]] = others[file_name][0]
+    unknown = sorted(set(listed) - set(line_of.values()))
+    if names and not line_of:
         raise ValueError(
             f"{path} has the position of none of the {len(names)} photos: it names {_some(unknown)}, "
             f"the photos are {_some(names)}"
         )
     if unknown:
         logger.warning("%s names %d files that are not among the photos: %s", path, len(unknown), _some(unknown))
-    return known
+    return {name: listed[line_of[name]] for name in names if name in line_of}
+
+
+def _by_file_name(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by their last part in small letters."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(name.replace("\\", "/").rpartition("/")[2].casefold(), []).append(name)
+    return found
 
 
 def _read_tags(path: Path) -> tuple[GeoPosition | None, int]:

@@ -1,8 +1,4 @@
-"""Where photos were taken: GPS positions from EXIF and from text files.
-
-A file of positions has one line `name latitude longitude altitude_m` per photo. Lines that start with # are comments. The
-altitude may be missing, and further columns are ignored. If a name contains white space, the columns are separated by tabs.
-"""
+"""Where photos were taken: the record of a GPS position, and how it is read from EXIF and XMP."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -36,32 +31,6 @@ class GeoPosition:
             raise ValueError(
                 f"latitude {self.latitude_deg}, longitude {self.longitude_deg}: expected -90..90 and -180..180 degrees"
             )
-
-
-def read_positions(path: Path | str) -> dict[str, GeoPosition]:
-    """The positions of a file by photo name, in the order of the file.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: A line is not understood or repeats a name. The message gives the file and the number of the line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the file of positions {path} does not exist")
-    positions: dict[str, GeoPosition] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        name, *fields = line.rstrip("\r").split("\t") if "\t" in line else line.split()
-        try:
-            if name in positions:
-                raise ValueError(f"a second position of {name}")
-            if len(fields) < 2:
-                raise ValueError(f"found {len(fields)} values after the name")
-            positions[name] = GeoPosition(*map(float, fields[:3]))
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}; expected `name latitude longitude altitude_m`") from error
-    return positions
 
 
 def position_from_exif(gps: Mapping[int, Any], xmp: str = "") -> GeoPosition | None:

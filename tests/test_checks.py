@@ -66,9 +66,9 @@ TRIANGULATION = ("reconstruction=triangulation", "database.intrinsics=single")
 MISTAKES = [
     (["dataset.poses=none.txt"], "pose file none.txt does not exist"),
     (["dataset.poses=short.txt"], r"short\.txt:1"),
-    (["dataset.poses=others.txt"], "of none of the 3 photos"),
+    (["dataset.poses=others.txt"], "none is a photo of the 3"),
     ([*TRIANGULATION], "reconstruction=triangulation needs the poses of the photos"),
-    ([*TRIANGULATION, "dataset.poses=others.txt"], "of none of the 3 photos"),
+    ([*TRIANGULATION, "dataset.poses=others.txt"], "none is a photo of the 3"),
     (["database.intrinsics=poses"], "database.intrinsics=poses takes the intrinsics from a file of poses"),
     (["database.intrinsics=poses", "dataset.poses=part.txt"], "2 of 3 images have no intrinsics, the first is '1.jpg'"),
     (["database.intrinsics=poses", "dataset.poses=large.txt"], r"for \(640, 480\) px, but the photo has \(64, 48\) px"),
@@ -191,6 +191,20 @@ def test_a_disk_that_is_much_too_small_is_refused(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 2**20))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"GB free, and the features of 3 photos need about"):
         api.run("photos", "out", *SIFT)
+
+
+def test_files_of_others_are_refused_before_any_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "out" / "reconstruction").mkdir(parents=True)
+    for name in ("database.db", "reconstruction/notes.txt", "summary.json"):
+        (folder / "out" / name).write_text("mine")
+    h5py.File(folder / "out" / "features.h5", "w").close()
+    before = sorted(folder.rglob("*"))
+    for name in ("database.db", "reconstruction", "features.h5", "summary.json"):
+        assert cli.main(["run", "photos", "out", *SIFT]) == 1
+        assert f"out/{name} was not written by sfm_lightglue" in capsys.readouterr().err
+        assert sorted(folder.rglob("*")) == before
+        shutil.move(folder / "out" / name, folder / f"moved {name}")
+        before = sorted(folder.rglob("*"))
 
 
 def test_photos_where_results_are_written_are_refused(folder: Path) -> None:

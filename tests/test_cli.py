@@ -92,7 +92,7 @@ def test_the_module_runs_as_a_program() -> None:
 def test_help_names_every_command_and_choice(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in (*cli.RUN_COMMANDS, "train", "match-pair", "weights", "datasets", "kernels", "doctor"):
+    for command in (*cli.RUN_COMMANDS, "train", "match-pair", "frames", "weights", "datasets", "kernels", "doctor"):
         assert f"\n  {command} " in printed or f"\n    {command} " in printed
     for group in GROUPS:
         line = next(line for line in printed.splitlines() if line.startswith(f"  {group} ") and line.endswith(choices(group)[-1]))

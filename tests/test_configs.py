@@ -226,7 +226,10 @@ def test_the_output_is_named_after_the_dataset() -> None:
 
 @pytest.mark.parametrize(
     "camera",
-    ["PINHOLE,1,2,3,4", "PINHOLE,1.5,2e3,-3,+4", "SIMPLE_RADIAL,1,2,3,-0.1", "PINHOLE:1:2:3:4", "'PINHOLE 1 2 3 4'", "exif"],
+    [
+        *("PINHOLE,1,2,3,4", "PINHOLE,1.5,2e3,-3,+4", "SIMPLE_RADIAL,1,2,3,-0.1", "PINHOLE:1:2:3:4", "'PINHOLE 1 2 3 4'", "exif"),
+        *("opencv,1,2,3,4,5,6,7,8", "500,500,320,213", "5e2,320,213"),
+    ],
 )
 def test_a_camera_is_given_without_quotes(camera: str) -> None:
     assert compose_config([f"database.intrinsics={camera}"]).database.intrinsics == camera.strip("'")

@@ -1,4 +1,4 @@
-"""GPS positions of photos, from EXIF and from text files."""
+"""GPS positions of photos, from EXIF and XMP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import ExifTags
 from PIL import Image as PILImage
 
 from sfm_lightglue.images import UnreadableImage, list_images, read_position
-from sfm_lightglue.positions import GeoPosition, position_from_exif, read_positions
+from sfm_lightglue.position_files import read_positions
+from sfm_lightglue.positions import GeoPosition, position_from_exif
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
 GPS: dict[int, Any] = {1: "N", 2: (46.0, 30.0, 36.0), 3: "E", 4: (91.0, 15.0, 0.0), 5: b"\0", 6: 198.5}
@@ -101,35 +102,6 @@ def test_a_position_survives_the_photo(tmp_path: Path) -> None:
     exif.get_ifd(ExifTags.IFD.GPSInfo).update(GPS)
     photo.save(tmp_path / "photo.jpg", exif=exif)
     assert read_position(tmp_path / "photo.jpg") == GeoPosition(46.51, 91.25, 198.5)
-
-
-def test_a_file_may_lack_altitudes_and_have_comments_tabs_and_more_columns(tmp_path: Path) -> None:
-    path = tmp_path / "gps.txt"
-    path.write_bytes(b"\xef\xbb\xbf# name latitude longitude\r\n\r\na.jpg 46.5 -91.25 198.5 6\r\nb c.jpg\t-46.5\t91.25\r\n")
-    positions = read_positions(path)
-    assert positions["a.jpg"] == GeoPosition(46.5, -91.25, 198.5)
-    assert (positions["b c.jpg"].latitude_deg, positions["b c.jpg"].longitude_deg) == (-46.5, 91.25)
-    assert math.isnan(positions["b c.jpg"].altitude_m)
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("b.jpg 46.5", "found 1 values after the name"),
-        ("b.jpg north 91.25", "could not convert string to float: 'north'"),
-        ("b.jpg 91 0", r"latitude 91\.0, longitude 0\.0: expected -90\.\.90"),
-        ("a.jpg 46.5 91.25", r"a second position of a\.jpg"),
-    ],
-)
-def test_a_line_that_is_not_understood_is_refused_with_its_number(tmp_path: Path, line: str, expected: str) -> None:
-    (tmp_path / "gps.txt").write_text(f"a.jpg 1 2\n{line}\n")
-    with pytest.raises(ValueError, match=rf"gps\.txt:2: {expected}.*; expected `name latitude longitude altitude_m`"):
-        read_positions(tmp_path / "gps.txt")
-
-
-def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing\.txt does not exist"):
-        read_positions(tmp_path / "nothing.txt")
 
 
 @pytest.mark.parametrize("folder", ["drone_brighton18", "monstree_exif10"])

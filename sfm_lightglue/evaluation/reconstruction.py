@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 
 from sfm_lightglue.evaluation.pairs import pose_auc
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.poses import Pose, direction_angle_deg, nearest_rotation, rotation_angle_deg
+from sfm_lightglue.similarity import align_similarity
 
 logger = logging.getLogger(__name__)
 
@@ -126,22 +127,6 @@ def read_reconstruction_poses(folder: Path | str) -> dict[str, Pose]:
     return largest
 
 
-def align_similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale s, rotation R (3, 3) and translation t (3,) that minimise the squared distances |s R source + t - target|.
-
-    `source` and `target` are float64 (n, 3). R is never a reflection. If the points are on a line, the rotation about the line is
-    arbitrary. If they coincide, R is arbitrary; if the source points coincide, s is 0. All solutions have equal distances.
-    Source: Umeyama, Least-squares estimation of transformation parameters between two point patterns, PAMI 1991.
-    """
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    centered = source - source_mean
-    covariance = (target - target_mean).T @ centered
-    rotation = nearest_rotation(covariance)
-    variance = np.sum(centered**2)
-    scale = float(np.sum(rotation * covariance) / variance) if variance > 0 else 0.0
-    return scale, rotation, target_mean - scale * rotation @ source_mean
-
-
 def _relative_pose_errors(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> np.ndarray:
     """float64 (num_pairs,), degrees: the error of each pair of true images. Works row by row to save memory."""
     unknown = Pose(np.full((3, 3), np.nan), np.full(3, np.nan))
@@ -191,7 +176,7 @@ def _centers(rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
 
 def _read_model(folder: Path) -> dict[str, Pose]:
     """Poses of the registered images of one COLMAP model, sorted by name."""
-    model = pycolmap.Reconstruction(folder)
+    model = read_model(folder)
     poses = {}
     for image_id in model.reg_image_ids():
         image = model.image(image_id)

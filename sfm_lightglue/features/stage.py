@@ -121,8 +121,14 @@ def extract_features(
         ranges = camera_ranges(images, [*stamps], num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
-        use_alpha = not getattr(extractor, "keeps_all_keypoints", False)
-        read = functools.partial(load_image, Path(images), masks=mask_files, use_alpha=use_alpha, ranges=ranges)
+        read = functools.partial(
+            load_image,
+            Path(images),
+            masks=mask_files,
+            use_alpha=not getattr(extractor, "keeps_all_keypoints", False),
+            ranges=ranges,
+            longest=_useful_size(extractor),
+        )
         results = _extract_each(todo, read, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
@@ -260,7 +266,29 @@ def _content_hash(path: Path) -> str:
 
 def _checked_group(image: Image, features: Features) -> Extracted:
     _check(features, image)
-    return features_to_group(features), len(features), image.mask is not None
+    return features_to_group(_in_full_photo(features, image)), len(features), image.mask is not None
+
+
+def _useful_size(extractor: Extractor) -> int | None:
+    """Longest side, px, beyond which pixels of a photo do not matter to the extractor; None if it may use all."""
+    resize_max: int | None = getattr(getattr(extractor, "options", None), "resize_max", None)
+    return None if resize_max is None else 2 * resize_max  # twice, because resizing averages several pixels
+
+
+def _in_full_photo(features: Features, image: Image) -> Features:
+    """The features in pixels of the stored photo, if the extractor saw a photo that was decoded at a reduced size."""
+    if image.full_size is None:
+        return features
+    factor, full = round(max(image.full_size) / max(image.size)), np.array(image.full_size)
+    # JPEG's reduced pixels cover whole pixels of the photo. The last one may reach beyond the edge.
+    keypoints = np.minimum((features.keypoints + 0.5) * factor - 0.5, full - 1).astype(np.float32)
+    return dataclasses.replace(
+        features,
+        keypoints=keypoints,
+        image_size=image.full_size,
+        pixel_scale=features.pixel_scale * factor,
+        scales=None if features.scales is None else features.scales * np.float32(factor),
+    )
 
 
 def _check(features: Features, image: Image) -> None:

@@ -45,6 +45,9 @@ class VerificationOptions:
     """Largest number of RANSAC trials. It limits the time for pairs that do not overlap."""
     seed: int
     """Seed of RANSAC's random samples."""
+    stationary_max_error_px: float | None = None
+    """Matches in a logo, a car hood or another overlay move at most this much, px of the resized image that the detector saw;
+    they are dropped, see `stationary.py`. None keeps them."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -56,6 +59,7 @@ class VerificationOptions:
             confidence="> 0, < 1",
             max_num_trials=">= 1",
             seed=">= 0",
+            stationary_max_error_px="> 0",
         )
 
 
@@ -97,7 +101,8 @@ def verify_matches(
     by_chance = chance * (len(matches) - len(inliers))
     if configuration == "DEGENERATE" or len(inliers) < options.min_num_inliers + by_chance:
         return _rejected("few inliers", matches, max_error_px)
-    if matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean() < options.min_mean_score:
+    mean_score = matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean()
+    if not mean_score >= options.min_mean_score:  # also for NaN
         return _rejected("low score", matches, max_error_px)
     return TwoViewGeometry(configuration, inliers, len(matches), float(max_error_px), E=estimated.E, F=estimated.F, H=estimated.H)
 

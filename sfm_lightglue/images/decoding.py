@@ -19,9 +19,10 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sfm_lightglue.images.limits import decoding_bytes, memory_bytes, too_large
+from sfm_lightglue.images.limits import ORDINARY_PIXELS, decoding_bytes, memory_bytes, too_large
 from sfm_lightglue.images.listing import EXTENSIONS, HEIC
 from sfm_lightglue.images.ranges import Range, UsedValues, to_eight_bits
 
@@ -98,13 +99,28 @@ def formats() -> tuple[str, ...]:
 
 
 def exif_orientation(image: PILImage.Image) -> int:
-    """EXIF orientation 1 to 8 of an opened photo; 1 if it has none, or one that does not exist."""
+    """EXIF orientation 1 to 8 of an opened photo; 1 if it has none, or one that does not exist.
+
+    In a PNG file the tags count if they stand before the pixels, as programs write them. Else PIL would decode all pixels.
+    """
+    if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
+        return 1
     try:
         code = image.info.get("orientation") or image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # broken EXIF can raise anything; the photo itself is fine
         logger.debug("EXIF of %s is unreadable: %s", getattr(image, "filename", "?"), error)
         return 1
     return code if code in range(1, 9) else 1
+
+
+def reduce_large_jpeg(image: PILImage.Image, longest: int) -> None:
+    """Lets PIL decode a JPEG of more than 179 megapixels at 1/2, 1/4 or 1/8 of its size, with `longest` px or more on one side.
+
+    Pixel i of the result covers pixels i * s to (i + 1) * s - 1 of the photo, for a size of 1/s. Sizes are rounded up.
+    """
+    width, height = image.size
+    if isinstance(image, JpegImageFile) and width * height > ORDINARY_PIXELS:
+        image.draft(image.mode, (width * longest // max(width, height), height * longest // max(width, height)))
 
 
 def opaque_parts(image: PILImage.Image) -> np.ndarray | None:

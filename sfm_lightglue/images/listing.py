@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -66,9 +67,10 @@ def find_pictures(folder: Path) -> list[str]:
 
 def how_to_use_videos(video: Path) -> str:
     """What to do with a video, for messages."""
+    path = shlex.quote(str(video))
     return (
-        f"Make photos of it first: python -m sfm_lightglue frames {video} FOLDER (it needs pip install 'sfm-lightglue[video]'), "
-        f"or ffmpeg -i {video.name} -vf fps=2 FOLDER/%05d.jpg"
+        f"Make photos of it first: python -m sfm_lightglue frames {path} FOLDER (it needs pip install 'sfm-lightglue[video]'), "
+        f"or ffmpeg -i {path} -vf fps=2 -q:v 2 FOLDER/%05d.jpg"
     )
 
 
@@ -77,49 +79,65 @@ def how_to_use_videos(video: Path) -> str:
 
 def _find_files(root: Path, without: Iterable[Path | str] = ()) -> list[str]:
     """Sorted names, relative to `root`, of all files below it. Each folder is entered once, and linked folders last."""
-    left_out = {Path(path).resolve() for path in without} - {root.resolve()}
-    seen, links, found = {root.resolve()}, deque[tuple[Path, str]](), list[str]()
-    _walk(root, "", left_out, seen, links, found)
-    while links:
-        link, prefix = links.popleft()
+    return _Walk(root, without).names()
+
+
+class _Walk:
+    """Finds the files below a folder."""
+
+    def __init__(self, root: Path, without: Iterable[Path | str]) -> None:
+        self._root, self._names = root, list[str]()
+        self._links: deque[tuple[Path, str]] = deque()
+        """Links to folders that have not been followed yet, with the beginning of the names of their files."""
+        self._seen = {str(root.resolve())}
+        """Real paths of the folders that were entered."""
+        self._left_out = {str(Path(path).resolve()) for path in without} - self._seen
+
+    def names(self) -> list[str]:
+        """Sorted names of the files, relative to the folder."""
+        self._enter(self._root, "")
+        while self._links:
+            self._follow(*self._links.popleft())
+        return sorted(self._names)
+
+    def _follow(self, link: Path, prefix: str) -> None:
+        """Enters the folder that a link points to, unless it was entered already."""
         target, holder = link.resolve(), link.parent.resolve()
         if target == holder or target in holder.parents:
             warn_once(f"{link} is left out: it links to {target}, which contains it")
-        elif target in seen:
+        elif str(target) in self._seen:
             warn_once(f"{link} is left out: the folder that it links to, {target}, is listed already")
-        else:
-            seen.add(target)
-            _walk(link, prefix, left_out, seen, links, found)
-    return sorted(found)
+        elif str(target) not in self._left_out:
+            self._seen.add(str(target))
+            self._enter(link, prefix)
 
+    def _enter(self, folder: Path, prefix: str) -> None:
+        """Adds the files of a folder and of its subfolders, and notes the links."""
+        try:
+            entries = sorted(os.scandir(folder.resolve()), key=lambda entry: entry.name)  # real paths
+        except OSError as error:
+            warn_once(f"{folder} is left out: it cannot be read ({error})")
+            return
+        for entry in entries:
+            if entry.path in self._left_out or not _is_text(folder, entry.name):
+                continue
+            if entry.is_dir():
+                self._enter_subfolder(entry, folder / entry.name, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                self._names.extend([prefix + entry.name] if not entry.name.startswith("._") else [])
+            elif entry.is_symlink():
+                warn_once(f"{folder / entry.name} is left out: the file that it links to does not exist")
 
-def _walk(
-    folder: Path, prefix: str, left_out: set[Path], seen: set[Path], links: deque[tuple[Path, str]], found: list[str]
-) -> None:
-    """Adds the files of a folder and of its subfolders to `found`, and linked folders to `links`."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        warn_once(f"{folder} is left out: it cannot be read ({error})")
-        return
-    real = folder.resolve()
-    for entry in entries:
-        name, path = prefix + entry.name, folder / entry.name
-        if real / entry.name in left_out or not _is_text(folder, entry.name):
-            continue
-        if entry.is_symlink() and not path.exists():
-            warn_once(f"{path} is left out: the file that it links to does not exist")
-        elif not entry.is_dir():
-            found.extend([name] if entry.is_file() and not entry.name.startswith("._") else [])
-        elif reason := _why_no_photos(path):
+    def _enter_subfolder(self, entry: os.DirEntry[str], path: Path, prefix: str) -> None:
+        if reason := _why_no_photos(path):
             tell_once(f"{path} is left out: {reason}")
         elif entry.is_symlink():
-            links.append((path, f"{name}/"))
-        elif (target := real / entry.name) in seen:
+            self._links.append((path, prefix))
+        elif entry.path in self._seen:
             warn_once(f"{path} is left out: it is listed already, through a link")
         else:
-            seen.add(target)
-            _walk(path, f"{name}/", left_out, seen, links, found)
+            self._seen.add(entry.path)
+            self._enter(path, prefix)
 
 
 def _why_no_photos(folder: Path) -> str:
@@ -145,13 +163,22 @@ def _is_output(folder: Path) -> bool:
 
 
 def _without_masks(folder: Path, names: list[str]) -> list[str]:
-    """The names without those in folders called `mask` or `masks` that belong to the other photos by their names."""
+    """The names without masks of other photos: `a.jpg.png` beside `a.jpg`, and folders called `mask` or `masks`.
+
+    The names in such a folder must be those of masks, too: a folder of photos of masks is one of photos.
+    """
+    known = {*names}
+    beside = {name for name in names if name.lower().endswith(".png") and name[:-4] in known}
+    if beside:
+        warn_once(
+            f"{len(beside)} masks in {folder} are left out, such as {min(beside)}. To use them, give dataset.masks={folder}"
+        )
     inside: dict[str, list[str]] = {}
     for name in names:
-        above = [folder for folder in PurePosixPath(name).parents if folder.name.casefold() in MASKS]
-        if above:
+        above = [path for path in PurePosixPath(name).parents if path.name.casefold() in MASKS]
+        if above and name not in beside:
             inside.setdefault(above[-1].as_posix(), []).append(name)
-    masks = {name for group in inside.values() for name in group}
+    masks = beside.union(*inside.values())
     photos = [name for name in names if name not in masks]
     fitting = {folded(mask) for name in photos for mask in mask_names(PurePosixPath(name).name)} | {"mask"}
     for masks_folder, group in inside.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfm_lightglue.images import UnreadableImage, read_header
+from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.positions import GeoPosition
@@ -74,11 +75,17 @@ class Collection:
 
         Raises:
             KeyError: The file of features does not contain the image.
-            ValueError: The collection has no file of features.
+            ValueError: The collection has no file of features, or it has keypoints without descriptors.
         """
         if self._load_descriptors is not None:
             return self._load_descriptors(name)
-        return self._reader.features(name).descriptors
+        descriptors = self._reader.features(name).descriptors
+        if len(descriptors) and not descriptors.shape[1]:
+            raise ValueError(
+                f"{self._features} has no descriptors of {name!r}, which these pairs need: give pairs.global_descriptors=FILE "
+                "or choose pairs=exhaustive or pairs=list"
+            )
+        return descriptors
 
     def global_descriptors(self, path: Path | str) -> np.ndarray:
         """float32 (len(names), d): hloc's `global_descriptor` of each image from an HDF5 file, in the order of `names`.
@@ -130,12 +137,12 @@ class Collection:
         """Camera poses by name, in the order of `names`. Images without a pose are missing.
 
         Raises:
-            ValueError: The collection has no file of poses.
+            FileNotFoundError: The file of poses does not exist.
+            ValueError: The file is damaged or has none of the images, or the collection has no file of poses.
         """
         if self._poses is None:
             raise ValueError("these pairs need camera poses: give dataset.poses=FILE (poses=FILE in Python)")
-        known = read_poses(self._poses)
-        return {name: known[name] for name in self.names if name in known}
+        return PhotoNames(self.names, self.images).match(self._poses, read_poses(self._poses))
 
     @functools.cached_property
     def _reader(self) -> H5Reader:

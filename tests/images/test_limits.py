@@ -120,3 +120,42 @@ def test_photos_are_decoded_together_only_as_far_as_the_memory_allows(monkeypatc
     assert peak == 2
     with budget.reserved(1000):  # a photo that is too large for the budget goes alone
         pass
+
+
+# --- very large photos ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(504, 352), (501, 351), (351, 501)])
+@pytest.mark.parametrize("longest", [50, 63, 125, 126, 250, 252, 9000])
+def test_a_very_large_jpeg_is_decoded_at_a_part_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], longest: int
+) -> None:
+    """Each pixel is the mean of the pixels that it covers."""
+    factor = max([1, *(factor for factor in (2, 4, 8) if max(size) >= factor * longest)])
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    pixels = np.stack([x * 250 / size[0], y * 250 / size[1], (x + y) * 100 / size[0]], axis=2).astype(np.uint8)
+    PILImage.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    monkeypatch.setattr(decoding, "ORDINARY_PIXELS", 100_000)
+    image = load_image(tmp_path, "a.jpg", longest=longest)
+    assert image.full_size == (None if factor == 1 else size)
+    assert image.size == (-(-size[0] // factor), -(-size[1] // factor)) and max(image.size) >= min(longest, max(size))
+    whole = pixels[: size[1] // factor * factor, : size[0] // factor * factor].astype(float)
+    means = whole.reshape(size[1] // factor, factor, size[0] // factor, factor, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(image.pixels[: means.shape[0], : means.shape[1]], means, atol=6)  # JPEG noise
+
+
+def test_ordinary_photos_and_other_formats_are_decoded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in ("jpg", "png"):
+        PILImage.new("RGB", (1000, 700)).save(tmp_path / f"a.{suffix}")
+    assert load_image(tmp_path, "a.jpg", longest=100).size == (1000, 700)
+    monkeypatch.setattr(decoding, "ORDINARY_PIXELS", 500_000)
+    assert load_image(tmp_path, "a.png", longest=100).size == load_image(tmp_path, "a.jpg").size == (1000, 700)
+
+
+@pytest.mark.slow
+def test_a_photo_of_200_megapixels_is_read(tmp_path: Path) -> None:
+    small = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (765, 1020), np.uint8))
+    small.resize(PHONE, PILImage.Resampling.NEAREST).save(tmp_path / "a.jpg", quality=60)
+    assert read_header(tmp_path / "a.jpg").size == PHONE
+    image = load_image(tmp_path, "a.jpg", longest=3200)
+    assert image.size == (4080, 3060) and image.full_size == PHONE and image.pixels.std() > 40

@@ -37,6 +37,7 @@ SEQUENTIAL = SequentialOptions(
     name="sequential",
     overlap=2,
     quadratic_overlap=False,
+    across_folders="auto",
     loop_closure=True,
     loop_every=4,
     loop_neighbours=1,
@@ -121,6 +122,25 @@ def test_loops_between_folders_are_closed() -> None:
     loops = [pair for pair in pairs if "loop" in pair.reason]
     assert loops and all(pair.name0.startswith("day/") and pair.name1.startswith("night/") for pair in loops)
     assert all(place_of[pair.name0] == place_of[pair.name1] for pair in loops)
+
+
+def test_the_other_camera_of_a_rig_is_no_loop() -> None:
+    """Both cameras see places 0 ... 9 and come back to them. Photos of one time would be the most similar ones."""
+    place_of = {f"{camera}/{i:02d}.jpg": i % 10 for camera in ("left", "right") for i in range(20)}
+    options = dataclasses.replace(SEQUENTIAL, across_folders="true", loop_neighbours=1)
+    pairs = select(options, place_of, places(place_of))
+    loops = [pair for pair in pairs if pair.reason.startswith("loop")]
+    assert loops and all(abs(int(pair.name0[-6:-4]) - int(pair.name1[-6:-4])) == 10 for pair in loops)
+    assert sum(pair.reason == "rig" for pair in pairs) == 20
+
+
+def test_across_folders_is_auto_true_or_false() -> None:
+    assert dataclasses.replace(SEQUENTIAL, across_folders=True).across_folders == "true"  # YAML reads true as a truth value
+    with pytest.raises(ValueError, match="across_folders is often, expected auto, true or false"):
+        dataclasses.replace(SEQUENTIAL, across_folders="often")
+    names = ["left/1.png", "left/2.png", "right/1.png", "right/2.png"]
+    options = dataclasses.replace(SEQUENTIAL, across_folders="false", loop_closure=False)
+    assert [pair.reason for pair in select(options, names, places(dict.fromkeys(names, 0)))] == ["sequential+1"] * 2
 
 
 def test_sources_that_need_only_names_read_no_features(tmp_path: Path) -> None:

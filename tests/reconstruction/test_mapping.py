@@ -17,6 +17,7 @@ import numpy as np
 import pycolmap
 import pytest
 from known_scene import COLOR, FOCAL, SIZE, KnownScene, make_database
+from PIL import Image as PILImage
 
 from sfm_lightglue import api
 from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
@@ -29,6 +30,7 @@ OPTIONS = ReconstructionOptions(
     min_model_size=2,
     min_num_matches=15,
     max_error_px=4.0,
+    align="gps",
     extract_colors=False,
     num_threads=1,
     seed=0,
@@ -284,6 +286,15 @@ def test_points_have_the_colors_of_the_photos_if_wanted(
     np.testing.assert_allclose(colors, np.broadcast_to(COLOR if wanted else 0, colors.shape), atol=3)  # JPEG is lossy
 
 
+def test_points_have_the_colors_of_photos_that_colmap_cannot_read(scene: KnownScene, tmp_path: Path) -> None:
+    database = make_database(tmp_path, scene, range(3), [(0, 1), (0, 2), (1, 2)])
+    for photo in (tmp_path / "images").iterdir():
+        PILImage.new("RGB", SIZE, COLOR).save(photo, "WEBP", lossless=True)
+    run(database, tmp_path / "out", options(extract_colors=True))
+    colors = [point.color for point in pycolmap.Reconstruction(tmp_path / "out" / "0").points3D.values()]
+    np.testing.assert_array_equal(colors, np.broadcast_to(COLOR, (len(colors), 3)))
+
+
 # --- equal input gives equal output, and is not computed twice ------------------------------------------------------------
 
 
@@ -431,7 +442,7 @@ def test_ctrl_c_keeps_a_readable_partial_model_and_the_next_run_completes(
             lambda: run(database, tmp_path / "out"), lambda child: (os.read(reading, 1), os.kill(child, signal.SIGINT))
         )
     assert os.waitstatus_to_exitcode(status) == 42
-    assert not (tmp_path / "out" / "settings.json").exists()
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["unfinished"]
     for folder in (path for path in (tmp_path / "out").iterdir() if path.is_dir()):
         assert after_images <= pycolmap.Reconstruction(folder).num_reg_images() < len(scene.names)
     assert run(database, tmp_path / "out").unregistered == []
@@ -443,7 +454,7 @@ def test_kill_leaves_the_previous_reconstruction(database: Path, tmp_path: Path,
     run(database, tmp_path / "out")
     before = (tmp_path / "out" / "0" / "points3D.bin").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("sfm_lightglue.reconstruction.stage.write_models", lambda output: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr("sfm_lightglue.reconstruction.stage.write_models", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         status = in_a_child(lambda: run(database, tmp_path / "out", options(seed=1)), lambda child: None)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert (tmp_path / "out" / "0" / "points3D.bin").read_bytes() == before
