@@ -16,12 +16,13 @@ from sfm_lightglue import database as database_stage
 from sfm_lightglue import images as photos
 from sfm_lightglue import pipeline, reconstruction
 from sfm_lightglue.cameras import Camera
-from sfm_lightglue.config import bind, compose_config, overrides_of, quoted
+from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.execution.devices import default_device
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.overrides import literal, overrides_of
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
@@ -97,7 +98,7 @@ def load_image(image: Photo, name: str = "image") -> Image:
         name: Name of the record; not used if `image` is a file, which gives its own name.
 
     Returns:
-        The decoded photo as it is stored; EXIF rotation is not applied.
+        The decoded photo as it is stored; EXIF rotation is not applied. Transparent parts are masked out.
 
     Raises:
         UnreadableImage: If the file cannot be decoded.
@@ -114,7 +115,9 @@ def load_image(image: Photo, name: str = "image") -> Image:
             return photos.load_image(path.parent, path.name)
         except photos.UnreadableImage as error:
             raise photos.UnreadableImage(f"{path}: {error}") from error
-    pixels = photos.to_rgb(image) if isinstance(image, PILImage.Image) else np.asarray(image)
+    if isinstance(image, PILImage.Image):
+        return Image(name, photos.to_rgb(image), photos.opaque_parts(image))
+    pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -219,6 +222,7 @@ def select_pairs(
     features: Path | str | None = None,
     images: Path | str | None = None,
     poses: Path | str | None = None,
+    positions: Path | str | None = None,
     **options: Any,
 ) -> list[Pair]:
     """Pairs of images that are worth matching.
@@ -230,6 +234,7 @@ def select_pairs(
         features: File of features; retrieval and loop closure need it.
         images: Folder of the photos; sources that use GPS positions need it.
         poses: File of camera poses; sources that use poses need it.
+        positions: File of GPS positions, in place of those in EXIF.
         options: Keys of the YAML file, such as `num_neighbours=10`. For a list of sources each option is a dictionary:
             `sequential={"overlap": 5}`.
 
@@ -246,7 +251,7 @@ def select_pairs(
     chosen = pairs if isinstance(pairs, str) else f"[{','.join(pairs)}]"
     config = compose_config([f"pairs={chosen}", *overrides_of("pairs", options)])
     source = choose_plugin(config.pairs, "pairs").create()
-    with Collection(names, images=images, features=features, poses=poses) as collection:
+    with Collection(names, images=images, features=features, poses=poses, positions=positions) as collection:
         return find_pairs(source, collection)
 
 
@@ -258,6 +263,7 @@ def build_database(
     output: Path | str,
     *,
     known_cameras: Mapping[str, Camera] | None = None,
+    positions: Path | str | None = None,
     **options: Any,
 ) -> BuildReport:
     """Verifies the matches of each pair and writes them to the COLMAP database `output`.
@@ -270,6 +276,7 @@ def build_database(
         output: The database, replaced if it exists. `verification.h5` beside it keeps the geometries.
         known_cameras: Camera by image name, used with `intrinsics="poses"`. Cameras are in COLMAP's pixels: the centre of the
             top-left pixel is at (0.5, 0.5).
+        positions: File of GPS positions, in place of those in EXIF. They become COLMAP's pose priors.
         options: Keys of configs/database and configs/geometries, such as `intrinsics="single"` or `max_error_px=1`.
 
     Returns:
@@ -300,6 +307,7 @@ def build_database(
         intrinsics=bound.intrinsics,
         camera_model=bound.camera_model,
         known_cameras=known_cameras,
+        positions=positions,
     )
 
 
@@ -364,7 +372,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         >>> summary.reconstruction.models[0].num_images
         4
     """
-    given = [f"dataset.images={quoted(images)}", f"output={quoted(output)}"]
+    given = [f"dataset.images={literal(images)}", f"output={literal(output)}"]
     configured = pipeline.Run.create(compose_config(["dataset=folder", *given, *overrides]))
     with configured.folder.locked():
         return pipeline.run_all(configured)

@@ -29,6 +29,7 @@ from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import foreign_file, free_path, temporary_files, written_whole
 from sfm_lightglue.geometries.stage import VerificationReport, check_geometries, check_names, read_matches, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
+from sfm_lightglue.pose_priors import PosePrior, find_pose_priors
 from sfm_lightglue.products import Pair, TwoViewGeometry
 from sfm_lightglue.storage import H5Reader
 
@@ -54,6 +55,8 @@ class DatabaseReport:
 
     num_images: int
     num_cameras: int
+    num_positions: int
+    """Images with a GPS position."""
     num_pairs: int
     num_verified_pairs: int
 
@@ -72,6 +75,7 @@ def write_database(
     cameras: CameraAssignment,
     *,
     names: Iterable[str] | None = None,
+    pose_priors: Mapping[str, PosePrior] | None = None,
 ) -> DatabaseReport:
     """Writes the COLMAP database `output`: images, cameras, keypoints, matches of all pairs, geometries of the verified pairs.
 
@@ -87,6 +91,7 @@ def write_database(
         output: the database to write.
         cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`.
         names: the images to write; by default all images of `features`.
+        pose_priors: positions and gravity by image name, see `pose_priors.find_pose_priors`.
 
     Raises:
         KeyError: A pair has no matches or was not verified, or an image has no features.
@@ -102,9 +107,10 @@ def write_database(
         ids = number_images(images, cameras, _read_ids(output))
         with _new_database(output) as database:
             image_ids = _write_images(database, ids, cameras, feature_reader)
+            num_positions = _write_pose_priors(database, image_ids, pose_priors or {})
             num_verified = _write_pairs(database, ordered, image_ids, match_reader, geometry_reader)
     num_cameras = len({cameras.groups[name] for name in images})
-    return DatabaseReport(len(images), num_cameras, len(ordered), num_verified)
+    return DatabaseReport(len(images), num_cameras, num_positions, len(ordered), num_verified)
 
 
 def is_outdated(database: Path | str, geometries: Path | str, pairs: Iterable[Pair]) -> bool:
@@ -133,12 +139,14 @@ def build_database(
     camera_model: str,
     known_cameras: Mapping[str, Camera] | None = None,
     names: Iterable[str] | None = None,
+    positions: Path | str | None = None,
     executor: Executor | None = None,
 ) -> BuildReport:
     """Verifies all pairs and writes the COLMAP database `output`; the geometries are in `verification.h5` beside it.
 
-    `images` is the folder of the photos. See `cameras.choose_cameras` for `intrinsics`, `camera_model` and `known_cameras`,
-    `geometries.stage.verify_pairs` and `write_database` for the rest and for the errors that are raised.
+    `images` is the folder of the photos; `positions` is a file that replaces their positions in EXIF. See
+    `cameras.choose_cameras` for `intrinsics`, `camera_model` and `known_cameras`, `geometries.stage.verify_pairs` and
+    `write_database` for the rest and for the errors that are raised.
     """
     pairs, geometries = list(pairs), Path(output).with_name("verification.h5")
     check_output(output)
@@ -148,7 +156,8 @@ def build_database(
         sizes = {name: reader.image_size(name) for name in names}
     cameras = choose_cameras(Path(images), sizes, intrinsics, camera_model, known_cameras or {})
     verified = verify_pairs(features, matches, pairs, geometries, options, cameras.cameras, names=names, executor=executor)
-    written = write_database(features, matches, geometries, pairs, output, cameras, names=names)
+    priors = find_pose_priors(images, names, positions)
+    written = write_database(features, matches, geometries, pairs, output, cameras, names=names, pose_priors=priors)
     return BuildReport(**{**asdict(verified), **asdict(written)})
 
 
@@ -287,6 +296,18 @@ def _write_image(database: pycolmap.Database, name: str, image_id: int, camera_i
     frame.rig_id = camera_id
     frame.add_data_id(image.data_id)
     database.write_frame(frame, use_frame_id=True)
+
+
+def _write_pose_priors(database: pycolmap.Database, image_ids: Mapping[str, int], priors: Mapping[str, PosePrior]) -> int:
+    """Writes what is known about the poses of the images; returns the number of images with a position."""
+    num_positions = 0
+    for name, image_id in image_ids.items():
+        row = priors[name].to_colmap() if name in priors else None
+        if row is not None:
+            row.corr_data_id = database.read_image(image_id).data_id
+            database.write_pose_prior(row)
+            num_positions += row.has_position()
+    return num_positions
 
 
 def _write_pairs(

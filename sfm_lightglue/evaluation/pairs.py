@@ -15,6 +15,8 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.geometry import warp_points
+from sfm_lightglue.pair_files import read_pair_list
+from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.poses import PosedCamera, direction_angle_deg, rotation_angle_deg
 from sfm_lightglue.text_files import content_lines, split_columns, split_name_and_values
 
@@ -200,6 +202,27 @@ def repeatability(
     if not found.any():
         return 0.0, float("nan")
     return float(found.mean()), float(distances[found].mean())
+
+
+def posed_pairs(path: Path | str, truth: Mapping[str, PosedCamera], images: Path | str | None = None) -> list[tuple[str, str]]:
+    """The pairs of a list of the user, sorted, each once.
+
+    Args:
+        path: The list, see `pair_files.read_pair_list`.
+        truth: True cameras by image name.
+        images: Folder of the photos. With it, absolute paths are understood.
+
+    Raises: FileNotFoundError; ValueError if a line cannot be read, or an image has no true camera.
+    """
+    photos = PhotoNames(truth, images)
+    listed = read_pair_list(path, photos)
+    if listed.unknown:
+        name, number = next(iter(listed.unknown.items()))
+        raise ValueError(
+            f"{path}:{number}: the ground truth has no pose of {photos.describe(name)}"
+            + (f", nor of {len(listed.unknown) - 1} others in the list" if len(listed.unknown) > 1 else "")
+        )
+    return [(pair.name0, pair.name1) for pair in listed.pairs]
 
 
 def read_homographies(path: Path | str) -> dict[tuple[str, str], np.ndarray]:

@@ -20,7 +20,16 @@ from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
-from sfm_lightglue.images import UnreadableImage, check_masks, find_masks, list_images, load_image
+from sfm_lightglue.images import (
+    UnreadableImage,
+    camera_ranges,
+    check_masks,
+    find_masks,
+    find_pictures,
+    list_images,
+    load_image,
+    similar_name,
+)
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
@@ -109,8 +118,18 @@ def extract_features(
         if if_settings_changed != "recompute":
             _check_collection(Path(images), Path(output), store.stamps)
         stamps, skipped = _photo_stamps(Path(images), names, mask_files)
+        ranges = camera_ranges(images, [*stamps], num_cores())
+        stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
-        results = _extract_each(todo, Path(images), mask_files, extractor, executor)
+        read = functools.partial(
+            load_image,
+            Path(images),
+            masks=mask_files,
+            use_alpha=not getattr(extractor, "keeps_all_keypoints", False),
+            ranges=ranges,
+            longest=_useful_size(extractor),
+        )
+        results = _extract_each(todo, read, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
             for name, result in results:
@@ -150,7 +169,7 @@ def _masks_of(images: Path, names: Sequence[str], masks: Path | str | None) -> M
 
 
 def _extract_each(
-    names: Sequence[str], images: Path, masks: Mapping[str, Path], extractor: Extractor, executor: Executor
+    names: Sequence[str], read: Callable[[str], Image], extractor: Extractor, executor: Executor
 ) -> Generator[tuple[str, Extracted | Exception], None, None]:
     """Each photo with its result, or with the error.
 
@@ -158,8 +177,6 @@ def _extract_each(
     """
     batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
     batches = [tuple(names[start : start + batch_size]) for start in range(0, len(names), batch_size)]
-    use_alpha = not getattr(extractor, "keeps_all_keypoints", False)
-    read = functools.partial(load_image, images, masks=masks, use_alpha=use_alpha)
     recipe = functools.partial(_open_worker, PortablePlugin(extractor), read)
     with contextlib.closing(checked_results(executor, recipe, batches)) as jobs:
         for batch, results in jobs:
@@ -228,6 +245,7 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
 def _photo_stamps(images: Path, names: Sequence[str], masks: Mapping[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
     """Name -> content hash of the photo and its mask; name -> reason for photos that cannot be opened."""
     stamps, skipped, mask_hash = {}, {}, functools.cache(_content_hash)  # many photos may share a mask
+    present = functools.cache(lambda: find_pictures(images) if images.is_dir() else [])
     for name in names:
         try:
             stamp = _content_hash(images / name)
@@ -236,6 +254,8 @@ def _photo_stamps(images: Path, names: Sequence[str], masks: Mapping[str, Path])
             stamps[name] = stamp
         except OSError as error:
             skipped[name] = f"cannot be read: {error}"
+            if isinstance(error, FileNotFoundError) and (similar := similar_name(name, present())):
+                skipped[name] += f". {similar}"
             logger.warning("%s is skipped: %s", name, skipped[name])
     return stamps, skipped
 
@@ -246,7 +266,29 @@ def _content_hash(path: Path) -> str:
 
 def _checked_group(image: Image, features: Features) -> Extracted:
     _check(features, image)
-    return features_to_group(features), len(features), image.mask is not None
+    return features_to_group(_in_full_photo(features, image)), len(features), image.mask is not None
+
+
+def _useful_size(extractor: Extractor) -> int | None:
+    """Longest side, px, beyond which pixels of a photo do not matter to the extractor; None if it may use all."""
+    resize_max: int | None = getattr(getattr(extractor, "options", None), "resize_max", None)
+    return None if resize_max is None else 2 * resize_max  # twice, because resizing averages several pixels
+
+
+def _in_full_photo(features: Features, image: Image) -> Features:
+    """The features in pixels of the stored photo, if the extractor saw a photo that was decoded at a reduced size."""
+    if image.full_size is None:
+        return features
+    factor, full = round(max(image.full_size) / max(image.size)), np.array(image.full_size)
+    # JPEG's reduced pixels cover whole pixels of the photo. The last one may reach beyond the edge.
+    keypoints = np.minimum((features.keypoints + 0.5) * factor - 0.5, full - 1).astype(np.float32)
+    return dataclasses.replace(
+        features,
+        keypoints=keypoints,
+        image_size=image.full_size,
+        pixel_scale=features.pixel_scale * factor,
+        scales=None if features.scales is None else features.scales * np.float32(factor),
+    )
 
 
 def _check(features: Features, image: Image) -> None:

@@ -51,13 +51,24 @@ def read_position(path: Path) -> GeoPosition | None:
 
     Raises: UnreadableImage if even the header cannot be read.
     """
+    return read_pose_tags(path)[0]
+
+
+def read_pose_tags(path: Path) -> tuple[GeoPosition | None, int]:
+    """The GPS position in a photo's EXIF, None without one, and its orientation, 1 to 8, 0 without one. No pixels are decoded.
+
+    Raises: UnreadableImage if even the header cannot be read.
+    """
     with open_photo(path) as image:
         try:
-            gps = dict(image.getexif().get_ifd(ExifTags.IFD.GPSInfo))
+            exif = image.getexif()
+            gps, orientation = dict(exif.get_ifd(ExifTags.IFD.GPSInfo)), _number(exif.get(ExifTags.Base.Orientation))
         except Exception as error:  # broken EXIF blocks raise many kinds of errors, although the picture itself is fine
             logger.debug("the GPS data of %s is unreadable: %s", path, error)
-            return None
-    return position_from_exif(gps)
+            return None, 0
+        xmp = image.info.get("xmp", b"")
+    text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
+    return position_from_exif(gps, text), int(orientation) if orientation in range(1, 9) else 0
 
 
 def _exif(image: PILImage.Image) -> dict[str, object]:

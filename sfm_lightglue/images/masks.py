@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from PIL import Image as PILImage
 from sfm_lightglue.images.decoding import UnreadableImage, exif_orientation, opaque_parts, open_photo
 from sfm_lightglue.images.headers import read_header
 from sfm_lightglue.images.listing import find_pictures
+from sfm_lightglue.images.names import folded, mask_names, stem
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
     - `mask.png`, or a file given as `masks`: the mask of all photos.
 
     Any other picture format does as well. A name may differ from the photo's in upper and lower case, and in how Unicode writes
-    an accent. A mask that is spelled like one photo is not used for another one.
+    an accent. A mask that is spelled like one photo is not used for another one. If all photos lie in one folder, the masks may
+    be relative to that folder.
 
     Args:
         masks: Folder of masks, searched recursively, or a single mask.
@@ -83,6 +84,10 @@ def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
         raise FileNotFoundError(f"the folder of masks {masks} does not exist: give a folder of masks, or one mask for all photos")
     pictures = find_pictures(masks)
     chosen = _assign(pictures, names)
+    if not chosen and (common := _common_folder(names)):  # masks/0000.png beside images/0000.jpg
+        below = {name: name.removeprefix(common) for name in names}
+        found = _assign(pictures, [*below.values()])
+        chosen = {name: found[short] for name, short in below.items() if short in found}
     unused = sorted({*pictures} - {*chosen.values()})
     files = {name: masks / chosen[name] for name in names if name in chosen}
     return MaskFiles(masks, files, tuple(name for name in names if name not in chosen), tuple(unused))
@@ -131,13 +136,13 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int = 1) -> np.nda
 
 def _assign(pictures: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """Name of a photo -> its mask. Raises: ValueError if two masks fit a photo."""
-    by_stem, by_folded = _grouped(pictures, str), _grouped(pictures, _folded)
-    spelled = {name: [picture for key in _own_keys(name) for picture in by_stem.get(key, ())] for name in names}
+    by_stem, byfolded = _grouped(pictures, str), _grouped(pictures, folded)
+    spelled = {name: [picture for key in mask_names(name) for picture in by_stem.get(key, ())] for name in names}
     taken = {picture for own in spelled.values() for picture in own}
     chosen = {}
     for name in names:
-        levels = [_own_keys(name), *_shared_keys(name)]
-        similar = [[picture for key in keys for picture in by_folded.get(_folded(key), ())] for keys in levels]
+        levels = [mask_names(name), *_shared_keys(name)]
+        similar = [[picture for key in keys for picture in byfolded.get(folded(key), ())] for keys in levels]
         free = [[picture for picture in level if picture not in taken] for level in similar]
         fitting = next((level for level in (spelled[name], *free) if level), [])
         if len(fitting) > 1:
@@ -147,33 +152,27 @@ def _assign(pictures: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def _own_keys(name: str) -> list[str]:
-    """Names, without extension, of the mask of one photo."""
-    stem = _stem(name)
-    return [name, stem, f"{stem}_{FOR_ALL}"]
-
-
 def _shared_keys(name: str) -> list[list[str]]:
     """Names, without extension, of the masks of the photo's folder, of the folder above, and so on."""
     above = [folder.as_posix() for folder in PurePosixPath(name).parents]
     return [[FOR_ALL] if folder == "." else [f"{folder}/{FOR_ALL}", folder] for folder in above]
 
 
+def _common_folder(names: Sequence[str]) -> str:
+    """The folder, with a slash, that holds all photos; empty if there is none."""
+    if len(names) < 2:
+        return ""
+    above = set.intersection(*({*PurePosixPath(name).parents} for name in names))
+    deepest = max(above, key=lambda folder: len(folder.parts))
+    return f"{deepest.as_posix()}/" if deepest.parts else ""
+
+
 def _grouped(pictures: Sequence[str], key_of: Callable[[str], str]) -> dict[str, list[str]]:
     """The pictures by their name without extension, as `key_of` writes it."""
     groups: dict[str, list[str]] = {}
     for picture in pictures:
-        groups.setdefault(key_of(_stem(picture)), []).append(picture)
+        groups.setdefault(key_of(stem(picture)), []).append(picture)
     return groups
-
-
-def _stem(name: str) -> str:
-    return name.removesuffix(PurePosixPath(name).suffix)
-
-
-def _folded(name: str) -> str:
-    """A spelling that names share if they differ only in case or in Unicode's composition of letters."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _problems(images: Path, files: Mapping[str, Path]) -> Iterator[str]:
@@ -224,7 +223,7 @@ def _nothing_fits(found: MaskFiles) -> str:
         return f"the folder of masks {found.folder} contains no pictures"
     return (
         f"no mask in {found.folder} belongs to a photo: found {_some(found.unused)}, expected {example}.png or "
-        f"{_stem(example)}.png for the photo {example}. For one mask for all photos give its file: "
+        f"{stem(example)}.png for the photo {example}. For one mask for all photos give its file: "
         f"dataset.masks={found.folder / found.unused[0]}"
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.execution.devices import num_cores
-from sfm_lightglue.images import UnreadableImage, load_image
+from sfm_lightglue.images import UnreadableImage, camera_ranges, load_image
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _observed_colors(model: pycolmap.Reconstruction, images: Path) -> Iterator[t
             return None
         keypoints = np.array([point.xy for point in points]) - 0.5  # COLMAP's top-left pixel centre is at (0.5, 0.5)
         try:
-            pixels = load_image(images, image.name, use_alpha=False).pixels
+            pixels = load_image(images, image.name, use_alpha=False, ranges=ranges).pixels
         except UnreadableImage as error:
             logger.warning("%s gives no colours to the points: %s", image.name, error)
             return None
@@ -63,6 +63,7 @@ def _observed_colors(model: pycolmap.Reconstruction, images: Path) -> Iterator[t
             return None
         return np.array([point.point3D_id for point in points], np.uint64), interpolate(pixels, keypoints)
 
+    ranges = camera_ranges(images, [model.image(image_id).name for image_id in model.reg_image_ids()])
     largest = max((camera.width * camera.height for camera in model.cameras.values()), default=1)
     num_threads = max(1, min(num_cores(), int(MAX_MEGAPIXELS * 1e6) // largest))
     with ThreadPoolExecutor(num_threads) as pool:

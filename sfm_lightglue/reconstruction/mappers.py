@@ -16,6 +16,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.ranges import check_ranges
 from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ class ReconstructionOptions:
     max_error_px: float
     """Largest reprojection error of an observation, px of the resized image that the detector saw. The global mapper does not use
     it: its limits are angles."""
+    align: str
+    """`gps`: models become local east-north-up metres if three photos have a GPS position that the database knows. `none`: models
+    keep the coordinates of the mapper. Known poses (`triangulation`) are never changed."""
     extract_colors: bool
     """Whether points get the colours of the photos."""
     num_threads: int
@@ -48,6 +52,19 @@ class ReconstructionOptions:
     def __post_init__(self) -> None:
         if self.name not in MAPPERS:
             raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, MAPPERS)}")
+        if self.align not in ("gps", "none"):
+            raise ValueError(f"reconstruction.align is {self.align!r}, expected gps or none")
+        if self.num_threads == 0:
+            raise ValueError("reconstruction.num_threads must be 1 or more, or -1 for all cores, found 0")
+        check_ranges(
+            self,
+            "reconstruction",
+            min_model_size=">= 2",
+            min_num_matches=">= 0",
+            max_error_px="> 0",
+            num_threads=">= -1",
+            seed=">= 0",
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database_mark import content_hash
+from sfm_lightglue.reconstruction.alignment import align_models
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, image_names, run_mapper
 from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
@@ -82,6 +83,7 @@ def reconstruct(
         candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
         number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
         # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
+        align_models(partial, database, options)
         write_models(partial, images if options.extract_colors else None)
     report = describe_models(partial, names)
     if _is_worse(report, folder, interrupted):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from sfm_lightglue import api
 from sfm_lightglue.images import UnreadableImage, check_masks, find_masks, load_image
 
 SIZE = 64, 48
@@ -211,6 +212,14 @@ def test_transparent_parts_of_a_photo_are_masked_out_together_with_its_mask(tmp_
     PILImage.fromarray(left.T[: SIZE[1], : SIZE[0]].repeat(1, 0)).resize(SIZE).save(tmp_path / "mask.png")
     top = np.asarray(PILImage.open(tmp_path / "mask.png")) > 0
     np.testing.assert_array_equal(load_image(tmp_path, "a.png", masks=tmp_path / "mask.png").mask, (left > 0) & top)
+
+
+def test_transparent_parts_of_an_opened_picture_are_masked_out(tmp_path: Path) -> None:
+    picture = PILImage.merge("LA", [PILImage.new("L", SIZE, 9), PILImage.fromarray(quarter(SIZE))])
+    picture.save(tmp_path / "a.png")
+    for source in (picture, tmp_path / "a.png"):
+        np.testing.assert_array_equal(api.load_image(source).mask, quarter(SIZE) > 0)
+    assert api.load_image(picture.convert("L")).mask is None
 
 
 def test_a_mask_for_all_photos_that_cannot_be_read_is_an_error_before_the_work(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ OPTIONS = ReconstructionOptions(
     min_model_size=2,
     min_num_matches=15,
     max_error_px=4.0,
+    align="gps",
     extract_colors=False,
     num_threads=1,
     seed=0,
