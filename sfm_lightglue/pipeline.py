@@ -36,6 +36,7 @@ from sfm_lightglue.images import check_masks, list_images, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
+from sfm_lightglue.outputs import check_outputs
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs
@@ -48,7 +49,7 @@ from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve
-from sfm_lightglue.stages import STAGES, check_exists, find_stage
+from sfm_lightglue.stages import STAGES, check_exists, find_stage, stage_names
 from sfm_lightglue.summary import Summary, recorded
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ def prepare_photos(dataset: DatasetOptions) -> Path:
 
 def run_all(run: Run) -> Summary:
     """Runs every stage in order and returns the summary."""
+    check_outputs(run.folder, stage_names())
     check_inputs(run)
     for stage in STAGES:
         stage.load()(run)
@@ -160,6 +162,7 @@ def run_all(run: Run) -> Summary:
 def run_stage(run: Run, name: str) -> None:
     """Runs the stage `name` alone. Raises: FileNotFoundError if a stage before it has not run yet."""
     stage = find_stage(name)
+    check_outputs(run.folder, [name])
     stage.check_inputs(run.folder.path)
     stage.load()(run)
 
@@ -185,6 +188,7 @@ def evaluate(run: Run) -> str:
     `dataset.homographies`. Raises: ValueError if the dataset has no ground truth.
     """
     dataset, folder, tables = run.options.dataset, run.folder, []
+    check_outputs(folder, ["evaluate"])
     scores: dict[str, Any] = {}
     if not dataset.poses and not dataset.homographies:
         raise ValueError(
@@ -235,8 +239,8 @@ def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
         selected = select_pairs(run.options.pairs.create(), collection)
-        write_pairs(run.folder.pairs, selected)
         write_reasons(run.folder.pair_reasons, selected)
+        write_pairs(run.folder.pairs, selected)
         record["num_pairs"] = len(selected)
         if not selected:
             logger.warning("no pairs of images were selected")
