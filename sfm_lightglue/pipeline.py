@@ -240,8 +240,8 @@ def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
         selected = select_pairs(run.options.pairs.create(), collection)
-        write_pairs(run.folder.pairs, selected)
         write_reasons(run.folder.pair_reasons, selected)
+        write_pairs(run.folder.pairs, selected)
         record["num_pairs"] = len(selected)
         if not selected:
             logger.warning("no pairs of images were selected")
