@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 from PIL import Image as PILImage
 from PIL import ImageDraw
+
+from sfm_lightglue.model_files import read_model
 
 SIZE = (1600, 1000)
 """(width, height) px of the picture. It is drawn at twice this size and then reduced, for smooth edges."""
@@ -34,7 +35,7 @@ class _View:
 
 def draw_reconstruction(model: Path, path: Path) -> None:
     """Draws the COLMAP model in the folder `model` to the picture `path`. A model without points is not drawn."""
-    reconstruction = pycolmap.Reconstruction(model)
+    reconstruction = read_model(model)
     points = np.array([point.xyz for point in reconstruction.points3D.values()])
     if not len(points):
         return
