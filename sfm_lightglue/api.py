@@ -19,9 +19,10 @@ from sfm_lightglue.cameras import Camera
 from sfm_lightglue.config import bind, compose_config, overrides_of, quoted
 from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.execution.devices import default_device
-from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.extractor import Extractor, extract_upright
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
@@ -56,6 +57,11 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
         >>> features.keypoints.shape, features.descriptors.shape
         ((256, 2), (256, 256))
     """
+    if "orientation" in options:
+        raise ValueError(
+            "an extractor has no option 'orientation', because it takes pixels as they are: give it to extract_features, "
+            "match_images or run"
+        )
     config = compose_config([f"features={name}", *overrides_of("features", options)])
     extractor: Extractor = choose_plugin(config.features, "features").create(default_device(device))
     return extractor
@@ -97,7 +103,7 @@ def load_image(image: Photo, name: str = "image") -> Image:
         name: Name of the record; not used if `image` is a file, which gives its own name.
 
     Returns:
-        The decoded photo as it is stored; EXIF rotation is not applied.
+        The decoded photo as it is stored. Its `orientation` is the code by which EXIF turns it upright.
 
     Raises:
         UnreadableImage: If the file cannot be decoded.
@@ -111,15 +117,17 @@ def load_image(image: Photo, name: str = "image") -> Image:
     if isinstance(image, (str, Path)):
         path = Path(image)
         try:
-            return photos.load_image(path.parent, path.name)
+            found = photos.load_image(path.parent, path.name)
+            return dataclasses.replace(found, orientation=photos.read_orientation(path) or 1)
         except photos.UnreadableImage as error:
             raise photos.UnreadableImage(f"{path}: {error}") from error
     pixels = photos.to_rgb(image) if isinstance(image, PILImage.Image) else np.asarray(image)
+    orientation = (photos.orientation_of(image) or 1) if isinstance(image, PILImage.Image) else 1
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"expected uint8 pixels (h, w, 3) or (h, w), found {pixels.dtype} {pixels.shape}")
-    return Image(name, pixels)
+    return Image(name, pixels, orientation=orientation)
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ def match_images(  # type: ignore[overload-overlap]  # a str is a sequence too; 
     threshold: float | None = ...,
     extractor: Extractor | None = ...,
     matcher: Matcher | None = ...,
+    orientation: str = ...,
     device: str = ...,
 ) -> ImageMatches: ...
 @overload
@@ -167,6 +176,7 @@ def match_images(
     threshold: float | None = ...,
     extractor: Extractor | None = ...,
     matcher: Matcher | None = ...,
+    orientation: str = ...,
     device: str = ...,
 ) -> list[ImageMatches]: ...
 def match_images(
@@ -176,6 +186,7 @@ def match_images(
     threshold: float | None = None,
     extractor: Extractor | None = None,
     matcher: Matcher | None = None,
+    orientation: str = "exif",
     device: str = "auto",
 ) -> Any:
     """Matches of two photos, or of each pair from two lists of photos.
@@ -186,6 +197,8 @@ def match_images(
         threshold: Matches with a lower score are dropped; None keeps all that the matcher returns.
         extractor: From `create_extractor`, or your own; None is the default SuperPoint.
         matcher: From `create_matcher`, or your own; None is the default LightGlue.
+        orientation: `exif` turns photos upright before detection as EXIF says, `stored` does not. Keypoints are always px of the
+            photos as they are stored.
         device: Where the default extractor and matcher run, as for `create_extractor`.
 
     Returns:
@@ -200,6 +213,8 @@ def match_images(
         >>> result.matched_keypoints0.shape == result.matched_keypoints1.shape == (len(result.scores), 2)
         True
     """
+    if orientation not in ("exif", "stored"):
+        raise ValueError(f"orientation={orientation!r} does not exist: expected exif or stored")
     are_many = [isinstance(images, Sequence) and not isinstance(images, str) for images in (image0, image1)]
     if any(are_many) and not all(are_many):
         raise ValueError("found one image and a list of images: give two images, or two lists of the same length")
@@ -207,9 +222,8 @@ def match_images(
         raise ValueError(f"image0 has {len(image0)} photos, image1 has {len(image1)}: expected lists of the same length")
     extractor = extractor or _default_plugin(create_extractor, device)
     matcher = matcher or _default_plugin(create_matcher, device)
-    if all(are_many):
-        return [_match_one(first, second, threshold, extractor, matcher) for first, second in zip(image0, image1, strict=True)]
-    return _match_one(image0, image1, threshold, extractor, matcher)
+    match = functools.partial(_match_one, threshold, extractor, matcher, orientation == "exif")
+    return [*map(match, image0, image1)] if all(are_many) else match(image0, image1)
 
 
 def select_pairs(
@@ -375,9 +389,14 @@ def _default_plugin(create: Callable[..., Any], device: str) -> Any:
     return create(device=device)
 
 
-def _match_one(image0: Photo, image1: Photo, threshold: float | None, extractor: Extractor, matcher: Matcher) -> ImageMatches:
-    features0, features1 = extractor(load_image(image0, "image0")), extractor(load_image(image1, "image1"))
-    return join_matches(features0, features1, matcher(features0, features1), threshold)
+def _match_one(
+    threshold: float | None, extractor: Extractor, matcher: Matcher, turns: bool, image0: Photo, image1: Photo
+) -> ImageMatches:
+    """The matches of two photos. `turns` says whether EXIF turns them upright."""
+    images = load_image(image0, "image0"), load_image(image1, "image1")
+    features0, features1 = (extract_upright(extractor, image) if turns else extractor(image) for image in images)
+    matches = matcher(upright_features(features0), upright_features(features1))
+    return join_matches(features0, features1, matches, threshold)
 
 
 def join_matches(features0: Features, features1: Features, matches: Matches, threshold: float | None = None) -> ImageMatches:

@@ -22,6 +22,7 @@ from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import remove_stale, written_whole
 from sfm_lightglue.geometries.stage import VerificationReport, check_geometries, check_names, read_matches, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
+from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.products import Pair, TwoViewGeometry
 from sfm_lightglue.storage import H5Reader
 
@@ -174,7 +175,8 @@ def _write_images(
         if camera_id not in rig_ids:
             rig_ids[camera_id] = _write_camera(database, cameras.cameras[name], camera_id)
         image_ids[name] = _write_image(database, name, camera_id, rig_ids[camera_id])
-        database.write_keypoints(image_ids[name], features.keypoints(name) + np.float32(0.5))
+        keypoints = colmap_keypoints(features.features(name, with_descriptors=False))
+        database.write_keypoints(image_ids[name], keypoints.astype(np.float32))
     return image_ids
 
 

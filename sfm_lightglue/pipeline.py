@@ -203,6 +203,7 @@ def extract(run: Run) -> None:
             extractor,
             names=run.list_photos(),
             masks=run.options.dataset.masks,
+            orientation="stored" if run.options.orientation == "stored" else "exif",
             executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
         )
@@ -289,7 +290,9 @@ def draw_plots(run: Run) -> None:
     with run.recorded("plots") as record:
         record["files"] = draw_match_gallery(run.images, run.folder)
         if (largest := run.folder.largest_model()) is not None:
-            draw_reconstruction(largest, run.folder.plots / "reconstruction.png")
+            with run.folder.open_features() as reader:
+                orientations = {name: reader.orientation(name) for name in reader.names()}
+            draw_reconstruction(largest, run.folder.plots / "reconstruction.png", orientations)
             record["files"].append("plots/reconstruction.png")
 
 

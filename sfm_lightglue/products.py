@@ -23,6 +23,8 @@ class Image:
     """uint8 (height, width, 3), RGB, as stored."""
     mask: np.ndarray | None = None
     """bool (height, width); keypoints are kept if their pixel is True. None keeps all."""
+    orientation: int = 1
+    """Code of EXIF that turns the pixels upright, see `orientation.py`; 1 for upright pixels."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -50,6 +52,9 @@ class Features:
     """float32 (n,), angles in radians from x towards y (SIFT-like detectors), or None."""
     name: str = ""
     """Name of the image; empty if it is not known."""
+    orientation: int = 1
+    """Code of EXIF that turned the photo upright before detection; 1 if it was not turned. Coordinates are of the stored photo;
+    `orientation.upright_features` converts them for a matcher."""
 
     def __len__(self) -> int:
         return len(self.keypoints)

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, options_class
+from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, options_class, without_keys
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.execution import EXECUTORS
 from sfm_lightglue.features import EXTRACTORS
@@ -24,10 +24,13 @@ from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import read_metadata
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.reconstruction import ReconstructionOptions
-from sfm_lightglue.registry import load_class
+from sfm_lightglue.registry import closest, load_class
 
 PLUGINS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS, "execution": EXECUTORS}
 """Config group -> table of its plug-ins' names and classes."""
+KEYS_OF_RUN = {"features": ("orientation",)}
+"""Config group -> its options in configs/pipeline.yaml. They apply to every plug-in of the group, which does not get them."""
+ORIENTATIONS = ("exif", "auto", "stored")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class RunOptions:
     dataset: DatasetOptions
     output: Path
     features: PluginChoice
+    orientation: str
+    """`features.orientation`: `exif`, `auto` or `stored`."""
     pairs: PluginChoice
     matches: PluginChoice
     geometries: VerificationOptions
@@ -104,6 +109,7 @@ def resolve(config: DictConfig) -> RunOptions:
         dataset=dataset,
         output=Path(config.output),
         features=_try_to_choose(config.features, "features"),
+        orientation=_orientation(config.features),
         pairs=_try_to_choose(config.pairs, "pairs"),
         matches=_try_to_choose(config.matches, "matches", problem),
         geometries=bind(VerificationOptions, config.geometries, "geometries"),
@@ -117,6 +123,7 @@ def resolve(config: DictConfig) -> RunOptions:
 def choose_plugin(node: DictConfig, group: str) -> PluginChoice:
     """The plug-in that a config group describes. Raises: ValueError for an unknown name or option."""
     plugin = load_class(str(node.name), PLUGINS[group], group)
+    node = without_keys(node, KEYS_OF_RUN.get(group, ()))
     return PluginChoice(plugin, bind_pairs(node) if group == "pairs" else bind(options_class(plugin), node, group))
 
 
@@ -135,6 +142,14 @@ def choose_lightglue(config: DictConfig) -> None:
         weights = str(features.get("weights"))
         if weights == "superpoint-open" or "superpoint-open " in read_metadata(Path(weights)).get("origins", ""):
             matches.trained_for = "superpoint-open"
+
+
+def _orientation(features: DictConfig) -> str:
+    """The option `features.orientation`. Raises: ValueError if there is no such choice."""
+    orientation = str(features.orientation)
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"features.orientation={orientation} does not exist. {closest(orientation, ORIENTATIONS)}")
+    return orientation
 
 
 def _problem_with_superpoint(config: DictConfig) -> str:

@@ -29,6 +29,9 @@ class ImportedExtractor:
     keypoint beyond the right or the lower edge of the photo; this keypoint is put back onto the edge.
     """
 
+    turns_photos = False
+    """Keypoints come from the file, in the stored frame. Features of a photo that was turned keep the orientation in the file."""
+
     def __init__(self, options: ImportedOptions, source: WeightsRecord) -> None:
         self.options, self.weights = options, (source,)
 

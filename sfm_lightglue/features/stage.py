@@ -20,7 +20,8 @@ from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
-from sfm_lightglue.images import UnreadableImage, list_images, load_image
+from sfm_lightglue.images import UnreadableImage, list_images, load_image, read_orientation
+from sfm_lightglue.orientation import UPRIGHT, check_orientation, stored_features, upright_image
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
@@ -31,6 +32,8 @@ Result = TypeVar("Result")
 
 Extracted: TypeAlias = tuple[GroupData, int]
 """What is stored for a photo, and its number of keypoints."""
+Reader: TypeAlias = Callable[[str], tuple[Image, int]]
+"""Name of a photo -> the upright photo, and the code of EXIF that turned it."""
 Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
 """Names of a few photos -> the result of each, or why it failed."""
 
@@ -58,14 +61,16 @@ def extract_features(
     *,
     names: Sequence[str] | None = None,
     masks: Path | str | None = None,
+    orientation: str | Mapping[str, int] = "exif",
     executor: Executor | None = None,
     num_workers: int = 0,
     if_settings_changed: str = "refuse",
 ) -> ExtractionReport:
     """Writes the features of all photos of a folder to a file. Photos that are already stored there are kept.
 
-    A photo is processed again if its content or its mask changed. A photo that cannot be used is reported and skipped, and the
-    features of its former content are dropped.
+    A photo is processed again if its content, its mask or its orientation changed. A photo that cannot be used is reported and
+    skipped, and the features of its former content are dropped. Photos are turned upright for the extractor. Keypoints are
+    stored in pixels of the photo as it is stored.
 
     Args:
         images: Folder of the photos, searched recursively.
@@ -73,6 +78,8 @@ def extract_features(
         extractor: See `create_extractor`. In other processes the executor creates it again from its class and options.
         names: Photos to process, relative to the folder; None for all.
         masks: Folder of masks in COLMAP's naming (name of the photo + `.png`), black = ignore.
+        orientation: `exif` turns photos upright as EXIF says, `stored` takes them as they are stored. Codes of EXIF (1 to 8) by
+            name replace those in the files.
         executor: Decides where the photos are processed; None for threads of this process.
         num_workers: Number of these threads, 0 for one per core. Each works on one photo, or on one batch if the extractor
             takes several photos together. Not used if an executor is given.
@@ -103,9 +110,11 @@ def extract_features(
     with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
         if if_settings_changed != "recompute":
             _check_collection(Path(images), Path(output), store.stamps)
-        stamps, skipped = _photo_stamps(Path(images), names, masks)
+        orientations = _orientations(Path(images), names, orientation, extractor)
+        stamps, skipped = _photo_stamps(Path(images), names, masks, orientations)
         todo = store.missing(stamps)
-        results = _extract_each(todo, Path(images), masks, extractor, executor)
+        read = functools.partial(_read, Path(images), masks, orientations)
+        results = _extract_each(todo, read, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
             for name, result in results:
@@ -130,7 +139,7 @@ def extract_features(
 
 
 def _extract_each(
-    names: Sequence[str], images: Path, masks: Path | str | None, extractor: Extractor, executor: Executor
+    names: Sequence[str], read: Reader, extractor: Extractor, executor: Executor
 ) -> Generator[tuple[str, Extracted | Exception], None, None]:
     """Each photo with its result, or with the error.
 
@@ -138,7 +147,6 @@ def _extract_each(
     """
     batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
     batches = [tuple(names[start : start + batch_size]) for start in range(0, len(names), batch_size)]
-    read = functools.partial(load_image, images, masks=masks)
     recipe = functools.partial(_open_worker, PortablePlugin(extractor), read)
     with contextlib.closing(checked_results(executor, recipe, batches)) as jobs:
         for batch, results in jobs:
@@ -149,23 +157,26 @@ def _extract_each(
 
 
 @contextlib.contextmanager
-def _open_worker(extractor: PortablePlugin[Extractor], read: Callable[[str], Image], device: str) -> Iterator[Job]:
+def _open_worker(extractor: PortablePlugin[Extractor], read: Reader, device: str) -> Iterator[Job]:
     """The recipe of this stage: a worker with an extractor. The photos of a batch are read in several threads."""
     with ThreadPoolExecutor(num_cores()) as readers:
         yield functools.partial(_extract, extractor.on(device), read, readers)
 
 
 def _extract(
-    extractor: Extractor, read: Callable[[str], Image], readers: ThreadPoolExecutor, batch: tuple[str, ...]
+    extractor: Extractor, read: Reader, readers: ThreadPoolExecutor, batch: tuple[str, ...]
 ) -> list[Extracted | Failure]:
     """The result of each photo of a batch, or its error."""
     read_all = readers.map if len(batch) > 1 else map
-    images = list(read_all(functools.partial(_attempt, read), batch))
-    found = iter(_extract_batch(extractor, [image for image in images if isinstance(image, Image)]))
+    photos = list(read_all(functools.partial(_attempt, read), batch))
+    found = iter(_extract_batch(extractor, [photo[0] for photo in photos if not isinstance(photo, Failure)]))
     results: list[Extracted | Failure] = []
-    for image in images:
-        features = next(found) if isinstance(image, Image) else image
-        results.append(features if isinstance(features, Failure) else _attempt(_checked_group, image, features))
+    for photo in photos:
+        if isinstance(photo, Failure):
+            results.append(photo)
+        else:
+            features = next(found)
+            results.append(features if isinstance(features, Failure) else _attempt(_checked_group, *photo, features))
     return results
 
 
@@ -204,14 +215,48 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
         )
 
 
-def _photo_stamps(images: Path, names: Sequence[str], masks: Path | str | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Name -> content hash of the photo and its mask; name -> reason for photos that cannot be opened."""
+def _orientations(
+    images: Path, names: Sequence[str], orientation: str | Mapping[str, int], extractor: Extractor
+) -> dict[str, int]:
+    """Name -> code of EXIF for the photos that must be turned. Raises: ValueError for an unknown choice or code."""
+    if isinstance(orientation, str) and orientation not in ("exif", "stored"):
+        raise ValueError(f"orientation={orientation!r} does not exist: expected exif, stored or codes by name")
+    if orientation == "stored" or not getattr(extractor, "turns_photos", True):
+        return {}
+    given = {} if isinstance(orientation, str) else orientation
+    for code in given.values():
+        check_orientation(code)
+    codes = {name: given[name] if name in given else exif_orientation(images / name) for name in names}
+    return {name: code for name, code in codes.items() if code != UPRIGHT}
+
+
+def exif_orientation(path: Path) -> int:
+    """The code of a photo's EXIF; 1 if EXIF does not say, or if the photo is unreadable (reading its pixels gives the reason)."""
+    try:
+        return read_orientation(path) or UPRIGHT
+    except UnreadableImage:
+        return UPRIGHT
+
+
+def _read(images: Path, masks: Path | str | None, orientations: Mapping[str, int], name: str) -> tuple[Image, int]:
+    """The photo with its mask, turned upright, and the code that turned it."""
+    orientation = orientations.get(name, UPRIGHT)
+    image = load_image(images, name, masks=masks)
+    return upright_image(dataclasses.replace(image, orientation=orientation)), orientation
+
+
+def _photo_stamps(
+    images: Path, names: Sequence[str], masks: Path | str | None, orientations: Mapping[str, int]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Name -> content hash of the photo and its mask, and how it is turned; name -> reason for photos that cannot be opened."""
     stamps, skipped = {}, {}
     for name in names:
         try:
             stamp = _content_hash(images / name)
             if masks is not None and (mask := Path(masks) / f"{name}.png").is_file():
                 stamp += f"+{_content_hash(mask)}"
+            if name in orientations:
+                stamp += f"@{orientations[name]}"
             stamps[name] = stamp
         except OSError as error:
             skipped[name] = f"cannot be read: {error}"
@@ -223,9 +268,10 @@ def _content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _checked_group(image: Image, features: Features) -> Extracted:
+def _checked_group(image: Image, orientation: int, features: Features) -> Extracted:
+    """What is stored for a photo. `image` is the upright photo that the extractor got, `orientation` the code that turned it."""
     _check(features, image)
-    return features_to_group(features), len(features)
+    return features_to_group(stored_features(features, orientation)), len(features)
 
 
 def _check(features: Features, image: Image) -> None:

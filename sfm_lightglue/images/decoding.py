@@ -19,6 +19,8 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from sfm_lightglue.images.listing import HEIC
+from sfm_lightglue.images.tags import orientation_in_pil
+from sfm_lightglue.orientation import turn_pixels_back
 from sfm_lightglue.products import Image
 
 MIN_SIDE = 16
@@ -92,7 +94,8 @@ def to_rgb(image: PILImage.Image) -> np.ndarray:
 def _decode(path: Path) -> np.ndarray:
     """uint8 (h, w, 3) RGB of the first frame."""
     with open_photo(path) as image:
-        return to_rgb(image)
+        turned = orientation_in_pil(image)
+        return turn_pixels_back(to_rgb(image), turned)
 
 
 def _stretch(values: np.ndarray, mode: str) -> np.ndarray:

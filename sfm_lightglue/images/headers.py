@@ -11,6 +11,8 @@ from PIL import ExifTags
 from PIL import Image as PILImage
 
 from sfm_lightglue.images.decoding import open_photo
+from sfm_lightglue.images.tags import orientation_in_pil, orientation_of
+from sfm_lightglue.orientation import upright_size
 from sfm_lightglue.positions import GeoPosition, position_from_exif
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ class PhotoHeader:
     """From EXIF: the 35 mm equivalent, or focal length and focal-plane resolution. None if missing or implausible."""
     camera_key: str
     """Make, model, focal length and size. Photos with the same key come from one camera. Empty if EXIF does not have them."""
+    orientation: int | None = None
+    """Code of EXIF that turns the stored pixels upright, 1 to 8. None if EXIF does not say."""
 
 
 def read_header(path: Path) -> PhotoHeader:
@@ -35,15 +39,25 @@ def read_header(path: Path) -> PhotoHeader:
     """
     with open_photo(path) as image:
         exif = _exif(image)
-        focal = _focal_length_px(exif, image.size)
+        size = upright_size(image.size, orientation_in_pil(image))
+        focal = _focal_length_px(exif, size)
         key = ""
         # Photos without a focal length may come from different cameras: a scanner scans photos of many cameras, and a camera
         # records 0 for a lens that it does not know. COLMAP does not let these photos share a camera either.
         focal_lengths = exif.get("FocalLength"), exif.get("FocalLengthIn35mmFilm")
         if (exif.get("Make") or exif.get("Model")) and any(map(_number, focal_lengths)):
-            parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *image.size)
+            parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *size)
             key = "|".join("" if part is None else str(part).strip(" \0") for part in parts)
-        return PhotoHeader(image.size, focal, key)
+        return PhotoHeader(size, focal, key, orientation_of(image))
+
+
+def read_orientation(path: Path) -> int | None:
+    """The code of EXIF that turns the stored pixels upright, 1 to 8, read without decoding pixels. None if EXIF does not say.
+
+    Raises: UnreadableImage if even the header cannot be read.
+    """
+    with open_photo(path) as image:
+        return orientation_of(image)
 
 
 def read_position(path: Path) -> GeoPosition | None:

@@ -21,6 +21,7 @@ from sfm_lightglue.storage.layout import (
     leaf_groups,
     match_key,
     matches_from_group,
+    orientation_from_group,
     pair_keys,
 )
 
@@ -104,6 +105,10 @@ class H5Reader:
         """(width, height) px of the photo, without reading its features."""
         width, height = self._file[name]["image_size"][()]
         return int(width), int(height)
+
+    def orientation(self, name: str) -> int:
+        """`Features.orientation` without reading the features. Raises: ValueError if the file has no valid code."""
+        return orientation_from_group(self._file[name], name)
 
     def pixel_scale(self, name: str) -> float:
         """`Features.pixel_scale` without reading the features; 1 if the file does not say."""
