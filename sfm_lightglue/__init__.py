@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from sfm_lightglue.features.stage import ExtractionReport as ExtractionReport
     from sfm_lightglue.features.stage import extract_features as extract_features
     from sfm_lightglue.geometries.stage import VerificationReport as VerificationReport
+    from sfm_lightglue.georeference import Georeference as Georeference
+    from sfm_lightglue.georeference import read_georeference as read_georeference
     from sfm_lightglue.images import UnreadableImage as UnreadableImage
     from sfm_lightglue.images import list_images as list_images
     from sfm_lightglue.matches.matcher import Matcher as Matcher
@@ -68,6 +70,7 @@ _MODULES = {
     "execution.executor": ("Executor",),
     "features.extractor": ("Extractor",),
     "features.stage": ("ExtractionReport", "extract_features"),
+    "georeference": ("Georeference", "read_georeference"),
     "geometries.stage": ("VerificationReport",),
     "images": ("UnreadableImage", "list_images"),
     "matches.matcher": ("Matcher",),

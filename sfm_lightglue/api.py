@@ -16,13 +16,14 @@ from sfm_lightglue import database as database_stage
 from sfm_lightglue import images as photos
 from sfm_lightglue import pipeline, reconstruction
 from sfm_lightglue.cameras import Camera
-from sfm_lightglue.config import bind, compose_config, overrides_of, quoted
+from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.execution.devices import default_device
 from sfm_lightglue.features.extractor import Extractor, extract_upright
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.orientation import upright_features
+from sfm_lightglue.overrides import literal, overrides_of
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
@@ -117,12 +118,11 @@ def load_image(image: Photo, name: str = "image") -> Image:
     if isinstance(image, (str, Path)):
         path = Path(image)
         try:
-            found = photos.load_image(path.parent, path.name)
-            return dataclasses.replace(found, orientation=photos.read_orientation(path) or 1)
+            return photos.load_image(path.parent, path.name)
         except photos.UnreadableImage as error:
             raise photos.UnreadableImage(f"{path}: {error}") from error
     pixels = photos.to_rgb(image) if isinstance(image, PILImage.Image) else np.asarray(image)
-    orientation = (photos.orientation_of(image) or 1) if isinstance(image, PILImage.Image) else 1
+    orientation = photos.exif_orientation(image) if isinstance(image, PILImage.Image) else 1
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -233,6 +233,7 @@ def select_pairs(
     features: Path | str | None = None,
     images: Path | str | None = None,
     poses: Path | str | None = None,
+    positions: Path | str | None = None,
     **options: Any,
 ) -> list[Pair]:
     """Pairs of images that are worth matching.
@@ -244,6 +245,7 @@ def select_pairs(
         features: File of features; retrieval and loop closure need it.
         images: Folder of the photos; sources that use GPS positions need it.
         poses: File of camera poses; sources that use poses need it.
+        positions: File of GPS positions, in place of those in EXIF.
         options: Keys of the YAML file, such as `num_neighbours=10`. For a list of sources each option is a dictionary:
             `sequential={"overlap": 5}`.
 
@@ -260,7 +262,7 @@ def select_pairs(
     chosen = pairs if isinstance(pairs, str) else f"[{','.join(pairs)}]"
     config = compose_config([f"pairs={chosen}", *overrides_of("pairs", options)])
     source = choose_plugin(config.pairs, "pairs").create()
-    with Collection(names, images=images, features=features, poses=poses) as collection:
+    with Collection(names, images=images, features=features, poses=poses, positions=positions) as collection:
         return find_pairs(source, collection)
 
 
@@ -272,6 +274,7 @@ def build_database(
     output: Path | str,
     *,
     known_cameras: Mapping[str, Camera] | None = None,
+    positions: Path | str | None = None,
     **options: Any,
 ) -> BuildReport:
     """Verifies the matches of each pair and writes them to the COLMAP database `output`.
@@ -284,6 +287,7 @@ def build_database(
         output: The database, replaced if it exists. `verification.h5` beside it keeps the geometries.
         known_cameras: Camera by image name, used with `intrinsics="poses"`. Cameras are in COLMAP's pixels: the centre of the
             top-left pixel is at (0.5, 0.5).
+        positions: File of GPS positions, in place of those in EXIF. They become COLMAP's pose priors.
         options: Keys of configs/database and configs/geometries, such as `intrinsics="single"` or `max_error_px=1`.
 
     Returns:
@@ -314,6 +318,7 @@ def build_database(
         intrinsics=bound.intrinsics,
         camera_model=bound.camera_model,
         known_cameras=known_cameras,
+        positions=positions,
     )
 
 
@@ -378,7 +383,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         >>> summary.reconstruction.models[0].num_images
         4
     """
-    given = [f"dataset.images={quoted(images)}", f"output={quoted(output)}"]
+    given = [f"dataset.images={literal(images)}", f"output={literal(output)}"]
     configured = pipeline.Run.create(compose_config(["dataset=folder", *given, *overrides]))
     with configured.folder.locked():
         return pipeline.run_all(configured)

@@ -1,67 +1,32 @@
-"""Cameras: which photos share a camera, and the intrinsics of each camera.
+"""Cameras: which photos share a camera, and the intrinsics of each camera, given (see `intrinsics.py`) or estimated.
 
 Model names, the order of the parameters and pixel coordinates follow COLMAP: the centre of the top-left pixel is at (0.5, 0.5).
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pycolmap
 
-from sfm_lightglue.images import read_header
+from sfm_lightglue.images import UnreadableImage, read_header
+from sfm_lightglue.intrinsics import MODELS as MODELS
+from sfm_lightglue.intrinsics import Camera as Camera
+from sfm_lightglue.intrinsics import find_camera_of_photos, parse_camera, read_given_cameras, wrong_size
 from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
 
 GUESSED_FOCAL_FACTOR = 1.2
 """COLMAP's guess of an unknown focal length, as a multiple of the longest side: a field of view of 45 degrees."""
-MODELS = tuple(model for model in pycolmap.CameraModelId.__members__ if model != "INVALID")
-"""COLMAP's names of camera models."""
 SHARING = ("exif", "single", "per_folder", "per_image")
 """Values of `intrinsics` that estimate the focal length. They say which photos share a camera."""
-
-
-@dataclass(frozen=True)
-class Camera:
-    """Intrinsics of a camera, in COLMAP's conventions."""
-
-    model: str
-    """COLMAP's model name, such as SIMPLE_RADIAL."""
-    size: tuple[int, int]
-    """(width, height) px."""
-    params: tuple[float, ...]
-    """Parameters in the order of the model; lengths in px."""
-    has_prior_focal_length: bool
-    """Whether the focal length is known (given, or from EXIF), not guessed."""
-
-    def to_colmap(self) -> pycolmap.Camera:
-        """COLMAP's record of the camera.
-
-        Raises: ValueError if the model does not exist, the number of parameters is wrong, a parameter is not finite, or a focal
-        length is not positive.
-        """
-        if self.model not in MODELS:
-            raise ValueError(f"there is no camera model {self.model!r}. {closest(self.model, MODELS)}")
-        camera = pycolmap.Camera(
-            model=self.model,
-            width=self.size[0],
-            height=self.size[1],
-            params=list(self.params),
-            has_prior_focal_length=self.has_prior_focal_length,
-        )
-        if not camera.verify_params():
-            expected = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 2, 2).params_info
-            raise ValueError(f"camera model {self.model} takes the parameters {expected}, but {len(self.params)} were given")
-        if not np.isfinite(self.params).all() or any(self.params[index] <= 0 for index in camera.focal_length_idxs()):
-            raise ValueError(f"camera parameters must be finite and focal lengths positive, found {self.params}")
-        return camera
 
 
 @dataclass(frozen=True)
@@ -93,8 +58,9 @@ def choose_cameras(
             `single`, `per_folder`, `per_image`: one camera for all photos, for each folder, for each photo. Its focal length is
             from EXIF, or guessed.
             `poses`: the cameras in `known`. Images with equal cameras share one.
-            a camera `MODEL,param,param,...` (`:` or a blank may replace the comma), shared by all photos.
-            a file with lines `name MODEL width height param param ...`. Images with equal cameras share one.
+            a camera `MODEL,param,param,...` or `fx,fy,cx,cy`, shared by all photos, see `intrinsics.parse_camera`.
+            a file with lines `name MODEL width height param param ...`, COLMAP's `cameras.txt`, or the folder of a COLMAP model,
+            see `intrinsics.read_given_cameras`. Images with equal cameras share one.
         camera_model: COLMAP's model of estimated cameras.
         known: cameras by image name, for `intrinsics="poses"`.
 
@@ -107,63 +73,56 @@ def choose_cameras(
     if intrinsics == "poses":
         if not known:
             raise ValueError("database.intrinsics=poses takes the intrinsics from a file of poses: give dataset.poses=FILE")
-        cameras = dict(known)
-    elif os.path.isfile(intrinsics):  # noqa: PTH113 - Path.is_file raises if the text is longer than a file name
-        cameras = read_intrinsics(Path(intrinsics))
+        cameras = find_camera_of_photos(known, sizes, images)
+    elif os.path.exists(intrinsics):  # noqa: PTH110 - Path.exists raises if the text is longer than a file name
+        cameras = find_camera_of_photos(read_given_cameras(Path(intrinsics)), sizes, images)
     else:
-        camera = _parse_camera(intrinsics)
-        cameras = {name: Camera(camera.model, size, camera.params, True) for name, size in sizes.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"one camera is given for all photos, but they have {len(set(sizes.values()))} sizes")
-    _check_given(cameras, sizes)
+        cameras = _single_camera(intrinsics, sizes)
+    _check_given(cameras, sizes, intrinsics)
     chosen = {name: cameras[name] for name in sizes}
     return CameraAssignment(chosen, {name: repr(camera) for name, camera in chosen.items()})
 
 
-def read_intrinsics(path: Path) -> dict[str, Camera]:
-    """Cameras by image name from a file with lines `name MODEL width height param param ...`, hloc's format of query lists.
+def check_intrinsics(images: Path, names: Iterable[str], intrinsics: str, camera_model: str, known: Mapping[str, Camera]) -> None:
+    """Raises the errors of `choose_cameras` before features are extracted. It reads the headers of the photos, not the pixels.
 
-    Blank lines and lines that start with # are skipped.
-
-    Raises: ValueError if a line has another form, or gives an image a second camera that differs.
+    Args:
+        images: folder of the photos.
+        names: the photos; those that cannot be read are left out, as a run skips them.
+        intrinsics: see `choose_cameras`, as `camera_model` and `known`.
     """
-    cameras: dict[str, Camera] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = re.fullmatch(r"(.+?)\s+([A-Z_]+)\s+(\d+)\s+(\d+)((?:\s+[-+.\deE]+)+)", line.strip())
-        if match is None:
-            raise ValueError(f"{path}:{number}: expected `name MODEL width height param param ...`, found {line!r}")
-        name, model, width, height, params = match.groups()
-        camera = Camera(model, (int(width), int(height)), tuple(float(value) for value in params.split()), True)
-        if cameras.setdefault(name, camera) != camera:
-            raise ValueError(f"{path}:{number}: {name!r} has another camera in an earlier line: remove one of them")
-    return cameras
+    sizes = {}
+    for name in [] if intrinsics in SHARING else names:
+        with contextlib.suppress(UnreadableImage):
+            sizes[name] = read_header(images / name).size
+    choose_cameras(images, sizes, intrinsics, camera_model, known)
 
 
-def _parse_camera(text: str) -> Camera:
-    """A camera of size (1, 1) from `MODEL,param,param,...`. Raises: ValueError."""
-    match = re.fullmatch(r"([A-Z_]+)(?:\s*[,:\s]\s*(.+))?", text.strip())
-    if match is None:
+def _single_camera(intrinsics: str, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Camera]:
+    """The camera on the command line for each photo. Raises: ValueError if it is none, or the photos have several sizes."""
+    camera = parse_camera(intrinsics)
+    if camera is None:
         choices = (*SHARING, "poses", "a camera such as PINHOLE:fx:fy:cx:cy", "a file of intrinsics")
-        raise ValueError(f"database.intrinsics={text!r} is not known. {closest(text, choices)}")
-    try:
-        params = [float(value) for value in re.split(r"\s*[,:]\s*|\s+", match[2])] if match[2] else []
-    except ValueError as error:
-        raise ValueError(f"database.intrinsics={text!r}: the parameters of a camera must be numbers") from error
-    camera = Camera(match[1], (1, 1), tuple(params), True)
-    camera.to_colmap()
-    return camera
+        raise ValueError(f"database.intrinsics={intrinsics!r} is not known. {closest(intrinsics, choices)}")
+    counts = collections.Counter(sizes.values())
+    if len(counts) > 1:
+        shown = ", ".join(f"{width} x {height} px ({count})" for (width, height), count in counts.most_common(3))
+        raise ValueError(
+            f"one camera is given for all photos, but they have {len(counts)} sizes: {shown}. Give a file of intrinsics with a "
+            "line for each folder or pattern"
+        )
+    return {name: Camera(camera.model, size, camera.params, True) for name, size in sizes.items()}
 
 
-def _check_given(cameras: Mapping[str, Camera], sizes: Mapping[str, tuple[int, int]]) -> None:
+def _check_given(cameras: Mapping[str, Camera], sizes: Mapping[str, tuple[int, int]], intrinsics: str) -> None:
     """Raises: ValueError if an image has no camera, a camera for another size, or wrong parameters."""
     missing = [name for name in sizes if name not in cameras]
     if missing:
-        raise ValueError(f"{len(missing)} of {len(sizes)} images have no intrinsics, the first is {missing[0]!r}")
+        default = "" if intrinsics == "poses" else "; a line `* MODEL width height param ...` gives a camera to all others"
+        raise ValueError(f"{len(missing)} of {len(sizes)} images have no intrinsics, the first is {missing[0]!r}{default}")
     for name, size in sizes.items():
         if cameras[name].size != size:
-            raise ValueError(f"the intrinsics of {name!r} are for {cameras[name].size} px, but the photo has {size} px")
+            raise ValueError(wrong_size(name, cameras[name], size))
         cameras[name].to_colmap()
 
 

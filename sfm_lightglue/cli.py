@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sfm_lightglue import __version__
+from sfm_lightglue.overrides import expanded, hydra_overrides, separate_paths, with_photos_and_output
 from sfm_lightglue.registry import closest
 from sfm_lightglue.stages import STAGES, stage_names
 
@@ -23,23 +24,26 @@ RUN_COMMANDS = ("run", *stage_names(), "evaluate")
 HELP = """\
 sfm_lightglue {version}: photos in, a verified COLMAP reconstruction out
 
-python -m sfm_lightglue COMMAND [key=value ...]
+python -m sfm_lightglue COMMAND [PHOTOS OUT] [key=value ...]
 
   run            all stages below, in this order
 {stages}
   evaluate       reconstruction against ground truth -> evaluation.json
   train          photos -> weights of a network                             (training=superpoint data.images=DIR)
   match-pair     two photos: keypoints, matches and scores, and a picture   (IMAGE0 IMAGE1 [--json])
+  frames         video -> photos, the sharpest of each half second         (VIDEO FOLDER [every=SECONDS])
   weights        all weights, their licences and where they are             (list | fetch NAME)
   datasets       all datasets, their licences and sizes                     (list | fetch NAME)
   kernels        compile optional kernels that make LightGlue faster on CPUs with AVX512
   doctor         versions, devices and weights found on this machine
 
-  run +dataset=demo                                  an embedded scene
-  run +dataset=folder dataset.images=DIR output=OUT  your photos
-  run +dataset=demo experiment=fast                  a preset: fast or quality
-  run +dataset=demo features=disk,aliked -m          one run for each choice
-  run +dataset=demo --cfg job                        print the configuration
+  run PHOTOS OUT                             your folder of photos, and a folder for all results
+  run PHOTOS OUT experiment=fast             a preset: fast or quality
+  run PHOTOS OUT features=disk,aliked -m     one run for each choice
+  run PHOTOS OUT --cfg job                   print the configuration
+  run +dataset=demo                          an embedded scene
+
+PHOTOS OUT is short for +dataset=folder dataset.images=PHOTOS output=OUT.
 
 groups of choices (GROUP=CHOICE), options are GROUP.KEY=VALUE:
 {groups}
@@ -60,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **{name: functools.partial(_run_command, name) for name in RUN_COMMANDS},
         "train": _train,
         "match-pair": _match_pair,
+        "frames": _frames,
         "weights": _weights,
         "datasets": _datasets,
         "kernels": _kernels,
@@ -94,9 +99,10 @@ def _run_command(command: str, overrides: list[str]) -> int:
     if {"--help", "-h"} & set(overrides):
         print(_help())
         return 0
+    overrides = with_photos_and_output(overrides)
     chosen = [override for override in overrides if override.lstrip("+").startswith(("dataset=", "dataset.images="))]
     if command != "evaluate" and not chosen and "--cfg" not in overrides:  # before Hydra makes a folder for the run
-        raise ValueError("no photos were given: add +dataset=folder dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
+        raise ValueError(f"no photos were given: {command} PHOTOS OUT, or add +dataset=NAME (`datasets` lists them)")
     _inside_hydra(functools.partial(_run_configured, command), overrides)
     return 0
 
@@ -118,7 +124,7 @@ def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], c
 
     configuration.register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `explained_errors` explains the mistake
-    sys.argv = [sys.argv[0], *configuration.hydra_overrides(overrides)]
+    sys.argv = [sys.argv[0], *hydra_overrides(overrides)]
     folder = str(config_dir())
     with configuration.explained_errors():
         hydra.main(version_base="1.3", config_path=folder, config_name=config_name or CONFIG_NAME)(task)()
@@ -162,13 +168,28 @@ def _run_configured(command: str, config: DictConfig) -> None:
 def _match_pair(arguments: list[str]) -> int:
     """Matches two photos, prints a table or JSON, and draws the matches coloured by score."""
     as_json = "--json" in arguments
-    paths = [argument for argument in arguments if "=" not in argument and argument != "--json"]
-    overrides = [argument for argument in arguments if "=" in argument and argument not in paths]
-    if len(paths) != 2 or any(path.startswith("-") for path in paths):
+    paths, overrides = separate_paths([argument for argument in arguments if argument != "--json"])
+    if len(paths) != 2 or any(override.startswith("-") for override in overrides):
         raise ValueError("usage: match-pair IMAGE0 IMAGE1 [--json] [output=DIR] [features=... matches=... key=value ...]")
     from sfm_lightglue import match_pair
 
-    print(match_pair.match_pair(paths[0], paths[1], overrides, as_json=as_json))
+    print(match_pair.match_pair(expanded(paths[0]), expanded(paths[1]), overrides, as_json=as_json))
+    return 0
+
+
+def _frames(arguments: list[str]) -> int:
+    """Writes photos from a video."""
+    options = {key: value for key, equals, value in (argument.partition("=") for argument in arguments[2:]) if equals}
+    if len(arguments) < 2 or len(options) != len(arguments) - 2 or not options.keys() <= {"every"}:
+        raise ValueError("usage: frames VIDEO FOLDER [every=SECONDS]")
+    from sfm_lightglue.images import video
+
+    try:
+        every = float(options.get("every", video.SECONDS))
+    except ValueError as error:
+        raise ValueError(f"every={options['every']} is not a number of seconds") from error
+    names = video.extract_frames(arguments[0], arguments[1], every)
+    print(f"{len(names)} photos in {arguments[1]}")
     return 0
 
 

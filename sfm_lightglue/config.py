@@ -12,7 +12,7 @@ import dataclasses
 import os
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,10 +29,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.datasets import dataset_folder
+from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.union import UnionOptions
 from sfm_lightglue.registry import closest, load_class
-from sfm_lightglue.renames import current_overrides, explain_former
+from sfm_lightglue.renames import explain_former
 
 Options = TypeVar("Options")
 
@@ -55,59 +56,6 @@ class _UserConfigs(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if folder := os.environ.get(USER_CONFIGS):
             search_path.append("user", f"file://{Path(folder).resolve()}")
-
-
-def hydra_overrides(overrides: Sequence[str]) -> list[str]:
-    """Overrides in Hydra's grammar, from the shorter forms that the command line allows.
-
-    - `dataset=X` and `experiment=X` get a plus, because these groups have no default.
-    - `pairs=[a,b]` becomes the source `union` with one entry per source, so that `pairs.a.KEY=VALUE` sets an option of `a`.
-    - Values that contain commas (a camera, several devices) are quoted, because Hydra would read them as a sweep.
-    """
-    prepared = [part for override in current_overrides(overrides) for part in _split_sources(override)]
-    prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in prepared]
-    for pattern in (r"^(database\.intrinsics=)([A-Z_]+,[-\d.,eE+]+)$", r"^(execution\.device=)([a-z\d:]+,[a-z\d:,]+)$"):
-        prepared = [re.sub(pattern, r"\1'\2'", override) for override in prepared]
-    return prepared
-
-
-def _split_sources(override: str) -> list[str]:
-    """`pairs=[a,b]` as Hydra overrides that place each source at `pairs.NAME`; any other override unchanged."""
-    group, _, value = override.partition("=")
-    if group.lstrip("+") != "pairs" or "[" not in value:
-        return [override]
-    listed = re.fullmatch(r"\[([^\[\]]+)\]", value)
-    names = [name.strip().strip("'\"") for name in listed[1].split(",")] if listed else [""]
-    if not all(re.fullmatch(r"[\w./-]+", name) for name in names) or len(set(names)) < len(names):
-        raise ValueError(
-            f"cannot read {override!r}: expected a list of different pair sources, such as pairs=[sequential,retrieval]; "
-            "a sweep over several lists needs a YAML file for each"
-        )
-    return ["pairs=union", *(f"+pairs@pairs.{name}={name}" for name in names)]
-
-
-def overrides_of(group: str, options: Mapping[str, typing.Any]) -> list[str]:
-    """Hydra overrides that set options of a config group.
-
-    Args:
-        group: Name of the group, such as `features`.
-        options: Values by key; the values of nested options are mappings.
-    """
-    overrides = []
-    for key, value in options.items():
-        where = f"{group}.{key}"
-        overrides += overrides_of(where, value) if isinstance(value, Mapping) else [f"{where}={quoted(value)}"]
-    return overrides
-
-
-def quoted(value: object) -> str:
-    """A value in Hydra's grammar. In quoted text, Hydra reads a backslash as an escape only before a quote."""
-    if value is None:
-        return "null"
-    if isinstance(value, (bool, int, float)):
-        return str(value).lower()
-    text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
-    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
 
 
 def compose_config(overrides: Sequence[str] = (), name: str = CONFIG_NAME) -> DictConfig:
@@ -223,7 +171,9 @@ def separate_sweep_outputs(config: DictConfig, arguments: Sequence[str]) -> Dict
     `arguments` is the command line. An override that it contains unchanged is the same in all jobs.
     """
     hydra = HydraConfig.get()
-    varied = [override.replace("/", "_") for override in hydra.overrides.task if override not in arguments]
+    varied = [
+        re.sub(r"['\"\\]", "", override.replace("/", "_")) for override in hydra.overrides.task if override not in arguments
+    ]
     if hydra.mode != RunMode.MULTIRUN or not varied:
         return config
     config = config.copy()

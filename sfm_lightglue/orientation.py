@@ -118,8 +118,10 @@ def upright_image(image: Image) -> Image:
     """The photo and its mask turned upright. An upright photo is returned as it is."""
     if image.orientation == UPRIGHT:
         return image
+    pixels = turn_pixels(image.pixels, image.orientation)
     mask = None if image.mask is None else turn_pixels(image.mask, image.orientation)
-    return replace(image, pixels=turn_pixels(image.pixels, image.orientation), mask=mask, orientation=UPRIGHT)
+    full_size = None if image.full_size is None else upright_size(image.full_size, image.orientation)
+    return replace(image, pixels=pixels, mask=mask, full_size=full_size, orientation=UPRIGHT)
 
 
 def stored_features(features: Features, orientation: int) -> Features:

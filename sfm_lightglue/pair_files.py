@@ -1,18 +1,23 @@
-"""Lists of pairs on disk: `pairs.txt`, which the stages read, and `pairs.tsv`, a table of reasons for people; no stage reads it.
+"""Lists of pairs on disk: `pairs.txt`, which the stages read, `pairs.tsv`, a table of reasons for people, and lists of the user.
 
-The list has hloc's format: one line `name0 name1` for each pair, and no line end after the last one. hloc splits lines at white
-space. If a name contains white space, a tab separates the two names; hloc cannot read that line.
+`pairs.txt` has hloc's format: a line `name0 name1` for each pair, and no line end after the last one. hloc splits lines at white
+space. If a name contains white space, a tab separates the two names; hloc cannot read that line. Lists of the user may have other
+separators, comments and more columns, see `read_pair_list`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from sfm_lightglue.files import written_whole
+from sfm_lightglue.photo_names import MAX_GAPS, PhotoNames
 from sfm_lightglue.products import Pair
+from sfm_lightglue.text_files import SEPARATOR, numbered_lines, read_text, split_columns
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +29,70 @@ def read_pairs(path: Path | str) -> list[Pair]:
     warning.
 
     Args:
-        path: Text file with a line `name0 name1` for each pair, in UTF-8. A tab between the names allows spaces in them.
+        path: Text file with a line `name0 name1` for each pair. A tab between the names allows spaces in them.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: A line does not contain two names. The message gives the file and the number of the line.
+        ValueError: A line does not contain two names, or the file is not text. The message gives the file and the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the list of pairs {path} does not exist: expected a text file of lines `name0 name1`")
-    # Only \n ends a line: str.splitlines would also split at rare separators that file names may contain.
-    lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    both = [_split(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    both = [_split(line, f"{path}:{number}") for number, line in numbered_lines(read_text(path, "list of pairs"))]
     pairs = {Pair(*names, "list") for names in both if names[0] != names[1]}
     if num_selves := sum(name0 == name1 for name0, name1 in both):
         logger.warning("%s: skipped %d lines that pair an image with itself", path, num_selves)
     return sorted(pairs)
+
+
+@dataclass(frozen=True)
+class PairList:
+    """The pairs of a list of the user."""
+
+    pairs: list[Pair]
+    """Pairs of known photos, sorted, each once, with the reason `list`."""
+    unknown: dict[str, int]
+    """Name that is no known photo -> number of the first line that has it."""
+    num_unknown_pairs: int
+    """Lines with such a name."""
+
+
+def read_pair_list(path: Path | str, photos: PhotoNames) -> PairList:
+    """The pairs of a list that people or other programs wrote.
+
+    Two names begin a line; further columns, such as a score, are ignored. Tabs, commas, semicolons or blanks separate the
+    columns. Names may be quoted, and are found as in `PhotoNames.find`. If names contain blanks or commas, the known photos
+    decide where they end. Comments (#), blank lines and a first line of column titles are skipped. Lines that pair a photo with
+    itself are skipped with a warning.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: A line has one name only or can be read in several ways, the file is not text, or holds no pair. The message
+            gives the file and the line.
+    """
+    lines = numbered_lines(read_text(path, "list of pairs"))
+    pairs: set[Pair] = set()
+    photo_of: dict[str, str] = {}
+    unknown: dict[str, int] = {}
+    num_selves = num_unknown_pairs = 0
+    for number, line in lines:
+        names = _read_names(line, photos, f"{path}:{number}")
+        found = {name: photos.find(name) for name in names}
+        photo_of |= {name: photo for name, photo in found.items() if photo is not None}
+        ends = [photo for name in names if (photo := found[name]) is not None]
+        if len(ends) < 2:
+            if not _is_comment(line) and not (number == lines[0][0] and len(lines) > 1 and _are_titles(names)):
+                num_unknown_pairs += 1
+                for name in names:
+                    if found[name] is None:
+                        unknown.setdefault(name, number)
+        elif ends[0] == ends[1]:
+            num_selves += 1
+        else:
+            pairs.add(Pair(ends[0], ends[1], "list"))
+    if num_selves:
+        logger.warning("%s: skipped %d lines that pair an image with itself", path, num_selves)
+    photos.warn_of_other_letters(path, photo_of)
+    if not pairs and not unknown:
+        raise ValueError(f"the list of pairs {path} holds no pair: expected lines `name0 name1`")
+    return PairList(sorted(pairs), unknown, num_unknown_pairs)
 
 
 def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
@@ -74,12 +127,72 @@ def write_reasons(path: Path | str, pairs: Iterable[Pair]) -> None:
 
 
 def _split(line: str, place: str) -> tuple[str, str]:
-    line = line.removesuffix("\r")
     parts = line.split("\t") if "\t" in line else line.split()
     if len(parts) != 2 or not all(parts):
         hint = "" if "\t" in line else "; names with spaces need a tab between them"
         raise ValueError(f"{place}: expected two image names, found {len(parts)} in {line[:200]!r}{hint}")
     return parts[0], parts[1]
+
+
+def _read_names(line: str, photos: PhotoNames, place: str) -> tuple[str, ...]:
+    """The two names of a line of the user, known or not; none for a comment. Raises: ValueError."""
+    for literal in (line.split("\t"), line.split()):  # what `write_pairs` writes
+        if len(literal) == 2 and literal[0] in photos and literal[1] in photos:
+            return literal[0], literal[1]
+    if _is_comment(line):
+        return ()
+    columns = split_columns(line)
+    is_clear = columns[:3] != line.split()[:3]  # tabs, commas or quotes show where the names end
+    is_known = len(columns) > 1 and None not in (photos.find(columns[0]), photos.find(columns[1]))
+    if not is_known or not (is_clear or len(columns) == 2 or not photos.has_separators):
+        readings = _readings(line.strip(), photos)
+        if len(readings) > 1:
+            shown = " or ".join(map(repr, readings[:2]))
+            raise ValueError(f"{place}: the names may be {shown}: put a tab between the names")
+        columns = [*readings[0]] if readings else columns if is_known or is_clear else _dotted(columns)
+    if len(columns) < 2 or not all(columns[:2]):
+        raise ValueError(f"{place}: expected two image names, found {len([*filter(None, columns)])} in {line[:200]!r}")
+    return columns[0], columns[1]
+
+
+def _readings(line: str, photos: PhotoNames) -> list[tuple[str, str]]:
+    """The ways to read a line as two known photos and numbers; if there is none, as two known photos and any other columns."""
+    gaps = [(gap.start(), gap.end()) for gap in re.finditer(SEPARATOR, line)][:MAX_GAPS]
+    with_numbers: dict[tuple[str, str], None] = {}
+    with_text: dict[tuple[str, str], None] = {}
+    for i, (end0, start1) in enumerate(gaps):
+        if photos.find(line[:end0]) is None:
+            continue
+        for end1, start2 in [*gaps[i + 1 :], (len(line), len(line))]:
+            if photos.find(line[start1:end1]) is not None:
+                rest = filter(None, re.split(SEPARATOR, line[start2:]))
+                (with_numbers if all(map(_is_number, rest)) else with_text)[line[:end0], line[start1:end1]] = None
+    return [*with_numbers] or [*with_text]
+
+
+def _dotted(words: list[str]) -> list[str]:
+    """The words between blanks joined to two unknown names, if there are more than two: a name ends at the word with a dot."""
+    ends = [i for i, word in enumerate(words, 1) if "." in word[1:]]
+    if len(ends) < 2 or all(map(_is_number, words[2:])):
+        return words
+    return [" ".join(words[: ends[0]]), " ".join(words[ends[0] : ends[1]])]
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
+
+
+def _are_titles(names: tuple[str, ...]) -> bool:
+    """Whether the columns of a first line are titles such as `name0,name1`. Names of photos have a dot."""
+    return not any("." in name for name in names)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _line(pair: Pair) -> str:
@@ -90,7 +203,7 @@ def _line(pair: Pair) -> str:
 
 def _check_names(pair: Pair) -> None:
     for name in (pair.name0, pair.name1):
-        if not name.strip() or any(sign in name for sign in "\t\n\r\ufeff"):
+        if not name.strip() or any(sign in name for sign in "\0\t\n\r\ufeff"):
             raise ValueError(f"a list of pairs cannot hold the image name {name!r}: rename it without tabs and line breaks")
 
 

@@ -17,28 +17,33 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, check_intrinsics, choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
-from sfm_lightglue.evaluation.pairs import read_homographies
+from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import list_images
+from sfm_lightglue.images import check_masks, list_images, warn_of_spaces
+from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.pair_files import read_pairs, write_pairs, write_reasons
+from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs
+from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
+from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.reconstruction import reconstruct
+from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
@@ -74,9 +79,19 @@ class Run:
         return prepare_photos(self.options.dataset)
 
     def list_photos(self) -> list[str]:
-        """Sorted names of the photos. Mask files and plots inside the photo folder are skipped."""
+        """Sorted names of the photos; only those of `dataset.list`, if it is given.
+
+        Mask files and plots inside the photo folder are skipped. Raises: ValueError or FileNotFoundError if there are none.
+        """
+        return self.listed_photos().names
+
+    def listed_photos(self) -> PhotoList:
+        """The photos as `list_photos` gives them, and the names of `dataset.list` that are no photos of the folder."""
         masks = [self.options.dataset.masks] if self.options.dataset.masks else []
-        return list_images(self.images, without=[self.folder.path, self.folder.plots, *masks])
+        names = list_images(self.images, without=[self.folder.path, self.folder.plots, *masks])
+        if self.options.dataset.list is None:
+            return PhotoList(names, {})
+        return read_photo_list(self.options.dataset.list, PhotoNames(names, self.images))
 
     def photos_with_features(self) -> list[str]:
         """Sorted names of the photos that have features and are still in the photo folder."""
@@ -153,9 +168,14 @@ def check_inputs(run: Run) -> None:
     """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
     for choice in (run.options.features, run.options.pairs, run.options.matches):
         choice.check()
-    run.list_photos()
+    if run.options.features.plugin is ImportedExtractor and run.options.matches.plugin is not ImportedMatcher:
+        check_has_descriptors(run.options.features.options.path)
+    names = run.list_photos()
+    warn_of_spaces(names)
+    if run.options.dataset.masks:
+        check_masks(run.images, names, run.options.dataset.masks)
     database = run.options.database
-    choose_cameras(run.images, {}, database.intrinsics, database.camera_model, _known_cameras(run))
+    check_intrinsics(run.images, names, database.intrinsics, database.camera_model, _known_cameras(run))
 
 
 def evaluate(run: Run) -> str:
@@ -178,7 +198,7 @@ def evaluate(run: Run) -> str:
         scores |= evaluation.to_json()
         tables.append(evaluation.table())
     if truth and dataset.pairs:
-        pairs = [(pair.name0, pair.name1) for pair in read_pairs(dataset.pairs)]
+        pairs = posed_pairs(dataset.pairs, truth, dataset.images)
         scores["pairs"] = evaluate_matched_poses(folder.features, folder.matches, pairs, truth)
         tables.append(scores_table("relative poses of pairs", scores["pairs"]))
     if dataset.homographies:
@@ -197,17 +217,19 @@ def extract(run: Run) -> None:
     with run.recorded("extract") as record:
         extractor = run.extractor()
         record["weights"] = [dataclasses.asdict(weights) for weights in extractor.weights]
+        listed = run.listed_photos()
         report = extract_features(
             run.images,
             run.folder.features,
             extractor,
-            names=run.list_photos(),
+            names=listed.names,
             masks=run.options.dataset.masks,
             orientation="stored" if run.options.orientation == "stored" else "exif",
             executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
         )
         record |= dataclasses.asdict(report)
+        record["skipped"] |= _missing_photos(listed, run.options.dataset.list)
 
 
 def pairs(run: Run) -> None:
@@ -267,6 +289,7 @@ def database(run: Run) -> None:
             run.folder.database,
             assignment,
             names=assignment.cameras,
+            pose_priors=find_pose_priors(run.images, assignment.cameras, run.options.dataset.positions),
         )
         record |= {"intrinsics": run.options.database.intrinsics, **dataclasses.asdict(report)}
 
@@ -281,6 +304,7 @@ def reconstruct_models(run: Run) -> None:
         _warn_if_outdated(run.folder)
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
+        record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
         if report.largest is None:
             logger.error("nothing could be reconstructed: see the numbers of pairs and matches in %s", run.folder.summary)
 
@@ -299,10 +323,25 @@ def draw_plots(run: Run) -> None:
 # --- details -------------------------------------------------------------------------------------------------------------
 
 
+def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:
+    """Name of a listed photo that is not in the folder -> the reason why it is skipped. Each is logged."""
+    skipped = {name: f"it is in line {number} of {path}, but not in the photo folder" for name, number in listed.missing.items()}
+    for name, reason in skipped.items():
+        logger.warning("%s is skipped: %s", name, reason)
+    return skipped
+
+
 def _collection(run: Run) -> Collection:
     """The photos that have features, with everything a pair source may ask about them."""
-    names, poses = run.photos_with_features(), run.options.dataset.poses
-    return Collection(names, images=run.images, features=run.folder.features, poses=poses, device=run.device)
+    dataset = run.options.dataset
+    return Collection(
+        run.photos_with_features(),
+        images=run.images,
+        features=run.folder.features,
+        poses=dataset.poses,
+        positions=dataset.positions,
+        device=run.device,
+    )
 
 
 def _warn_if_outdated(folder: RunFolder) -> None:

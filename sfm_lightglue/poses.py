@@ -1,6 +1,7 @@
 """Camera poses: the only reader and writer of pose files, and angles between rotations and between directions.
 
 A pose file has one line `name qw qx qy qz tx ty tz fx fy cx cy width height` per image; lines that start with # are comments.
+Commas or semicolons may stand between the columns, and the file may have any encoding of `text_files.py`.
 Poses are world-to-camera, x_cam = R(q) X + t, with COLMAP's axes: x right, y down, z forward. Intrinsics describe a pinhole
 camera without distortion, in COLMAP's pixels: the centre of the top-left pixel is at (0.5, 0.5).
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from sfm_lightglue.files import written_whole
 from sfm_lightglue.geometry import essential_matrix
+from sfm_lightglue.text_files import content_lines, split_name_and_values
 
 NUM_VALUES = 13
 """Number of values after the name in a line of the file."""
@@ -56,13 +58,8 @@ def read_poses(path: Path | str) -> dict[str, PosedCamera]:
 
     Raises: FileNotFoundError; ValueError with the line number if a line has another form or names an image a second time.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"pose file {path} does not exist")
     cameras: dict[str, PosedCamera] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
+    for number, line in content_lines(path, "pose file"):
         try:
             name, camera = _parse_line(line)
             if name in cameras:
@@ -139,7 +136,7 @@ def direction_angle_deg(vector0: np.ndarray, vector1: np.ndarray) -> np.ndarray:
 
 def _parse_line(line: str) -> tuple[str, PosedCamera]:
     """Image name, which may contain blanks, and camera. Raises: ValueError with the reason."""
-    name, *fields = line.strip().rsplit(maxsplit=NUM_VALUES)
+    name, fields = split_name_and_values(line, NUM_VALUES)
     if len(fields) != NUM_VALUES:
         raise ValueError(f"found {len(fields)} values after the name")
     values = np.array([float(field) for field in fields])

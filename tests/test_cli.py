@@ -90,7 +90,7 @@ def test_the_module_runs_as_a_program() -> None:
 def test_help_names_every_command_and_choice(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in (*cli.RUN_COMMANDS, "train", "match-pair", "weights", "datasets", "kernels", "doctor"):
+    for command in (*cli.RUN_COMMANDS, "train", "match-pair", "frames", "weights", "datasets", "kernels", "doctor"):
         assert f"\n  {command} " in printed or f"\n    {command} " in printed
     for group in GROUPS:
         line = next(line for line in printed.splitlines() if line.startswith(f"  {group} ") and line.endswith(choices(group)[-1]))
@@ -306,6 +306,42 @@ def test_a_stage_gets_the_run_and_logs_to_the_output_and_stderr(
     assert {path.name for path in folder.iterdir()} == {"out"}
 
 
+@pytest.mark.parametrize(
+    "name", ["w/Müller", "(2024)", "x=y", "it's", "a,b", "my photos", "[a]", "{b}", "a#b", "100%", "😀", "007"]
+)
+def test_a_folder_of_any_name_is_read_and_written(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (folder / name).mkdir(parents=True)
+    runs: list[pipeline.Run] = []
+    replace_stage(monkeypatch, runs.append)
+    assert cli.main(["extract", f"dataset.images={name}", f"output=out/{name}", "dataset=folder"]) == 0
+    assert cli.main(["extract", f"./{name}", f"out/{name}"]) == 0
+    assert [run.images for run in runs] == [Path(name)] * 2
+    assert [run.options.output for run in runs] == [Path("out", name)] * 2
+    assert len(list((folder / "out" / name / "logs").rglob("sfm_lightglue.log"))) >= 1
+    assert {path.name for path in folder.iterdir()} == {"out", Path(name).parts[0]}
+
+
+def test_a_sweep_over_folders_of_any_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("it's", "my photos (1)"):
+        (folder / name).mkdir()
+    runs: list[pipeline.Run] = []
+    replace_stage(monkeypatch, runs.append)
+    assert cli.main(["extract", "dataset=folder", "dataset.images=it's,my photos (1)", "output=o'ut", "-m"]) == 0
+    assert [run.options.dataset.images for run in runs] == ["it's", "my photos (1)"]
+    assert [str(run.options.output) for run in runs] == ["o'ut/dataset.images=its", "o'ut/dataset.images=my photos (1)"]
+
+
+def test_photos_and_output_may_stand_alone_for_every_command_of_a_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "photos").mkdir()
+    monkeypatch.setattr(pipeline, "evaluate", lambda run: f"{run.images} {run.folder.path}")
+    assert cli.main(["evaluate", "photos", "out", "dataset.poses=poses.txt"]) == 0
+    assert capsys.readouterr().out == "photos out\n"
+    assert cli.main(["run", "photos"]) == 1
+    assert capsys.readouterr().err.startswith("error: no output folder was given: write the photos and a folder for the results")
+
+
 def test_a_sweep_of_trainings_writes_each_to_a_folder_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[tuple[int, str]] = []
 
@@ -379,6 +415,13 @@ def test_match_pair_prints_a_table_of_the_best_matches(photos: tuple[str, str], 
     assert len(lines) == 4 + 10
     scores = [float(line.split()[4]) for line in lines[4:]]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_match_pair_takes_files_of_any_name(photos: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for photo, name in zip(photos, ("it's=1.png", "a,b.png"), strict=True):
+        (folder / photo).rename(folder / name)
+    assert cli.main(["match-pair", "it's=1.png", "a,b.png", *SIFT, "output=(o)"]) == 0
+    assert "picture: (o)/it's=1-a,b.jpg" in capsys.readouterr().out
 
 
 def test_match_pair_of_photos_without_a_match_is_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

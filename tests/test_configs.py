@@ -18,13 +18,14 @@ from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
 from sfm_lightglue import api, cli, pipeline
-from sfm_lightglue.config import bind, check_keys, compose_config, options_class, overrides_of, without_keys
+from sfm_lightglue.config import bind, check_keys, compose_config, options_class, without_keys
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import find_weights
+from sfm_lightglue.overrides import overrides_of
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
 from sfm_lightglue.run_options import KEYS_OF_RUN, PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
@@ -73,6 +74,38 @@ def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: s
     assert set(node) == {field.name for field in dataclasses.fields(bound_to)}
     options = bind(bound_to, node, group)
     assert dataclasses.asdict(options) == OmegaConf.to_container(node, resolve=True)
+
+
+ANY_NUMBER = ("disk.detection_threshold", "imported.min_score")
+"""Options for which every number makes sense: a logit, and scores of another program."""
+
+
+@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] != "dataset"])
+def test_every_number_has_a_range(group: str, name: str) -> None:
+    config = compose_config([f"{group}={name}"])
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, "given by the user")
+    bound_to = dataclass_of(group, config[group])
+    types = typing.get_type_hints(bound_to)
+    numbers = [key for key in types if {int, float} & {types[key], *typing.get_args(types[key])}]
+    for key in set(numbers) - {field.partition(".")[2] for field in ANY_NUMBER if field.startswith(f"{name}.")}:
+        for wrong in ("-7", *(["nan", "inf"] if float in (types[key], *typing.get_args(types[key])) else [])):
+            changed = compose_config([f"{group}={name}", f"{group}.{key}={wrong}"])[group]
+            if OmegaConf.is_missing(changed, "path"):
+                changed.path = "given by the user"
+            with pytest.raises(ValueError, match=rf"{group}\.{key} "):
+                bind(bound_to, changed, group)
+
+
+def test_all_numbers_of_a_group_that_are_wrong_are_named() -> None:
+    config = compose_config(["geometries.max_error_px=0", "geometries.confidence=1", "geometries.min_num_inliers=-1"])
+    with pytest.raises(ValueError) as caught:
+        bind(VerificationOptions, config.geometries, "geometries")
+    assert str(caught.value).splitlines() == [
+        "geometries.max_error_px must be more than 0, found 0.0",
+        "geometries.min_num_inliers must be at least 0, found -1",
+        "geometries.confidence must be more than 0 and less than 1, found 1.0",
+    ]
 
 
 def test_every_file_belongs_to_a_group() -> None:
@@ -193,7 +226,10 @@ def test_the_output_is_named_after_the_dataset() -> None:
 
 @pytest.mark.parametrize(
     "camera",
-    ["PINHOLE,1,2,3,4", "PINHOLE,1.5,2e3,-3,+4", "SIMPLE_RADIAL,1,2,3,-0.1", "PINHOLE:1:2:3:4", "'PINHOLE 1 2 3 4'", "exif"],
+    [
+        *("PINHOLE,1,2,3,4", "PINHOLE,1.5,2e3,-3,+4", "SIMPLE_RADIAL,1,2,3,-0.1", "PINHOLE:1:2:3:4", "'PINHOLE 1 2 3 4'", "exif"),
+        *("opencv,1,2,3,4,5,6,7,8", "500,500,320,213", "5e2,320,213"),
+    ],
 )
 def test_a_camera_is_given_without_quotes(camera: str) -> None:
     assert compose_config([f"database.intrinsics={camera}"]).database.intrinsics == camera.strip("'")
@@ -354,7 +390,8 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
         (["dataset.images=/no/such/folder"], "image folder /no/such/folder does not exist: give a folder of photos"),
         (["dataset.images=null"], "no photos were given: add dataset.images=DIR, or +dataset=NAME"),
         (["nonsense"], "cannot read 'nonsense': expected key=value"),
-        (["dataset.images=/photos(1)"], "cannot read 'dataset.images=/photos(1)': expected key=value, or key="),
+        (["dataset.images=/photos(1)"], "image folder /photos(1) does not exist: give a folder of photos"),
+        (["features.max_keypoints=(1)"], "cannot read 'features.max_keypoints=(1)': expected key=value, or key="),
     ],
 )
 def test_a_mistake_is_explained_in_one_line_before_any_work(

@@ -16,12 +16,20 @@ import h5py
 import numpy as np
 import pycolmap
 import pytest
-from known_scene import FOCAL, SIZE, KnownScene
+from known_scene import FOCAL, SIZE, KnownScene, make_database
 from PIL import Image as PILImage
 
 from sfm_lightglue import database as database_stage
-from sfm_lightglue.cameras import choose_cameras
-from sfm_lightglue.database import BuildReport, build_database, geometry_to_colmap, is_outdated, write_database
+from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
+from sfm_lightglue.database import (
+    BuildReport,
+    ImageIds,
+    build_database,
+    geometry_to_colmap,
+    is_outdated,
+    number_images,
+    write_database,
+)
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.geometries import stage
 from sfm_lightglue.geometries.verification import VerificationOptions
@@ -247,6 +255,132 @@ def test_equal_input_gives_equal_rows_with_any_number_of_workers(flow: Flow, bui
     assert flow.database.read_bytes()[100:] == first.database.read_bytes()[100:]
 
 
+# --- ids ------------------------------------------------------------------------------------------------------------------
+
+
+def image_ids(path: Path) -> dict[str, tuple[int, int]]:
+    """Ids of image and camera by name. The frame of an image and the rig of a camera must have the same ids."""
+    with pycolmap.Database.open(path) as database:
+        frames = {frame.frame_id: (frame.rig_id, [data.id for data in frame.data_ids]) for frame in database.read_all_frames()}
+        rigs = {rig.rig_id: rig.ref_sensor_id.id for rig in database.read_all_rigs()}
+        images = {image.name: (image.image_id, image.camera_id) for image in database.read_all_images()}
+    assert frames == {image_id: (camera_id, [image_id]) for image_id, camera_id in images.values()}
+    assert rigs == {camera_id: camera_id for _, camera_id in images.values()}
+    return images
+
+
+def test_known_images_keep_their_ids_when_others_are_added_or_removed(flow: Flow) -> None:
+    def build(*names: str) -> dict[str, tuple[int, int]]:
+        pairs = [pair for pair in flow.matches if {pair.name0, pair.name1} <= {*names}]
+        flow.build(pairs, names=names, intrinsics="per_image")
+        return image_ids(flow.database)
+
+    a, b, c, d, e = NAMES
+    assert build(b, d) == {b: (1, 1), d: (2, 2)}
+    assert build(*NAMES) == {b: (1, 1), d: (2, 2), a: (3, 3), c: (4, 4), e: (5, 5)}
+    assert build(c, d, e) == {d: (2, 2), c: (4, 4), e: (5, 5)}
+    assert build(a, e) == {e: (5, 5), a: (6, 6)}
+    assert build(b, c) == {b: (1, 1), c: (2, 2)}  # another scene
+
+
+def test_colmap_continues_an_old_model_with_added_photos(tmp_path: Path) -> None:
+    scene = KnownScene(6)
+    old, both = tmp_path / "old", tmp_path / "both"
+    first = make_database(old, scene, (1, 2, 4), [(1, 2), (1, 4), (2, 4)])
+    (tmp_path / "model").mkdir()
+    pycolmap.incremental_mapping(first, old / "images", tmp_path / "model")
+    before = pycolmap.Reconstruction(tmp_path / "model" / "0")
+    both.mkdir()
+    shutil.copy(first, both)
+    grown = make_database(both, scene, range(6), itertools.combinations(range(6), 2))
+    (tmp_path / "grown").mkdir()
+    pycolmap.incremental_mapping(grown, both / "images", tmp_path / "grown", input_path=tmp_path / "model" / "0")
+    model = pycolmap.Reconstruction(tmp_path / "grown")
+    assert {image.name for image in model.images.values()} == {*scene.names}
+    assert {before.images[image_id].name == model.images[image_id].name for image_id in before.images} == {True}
+
+
+def assignment(**groups: str) -> CameraAssignment:
+    camera = Camera("SIMPLE_PINHOLE", SIZE, (FOCAL, 320.0, 240.0), True)
+    return CameraAssignment(dict.fromkeys(groups, camera), groups)
+
+
+@pytest.mark.parametrize(
+    ("groups", "known", "expected"),
+    [
+        ({"a": "x", "b": "y", "c": "x"}, {}, {"a": 1, "b": 2, "c": 1}),
+        ({"a": "x", "b": "y", "c": "x"}, {"b": (7, 3)}, {"a": 4, "b": 3, "c": 4}),
+        ({"a": "x", "b": "x", "c": "x"}, {"a": (1, 1), "b": (2, 2), "c": (3, 2)}, {"a": 2, "b": 2, "c": 2}),  # joined: most
+        ({"a": "x", "b": "y", "c": "y"}, {"a": (1, 1), "b": (2, 1), "c": (3, 1)}, {"a": 2, "b": 1, "c": 1}),  # divided: most
+        ({"a": "x", "b": "y"}, {"a": (1, 1), "b": (2, 1)}, {"a": 1, "b": 2}),
+        ({"a": "x", "b": "y"}, {"z": (5, 5)}, {"a": 1, "b": 2}),
+    ],
+)
+def test_cameras_keep_the_id_that_most_of_their_images_had(
+    groups: dict[str, str], known: dict[str, tuple[int, int]], expected: dict[str, int]
+) -> None:
+    ids = number_images(groups, assignment(**groups), {name: ImageIds(*both) for name, both in known.items()})
+    assert {name: both.camera for name, both in ids.items()} == expected
+
+
+# --- databases of others --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["colmap", "text", "folder", "journal"])
+def test_a_database_of_others_is_refused_and_stays(flow: Flow, content: str) -> None:
+    foreign = flow.database
+    if content == "colmap":
+        with pycolmap.Database.open(foreign) as database:
+            database.write_camera(pycolmap.Camera(model="SIMPLE_PINHOLE", width=2, height=2, params=[1, 1, 1]))
+    elif content == "folder":
+        (foreign / "mine").mkdir(parents=True)
+    else:
+        foreign = foreign if content == "text" else foreign.with_name("database.db-wal")
+        foreign.write_text("mine" * 1000)
+    before = None if content == "folder" else foreign.read_bytes()
+    with pytest.raises(ValueError, match=rf"{foreign.name} was not written by sfm_lightglue.*output=DIR"):
+        flow.build()
+    assert (foreign.is_dir() if before is None else foreign.read_bytes() == before) and leftovers(flow) <= {foreign.name}
+
+
+def test_a_database_that_another_program_changed_is_kept_aside(flow: Flow, caplog: pytest.LogCaptureFixture) -> None:
+    flow.build()
+    with pycolmap.Database.open(flow.database) as database:  # opening is no change
+        database.read_all_images()
+    flow.build()
+    assert not leftovers(flow)
+    with pycolmap.Database.open(flow.database) as database:
+        database.write_camera(pycolmap.Camera(model="SIMPLE_PINHOLE", width=2, height=2, params=[1, 1, 1]))
+    changed = flow.database.read_bytes()
+    flow.build()
+    assert leftovers(flow) == {"database.kept-1.db"}
+    assert (flow.folder / "database.kept-1.db").read_bytes() == changed
+    assert "database.db was changed since a run wrote it" in caplog.text
+    flow.build()
+    assert leftovers(flow) == {"database.kept-1.db"}
+
+
+def without_mark(path: Path) -> None:
+    """Removes the mark, as in version 0.10."""
+    with path.open("r+b") as file:
+        file.seek(68)
+        file.write(bytes(4))
+
+
+def test_a_database_of_version_0_10_is_known_by_its_keypoints_and_keeps_its_ids(flow: Flow) -> None:
+    flow.build(names=NAMES[1:3], pairs=[Pair(*NAMES[1:3])])
+    without_mark(flow.database)
+    flow.build()
+    assert [image_ids(flow.database)[name][0] for name in NAMES] == [3, 1, 2, 4, 5]
+    assert leftovers(flow) == {"database.kept-1.db"}
+    without_mark(flow.database)
+    fewer = dataclasses.replace(flow.features[NAMES[0]], keypoints=np.zeros((1, 2), np.float32), scores=np.zeros(1, np.float32))
+    flow.features[NAMES[0]] = dataclasses.replace(fewer, descriptors=np.zeros((1, 4), np.float32))
+    flow.write_features("other")
+    with pytest.raises(ValueError, match=r"database\.db was not written by sfm_lightglue"):
+        flow.build([])
+
+
 # --- what is verified again -----------------------------------------------------------------------------------------------
 
 
@@ -370,7 +504,8 @@ def leftovers(flow: Flow) -> set[str]:
 
 
 def test_the_journal_of_a_killed_process_is_not_applied_to_the_new_database(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
-    for suffix in ("-wal", "-shm", ".tmp", ".tmp-wal"):
+    flow.build()
+    for suffix in ("-wal", "-shm", ".12.tmp", ".12.tmp-wal"):
         (flow.folder / f"database.db{suffix}").write_bytes(b"of a killed process" * 100)
     flow.build()
     assert not leftovers(flow)
@@ -378,11 +513,11 @@ def test_the_journal_of_a_killed_process_is_not_applied_to_the_new_database(flow
 
 
 def test_only_the_temporary_files_of_a_killed_run_are_removed(flow: Flow) -> None:
-    for name in ("a [1].db.tmp", "a [1].db.tmp-wal", "a [1].db.tmp.mine"):
+    for name in ("a [1].db.12.tmp", "a [1].db.12.tmp-wal", "a [1].db.mine.tmp", "a [1].db.tmp"):
         (flow.folder / name).write_bytes(b"of a killed process" * 100)
     arguments = [flow.folder / name for name in ("images", "features.h5", "matches.h5")]
     build_database(*arguments, [], flow.folder / "a [1].db", OPTIONS, intrinsics=flow.intrinsics, camera_model="SIMPLE_RADIAL")
-    assert leftovers(flow) == {"a [1].db", "a [1].db.tmp.mine"}
+    assert leftovers(flow) == {"a [1].db", "a [1].db.mine.tmp", "a [1].db.tmp"}
 
 
 def kill_in_a_child(work: Callable[[], object]) -> None:

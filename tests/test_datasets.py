@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from local_server import Server, serving
 from omegaconf import OmegaConf
 
-from sfm_lightglue import datasets, download
+from sfm_lightglue import cli, datasets, download
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.datasets import (
     convert_cameras,
@@ -66,11 +69,17 @@ def publish(published: Path, dataset: str, files: dict[str, bytes]) -> None:
     (folder / "files.tsv").write_text("".join(lines))
 
 
-def publish_zip(published: Path, members: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(published / "toy.zip", "w") as archive:
+def zipped(members: dict[str, bytes]) -> bytes:
+    """The bytes of a zip with these members."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    publish(published, "toy", {"toy.zip": (published / "toy.zip").read_bytes()})
+    return stream.getvalue()
+
+
+def publish_zip(published: Path, members: dict[str, bytes]) -> None:
+    publish(published, "toy", {"toy.zip": zipped(members)})
 
 
 def test_the_shipped_datasets_are_listed_with_description_and_licence() -> None:
@@ -113,6 +122,49 @@ def test_the_manifest_of_sacre_coeur_has_the_hashes_of_the_real_photos() -> None
     listed = {file.path: (file.size, file.sha256) for file in entry.files if file.path.startswith("images/")}
     found = {f"images/{p.name}": (p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()) for p in photos}
     assert listed == found
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_each_dataset_is_fetched_from_its_servers_by_the_command(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The list of each dataset with its paths, its unknown sizes and hashes, and small files at a local address."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as server:
+        listed = small_dataset(REPOSITORY / "datasets" / name / "files.tsv", server)
+        (tmp_path / "shipped" / "datasets" / name).mkdir(parents=True)
+        (tmp_path / "shipped" / "datasets" / name / "files.tsv").write_text("".join(listed))
+        shutil.copytree(REPOSITORY / "configs" / "dataset", tmp_path / "shipped" / "configs" / "dataset")
+        monkeypatch.setattr(datasets, "_shipped", lambda kind: tmp_path / "shipped" / kind)
+        assert cli.main(["datasets", "fetch", name]) == 0, capsys.readouterr().err
+        folder = Path(capsys.readouterr().out.strip())
+        (entry,) = list_datasets()
+        assert entry.folder == folder and entry.is_present
+        expected = [file.path for file in entry.files if not file.path.endswith(".zip")] or ["images/sub/photo.jpg"]
+        assert all((folder / path).is_file() for path in expected)
+        assert len(server.requests) == len(listed)
+        assert ensure_dataset(name) == folder and len(server.requests) == len(listed)
+        if any(path.endswith(".camera") for path in expected):
+            assert len(read_poses(folder / "poses.txt")) == sum(path.endswith(".camera") for path in expected)
+
+
+def small_dataset(manifest: Path, server: Server) -> list[str]:
+    """The lines of a manifest for small files on the server; `-` stays where it stands."""
+    lines = []
+    for line in manifest.read_text().splitlines():
+        if line.startswith("#") or not line:
+            continue
+        path, size, sha256, urls = line.split("\t")
+        content = f"photo {path}".encode()
+        if path.endswith(".camera"):
+            content = CAMERA.encode()
+        elif path.endswith(".zip"):
+            content = zipped({"scene/images/sub/photo.jpg": b"photo", "scene/database.db": b"no photo"})
+        address = "/" + urls.split()[0].split("://")[1]
+        server.files[address] = content
+        known = ("-" if size == "-" else str(len(content)), "-" if sha256 == "-" else hashlib.sha256(content).hexdigest())
+        lines.append("\t".join([path, *known, server.url(address)]) + "\n")
+    return lines
 
 
 def test_a_dataset_is_fetched_whole_and_only_once(published: Path, tmp_path: Path) -> None:
@@ -190,9 +242,12 @@ def test_an_unknown_dataset_names_the_closest_one() -> None:
 def test_the_offline_error_names_the_dataset_the_file_and_alternatives(
     published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    publish(published, "toy", {"images/a.jpg": b"first"})
+    publish(published, "toy", {"images/a.jpg": b"first", "images/b.jpg": b"second", "images/c.jpg": b"third"})
+    put = tmp_path / "cache" / "datasets" / "toy" / "images" / "c.jpg"
+    put.parent.mkdir(parents=True)
+    put.write_bytes(b"third")
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
-    with pytest.raises(ConnectionError, match=r"dataset toy is not complete.*a\.jpg") as caught:
+    with pytest.raises(ConnectionError, match=r"dataset toy is not complete: 2 of 3 files are missing.*a\.jpg") as caught:
         ensure_dataset("toy")
     assert f"put it at {tmp_path / 'cache' / 'datasets' / 'toy' / 'images' / 'a.jpg'}" in str(caught.value)
     assert "dataset=folder" in str(caught.value)

@@ -121,8 +121,9 @@ def check_own_command(words: list[str], command_names: set[str]) -> bool:
     compose(tuple(overrides), "train" if command == "train" else "pipeline")
     text = " ".join(words)
     named = re.search(r"\+dataset=(\w+)", text)
+    downloaded = [name for name, entry in WEIGHTS.items() if entry.research_only]
     has_files = named is not None and (ROOT / "datasets" / named[1] / "files.tsv").exists()
-    return has_files or any(name in text for name, entry in WEIGHTS.items() if entry.research_only)
+    return has_files or words[:2] == ["weights", "fetch"] or any(name in text for name in downloaded)
 
 
 def check_pip(words: list[str]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from local_server import Server, serving
 
 import sfm_lightglue.download as fetch_module
 from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, matches_checksum, sha256_of, sha256_once
@@ -18,58 +18,14 @@ CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`, and records in `requests` the requested paths and ranges."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {"/weights.pth": CONTENT}
-        self.requests: list[tuple[str, str | None]] = []
-        self.cut_after: list[int] = []
-        """For each of the next answers, the number of bytes after which the connection is cut."""
-        self.knows_ranges = True
-
-    def url(self, path: str = "/weights.pth") -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.requests.append((self.path, wanted))
-        content = self.server.files.get(self.path)
-        if content is None:
-            self.send_error(404)
-            return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.knows_ranges else 0
-        if start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        end = start + self.server.cut_after.pop(0) if self.server.cut_after else None
-        self.wfile.write(content[start:end])
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     for name in ("SFM_LIGHTGLUE_OFFLINE", "SFM_LIGHTGLUE_MIRROR"):
         monkeypatch.delenv(name, raising=False)
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
+    with serving() as running:
+        running.files["/weights.pth"] = CONTENT
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def fetch_to(path: Path, *urls: str, sha256: str | None = SHA256, size: int | None = len(CONTENT)) -> None:

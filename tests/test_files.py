@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sfm_lightglue.files import locked, remove_stale, write_json, written_whole
+from sfm_lightglue.files import free_path, locked, read_own_json, remove_stale, write_json, written_whole
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -31,10 +31,31 @@ def test_an_error_keeps_the_old_content_and_leaves_nothing_behind(tmp_path: Path
 
 
 def test_stale_files_of_killed_processes_are_removed_and_others_kept(tmp_path: Path) -> None:
-    for name in ("a.h5.123.tmp", "a.h5.tmp", "a.h5", "b.h5.123.tmp"):
+    others = ["a.h5", "a.h5.backup.tmp", "a.h5.tmp", "b.h5.123.tmp"]
+    for name in ("a.h5.123.tmp", *others):
         (tmp_path / name).touch()
     remove_stale(tmp_path / "a.h5")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5.123.tmp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == others
+
+
+def test_names_for_what_is_kept_are_free(tmp_path: Path) -> None:
+    assert free_path(tmp_path / "database.db", "kept").name == "database.kept-1.db"
+    (tmp_path / "database.kept-1.db").symlink_to(tmp_path / "nowhere")
+    assert free_path(tmp_path / "database.db", "kept").name == "database.kept-2.db"
+    assert free_path(tmp_path / "reconstruction", "kept").name == "reconstruction.kept-1"
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b'{\n "stages"', b'{\n "stages": {"extract', b'{ "stages": {}}\0\0', b"{"])
+def test_a_cut_json_file_of_ours_has_no_content(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    assert read_own_json(tmp_path / "a.json", ('{"stages":',)) is None
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"my": "notes"}', b"\xff\xfe", b"key: value"])
+def test_a_json_file_of_others_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json was not written by sfm_lightglue, or was changed since"):
+        read_own_json(tmp_path / "a.json", ('{"stages":',))
 
 
 def test_json_without_numbers_that_json_lacks(tmp_path: Path) -> None:

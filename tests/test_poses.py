@@ -52,6 +52,15 @@ def test_names_may_hold_folders_and_blanks(tmp_path: Path) -> None:
     assert list(read_poses(path)) == ["left cam/my photo 2.jpg"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ", ", ";", "\t"])
+def test_files_of_spreadsheets_and_windows_are_read(tmp_path: Path, encoding: str, separator: str) -> None:
+    line = separator.join(["left/Müller 2.jpg", *LINE.split()[1:]])
+    (tmp_path / "poses.txt").write_bytes(f"# comment\r\n\r\n{line}\r\n".encode(encoding))
+    cameras = read_poses(tmp_path / "poses.txt")
+    assert list(cameras) == ["left/Müller 2.jpg"] and cameras["left/Müller 2.jpg"].size == (640, 480)
+
+
 def test_quaternions_are_normalised(tmp_path: Path) -> None:
     camera = read_poses(write(tmp_path, LINE.replace("1 0 0 0", "2 0 0 2")))["a.jpg"]
     np.testing.assert_allclose(camera.rotation, axis_rotation(2, 90), atol=1e-15)

@@ -1,4 +1,4 @@
-"""GPS positions of photos, from EXIF and from text files."""
+"""GPS positions of photos, from EXIF and XMP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import ExifTags
 from PIL import Image as PILImage
 
 from sfm_lightglue.images import UnreadableImage, list_images, read_position
-from sfm_lightglue.positions import GeoPosition, position_from_exif, read_positions
+from sfm_lightglue.position_files import read_positions
+from sfm_lightglue.positions import GeoPosition, position_from_exif
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
 GPS: dict[int, Any] = {1: "N", 2: (46.0, 30.0, 36.0), 3: "E", 4: (91.0, 15.0, 0.0), 5: b"\0", 6: 198.5}
@@ -44,6 +45,49 @@ def test_a_useless_gps_directory_gives_no_position(gps: dict[int, Any]) -> None:
     assert position_from_exif(gps) is None
 
 
+@pytest.mark.parametrize(("reference", "sign"), [(b"\0", 1), (b"\1", -1), (b"\2", 1), (b"\3", -1), (3, -1), (None, 1)])
+def test_altitudes_below_sea_level_or_ellipsoid_are_negative(reference: object, sign: int) -> None:
+    position = position_from_exif({**GPS, 5: reference})
+    assert position is not None and position.altitude_m == sign * 198.5
+
+
+def test_accuracy_and_heading_are_read() -> None:
+    position = position_from_exif({**GPS, 16: "T", 17: 359.25, 31: 6.0})
+    assert position == GeoPosition(46.51, 91.25, 198.5, 6.0, heading_deg=359.25)
+    magnetic = position_from_exif({**GPS, 16: "M\0", 17: 359.25, 31: 0})
+    assert magnetic == GeoPosition(46.51, 91.25, 198.5)
+    assert position_from_exif({**GPS, 16: "T", 17: 400, 31: "?"}) == magnetic
+
+
+@pytest.mark.parametrize(
+    ("xmp", "expected"),
+    [
+        ('drone-dji:RtkStdLon="0.011" drone-dji:RtkStdLat="0.012" drone-dji:RtkStdHgt="0.025"', (0.012, 0.025)),
+        ("<Camera:GPSXYAccuracy>1.5</Camera:GPSXYAccuracy> <Camera:GPSZAccuracy> 2.5 </Camera:GPSZAccuracy>", (1.5, 2.5)),
+        ('drone-dji:RtkStdLon="0" drone-dji:RtkStdLat="0" drone-dji:RtkFlag="0"', (6.0, math.nan)),
+    ],
+)
+def test_the_accuracy_in_xmp_comes_before_that_in_exif(xmp: str, expected: tuple[float, float]) -> None:
+    position = position_from_exif({**GPS, 31: 6.0}, xmp)
+    assert position is not None
+    np.testing.assert_array_equal((position.accuracy_m, position.vertical_accuracy_m), expected)
+
+
+def test_xmp_is_found_in_the_photo(tmp_path: Path) -> None:
+    photo = PILImage.new("RGB", (32, 32))
+    exif = photo.getexif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update(GPS)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r drone-dji:RtkStdLat="0.02" drone-dji:RtkStdHgt="0.03"/></x:xmpmeta>'
+    photo.save(tmp_path / "photo.webp", exif=exif, xmp=xmp)
+    plain = PILImage.open(tmp_path / "photo.webp").convert("RGB")
+    plain.save(tmp_path / "photo.jpg", exif=exif)
+    jpeg = (tmp_path / "photo.jpg").read_bytes()
+    block = b"http://ns.adobe.com/xap/1.0/\0" + xmp
+    (tmp_path / "photo.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + jpeg[2:])
+    for name in ("photo.webp", "photo.jpg"):
+        assert read_position(tmp_path / name) == GeoPosition(46.51, 91.25, 198.5, 0.02, 0.03)
+
+
 def test_photos_without_exif_have_no_position_and_broken_photos_are_refused(tmp_path: Path) -> None:
     PILImage.new("RGB", (32, 32)).save(tmp_path / "plain.jpg")
     assert read_position(tmp_path / "plain.jpg") is None
@@ -58,35 +102,6 @@ def test_a_position_survives_the_photo(tmp_path: Path) -> None:
     exif.get_ifd(ExifTags.IFD.GPSInfo).update(GPS)
     photo.save(tmp_path / "photo.jpg", exif=exif)
     assert read_position(tmp_path / "photo.jpg") == GeoPosition(46.51, 91.25, 198.5)
-
-
-def test_a_file_may_lack_altitudes_and_have_comments_tabs_and_more_columns(tmp_path: Path) -> None:
-    path = tmp_path / "gps.txt"
-    path.write_bytes(b"\xef\xbb\xbf# name latitude longitude\r\n\r\na.jpg 46.5 -91.25 198.5 6\r\nb c.jpg\t-46.5\t91.25\r\n")
-    positions = read_positions(path)
-    assert positions["a.jpg"] == GeoPosition(46.5, -91.25, 198.5)
-    assert (positions["b c.jpg"].latitude_deg, positions["b c.jpg"].longitude_deg) == (-46.5, 91.25)
-    assert math.isnan(positions["b c.jpg"].altitude_m)
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("b.jpg 46.5", "found 1 values after the name"),
-        ("b.jpg north 91.25", "could not convert string to float: 'north'"),
-        ("b.jpg 91 0", r"latitude 91\.0, longitude 0\.0: expected -90\.\.90"),
-        ("a.jpg 46.5 91.25", r"a second position of a\.jpg"),
-    ],
-)
-def test_a_line_that_is_not_understood_is_refused_with_its_number(tmp_path: Path, line: str, expected: str) -> None:
-    (tmp_path / "gps.txt").write_text(f"a.jpg 1 2\n{line}\n")
-    with pytest.raises(ValueError, match=rf"gps\.txt:2: {expected}.*; expected `name latitude longitude altitude_m`"):
-        read_positions(tmp_path / "gps.txt")
-
-
-def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing\.txt does not exist"):
-        read_positions(tmp_path / "nothing.txt")
 
 
 @pytest.mark.parametrize("folder", ["drone_brighton18", "monstree_exif10"])

@@ -15,7 +15,10 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.geometry import warp_points
+from sfm_lightglue.pair_files import read_pair_list
+from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.poses import PosedCamera, direction_angle_deg, rotation_angle_deg
+from sfm_lightglue.text_files import content_lines, split_columns, split_name_and_values
 
 POSE_THRESHOLDS_DEG = (5, 10, 20)
 HOMOGRAPHY_THRESHOLDS_PX = (1, 3, 5)
@@ -201,24 +204,42 @@ def repeatability(
     return float(found.mean()), float(distances[found].mean())
 
 
+def posed_pairs(path: Path | str, truth: Mapping[str, PosedCamera], images: Path | str | None = None) -> list[tuple[str, str]]:
+    """The pairs of a list of the user, sorted, each once.
+
+    Args:
+        path: The list, see `pair_files.read_pair_list`.
+        truth: True cameras by image name.
+        images: Folder of the photos. With it, absolute paths are understood.
+
+    Raises: FileNotFoundError; ValueError if a line cannot be read, or an image has no true camera.
+    """
+    photos = PhotoNames(truth, images)
+    listed = read_pair_list(path, photos)
+    if listed.unknown:
+        name, number = next(iter(listed.unknown.items()))
+        raise ValueError(
+            f"{path}:{number}: the ground truth has no pose of {photos.describe(name)}"
+            + (f", nor of {len(listed.unknown) - 1} others in the list" if len(listed.unknown) > 1 else "")
+        )
+    return [(pair.name0, pair.name1) for pair in listed.pairs]
+
+
 def read_homographies(path: Path | str) -> dict[tuple[str, str], np.ndarray]:
     """Homographies float64 (3, 3) by pair of names (A, B): x_B ~ H @ x_A in COLMAP's pixels.
 
-    The file has lines `A B h11 h12 ... h33`, with a tab between names that contain blanks. Lines that start with # are comments.
+    The file has lines `A B h11 h12 ... h33`, with a tab or comma between names that contain blanks. Lines that start with # are
+    comments.
 
     Raises: FileNotFoundError; ValueError with the line number if a line has another form.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"file of homographies {path} does not exist")
     homographies = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
+    for number, line in content_lines(path, "file of homographies"):
         try:
-            names, *values = line.strip().rsplit(maxsplit=9)
-            name0, name1 = names.split("\t") if "\t" in names else names.split()
-            homographies[name0, name1] = np.array([float(value) for value in values]).reshape(3, 3)
+            names, values = split_name_and_values(line, 9)
+            if len(both := split_columns(names)) != 2:
+                raise ValueError(f"found {len(both)} names and {len(values)} numbers")
+            homographies[both[0], both[1]] = np.array([float(value) for value in values]).reshape(3, 3)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}; expected two names and nine numbers") from error
     return homographies

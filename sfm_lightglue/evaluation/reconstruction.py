@@ -13,6 +13,7 @@ import pycolmap
 
 from sfm_lightglue.evaluation.pairs import pose_auc
 from sfm_lightglue.poses import Pose, direction_angle_deg, nearest_rotation, rotation_angle_deg
+from sfm_lightglue.similarity import align_similarity
 
 logger = logging.getLogger(__name__)
 
@@ -124,22 +125,6 @@ def read_reconstruction_poses(folder: Path | str) -> dict[str, Pose]:
         if len(poses) > len(largest):
             largest = poses
     return largest
-
-
-def align_similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale s, rotation R (3, 3) and translation t (3,) that minimise the squared distances |s R source + t - target|.
-
-    `source` and `target` are float64 (n, 3). R is never a reflection. If the points are on a line, the rotation about the line is
-    arbitrary. If they coincide, R is arbitrary; if the source points coincide, s is 0. All solutions have equal distances.
-    Source: Umeyama, Least-squares estimation of transformation parameters between two point patterns, PAMI 1991.
-    """
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    centered = source - source_mean
-    covariance = (target - target_mean).T @ centered
-    rotation = nearest_rotation(covariance)
-    variance = np.sum(centered**2)
-    scale = float(np.sum(rotation * covariance) / variance) if variance > 0 else 0.0
-    return scale, rotation, target_mean - scale * rotation @ source_mean
 
 
 def _relative_pose_errors(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> np.ndarray:

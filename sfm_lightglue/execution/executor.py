@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from sfm_lightglue.ranges import check_ranges
 from sfm_lightglue.registry import closest
 
 Key = TypeVar("Key", bound=Hashable)
@@ -50,6 +51,7 @@ class ExecutionOptions:
                 f"execution.if_settings_changed={self.if_settings_changed!r} does not exist. "
                 f"{closest(self.if_settings_changed, WHEN_SETTINGS_CHANGED)}"
             )
+        check_ranges(self, "execution", cache_mb=">= 0")
         if self.num_workers < 0:
             raise ValueError(f"execution.num_workers must be 0 (one per core) or more, found {self.num_workers}")
 

@@ -25,6 +25,7 @@ from sfm_lightglue.networks.heatmaps import expected_offsets, windows
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.ranges import check_ranges
 from sfm_lightglue.registry import closest
 
 TEMPERATURE = 0.1
@@ -58,6 +59,7 @@ class AlikedOptions:
             raise ValueError(f"features.variant={self.variant} is no variant of ALIKED. {closest(self.variant, VARIANTS)}")
         check_precision(self.precision, "features.precision")
         check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, detection_threshold=0, nms_radius=1)
+        check_ranges(self, "features", detection_threshold="<= 1")
 
 
 class AlikedExtractor:

@@ -15,6 +15,7 @@ from sfm_lightglue.networks.heatmaps import sliding_maximum, windows
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.orientation import stored_features, upright_image
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.ranges import check_ranges
 
 GPU_BATCH = 8
 """Number of photos of equal size that a network takes together on a GPU. A CPU is as fast with one photo."""
@@ -172,8 +173,5 @@ def batch_size_on(device: str) -> int:
 
 
 def check_at_least(options: object, **minima: float) -> None:
-    """Raises: ValueError if a field of the options is below its minimum; None is accepted."""
-    for name, minimum in minima.items():
-        value = getattr(options, name)
-        if value is not None and not value >= minimum:
-            raise ValueError(f"features.{name} must be at least {minimum}, found {value}")
+    """Raises: ValueError with a line for each field of the options that is below its minimum; None is accepted."""
+    check_ranges(options, "features", **{name: f">= {minimum}" for name, minimum in minima.items()})

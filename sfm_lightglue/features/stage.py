@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -20,8 +20,18 @@ from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
-from sfm_lightglue.images import UnreadableImage, list_images, load_image, read_orientation
-from sfm_lightglue.orientation import UPRIGHT, check_orientation, stored_features, upright_image
+from sfm_lightglue.images import (
+    UnreadableImage,
+    camera_ranges,
+    check_masks,
+    find_masks,
+    find_pictures,
+    list_images,
+    load_image,
+    read_orientation,
+    similar_name,
+)
+from sfm_lightglue.orientation import UPRIGHT, check_orientation, stored_features, upright_image, upright_size
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
@@ -30,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-Extracted: TypeAlias = tuple[GroupData, int]
-"""What is stored for a photo, and its number of keypoints."""
+Extracted: TypeAlias = tuple[GroupData, int, bool]
+"""What is stored for a photo, its number of keypoints, and whether a part of it was masked out."""
 Reader: TypeAlias = Callable[[str], tuple[Image, int]]
 """Name of a photo -> the upright photo, and the code of EXIF that turned it."""
 Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
@@ -52,6 +62,10 @@ class ExtractionReport:
     """Names of photos processed in this call that have no keypoints."""
     skipped: dict[str, str]
     """Name of a photo that could not be used -> the reason."""
+    num_masks: int = 0
+    """Requested photos that have a mask file."""
+    transparent: list[str] = dataclasses.field(default_factory=list)
+    """Names of photos processed in this call whose transparent parts were masked out."""
 
 
 def extract_features(
@@ -77,7 +91,7 @@ def extract_features(
         output: HDF5 file in hloc's format.
         extractor: See `create_extractor`. In other processes the executor creates it again from its class and options.
         names: Photos to process, relative to the folder; None for all.
-        masks: Folder of masks in COLMAP's naming (name of the photo + `.png`), black = ignore.
+        masks: Folder of masks, or one mask for all photos; black or transparent = ignore. See `images.find_masks` for the names.
         orientation: `exif` turns photos upright as EXIF says, `stored` takes them as they are stored. Codes of EXIF (1 to 8) by
             name replace those in the files.
         executor: Decides where the photos are processed; None for threads of this process.
@@ -91,6 +105,7 @@ def extract_features(
     Raises:
         SettingsChanged: If `output` was made with other settings, or holds no photo of this folder.
         FileNotFoundError: If a folder does not exist.
+        ValueError: If masks do not fit their photos, or none does.
         ChildProcessError: If a process of the executor dies.
         Exception: The first error, if no photo succeeds.
 
@@ -101,19 +116,29 @@ def extract_features(
         (4, 512.0)
     """
     names = list_images(images) if names is None else sorted(names)
-    if masks is not None and not Path(masks).is_dir():
-        raise FileNotFoundError(f"the folder of masks {masks} does not exist")
+    mask_files = _masks_of(Path(images), names, masks)
     executor = executor or ThreadExecutor(num_workers)
     counts: dict[str, int] = {}
+    masked: set[str] = set()
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
     with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
         if if_settings_changed != "recompute":
             _check_collection(Path(images), Path(output), store.stamps)
-        orientations = _orientations(Path(images), names, orientation, extractor)
-        stamps, skipped = _photo_stamps(Path(images), names, masks, orientations)
+        orientations = photo_orientations(Path(images), names, orientation, extractor)
+        stamps, skipped = _photo_stamps(Path(images), names, mask_files, orientations)
+        ranges = camera_ranges(images, [*stamps], num_cores())
+        stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
-        read = functools.partial(_read, Path(images), masks, orientations)
+        load = functools.partial(
+            load_image,
+            Path(images),
+            masks=mask_files,
+            use_alpha=not getattr(extractor, "keeps_all_keypoints", False),
+            ranges=ranges,
+            longest=_useful_size(extractor),
+        )
+        read = functools.partial(_read_upright, load, {name: orientations[name] for name in todo if name in orientations})
         results = _extract_each(todo, read, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
@@ -124,7 +149,8 @@ def extract_features(
                     skipped[name] = str(result) if isinstance(result, UnreadableImage) else f"{type(result).__name__}: {result}"
                     logger.warning("%s is skipped: %s", name, skipped[name])
                 else:
-                    item, counts[name] = result
+                    item, counts[name], is_masked = result
+                    masked |= {name} if is_masked else set()
                     store.add(name, item, stamps[name])
         store.merge(drop=[name for name in skipped if name in stamps])
         num_images = sum(name in store.stamps for name in stamps)
@@ -134,8 +160,22 @@ def extract_features(
     empty = sorted(name for name, count in counts.items() if count == 0)
     for name in empty:
         logger.warning("%s: no keypoints were found", name)
+    if transparent := sorted(masked - mask_files.keys()):
+        logger.info("the transparent parts of %d photos get no keypoints", len(transparent))
     mean_keypoints = sum(counts.values()) / max(1, len(counts))
-    return ExtractionReport(num_images, len(counts), mean_keypoints, empty, dict(sorted(skipped.items())))
+    return ExtractionReport(
+        num_images, len(counts), mean_keypoints, empty, dict(sorted(skipped.items())), len(mask_files), transparent
+    )
+
+
+def _masks_of(images: Path, names: Sequence[str], masks: Path | str | None) -> Mapping[str, Path]:
+    """The mask of each photo that has one. Says how many have one. Raises: as `find_masks` and `check_masks`."""
+    if masks is None:
+        return {}
+    found = find_masks(masks, names)
+    check_masks(images, names, found)
+    found.log()
+    return found.files
 
 
 def _extract_each(
@@ -215,51 +255,52 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
         )
 
 
-def _orientations(
-    images: Path, names: Sequence[str], orientation: str | Mapping[str, int], extractor: Extractor
+def photo_orientations(
+    images: Path, names: Iterable[str], orientation: str | Mapping[str, int], extractor: Extractor
 ) -> dict[str, int]:
-    """Name -> code of EXIF for the photos that must be turned. Raises: ValueError for an unknown choice or code."""
+    """Name -> code of EXIF for the photos that are not upright as they are stored. See `extract_features` for `orientation`.
+
+    Photos that cannot be read count as upright; reading their pixels gives the reason.
+
+    Raises: ValueError for an unknown choice or code.
+    """
     if isinstance(orientation, str) and orientation not in ("exif", "stored"):
         raise ValueError(f"orientation={orientation!r} does not exist: expected exif, stored or codes by name")
     if orientation == "stored" or not getattr(extractor, "turns_photos", True):
         return {}
     given = {} if isinstance(orientation, str) else orientation
-    for code in given.values():
-        check_orientation(code)
-    codes = {name: given[name] if name in given else exif_orientation(images / name) for name in names}
+    codes: dict[str, int] = {}
+    for name in names:
+        with contextlib.suppress(UnreadableImage):
+            codes[name] = given[name] if name in given else read_orientation(images / name)
+            check_orientation(codes[name])
     return {name: code for name, code in codes.items() if code != UPRIGHT}
 
 
-def exif_orientation(path: Path) -> int:
-    """The code of a photo's EXIF; 1 if EXIF does not say, or if the photo is unreadable (reading its pixels gives the reason)."""
-    try:
-        return read_orientation(path) or UPRIGHT
-    except UnreadableImage:
-        return UPRIGHT
-
-
-def _read(images: Path, masks: Path | str | None, orientations: Mapping[str, int], name: str) -> tuple[Image, int]:
+def _read_upright(load: Callable[[str], Image], orientations: Mapping[str, int], name: str) -> tuple[Image, int]:
     """The photo with its mask, turned upright, and the code that turned it."""
     orientation = orientations.get(name, UPRIGHT)
-    image = load_image(images, name, masks=masks)
-    return upright_image(dataclasses.replace(image, orientation=orientation)), orientation
+    return upright_image(dataclasses.replace(load(name), orientation=orientation)), orientation
 
 
 def _photo_stamps(
-    images: Path, names: Sequence[str], masks: Path | str | None, orientations: Mapping[str, int]
+    images: Path, names: Sequence[str], masks: Mapping[str, Path], orientations: Mapping[str, int]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Name -> content hash of the photo and its mask, and how it is turned; name -> reason for photos that cannot be opened."""
-    stamps, skipped = {}, {}
+    stamps, skipped, mask_hash = {}, {}, functools.cache(_content_hash)  # many photos may share a mask
+    present = functools.cache(lambda: find_pictures(images) if images.is_dir() else [])
     for name in names:
         try:
             stamp = _content_hash(images / name)
-            if masks is not None and (mask := Path(masks) / f"{name}.png").is_file():
-                stamp += f"+{_content_hash(mask)}"
+            if name in masks:
+                stamp += f"+{mask_hash(masks[name])}"
             if name in orientations:
                 stamp += f"@{orientations[name]}"
             stamps[name] = stamp
         except OSError as error:
             skipped[name] = f"cannot be read: {error}"
+            if isinstance(error, FileNotFoundError) and (similar := similar_name(name, present())):
+                skipped[name] += f". {similar}"
             logger.warning("%s is skipped: %s", name, skipped[name])
     return stamps, skipped
 
@@ -271,7 +312,31 @@ def _content_hash(path: Path) -> str:
 def _checked_group(image: Image, orientation: int, features: Features) -> Extracted:
     """What is stored for a photo. `image` is the upright photo that the extractor got, `orientation` the code that turned it."""
     _check(features, image)
-    return features_to_group(stored_features(features, orientation)), len(features)
+    full_size = None if image.full_size is None else upright_size(image.full_size, orientation)
+    stored = _in_full_photo(stored_features(features, orientation), full_size)
+    return features_to_group(stored), len(features), image.mask is not None
+
+
+def _useful_size(extractor: Extractor) -> int | None:
+    """Longest side, px, beyond which pixels of a photo do not matter to the extractor; None if it may use all."""
+    resize_max: int | None = getattr(getattr(extractor, "options", None), "resize_max", None)
+    return None if resize_max is None else 2 * resize_max  # twice, because resizing averages several pixels
+
+
+def _in_full_photo(features: Features, full_size: tuple[int, int] | None) -> Features:
+    """The features in pixels of the stored photo, if the extractor saw a photo that was decoded at a reduced size."""
+    if full_size is None:
+        return features
+    factor, full = round(max(full_size) / max(features.image_size)), np.array(full_size)
+    # JPEG's reduced pixels cover whole pixels of the photo. The last one may reach beyond the edge.
+    keypoints = np.minimum((features.keypoints + 0.5) * factor - 0.5, full - 1).astype(np.float32)
+    return dataclasses.replace(
+        features,
+        keypoints=keypoints,
+        image_size=full_size,
+        pixel_scale=features.pixel_scale * factor,
+        scales=None if features.scales is None else features.scales * np.float32(factor),
+    )
 
 
 def _check(features: Features, image: Image) -> None:

@@ -31,6 +31,7 @@ from sfm_lightglue.networks.superpoint import (
 )
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.ranges import check_ranges
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class SuperPointOptions:
             nms_radius=0,
             border=0,
         )
+        check_ranges(self, "features", detection_threshold="<= 1")
 
 
 class SuperPointExtractor:

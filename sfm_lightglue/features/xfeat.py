@@ -23,6 +23,7 @@ from sfm_lightglue.networks.checkpoints import load_strictly
 from sfm_lightglue.networks.heatmaps import expected_offsets, windows
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
+from sfm_lightglue.ranges import check_ranges
 
 DESCRIPTOR_SIZE = 64
 STRIDE = 32
@@ -51,6 +52,7 @@ class XFeatOptions:
 
     def __post_init__(self) -> None:
         check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, detection_threshold=0, nms_radius=1)
+        check_ranges(self, "features", detection_threshold="<= 1")
 
 
 class XFeatExtractor:

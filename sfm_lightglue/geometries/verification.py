@@ -15,6 +15,7 @@ import pycolmap
 
 from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.products import Features, Matches, TwoViewGeometry
+from sfm_lightglue.ranges import check_ranges
 
 MIN_NUM_MATCHES = 8
 """COLMAP's estimators need this many matches."""
@@ -45,6 +46,18 @@ class VerificationOptions:
     """Largest number of RANSAC trials. It limits the time for pairs that do not overlap."""
     seed: int
     """Seed of RANSAC's random samples."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "geometries",
+            max_error_px="> 0",
+            min_num_inliers=">= 0",
+            min_mean_score=">= 0, <= 1",
+            confidence="> 0, < 1",
+            max_num_trials=">= 1",
+            seed=">= 0",
+        )
 
 
 def verify_matches(
@@ -85,7 +98,8 @@ def verify_matches(
     by_chance = chance * (len(matches) - len(inliers))
     if configuration == "DEGENERATE" or len(inliers) < options.min_num_inliers + by_chance:
         return _rejected("few inliers", matches, max_error_px)
-    if matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean() < options.min_mean_score:
+    mean_score = matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean()
+    if not mean_score >= options.min_mean_score:  # also for NaN
         return _rejected("low score", matches, max_error_px)
     return TwoViewGeometry(configuration, inliers, len(matches), float(max_error_px), E=estimated.E, F=estimated.F, H=estimated.H)
 

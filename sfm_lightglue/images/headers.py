@@ -10,9 +10,7 @@ import numpy as np
 from PIL import ExifTags
 from PIL import Image as PILImage
 
-from sfm_lightglue.images.decoding import open_photo
-from sfm_lightglue.images.tags import orientation_in_pil, orientation_of
-from sfm_lightglue.orientation import upright_size
+from sfm_lightglue.images.decoding import exif_orientation, open_photo
 from sfm_lightglue.positions import GeoPosition, position_from_exif
 
 logger = logging.getLogger(__name__)
@@ -28,8 +26,8 @@ class PhotoHeader:
     """From EXIF: the 35 mm equivalent, or focal length and focal-plane resolution. None if missing or implausible."""
     camera_key: str
     """Make, model, focal length and size. Photos with the same key come from one camera. Empty if EXIF does not have them."""
-    orientation: int | None = None
-    """Code of EXIF that turns the stored pixels upright, 1 to 8. None if EXIF does not say."""
+    orientation: int = 1
+    """Code of EXIF that turns the stored pixels upright, 1 to 8; 1 without one."""
 
 
 def read_header(path: Path) -> PhotoHeader:
@@ -39,25 +37,24 @@ def read_header(path: Path) -> PhotoHeader:
     """
     with open_photo(path) as image:
         exif = _exif(image)
-        size = upright_size(image.size, orientation_in_pil(image))
-        focal = _focal_length_px(exif, size)
+        focal = _focal_length_px(exif, image.size)
         key = ""
         # Photos without a focal length may come from different cameras: a scanner scans photos of many cameras, and a camera
         # records 0 for a lens that it does not know. COLMAP does not let these photos share a camera either.
         focal_lengths = exif.get("FocalLength"), exif.get("FocalLengthIn35mmFilm")
         if (exif.get("Make") or exif.get("Model")) and any(map(_number, focal_lengths)):
-            parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *size)
+            parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *image.size)
             key = "|".join("" if part is None else str(part).strip(" \0") for part in parts)
-        return PhotoHeader(size, focal, key, orientation_of(image))
+        return PhotoHeader(image.size, focal, key, exif_orientation(image))
 
 
-def read_orientation(path: Path) -> int | None:
-    """The code of EXIF that turns the stored pixels upright, 1 to 8, read without decoding pixels. None if EXIF does not say.
+def read_orientation(path: Path) -> int:
+    """The code of EXIF that turns the stored pixels upright, 1 to 8; 1 without one. No pixels are decoded.
 
-    Raises: UnreadableImage if even the header cannot be read.
+    Raises: UnreadableImage if the header cannot be read.
     """
     with open_photo(path) as image:
-        return orientation_of(image)
+        return exif_orientation(image)
 
 
 def read_position(path: Path) -> GeoPosition | None:
@@ -65,13 +62,24 @@ def read_position(path: Path) -> GeoPosition | None:
 
     Raises: UnreadableImage if even the header cannot be read.
     """
+    return read_pose_tags(path)[0]
+
+
+def read_pose_tags(path: Path) -> tuple[GeoPosition | None, int]:
+    """The GPS position in a photo's EXIF, None without one, and its orientation, 1 to 8, 0 without one. No pixels are decoded.
+
+    Raises: UnreadableImage if even the header cannot be read.
+    """
     with open_photo(path) as image:
         try:
-            gps = dict(image.getexif().get_ifd(ExifTags.IFD.GPSInfo))
+            exif = image.getexif()
+            gps, orientation = dict(exif.get_ifd(ExifTags.IFD.GPSInfo)), _number(exif.get(ExifTags.Base.Orientation))
         except Exception as error:  # broken EXIF blocks raise many kinds of errors, although the picture itself is fine
             logger.debug("the GPS data of %s is unreadable: %s", path, error)
-            return None
-    return position_from_exif(gps)
+            return None, 0
+        xmp = image.info.get("xmp", b"")
+    text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
+    return position_from_exif(gps, text), int(orientation) if orientation in range(1, 9) else 0
 
 
 def _exif(image: PILImage.Image) -> dict[str, object]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import json
+import os
+from collections import Counter, deque
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-logger = logging.getLogger(__name__)
+from sfm_lightglue.images.names import folded, mask_names, similar_name, tell_once, warn_of_twins, warn_once
 
 HEIC = (".heic", ".heif")
 """Readable only if the package pillow-heif is installed."""
@@ -14,22 +16,31 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2", ".avif"),
     *HEIC,
 )
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".m4v", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".3gp", ".insv", ".360")
+NO_PHOTOS = ("thumbs", "thumbnails", "@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found")
+"""Folders, in lower case, that file managers and network storage fill with thumbnails and deleted files."""
+
+
+MASKS = ("mask", "masks")
+"""Names, in lower case, of folders that may hold the masks of the photos beside them."""
 
 
 def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> list[str]:
     """Names of all photos in a folder. The file extension decides what is a photo.
 
-    Hidden folders, the `._*` files that macOS writes beside photos, and file names that are not UTF-8 are skipped.
+    Some files are skipped: hidden folders, the `._*` files that macOS writes beside photos, folders of thumbnails and of deleted
+    files, outputs of earlier runs and of COLMAP's dense reconstruction, a folder `masks` with the masks of the photos, links to a
+    folder above or to one that is already listed, and file names that are not UTF-8. Each folder is told once in the log.
 
     Args:
-        folder: Folder of the photos, searched recursively.
-        without: Folders to skip, such as a folder of masks. Folders outside `folder` are ignored.
+        folder: Folder of the photos, searched recursively. Linked folders are followed.
+        without: Folders and files to skip, such as a folder of masks. Others than those below `folder` are ignored.
 
     Returns:
         Paths relative to `folder`, with forward slashes, sorted. All other functions use these names.
 
     Raises:
-        FileNotFoundError: If the folder does not exist or contains no photos.
+        FileNotFoundError: If the folder does not exist or contains no photos. The message tells what was found instead.
 
     Example:
         >>> list_images(photos)
@@ -37,26 +48,172 @@ def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> li
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"image folder {folder} does not exist: give a folder of photos (dataset.images=DIR)")
-    names = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
-    )
-    below = [Path(other).resolve() for other in without if folder.resolve() in Path(other).resolve().parents]
-    left_out = tuple(f"{other.relative_to(folder.resolve()).as_posix()}/" for other in below)
-    names = [name for name in names if not _is_hidden(name) and not name.startswith(left_out) and _is_text(name)]
+        raise FileNotFoundError(_no_folder(folder))
+    files = _find_files(folder, without)
+    names = _without_masks(folder, [name for name in files if _extension(name) in EXTENSIONS])
     if not names:
-        raise FileNotFoundError(f"{folder} contains no photos: expected files that end in {' '.join(EXTENSIONS)}")
+        raise FileNotFoundError(_no_photos(folder, files))
+    if videos := [name for name in files if _extension(name) in VIDEOS]:
+        tell_once(f"the videos of {folder} are left out ({_counted(videos)}). {how_to_use_videos(folder / videos[0])}")
+    warn_of_twins(folder, names)
     return names
 
 
-def _is_text(name: str) -> bool:
+def find_pictures(folder: Path) -> list[str]:
+    """Sorted names of all pictures below a folder, by extension, without those that `list_images` skips by their folder."""
+    return [name for name in _find_files(folder) if _extension(name) in EXTENSIONS]
+
+
+def how_to_use_videos(video: Path) -> str:
+    """What to do with a video, for messages."""
+    return (
+        f"Make photos of it first: python -m sfm_lightglue frames {video} FOLDER (it needs pip install 'sfm-lightglue[video]'), "
+        f"or ffmpeg -i {video.name} -vf fps=2 FOLDER/%05d.jpg"
+    )
+
+
+# --- walking ---------------------------------------------------------------------------------------------------------------
+
+
+def _find_files(root: Path, without: Iterable[Path | str] = ()) -> list[str]:
+    """Sorted names, relative to `root`, of all files below it. Each folder is entered once, and linked folders last."""
+    return _Walk(root, without).names()
+
+
+class _Walk:
+    """Finds the files below a folder."""
+
+    def __init__(self, root: Path, without: Iterable[Path | str]) -> None:
+        self._root, self._names = root, list[str]()
+        self._links: deque[tuple[Path, str]] = deque()
+        """Links to folders that have not been followed yet, with the beginning of the names of their files."""
+        self._seen = {str(root.resolve())}
+        """Real paths of the folders that were entered."""
+        self._left_out = {str(Path(path).resolve()) for path in without} - self._seen
+
+    def names(self) -> list[str]:
+        """Sorted names of the files, relative to the folder."""
+        self._enter(self._root, "")
+        while self._links:
+            self._follow(*self._links.popleft())
+        return sorted(self._names)
+
+    def _follow(self, link: Path, prefix: str) -> None:
+        """Enters the folder that a link points to, unless it was entered already."""
+        target, holder = link.resolve(), link.parent.resolve()
+        if target == holder or target in holder.parents:
+            warn_once(f"{link} is left out: it links to {target}, which contains it")
+        elif str(target) in self._seen:
+            warn_once(f"{link} is left out: the folder that it links to, {target}, is listed already")
+        elif str(target) not in self._left_out:
+            self._seen.add(str(target))
+            self._enter(link, prefix)
+
+    def _enter(self, folder: Path, prefix: str) -> None:
+        """Adds the files of a folder and of its subfolders, and notes the links."""
+        try:
+            entries = sorted(os.scandir(folder.resolve()), key=lambda entry: entry.name)  # real paths
+        except OSError as error:
+            warn_once(f"{folder} is left out: it cannot be read ({error})")
+            return
+        for entry in entries:
+            if entry.path in self._left_out or not _is_text(folder, entry.name):
+                continue
+            if entry.is_dir():
+                self._enter_subfolder(entry, folder / entry.name, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                self._names.extend([prefix + entry.name] if not entry.name.startswith("._") else [])
+            elif entry.is_symlink():
+                warn_once(f"{folder / entry.name} is left out: the file that it links to does not exist")
+
+    def _enter_subfolder(self, entry: os.DirEntry[str], path: Path, prefix: str) -> None:
+        if reason := _why_no_photos(path):
+            tell_once(f"{path} is left out: {reason}")
+        elif entry.is_symlink():
+            self._links.append((path, prefix))
+        elif entry.path in self._seen:
+            warn_once(f"{path} is left out: it is listed already, through a link")
+        else:
+            self._seen.add(entry.path)
+            self._enter(path, prefix)
+
+
+def _why_no_photos(folder: Path) -> str:
+    """Why the pictures in a folder are no photos; empty if they may be."""
+    if folder.name.startswith("."):
+        return "it is hidden"
+    if folder.name.casefold() in NO_PHOTOS:
+        return "by its name it holds thumbnails or deleted files"
+    if _is_output(folder) or (folder.name == "plots" and _is_output(folder.parent)):
+        return "it is the output of a run"
+    if (folder / "stereo" / "patch-match.cfg").exists() or (folder / "stereo" / "depth_maps").is_dir():
+        return "it belongs to a dense reconstruction, and its pictures are copies"
+    return ""
+
+
+def _is_output(folder: Path) -> bool:
+    """Whether this package wrote its results to the folder."""
+    try:
+        content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("stages"), dict)
+
+
+def _without_masks(folder: Path, names: list[str]) -> list[str]:
+    """The names without those in folders called `mask` or `masks` that belong to the other photos by their names."""
+    inside: dict[str, list[str]] = {}
+    for name in names:
+        above = [folder for folder in PurePosixPath(name).parents if folder.name.casefold() in MASKS]
+        if above:
+            inside.setdefault(above[-1].as_posix(), []).append(name)
+    masks = {name for group in inside.values() for name in group}
+    photos = [name for name in names if name not in masks]
+    fitting = {folded(mask) for name in photos for mask in mask_names(PurePosixPath(name).name)} | {"mask"}
+    for masks_folder, group in inside.items():
+        if photos and 2 * sum(folded(PurePosixPath(name).stem) in fitting for name in group) >= len(group):
+            path = folder / masks_folder
+            warn_once(f"{path} is left out: it holds masks of the photos. To use them, give dataset.masks={path}")
+        else:
+            masks -= {*group}
+    return [name for name in names if name not in masks]
+
+
+def _is_text(folder: Path, name: str) -> bool:
     """False for file names that are not UTF-8. Neither HDF5 nor COLMAP can store them."""
     if (printable := name.encode("utf-8", "backslashreplace").decode()) != name:
-        logger.warning("%s is left out because its file name is not UTF-8: rename it", printable)
+        warn_once(f"{folder / printable} is left out because its file name is not UTF-8: rename it")
         return False
     return True
 
 
-def _is_hidden(name: str) -> bool:
-    *folders, file = name.split("/")
-    return file.startswith("._") or any(folder.startswith(".") for folder in folders)
+def _extension(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+# --- messages --------------------------------------------------------------------------------------------------------------
+
+
+def _no_folder(folder: Path) -> str:
+    """What is wrong with a path that is no folder."""
+    if folder.is_file():
+        if _extension(folder.name) in VIDEOS:
+            return f"{folder} is a video, not a folder of photos. {how_to_use_videos(folder)}"
+        return f"{folder} is a file, not a folder of photos: give the folder that holds the photos (dataset.images=DIR)"
+    beside = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
+    message = f"image folder {folder} does not exist: give a folder of photos (dataset.images=DIR)"
+    return f"{message}. {similar}" if (similar := similar_name(folder.name, beside)) else message
+
+
+def _no_photos(folder: Path, files: list[str]) -> str:
+    """Why a folder has no photos, and what it has instead."""
+    if videos := [name for name in files if _extension(name) in VIDEOS]:
+        return f"{folder} contains no photos, but {_counted(videos)}. {how_to_use_videos(folder / videos[0])}"
+    message = f"{folder} contains no photos: expected files that end in {' '.join(EXTENSIONS)}"
+    return f"{message}; found {_counted(files)}" if files else message
+
+
+def _counted(files: list[str]) -> str:
+    """Numbers of files by extension."""
+    counts = Counter(_extension(name) or "without extension" for name in files)
+    return ", ".join(f"{count} {extension}" for extension, count in counts.most_common(4))

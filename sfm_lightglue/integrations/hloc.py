@@ -25,6 +25,7 @@ from sfm_lightglue import __version__
 from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import fingerprint
+from sfm_lightglue.storage.values import check_features, checked_image_size
 
 MODULE = "sfm_lightglue"
 
@@ -115,7 +116,7 @@ def _match(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _features(data: dict[str, torch.Tensor], side: int) -> Features:
     """Features of image `side` (0 or 1) from hloc's input: descriptors (1, d, n), keypoints in px of the full image, size
-    [width, height]."""
+    [width, height]. Raises: ValueError if numbers are not finite or out of range."""
 
     def array(key: str) -> np.ndarray | None:
         value = data.get(f"{key}{side}")
@@ -127,14 +128,16 @@ def _features(data: dict[str, torch.Tensor], side: int) -> Features:
     if size is None:  # an old feature file; hloc gives an `image` tensor with the right shape and undefined content
         size = np.array(data[f"image{side}"].shape[:-3:-1], np.float32)
     scores = array("scores") if f"scores{side}" in data else array("keypoint_scores")
-    return Features(
+    features = Features(
         keypoints,
         np.ones(len(keypoints), np.float32) if scores is None else scores,
         descriptors.T,
-        (int(size[0]), int(size[1])),
+        checked_image_size(size, f"image {side}"),
         scales=array("scales"),
         orientations=array("oris"),
     )
+    check_features(features, f"image {side}")
+    return features
 
 
 _EXTRACTOR = {

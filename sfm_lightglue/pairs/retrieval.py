@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
+from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
 from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.products import Pair
+from sfm_lightglue.ranges import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,10 @@ class RetrievalOptions(GlobalDescriptorOptions):
     """Number of most similar images that each image is paired with."""
     min_score: float | None
     """Pairs with a lower similarity (-1 to 1) are dropped."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, "pairs", num_neighbours=">= 1", min_score=">= -1, <= 1")
 
 
 class RetrievalPairs:
@@ -38,3 +43,7 @@ class RetrievalPairs:
         return top_k_pairs(
             collection.names, descriptors, options.num_neighbours, min_score=options.min_score, device=collection.device
         )
+
+    def check(self, collection: Collection) -> None:
+        """Checks the file of global descriptors, see `check_global_descriptors`."""
+        check_global_descriptors(self.options, collection)

@@ -1,18 +1,20 @@
-"""Neighbours in time, for videos and photos taken along a path, if their names follow the order in which they were taken."""
+"""Neighbours in time, for videos, stereo pairs and photos taken along a path, if their names follow the order of taking."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, global_descriptors
+from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
 from sfm_lightglue.pairs.nearest import top_k_pairs
+from sfm_lightglue.pairs.rigs import MAX_CAMERAS, SameTimes, rig_folders
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.products import Pair
+from sfm_lightglue.ranges import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,9 @@ class SequentialOptions(GlobalDescriptorOptions):
     """Number of following images that each image is paired with."""
     quadratic_overlap: bool
     """Also pair images at the distances 1, 2, 4 ... 2^(overlap - 1)."""
+    across_folders: str
+    """`auto`: also pair photos of the same time in the folders of a stereo pair or rig. `true`: also their neighbours within the
+    overlap. `false`: never."""
     loop_closure: bool
     """Also pair images of the same place that are farther apart, found by retrieval."""
     loop_every: int
@@ -36,8 +41,19 @@ class SequentialOptions(GlobalDescriptorOptions):
     """Loop closures with a lower similarity (-1 to 1) are dropped."""
 
     def __post_init__(self) -> None:
-        if self.loop_every < 1:
-            raise ValueError(f"pairs.loop_every is {self.loop_every}, expected at least 1")
+        super().__post_init__()
+        check_ranges(
+            self,
+            "pairs",
+            overlap=">= 1",
+            loop_every=">= 1",
+            loop_neighbours=">= 1",
+            loop_min_distance=">= 0",
+            min_score=">= -1, <= 1",
+        )
+        object.__setattr__(self, "across_folders", str(self.across_folders).lower())
+        if self.across_folders not in ("auto", "true", "false"):
+            raise ValueError(f"pairs.across_folders is {self.across_folders}, expected auto, true or false")
 
 
 class SequentialPairs:
@@ -54,10 +70,18 @@ class SequentialPairs:
     def __call__(self, collection: Collection) -> list[Pair]:
         """See `sequential_pairs`. Loop closures have the reasons `loop#RANK`."""
         pairs = sequential_pairs(collection.names, self.options.overlap, self.options.quadratic_overlap)
+        if self.options.across_folders != "false":
+            pairs = sorted([*pairs, *rig_pairs(collection.names, self.options.overlap, self.options.across_folders)])
         if not self.options.loop_closure:
             return pairs
         descriptors = global_descriptors(self.options, collection)
         return union_pairs([pairs, _loop_pairs(self.options, collection.names, descriptors, collection.device)])
+
+    def check(self, collection: Collection) -> None:
+        """Checks the options, and the file of global descriptors if loops are closed. Raises: ValueError, FileNotFoundError."""
+        sequential_pairs([], self.options.overlap, self.options.quadratic_overlap)
+        if self.options.loop_closure:
+            check_global_descriptors(self.options, collection)
 
 
 def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool) -> list[Pair]:
@@ -88,12 +112,41 @@ def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool
     )
 
 
+def rig_pairs(names: Iterable[str], overlap: int, across_folders: str = "auto") -> list[Pair]:
+    """Pairs of photos in different folders of a stereo pair or rig, sorted.
+
+    Photos of the same time have the reason `rig`. With `true`, photos of neighbouring times follow with `rig+DISTANCE`. COLMAP
+    pairs these too if its database has rigs (`expand_rig_images`).
+
+    Args:
+        names: The images in any order. `rigs.rig_folders` says which folders are a rig, and which photos have the same time.
+        overlap: Largest distance of neighbouring times, in photos.
+        across_folders: `auto` or `true`, see `SequentialOptions`.
+    """
+    pairs = []
+    for same in _rig_folders(sequences(names), across_folders):
+        pairs += [Pair(*ends, "rig") for ends in same]
+        for distance in range(1, min(overlap + 1, len(same)) if across_folders == "true" else 1):
+            for (first0, first1), (later0, later1) in zip(same, same[distance:], strict=False):  # stops at the shorter one
+                pairs += [Pair(first0, later1, f"rig+{distance}"), Pair(first1, later0, f"rig+{distance}")]
+    return sorted(pairs)
+
+
 def sequences(names: Iterable[str]) -> list[list[str]]:
     """The names of each folder in natural order (`img2` before `img10`). A sub-folder is a sequence of its own."""
     folders: dict[str, list[str]] = {}
     for name in sorted(set(names)):
-        folders.setdefault(name.rpartition("/")[0], []).append(name)
+        folders.setdefault(_folder(name), []).append(name)
     return [sorted(folder, key=_natural_key) for folder in folders.values()]
+
+
+def _rig_folders(ordered: Sequence[Sequence[str]], across_folders: str) -> list[SameTimes]:
+    folders = {_folder(sequence[0]): sequence for sequence in ordered}
+    return rig_folders(folders, len(folders) if across_folders == "true" else MAX_CAMERAS)
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _natural_key(name: str) -> tuple[list[str | int], str]:
@@ -104,11 +157,19 @@ def _natural_key(name: str) -> tuple[list[str | int], str]:
 
 def _loop_pairs(options: SequentialOptions, names: Iterable[str], descriptors: np.ndarray, device: str) -> list[Pair]:
     """Pairs of similar images that are far apart, with the reason `loop#RANK`; `descriptors` (n, d) in the order of `names`."""
-    names = list(names)
+    names, ordered = list(names), sequences(names)
     queries, position_of, start = set(), {}, 0
-    for sequence in sequences(names):
+    start_of: dict[str, int] = {}
+    first_camera: dict[str, str] = {}
+    # The cameras of a rig share their positions, because photos of one time always look alike and would hide the loops. That
+    # folders are a rig must be said: two walks along one path, whose photos have equal numbers, are loops.
+    for same in _rig_folders(ordered, options.across_folders) if options.across_folders == "true" else []:
+        first_camera.setdefault(_folder(same[0][1]), _folder(same[0][0]))
+    for sequence in ordered:
+        folder = _folder(sequence[0])
+        begin = start_of[folder] = start_of.get(first_camera.get(folder, folder), start)
         queries.update(sequence[:: options.loop_every])
-        position_of.update({name: start + i for i, name in enumerate(sequence)})
+        position_of.update({name: begin + i for i, name in enumerate(sequence)})
         start += len(sequence) + options.loop_min_distance  # the gap puts any two folders far enough apart
     return top_k_pairs(
         names,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.pairing import PairSource, create_source, found_pairs
+from sfm_lightglue.pairs.pairing import PairSource, check_source, create_source, found_pairs
 from sfm_lightglue.products import Pair
 
 
@@ -40,6 +40,11 @@ class UnionPairs:
     def __call__(self, collection: Collection) -> list[Pair]:
         """See `union_pairs`."""
         return union_pairs(found_pairs(source, collection) for source in self.sources)
+
+    def check(self, collection: Collection) -> None:
+        """Checks every source, see `pairing.check_source`."""
+        for source in self.sources:
+            check_source(source, collection)
 
 
 def union_pairs(lists: Iterable[Iterable[Pair]]) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""COLMAP's mappers: incremental, global, hierarchical, and triangulation with known poses."""
+"""COLMAP's mappers: incremental, global, hierarchical, and triangulation with known poses. Their points have no colours."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.ranges import check_ranges
 from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ class ReconstructionOptions:
     max_error_px: float
     """Largest reprojection error of an observation, px of the resized image that the detector saw. The global mapper does not use
     it: its limits are angles."""
+    align: str
+    """`gps`: models become local east-north-up metres if three photos have a GPS position that the database knows. `none`: models
+    keep the coordinates of the mapper. Known poses (`triangulation`) are never changed."""
     extract_colors: bool
     """Whether points get the colours of the photos."""
     num_threads: int
@@ -48,14 +52,26 @@ class ReconstructionOptions:
     def __post_init__(self) -> None:
         if self.name not in MAPPERS:
             raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, MAPPERS)}")
+        if self.align not in ("gps", "none"):
+            raise ValueError(f"reconstruction.align is {self.align!r}, expected gps or none")
+        if self.num_threads == 0:
+            raise ValueError("reconstruction.num_threads must be 1 or more, or -1 for all cores, found 0")
+        check_ranges(
+            self,
+            "reconstruction",
+            min_model_size=">= 2",
+            min_num_matches=">= 0",
+            max_error_px="> 0",
+            num_threads=">= -1",
+            seed=">= 0",
+        )
 
 
 @dataclass(frozen=True)
 class _Task:
-    """The input of a mapper."""
+    """The input of a mapper. Mappers get the output folder as the folder of the photos: they find none there, and read none."""
 
     database: Path
-    images: Path
     output: Path
     options: ReconstructionOptions
     known_poses: Mapping[str, np.ndarray]
@@ -73,7 +89,7 @@ def _incremental(task: _Task) -> None:
 
     pycolmap.incremental_mapping(
         task.database,
-        task.images,
+        task.output,
         task.output,
         _incremental_options(task.options, len(image_names(task.database))),
         initial_image_pair_callback=on_first_two_images,
@@ -90,7 +106,7 @@ def _global(task: _Task) -> None:
     adjustment = colmap.mapper.bundle_adjustment
     adjustment.refine_focal_length = adjustment.refine_extra_params = task.options.refine_intrinsics
     adjustment.refine_principal_point = task.options.refine_principal_point
-    _count_images(task, pycolmap.global_mapping(task.database, _photos(task), task.output, colmap))
+    _count_images(task, pycolmap.global_mapping(task.database, task.output, task.output, colmap))
 
 
 def _hierarchical(task: _Task) -> None:
@@ -99,7 +115,7 @@ def _hierarchical(task: _Task) -> None:
     colmap.incremental_options = _incremental_options(task.options, len(image_names(task.database)))
     colmap.num_threads = task.options.num_threads
     colmap.num_workers = 1 if task.options.num_threads == 1 else -1
-    _count_images(task, pycolmap.hierarchical_mapping(task.database, task.images, task.output, colmap))
+    _count_images(task, pycolmap.hierarchical_mapping(task.database, task.output, task.output, colmap))
 
 
 def _triangulation(task: _Task) -> None:
@@ -123,17 +139,12 @@ def _triangulation(task: _Task) -> None:
     pycolmap.triangulate_points(
         model,
         task.database,
-        _photos(task),
+        task.output,
         folder,
         options=colmap,
         refine_intrinsics=task.options.refine_intrinsics,
         cancellation_token=task.token,
     ).write(folder)
-
-
-def _photos(task: _Task) -> Path:
-    """Folder of the photos for mappers that always extract colours: a folder without photos if no colours are wanted."""
-    return task.images if task.options.extract_colors else task.output
 
 
 def _count_images(task: _Task, models: Mapping[int, pycolmap.Reconstruction]) -> None:
@@ -158,14 +169,12 @@ def _incremental_options(options: ReconstructionOptions, num_images: int) -> pyc
     colmap.mapper.abs_pose_max_error = 3 * options.max_error_px
     triangulation = colmap.triangulation
     triangulation.merge_max_reproj_error = triangulation.complete_max_reproj_error = options.max_error_px
-    colmap.extract_colors = options.extract_colors
+    colmap.extract_colors = False  # see `colors`: COLMAP cannot read all photos that we read
     colmap.triangulation.ignore_two_view_tracks = num_images > 2  # COLMAP's default would drop all points of two photos
     return colmap
 
 
-def run_mapper(
-    database: Path, images: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]
-) -> bool:
+def run_mapper(database: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]) -> bool:
     """Runs the mapper in a thread, so that Ctrl-C can cancel it; returns whether it was cancelled."""
     if _num_verified_pairs(database) == 0:  # the hierarchical mapper would raise an IndexError
         logger.warning("%s has no verified pair of images: there is nothing to reconstruct", database)
@@ -179,7 +188,7 @@ def run_mapper(
 
     bar = progress_bar(len(image_names(database)), "reconstruct", "img")
     with _on_ctrl_c(cancel), ThreadPoolExecutor(1) as pool, bar:
-        task = _Task(database, images, output, options, known_poses, lambda: bar.update() and None, token)
+        task = _Task(database, output, options, known_poses, lambda: bar.update() and None, token)
         try:
             future = pool.submit(MAPPERS[options.name], task)
             while wait([future], timeout=0.1).not_done:  # Windows calls the handler of Ctrl-C only after a timeout

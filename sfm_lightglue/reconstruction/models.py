@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pycolmap
 
+from sfm_lightglue.reconstruction.colors import color_points
+
 logger = logging.getLogger(__name__)
 
 MIN_POINTS = 10
@@ -20,7 +22,7 @@ class ModelReport:
     """Statistics of one model."""
 
     folder: str
-    """Name of the folder: `0` to `n`."""
+    """Name of the folder: `0` to `n`, the largest model first."""
     num_images: int
     """Registered images."""
     num_points: int
@@ -42,19 +44,24 @@ class ReconstructionReport:
     models: list[ModelReport]
     """In the order of their folders; empty if nothing could be reconstructed."""
     largest: str | None
-    """Folder of the model with most images; None without models."""
+    """Folder of the largest model: `0`; None without models."""
     num_images: int
     """Images in the database."""
     unregistered: list[str]
     """Names of the images that are not in the largest model, sorted."""
 
 
+def model_folders(output: Path) -> list[Path]:
+    """Folders of the models in the folder `output`, in the order of their numbers."""
+    return sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
 def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
     """Statistics of the models in the folder `output`; `names` are all images of the database."""
     models = []
-    for folder in sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
+    for folder in model_folders(output):
         model = pycolmap.Reconstruction(folder)
-        registered = sorted(model.image(image_id).name for image_id in model.reg_image_ids())
+        registered = registered_names(model)
         models.append(
             ModelReport(
                 folder.name,
@@ -66,24 +73,51 @@ def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
                 registered,
             )
         )
-    largest = max(models, key=lambda model: model.num_images, default=None)
+    largest = min(models, key=lambda model: (*_rank(model.num_images, model.num_points), int(model.folder)), default=None)
     unregistered = sorted(set(names) - set(largest.registered if largest else ()))
     return ReconstructionReport(models, largest.folder if largest else None, len(names), unregistered)
 
 
-def write_models(output: Path) -> None:
-    """Writes text and PLY files beside the binary files. Models with fewer than MIN_POINTS points are deleted, and the others are
-    numbered from 0."""
-    folders = sorted((path for path in output.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-    kept = 0
-    for folder in folders:
+def registered_names(model: pycolmap.Reconstruction) -> list[str]:
+    """Names of the registered images of a model, sorted."""
+    return sorted(model.image(image_id).name for image_id in model.reg_image_ids())
+
+
+def _rank(num_images: int, num_points: int) -> tuple[int, int]:
+    """Key of a model: the model with most images comes first, with equal numbers the one with most points."""
+    return -num_images, -num_points
+
+
+def number_models(output: Path, min_images: int) -> None:
+    """Numbers the models in the folder `output` from 0 by size: images, then points, then the names of the images.
+
+    Models with fewer than `min_images` images or MIN_POINTS points are deleted, each with a warning.
+    """
+    ranked = []
+    for folder in model_folders(output):
         model = pycolmap.Reconstruction(folder)
-        if model.num_points3D() < MIN_POINTS:
-            logger.warning("a model with %d images and %d points is discarded", model.num_reg_images(), model.num_points3D())
+        num_images, num_points = model.num_reg_images(), model.num_points3D()
+        if num_points < MIN_POINTS:
+            logger.warning("a model with %d images and %d points is discarded", num_images, num_points)
             shutil.rmtree(folder)
-            continue
+        elif num_images < min_images:
+            logger.warning("a model with %d images is discarded: reconstruction.min_model_size=%d", num_images, min_images)
+            shutil.rmtree(folder)
+        else:
+            ranked.append((_rank(num_images, num_points), registered_names(model), folder.rename(output / f"{folder.name}.tmp")))
+    for number, (_, _, folder) in enumerate(sorted(ranked)):
+        folder.rename(output / str(number))
+
+
+def write_models(output: Path, images: Path | None) -> None:
+    """Colours the points of the models in the folder `output`, and writes text and PLY files beside the binary files.
+
+    `images` is the folder of the photos. Without it the points stay black.
+    """
+    for folder in model_folders(output):
+        model = pycolmap.Reconstruction(folder)
+        if images is not None:
+            color_points(model, images)
+            model.write(folder)
         model.write_text(folder)
         model.export_PLY(folder / "points.ply")
-        if folder.name != str(kept):
-            folder.rename(output / str(kept))
-        kept += 1

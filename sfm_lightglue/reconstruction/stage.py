@@ -1,13 +1,12 @@
 """The stage database -> reconstruction: runs one of COLMAP's mappers on the verified matches, and describes the models.
 
 Reads `database.db`, the pixel scales in `features.h5`, and the photos for the colours of the points. Writes `reconstruction/0` to
-`reconstruction/n`, each in COLMAP's binary and text format and as `points.ply`. A killed run leaves the previous reconstruction
-as it was. Ctrl-C keeps the partial reconstruction.
+`reconstruction/n`, the largest model first, each in COLMAP's binary and text format and as `points.ply`. A killed run leaves the
+previous reconstruction as it was. Ctrl-C keeps the partial reconstruction.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -20,8 +19,10 @@ import numpy as np
 
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
+from sfm_lightglue.database_mark import content_hash
+from sfm_lightglue.reconstruction.alignment import align_models
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, image_names, run_mapper
-from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, write_models
+from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
 from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
 
@@ -38,6 +39,9 @@ def reconstruct(
     known_poses: Mapping[str, np.ndarray] | None = None,
 ) -> ReconstructionReport:
     """Writes models of the scene to `output/0` ... `output/n` and describes them.
+
+    The models are numbered by size: images, then points, then the names of the images. Models with fewer images than
+    `options.min_model_size` are discarded. If the scene itself has fewer images than that, all of them must be in the model.
 
     If `output` already has the models of this database with these options, nothing is computed. Other models are replaced, with a
     warning if options changed.
@@ -65,7 +69,7 @@ def reconstruct(
     scale = _detection_scale(features, names) if features is not None else 1.0
     poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
     options = replace(options, max_error_px=options.max_error_px * scale)
-    settings = {"options": asdict(options), "database": _hash(database), "poses": poses, "version": __version__}
+    settings = {"options": asdict(options), "database": content_hash(database), "poses": poses, "version": __version__}
     state = output / "settings.json"
     previous = json.loads(state.read_text()) if state.exists() else {}
     if previous != settings:
@@ -74,8 +78,12 @@ def reconstruct(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with colmap_log(None):
-            interrupted = run_mapper(database, images, partial, options, known_poses or {})
-        write_models(partial)
+            interrupted = run_mapper(database, partial, options, known_poses or {})
+            candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
+            number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
+            # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
+            align_models(partial, database, options)
+            write_models(partial, images if options.extract_colors else None)
         if not interrupted:
             (partial / state.name).write_text(json.dumps(settings))
         shutil.rmtree(output, ignore_errors=True)
@@ -96,13 +104,3 @@ def _detection_scale(features: Path | str, names: list[str]) -> float:
     """Median of `Features.pixel_scale` over the images; 1 if the file has none of them."""
     with H5Reader(features) as reader:
         return float(np.median([reader.pixel_scale(name) for name in names if reader.has(name)] or [1.0]))
-
-
-def _hash(path: Path) -> str:
-    """SHA-256 of the database without the first 100 bytes: SQLite's header counts how often COLMAP has opened the file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(100)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """The HDF5 files between the stages: features, matches and two-view geometries. The only user of h5py.
 
 `layout.py` converts the records of `products` to and from HDF5 groups, `reader.py` reads files, `shards.py` writes them.
+`safety.py` refuses files that point to other files or exhaust the memory, `values.py` refuses numbers that are not valid.
 No h5py object leaves this package.
 
 hloc reads the features and matches. A features file has one group `NAME` per image, with the datasets `keypoints`, `scores`,
@@ -24,7 +25,9 @@ from sfm_lightglue.storage.layout import (
     matches_to_group,
 )
 from sfm_lightglue.storage.reader import H5Reader
+from sfm_lightglue.storage.safety import RefusedFile
 from sfm_lightglue.storage.shards import SettingsChanged, ShardStore
+from sfm_lightglue.storage.values import check_features
 
 
 def __getattr__(name: str) -> object:
@@ -38,8 +41,10 @@ __all__ = [
     "CONFIGURATIONS",
     "GroupData",
     "H5Reader",
+    "RefusedFile",
     "SettingsChanged",
     "ShardStore",
+    "check_features",
     "check_match_keys",
     "features_to_group",
     "geometry_to_group",

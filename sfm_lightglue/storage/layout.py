@@ -13,6 +13,15 @@ import numpy as np
 
 from sfm_lightglue.orientation import check_orientation
 from sfm_lightglue.products import Features, Matches, TwoViewGeometry
+from sfm_lightglue.storage.safety import MAX_DESCRIPTOR_SIZE, RefusedFile, find_dataset, has_member, max_bytes
+from sfm_lightglue.storage.values import (
+    check_keypoints,
+    check_match_scores,
+    checked_image_size,
+    checked_matches0,
+    checked_pixel_scale,
+    matches_from_list,
+)
 
 CONFIGURATIONS = (
     "UNDEFINED",
@@ -51,45 +60,128 @@ def features_to_group(features: Features) -> GroupData:
     datasets: dict[str, np.ndarray] = {
         "keypoints": features.keypoints.astype(np.float32),
         "scores": features.scores.astype(np.float16),
-        "descriptors": np.ascontiguousarray(features.descriptors.T.astype(np.float16)),
         "image_size": np.asarray(features.image_size, np.int64),
     }
+    if features.descriptors.shape[1]:  # imported keypoints may have none
+        datasets["descriptors"] = np.ascontiguousarray(features.descriptors.T.astype(np.float16))
     if features.scales is not None and features.orientations is not None:
         datasets |= {"scales": features.scales.astype(np.float32), "oris": features.orientations.astype(np.float32)}
     of_group = {"": {"orientation": features.orientation}} if features.orientation != 1 else {}
     return GroupData(datasets, {"keypoints": {"uncertainty": float(features.pixel_scale)}, **of_group})
 
 
-def features_from_group(group: h5py.Group, name: str, *, with_descriptors: bool = True) -> Features:
-    """Features of one image, from our layout or from hloc's older ones.
+def features_from_group(
+    group: h5py.Group, name: str, *, with_descriptors: bool = True, image_size: tuple[int, int] | None = None
+) -> Features:
+    """Features of one image, from our layout, from hloc's older ones, or with keypoints only.
 
-    Keypoints may have half precision, scores may be called `keypoint_scores` or `score`. Missing scores and a missing
-    `uncertainty` count as 1. `with_descriptors=False` does not read the descriptors: they are float32 (n, 0) then.
+    Keypoints may have half precision, and 4 or 6 columns as in COLMAP: the columns after x and y are not used. Scores may be
+    called `keypoint_scores` or `score`. Missing scores and a missing `uncertainty` count as 1. Descriptors are float32 (n, 0) if
+    they are missing, or with `with_descriptors=False`, which does not read them. `image_size` (width, height) of the photo
+    replaces a missing one.
 
-    Raises: KeyError if a dataset is missing, ValueError if the shapes of the datasets do not fit together.
+    Raises: KeyError if a dataset is missing, ValueError if the shapes of the datasets do not fit together, or if keypoints are
+    not finite or not in the image.
     """
-    for required in ("keypoints", "descriptors", "image_size"):
-        if required not in group:
-            raise KeyError(f"{group.file.filename}: {name} has no dataset {required!r}, only {sorted(group)}")
-    keypoints, descriptors = group["keypoints"], group["descriptors"]
-    count = keypoints.shape[0]
-    scores = next((group[key] for key in ("scores", "keypoint_scores", "score") if key in group), None)
-    shapes = keypoints.shape, descriptors.shape, (count,) if scores is None else scores.shape
-    if shapes != ((count, 2), (descriptors.shape[0], count), (count,)):
-        raise ValueError(
-            f"{group.file.filename}: {name} has keypoints, descriptors, scores of shapes {shapes}, expected (n, 2), (d, n), (n,)"
-        )
-    return Features(
-        keypoints=keypoints[()].astype(np.float32),
-        scores=np.ones(count, np.float32) if scores is None else scores[()].astype(np.float32),
-        descriptors=descriptors[()].astype(np.float32).T if with_descriptors else np.zeros((count, 0), np.float32),
-        image_size=(int(group["image_size"][0]), int(group["image_size"][1])),
-        pixel_scale=float(keypoints.attrs.get("uncertainty", 1.0)),
-        scales=group["scales"][()].astype(np.float32) if "scales" in group else None,
-        orientations=group["oris"][()].astype(np.float32) if "oris" in group else None,
+    place = f"{group.file.filename}: {name}"
+    keypoints, descriptors = required_dataset(group, "keypoints", name), find_dataset(group, "descriptors")
+    size = _size_of(group, name, image_size)
+    scores = first_dataset(group, "scores", "keypoint_scores", "score")
+    count = _check_shapes(keypoints, scores, descriptors, place)
+    features = Features(
+        keypoints=_float32(keypoints[()][:, :2]),
+        scores=np.ones(count, np.float32) if scores is None else _float32(scores[()]),
+        descriptors=np.zeros((count, 0), np.float32)
+        if descriptors is None or not with_descriptors
+        else _float32(descriptors[()]).T,
+        image_size=size,
+        pixel_scale=stored_pixel_scale(keypoints, place),
+        scales=_optional_array(group, "scales", count),
+        orientations=_optional_array(group, "oris", count),
         name=name,
         orientation=orientation_from_group(group, name),
     )
+    check_keypoints(features.keypoints, features.image_size, features.pixel_scale, place)
+    return features
+
+
+def required_dataset(group: h5py.Group, key: str, name: str) -> h5py.Dataset:
+    """The dataset `key` of the image or pair `name`. Raises: KeyError if it is missing."""
+    if (dataset := find_dataset(group, key)) is None:
+        raise KeyError(f"{group.file.filename}: {name} has no dataset {key!r}, only {sorted(group)}")
+    return dataset
+
+
+def _size_of(group: h5py.Group, name: str, photo_size: tuple[int, int] | None) -> tuple[int, int]:
+    """The stored size, or `photo_size` if there is none. Raises: KeyError without either, ValueError if they differ."""
+    if photo_size is not None and not has_member(group, "image_size"):
+        return photo_size
+    size = stored_image_size(group, name)
+    if photo_size not in (None, size):
+        raise ValueError(f"{group.file.filename}: {name} has image_size {size}, the photo has {photo_size}")
+    return size
+
+
+def first_dataset(group: h5py.Group, *keys: str) -> h5py.Dataset | None:
+    """The first of the datasets `keys` that a group has; None if it has none of them."""
+    return next((dataset for key in keys if (dataset := find_dataset(group, key)) is not None), None)
+
+
+def stored_image_size(group: h5py.Group, name: str) -> tuple[int, int]:
+    """(width, height) px. Raises: KeyError if it is not stored, ValueError if it is not valid."""
+    return checked_image_size(required_dataset(group, "image_size", name)[()], f"{group.file.filename}: {name}")
+
+
+def stored_pixel_scale(keypoints: h5py.Dataset, place: str) -> float:
+    """`Features.pixel_scale`; 1 if the file does not say. Raises: ValueError if it is not a number."""
+    return checked_pixel_scale(keypoints.attrs.get("uncertainty", 1.0), place)
+
+
+def _check_shapes(keypoints: h5py.Dataset, scores: h5py.Dataset | None, descriptors: h5py.Dataset | None, place: str) -> int:
+    """The number of keypoints. Raises: ValueError if the shapes do not fit together."""
+    count = keypoints.shape[0] if keypoints.shape else 0
+    shapes = (
+        keypoints.shape,
+        (0, count) if descriptors is None else descriptors.shape,
+        (count,) if scores is None else scores.shape,
+    )
+    size = shapes[1][0] if shapes[1] else 0
+    if shapes not in [((count, columns), (size, count), (count,)) for columns in (2, 4, 6)]:
+        raise ValueError(f"{place} has keypoints, descriptors, scores of shapes {shapes}, expected (n, 2), (d, n), (n,)")
+    return int(count)
+
+
+def _optional_array(group: h5py.Group, key: str, count: int) -> np.ndarray | None:
+    """float32 (count,), or None if the dataset is missing. Raises: ValueError if it has another shape."""
+    if (dataset := find_dataset(group, key)) is None:
+        return None
+    if dataset.shape != (count,):
+        raise ValueError(f"{group.file.filename}: {group.name[1:]} has {key} of shape {dataset.shape}, expected ({count},)")
+    return _float32(dataset[()])
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # too large numbers become infinite, which is refused
+        return array.astype(np.float32)
+
+
+def read_global_descriptors(path: str, datasets: Mapping[str, h5py.Dataset]) -> np.ndarray:
+    """float32 (n, d): the global descriptor of each image. Raises: ValueError if they are too large, unequal or not finite."""
+    shapes = {name: dataset.shape for name, dataset in datasets.items()}
+    size = next((dataset.size for dataset in datasets.values()), 0)
+    for name, shape in shapes.items():
+        if shape not in ((size,), (1, size)) or not 0 < size <= MAX_DESCRIPTOR_SIZE:
+            raise ValueError(
+                f"{path}: {name} has a global_descriptor of shape {shape}, expected ({size},) as the first image has"
+            )
+    if len(shapes) * size * 4 > max_bytes():
+        raise ValueError(f"{path}: {len(shapes)} global descriptors of {size} values do not fit into the memory")
+    descriptors = np.empty((len(shapes), size), np.float32)
+    for row, (name, dataset) in enumerate(datasets.items()):
+        descriptors[row] = _float32(dataset[()]).reshape(size)
+        if not np.isfinite(descriptors[row]).all():
+            raise ValueError(f"{path}: {name} has a global_descriptor with numbers that are not finite (NaN or infinite)")
+    return descriptors
 
 
 def orientation_from_group(group: h5py.Group, name: str) -> int:
@@ -118,10 +210,30 @@ def matches_to_group(matches: Matches, num_keypoints0: int) -> GroupData:
 
 
 def matches_from_group(group: h5py.Group) -> Matches:
-    """Matches of one pair; missing scores count as 1."""
-    matches0 = group["matches0"][()].astype(np.int64)
-    scores = group["matching_scores0"][()] if "matching_scores0" in group else np.ones(len(matches0))
-    return Matches.from_dense(matches0, scores.astype(np.float32), int(group.attrs.get("stop_layer", 0)))
+    """Matches of one pair, from `matches0` or from a list of index pairs `matches` (k, 2). Missing scores count as 1.
+
+    Raises: ValueError if indices are no whole numbers, negative (except -1 in `matches0`), repeated or too large, or if scores
+    are not in 0..1.
+    """
+    place = f"{group.file.filename}: {group.name[1:]}"
+    matches0, scores = find_dataset(group, "matches0"), find_dataset(group, "matching_scores0")
+    if matches0 is not None:
+        if scores is not None and scores.shape != matches0.shape:
+            raise ValueError(f"{place} has matches0, matching_scores0 of shapes {matches0.shape}, {scores.shape}, expected (n0,)")
+        values = np.ones(matches0.shape) if scores is None else scores[()]
+        stop_layer = int(group.attrs.get("stop_layer", 0))
+        found = Matches.from_dense(checked_matches0(matches0[()], place), values.astype(np.float32), stop_layer)
+    else:
+        rows = required_dataset(group, "matches", group.name[1:])
+        scores = first_dataset(group, "scores", "matching_scores", "matching_scores0")
+        found = matches_from_list(rows[()], None if scores is None else scores[()], place)
+    check_match_scores(found.scores, place)
+    return found
+
+
+def has_matches(group: h5py.Group) -> bool:
+    """Whether a group holds the matches of a pair."""
+    return has_member(group, "matches0") or has_member(group, "matches")
 
 
 # --- two-view geometries -------------------------------------------------------------------------------------------------
@@ -143,10 +255,11 @@ def geometry_to_group(geometry: TwoViewGeometry) -> GroupData:
 
 def geometry_from_group(group: h5py.Group) -> TwoViewGeometry:
     """The geometry of one pair. `rejected_because` is empty for files of earlier versions, which do not store it."""
-    matrices = {name: group[name][()] if name in group else None for name in "EFH"}
+    found = {name: find_dataset(group, name) for name in "EFH"}
+    matrices = {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
     return TwoViewGeometry(
         configuration=CONFIGURATIONS[int(group.attrs["config"])],
-        inlier_matches=group["inlier_matches"][()],
+        inlier_matches=required_dataset(group, "inlier_matches", group.name[1:])[()],
         num_matches=int(group.attrs["num_matches"]),
         max_error_px=float(group.attrs["max_error_px"]),
         rejected_because=str(group.attrs.get("rejected_because", "")),
@@ -189,22 +302,15 @@ def explained_damage(path: Path, errors: tuple[type[Exception], ...] = (Exceptio
     """
     try:
         yield
+    except RefusedFile:
+        raise
     except errors as error:
         raise ValueError(f"{path} is not a readable HDF5 file ({error}): delete it to compute it again") from error
 
 
-def leaf_groups(group: h5py.Group, prefix: str = "") -> Iterator[str]:
-    """Keys of all groups that contain datasets."""
-    for name, child in group.items():
-        if isinstance(child, h5py.Dataset):
-            yield prefix.rstrip("/")
-            return
-        yield from leaf_groups(child, f"{prefix}{name}/")
-
-
 def read_group(group: h5py.Group) -> GroupData:
-    """All datasets and attributes of a group."""
-    datasets = dict(group.items())
+    """All datasets and attributes of a group. Raises: RefusedFile if a dataset is not in the file itself."""
+    datasets = {name: dataset for name in group if (dataset := find_dataset(group, name)) is not None}
     attributes = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
     return GroupData({name: dataset[()] for name, dataset in datasets.items()}, {"": dict(group.attrs), **attributes})
 

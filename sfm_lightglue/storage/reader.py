@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -18,12 +19,18 @@ from sfm_lightglue.storage.layout import (
     explained_damage,
     features_from_group,
     geometry_from_group,
-    leaf_groups,
+    has_matches,
     match_key,
     matches_from_group,
     orientation_from_group,
     pair_keys,
+    read_global_descriptors,
+    required_dataset,
+    stored_image_size,
+    stored_pixel_scale,
 )
+from sfm_lightglue.storage.safety import check_file, find_dataset, find_group, leaf_groups, numeric_datasets
+from sfm_lightglue.storage.values import check_features
 
 
 class H5Reader:
@@ -66,32 +73,41 @@ class H5Reader:
 
     def has(self, key: str) -> bool:
         """Whether the file has a group `key`: in a features file, the name of an image."""
-        return key in self._file
+        return find_group(self._file, key) is not None
+
+    def check_links(self) -> None:
+        """Checks all links and datasets, without reading the numbers. Raises: RefusedFile, see `safety.py`."""
+        with explained_damage(self.path):
+            check_file(self._file)
 
     def stamp(self, key: str) -> str:
         """Content id of a group: its stamp, or a hash of its datasets if another program wrote it. Empty if there is no group."""
-        if key not in self._file:
-            return ""
         with explained_damage(self.path):
-            if stamp := self._file[key].attrs.get("stamp"):
+            if (group := find_group(self._file, key)) is None:
+                return ""
+            if stamp := group.attrs.get("stamp"):
                 return str(stamp)
-            return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in self._file[key].items()})
+            return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in numeric_datasets(group)})
 
     # --- features ---
 
-    def features(self, name: str, *, with_descriptors: bool = True) -> Features:
+    def features(self, name: str, *, with_descriptors: bool = True, image_size: tuple[int, int] | None = None) -> Features:
         """Features of the image `name`. `with_descriptors=False` is faster and gives descriptors of shape (n, 0).
+
+        Descriptors also have the shape (n, 0) if the file has none. `image_size` (width, height) px of the photo is taken if the
+        file does not say. The numbers in files of other programs are checked, see `values.py`; of our files only the keypoints.
 
         Raises:
             KeyError: The file does not have the image (the message gives the closest name), or a dataset is missing.
-            ValueError: The datasets do not fit together or are damaged.
+            ValueError: The datasets do not fit together or to `image_size`, are damaged, or have numbers that are not finite or
+                out of range.
         """
-        if name not in self._file:
-            close = difflib.get_close_matches(name, self.names(), n=1)
-            hint = f", did you mean {close[0]!r}?" if close else f"; it holds {len(self.names())} images"
-            raise KeyError(f"{self.path} has no features of image {name!r}{hint}")
         with explained_damage(self.path, (OSError, RuntimeError)):
-            return features_from_group(self._file[name], name, with_descriptors=with_descriptors)
+            group = self._image_group(name)
+            features = features_from_group(group, name, with_descriptors=with_descriptors, image_size=image_size)
+        if not self._is_ours:
+            check_features(features, f"{self.path}: {name}")
+        return features
 
     def keypoints(self, name: str) -> np.ndarray:
         """float32 (n, 2): keypoints of the image `name`, px, see `Features.keypoints`. Raises: as `features`."""
@@ -99,12 +115,19 @@ class H5Reader:
 
     def keypoints_are_half(self, name: str) -> bool:
         """Whether the file stores the keypoints of the image in half precision, as hloc does by default."""
-        return bool(self._file[name]["keypoints"].dtype == np.float16)
+        return bool(required_dataset(self._image_group(name), "keypoints", name).dtype == np.float16)
+
+    def has_descriptors(self, name: str) -> bool:
+        """Whether the file has descriptors of the image. Raises: KeyError if it does not have the image."""
+        return find_dataset(self._image_group(name), "descriptors") is not None
+
+    def num_keypoints(self, name: str) -> int:
+        """Number of keypoints of the image, without reading them."""
+        return int(required_dataset(self._image_group(name), "keypoints", name).shape[0])
 
     def image_size(self, name: str) -> tuple[int, int]:
-        """(width, height) px of the photo, without reading its features."""
-        width, height = self._file[name]["image_size"][()]
-        return int(width), int(height)
+        """(width, height) px of the photo, without reading its features. Raises: as `features`."""
+        return stored_image_size(self._image_group(name), name)
 
     def orientation(self, name: str) -> int:
         """`Features.orientation` without reading the features. Raises: ValueError if the file has no valid code."""
@@ -112,18 +135,36 @@ class H5Reader:
 
     def pixel_scale(self, name: str) -> float:
         """`Features.pixel_scale` without reading the features; 1 if the file does not say."""
-        return float(self._file[name]["keypoints"].attrs.get("uncertainty", 1.0))
+        return stored_pixel_scale(required_dataset(self._image_group(name), "keypoints", name), f"{self.path}: {name}")
 
     def global_descriptors(self, names: Iterable[str]) -> np.ndarray:
         """float32 (n, d): hloc's `global_descriptor` of each image, in the order of `names`.
 
-        Raises: KeyError if an image has none.
+        Raises: KeyError if an image has none, ValueError if they are not finite, not equally long, or too large together.
         """
         names = list(names)
-        missing = [name for name in names if name not in self._file or "global_descriptor" not in self._file[name]]
-        if missing:
+        groups = {name: find_group(self._file, name) for name in names}
+        found = {name: None if group is None else find_dataset(group, "global_descriptor") for name, group in groups.items()}
+        if missing := [name for name, dataset in found.items() if dataset is None]:
             raise KeyError(f"{self.path} has no global_descriptor of {len(missing)} images, the first is {missing[0]!r}")
-        return np.stack([self._file[name]["global_descriptor"][()].astype(np.float32) for name in names])
+        return read_global_descriptors(str(self.path), {name: dataset for name, dataset in found.items() if dataset is not None})
+
+    def _image_group(self, name: str) -> h5py.Group:
+        """The group of an image. Raises: KeyError that gives the closest name if the file does not have the image."""
+        if (group := find_group(self._file, name)) is not None:
+            return group
+        close = difflib.get_close_matches(name, self.names(), n=1)
+        hint = f", did you mean {close[0]!r}?" if close else f"; it holds {len(self.names())} images"
+        raise KeyError(f"{self.path} has no features of image {name!r}{hint}")
+
+    @functools.cached_property
+    def _is_ours(self) -> bool:
+        return "fingerprint" in self._file.attrs
+
+    def without_global_descriptor(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that have no `global_descriptor` in the file, in the same order."""
+        groups = {name: find_group(self._file, name) for name in names}
+        return [name for name, group in groups.items() if group is None or find_dataset(group, "global_descriptor") is None]
 
     # --- matches ---
 
@@ -131,12 +172,14 @@ class H5Reader:
         """Matches from image `name0` to `name1`, or None if the pair is not in the file.
 
         All four keys that versions of hloc use are tried. Matches that are stored from `name1` to `name0` are reversed.
+
+        Raises: ValueError if indices are repeated or cannot be indices of keypoints, or if scores are not in 0..1.
         """
         key, flipped = self._find_pair(name0, name1)
         if not key:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
-            matches = matches_from_group(self._file[key])
+            matches = matches_from_group(find_group(self._file, key))
         return _flip(matches) if flipped else matches
 
     def match_stamp(self, name0: str, name1: str) -> str:
@@ -147,7 +190,7 @@ class H5Reader:
     def _find_pair(self, name0: str, name1: str) -> tuple[str, bool]:
         """The key of the pair, empty if it is not in the file, and True if the stored matches go from `name1` to `name0`."""
         for key, flipped in pair_keys(name0, name1):
-            if key in self._file and "matches0" in self._file[key]:
+            if (group := find_group(self._file, key)) is not None and has_matches(group):
                 return key, flipped
         return "", False
 
@@ -160,13 +203,12 @@ class H5Reader:
 
     def num_inliers(self, name0: str, name1: str) -> int:
         """Number of verified matches of a pair, without reading them; 0 if it was rejected. Raises: as `geometry`."""
-        return int(self._geometry_group(name0, name1)["inlier_matches"].shape[0])
+        return int(required_dataset(self._geometry_group(name0, name1), "inlier_matches", name0).shape[0])
 
     def _geometry_group(self, name0: str, name1: str) -> h5py.Group:
-        key = match_key(name0, name1)
-        if key not in self._file:
+        if (group := find_group(self._file, match_key(name0, name1))) is None:
             raise KeyError(f"{self.path} has no geometry of {name0!r} and {name1!r}: run the stage verify first")
-        return self._file[key]
+        return group
 
 
 def _flip(matches: Matches) -> Matches:

@@ -19,7 +19,8 @@ import h5py
 
 from sfm_lightglue.files import remove_stale, written_whole
 from sfm_lightglue.settings import describe_changes, fingerprint
-from sfm_lightglue.storage.layout import GroupData, explained_damage, leaf_groups, read_group, write_group
+from sfm_lightglue.storage.layout import GroupData, explained_damage, read_group, write_group
+from sfm_lightglue.storage.safety import leaf_groups
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class ShardStore:
         except ValueError as error:
             if not is_shard:
                 raise
-            logger.warning("%s is damaged (%s): its results are computed again", path, error.__cause__)
+            logger.warning("%s is damaged (%s): its results are computed again", path, error.__cause__ or error)
             path.unlink()
             return
         if old != self.fingerprint:

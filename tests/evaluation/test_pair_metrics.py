@@ -14,6 +14,7 @@ from sfm_lightglue.evaluation.pairs import (
     homography_auc,
     homography_precision,
     pose_auc,
+    posed_pairs,
     read_homographies,
     relative_pose_error,
     repeatability,
@@ -192,8 +193,19 @@ def test_homographies_are_read_and_bad_lines_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(homographies["a.png", "b.png"], [[1, 0, 5], [0, 1, 6], [0, 0, 1]])
     path.write_text("a 1.png\tb 2.png 1 0 5 0 1 6 0 0 1\n")
     assert list(read_homographies(path)) == [("a 1.png", "b 2.png")]
+    path.write_bytes("a 1.png,b 2.png,1,0,5,0,1,6,0,0,1\r\n".encode("utf-16"))
+    np.testing.assert_array_equal(read_homographies(path)["a 1.png", "b 2.png"], [[1, 0, 5], [0, 1, 6], [0, 0, 1]])
     path.write_text("# comment\na.png b.png 1 0 5\n")
     with pytest.raises(ValueError, match=r"homographies\.txt:2: "):
         read_homographies(path)
     with pytest.raises(FileNotFoundError):
         read_homographies(tmp_path / "nowhere.txt")
+
+
+def test_pairs_to_score_need_true_poses(tmp_path: Path) -> None:
+    path, truth = tmp_path / "pairs.txt", dict.fromkeys(("a.jpg", "b.jpg"), camera((0, 0, 0), (0, 0, 0)))
+    path.write_text("# list\nb.jpg, ./a.jpg, 0.5\n")
+    assert posed_pairs(path, truth) == [("a.jpg", "b.jpg")]
+    path.write_text("a.jpg b.jpg\na.jpg c.jpg\n")
+    with pytest.raises(ValueError, match=r"pairs\.txt:2: the ground truth has no pose of 'c.jpg'"):
+        posed_pairs(path, truth)

@@ -9,8 +9,9 @@ import numpy as np
 import pycolmap
 import pytest
 
-from sfm_lightglue.evaluation.reconstruction import align_similarity, evaluate_reconstruction, read_reconstruction_poses
+from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
 from sfm_lightglue.poses import Pose, rotation_angle_deg
+from sfm_lightglue.similarity import align_similarity
 
 KEYS = {"images", "registered", "auc", "position_error_mean", "position_error_median", "rotation_error_median_deg"}
 

@@ -173,6 +173,100 @@ def test_a_photo_whose_mask_drops_all_keypoints_is_reported(photos: Path) -> Non
     assert report.without_keypoints == ["a.png"] and report.mean_keypoints == 15 / 4
 
 
+def test_masks_with_other_names_than_colmaps_are_used_and_counted(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep = np.zeros((24, 32), bool)
+    keep[10:14, 10:14] = True
+    for name in ("a.png", "b.png", "sub.png"):
+        (photos.parent / "masks").mkdir(exist_ok=True)
+        PILImage.fromarray(keep.astype(np.uint8) * 255).save(photos.parent / "masks" / name)
+    with caplog.at_level(logging.INFO):
+        report, _ = run(photos, masks=photos.parent / "masks")
+    assert report.num_masks == 4 and "masks: 4 of 4 photos" in caplog.text
+    with H5Reader(photos.parent / "features.h5") as reader:
+        for name in NAMES:
+            x, y = reader.features(name).keypoints.astype(int).T
+            assert keep[y, x].all()
+    assert run(photos, masks=photos.parent / "masks" / "sub.png")[1] == [], "the same content under another name"
+
+
+def test_masks_of_another_shape_are_refused_before_any_photo_is_processed(photos: Path) -> None:
+    masks = write_mask(photos, "a.png", np.ones((24, 24), bool))
+    extractor = BrightestPixels()
+    with pytest.raises(ValueError, match=r"a\.png\.png does not fit the photo a\.png: .*24 x 24 px, the photo has 32 x 24 px"):
+        run(photos, extractor, masks=masks)
+    assert extractor.seen == []
+
+
+def test_transparent_parts_get_no_keypoints_and_are_told(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture = PILImage.open(photos / "a.png").convert("RGBA")
+    picture.putalpha(PILImage.fromarray((np.arange(32)[None].repeat(24, 0) < 16).astype(np.uint8) * 255))
+    picture.save(photos / "a.png")
+    with caplog.at_level(logging.INFO):
+        report, _ = run(photos)
+    assert report.transparent == ["a.png"] and "transparent parts of 1 photos" in caplog.text
+    with H5Reader(photos.parent / "features.h5") as reader:
+        keypoints = reader.features("a.png").keypoints
+    assert len(keypoints) == 5 and (keypoints[:, 0] < 16).all()
+
+
+# --- pictures of more than 8 bits ------------------------------------------------------------------------------------------
+
+
+def test_thermal_photos_are_stretched_alike_and_processed_again_if_their_range_changes(photos: Path) -> None:
+    def write(name: str, low: int, high: int) -> None:
+        values = np.random.default_rng(0).integers(low, high, (24, 32)).astype(np.uint16)
+        PILImage.fromarray(values).save(photos / name)
+
+    class Recorder(BrightestPixels):
+        def __init__(self) -> None:
+            super().__init__()
+            self.levels: dict[str, int] = {}
+
+        def __call__(self, image: Image) -> Features:
+            self.levels[image.name] = len(np.unique(image.pixels))
+            return super().__call__(image)
+
+    write("t0.tif", 29000, 29600)
+    write("t1.tif", 29100, 29500)
+    extractor = Recorder()
+    _, seen = run(photos, extractor)
+    assert seen == sorted([*NAMES, "t0.tif", "t1.tif"])
+    assert extractor.levels["t0.tif"] > 150 and extractor.levels["t1.tif"] > 100, "three grey levels by the range of 16 bits"
+    write("t2.tif", 29050, 29550)
+    assert run(photos, Recorder())[1] == ["t2.tif"], "the range of the camera holds the new photo"
+    write("t3.tif", 27000, 29000)
+    assert run(photos, Recorder())[1] == ["t0.tif", "t1.tif", "t2.tif", "t3.tif"], "the photos of the camera, and no other ones"
+
+
+# --- very large photos -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizingOptions:
+    max_keypoints: int = 6
+    resize_max: int = 50
+
+
+@pytest.mark.parametrize("size", [(1008, 704), (1001, 701)])
+def test_keypoints_of_a_photo_that_was_decoded_at_a_reduced_size_are_exact(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """Also at the right and lower edges, if the size is no multiple of the factor. Without the limit, the photo is read whole."""
+    corners = np.array([(100, 60), (900, 60), (100, 600), (900, 600), (992, 696), (500, 300)])
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    for number, (x, y) in enumerate(corners):
+        pixels[y - y % 8 : y - y % 8 + 8, x - x % 8 : x - x % 8 + 8] = 250 - 20 * number
+    PILImage.fromarray(pixels).save(photos / "large.jpg", quality=95, subsampling=0)
+    monkeypatch.setattr("sfm_lightglue.images.decoding.ORDINARY_PIXELS", 500_000)
+    extractor = BrightestPixels(ResizingOptions())  # type: ignore[arg-type]
+    run(photos, extractor, names=["large.jpg"])
+    with H5Reader(photos.parent / "features.h5") as reader:
+        features = reader.features("large.jpg")
+    expected = np.minimum(corners // 8 * 8 + 3.5, np.array(size) - 1)  # 1/8: one pixel for each block
+    np.testing.assert_allclose(features.keypoints, expected, atol=1e-4)
+    assert features.image_size == size and features.pixel_scale == 8
+
+
 # --- photos that fail ------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +322,13 @@ def test_if_no_photo_can_be_used_the_first_reason_is_raised(photos: Path) -> Non
         (photos / name).write_bytes(b"")
     with pytest.raises(ValueError, match="the file is empty"):
         run(photos)
+
+
+def test_a_missing_photo_is_explained_by_a_similar_name(photos: Path) -> None:
+    report, _ = run(photos, names=["a.png", "B.PNG"])
+    if "B.PNG" not in report.skipped:
+        pytest.skip("the file system merges the two names")
+    assert "b.png differ only in upper and lower case" in report.skipped["B.PNG"]
 
 
 def test_names_that_do_not_exist_are_an_error_if_no_other_photo_is_left(photos: Path) -> None:
@@ -379,20 +480,25 @@ def test_masks_drop_imported_keypoints(photos: Path) -> None:
         assert len(reader.features(NAMES[1])) == 7
 
 
+def test_transparent_parts_drop_no_imported_keypoints(photos: Path) -> None:
+    """Matches that were imported with them refer to all keypoints."""
+    picture = PILImage.open(photos / NAMES[0]).convert("RGBA")
+    picture.putalpha(PILImage.fromarray((np.arange(32)[None].repeat(24, 0) < 16).astype(np.uint8) * 255))
+    picture.save(photos / NAMES[0])
+    path = write_hloc_features(photos, NAMES)
+    assert extract_features(photos, photos.parent / "features.h5", imported(path)).mean_keypoints == 7
+
+
 def test_keypoints_that_rounding_moved_over_the_edge_are_put_back(tmp_path: Path) -> None:
     """Half precision has a spacing of 4 px at 4608 px."""
     with h5py.File(tmp_path / "feats.h5", "w") as file:
         group = file.create_group("a.png")
-        group["keypoints"] = np.array([[4606.06, 10.0], [100.0, 39.7], [4616.0, 5.0]], np.float16)
-        group["keypoint_scores"], group["descriptors"] = np.ones(3, np.float16), np.ones((128, 3), np.float16)
+        group["keypoints"] = np.array([[4606.06, 10.0], [100.0, 39.7]], np.float16)
+        group["keypoint_scores"], group["descriptors"] = np.ones(2, np.float16), np.ones((128, 2), np.float16)
         group["image_size"] = [4608, 40]
-    assert file_keypoints(tmp_path / "feats.h5") == [[4608, 10], [100, 39.6875], [4616, 5]]
+    assert file_keypoints(tmp_path / "feats.h5") == [[4608, 10], [100, 39.6875]]
     found = imported(tmp_path / "feats.h5")(Image("a.png", np.zeros((40, 4608, 3), np.uint8)))
-    assert found.keypoints.tolist() == [
-        [4607.5, 10],
-        [100, 39.6875],
-        [4616, 5],
-    ]  # too far outside for rounding: it stays
+    assert found.keypoints.tolist() == [[4607.5, 10], [100, 39.6875]]
 
 
 def file_keypoints(path: Path) -> list[list[float]]:

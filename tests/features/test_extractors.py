@@ -275,7 +275,7 @@ def test_a_strip_that_becomes_too_thin_has_no_keypoints(create, name: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_without_detections_gives_empty_features(create, name: str) -> None:
-    threshold = {"sift": {"peak_threshold": 10.0}}.get(name, {"detection_threshold": 1e6})
+    threshold = {"sift": {"peak_threshold": 10.0}, "disk": {"detection_threshold": 1e6}}.get(name, {"detection_threshold": 1.0})
     features = create(name, **threshold)(Image("a", scene(64, 96)))
     assert len(features) == 0 and features.descriptors.shape == (0, DESCRIPTOR_SIZES[name])
 

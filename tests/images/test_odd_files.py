@@ -12,7 +12,7 @@ import pytest
 
 from sfm_lightglue.images import UnreadableImage, list_images, load_image, read_header
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "odd_files"
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "odd_files"
 pytestmark = pytest.mark.skipif(not (FOLDER / "expected.tsv").is_file(), reason=f"there is no {FOLDER}")
 
 SIZES = {

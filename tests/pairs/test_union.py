@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfm_lightglue import api, cli
-from sfm_lightglue.config import bind_pairs, compose_config, hydra_overrides
+from sfm_lightglue.config import bind_pairs, compose_config
+from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.pairs.exhaustive import ExhaustiveOptions
 from sfm_lightglue.pairs.sequential import SequentialOptions, sequential_pairs
 from sfm_lightglue.pairs.union import UnionOptions, union_pairs

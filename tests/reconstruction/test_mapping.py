@@ -17,6 +17,7 @@ import numpy as np
 import pycolmap
 import pytest
 from known_scene import COLOR, FOCAL, SIZE, KnownScene, make_database
+from PIL import Image as PILImage
 
 from sfm_lightglue import api
 from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
@@ -29,6 +30,7 @@ OPTIONS = ReconstructionOptions(
     min_model_size=2,
     min_num_matches=15,
     max_error_px=4.0,
+    align="gps",
     extract_colors=False,
     num_threads=1,
     seed=0,
@@ -178,22 +180,67 @@ def test_nothing_verified_gives_an_empty_report(scene: KnownScene, tmp_path: Pat
     assert report == ReconstructionReport([], None, num_images, scene.names[:num_images])
 
 
-def test_the_largest_model_need_not_be_the_first(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = MAPPERS["incremental"]
+def with_other_models(real: Any, change: Callable[[Path, pycolmap.Reconstruction], None]) -> Callable[[Any], None]:
+    """The mapper `real`, after which `change` may add models beside the folder `1` that it has made."""
 
-    def with_a_small_model_first(task: Any) -> None:
+    def mapper(task: Any) -> None:
         real(task)
         (task.output / "0").rename(task.output / "1")
-        (task.output / "0").mkdir()
-        small = pycolmap.Reconstruction(task.output / "1")
-        small.deregister_frame(small.reg_frame_ids()[0])
-        small.write(task.output / "0")
+        change(task.output, pycolmap.Reconstruction(task.output / "1"))
 
-    monkeypatch.setitem(MAPPERS, "incremental", with_a_small_model_first)
-    report = run(database, tmp_path / "out")
-    assert [model.num_images for model in report.models] == [report.num_images - 1, report.num_images]
-    assert report.largest == "1"
-    assert report.unregistered == []
+    return mapper
+
+
+def without_images(model: pycolmap.Reconstruction, count: int, folder: Path) -> None:
+    """Writes the model without its first `count` images to `folder`."""
+    for frame in sorted(model.reg_frame_ids())[:count]:
+        model.deregister_frame(frame)
+    folder.mkdir()
+    model.write(folder)
+
+
+@pytest.mark.parametrize("mapper", FREE_MAPPERS)
+def test_models_are_numbered_by_images_and_then_by_points(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapper: str
+) -> None:
+    def add_smaller_models(output: Path, model: pycolmap.Reconstruction) -> None:
+        without_images(model, 1, output / "0")
+        for point in sorted(model.point3D_ids())[:20]:
+            model.delete_point3D(point)
+        without_images(model, 0, output / "2")
+        without_images(model, 2, output / "10")
+
+    monkeypatch.setitem(MAPPERS, mapper, with_other_models(MAPPERS[mapper], add_smaller_models))
+    report = run(database, tmp_path / "out", options(mapper, min_model_size=3))
+    whole = report.num_images
+    assert [(model.folder, model.num_images) for model in report.models] == [
+        ("0", whole),
+        ("1", whole - 1),
+        ("2", whole - 1),
+        ("3", whole - 3),
+    ]
+    assert report.models[1].num_points == report.models[2].num_points + 20
+    assert report.largest == "0" and report.unregistered == []
+    for model in report.models:  # the text files are those of the final numbers
+        assert f"Number of images: {model.num_images}," in (tmp_path / "out" / model.folder / "images.txt").read_text()
+
+
+@pytest.mark.parametrize("mapper", FREE_MAPPERS)
+def test_models_below_the_minimum_are_discarded_by_every_mapper(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mapper: str
+) -> None:
+    change = with_other_models(MAPPERS[mapper], lambda output, model: without_images(model, 6, output / "0"))
+    monkeypatch.setitem(MAPPERS, mapper, change)
+    report = run(database, tmp_path / "out", options(mapper, min_model_size=3))
+    assert [(model.folder, model.num_images) for model in report.models] == [("0", report.num_images)]
+    assert "a model with 2 images is discarded: reconstruction.min_model_size=3" in caplog.text
+
+
+def test_two_photos_give_their_model_and_two_of_many_do_not(scene: KnownScene, tmp_path: Path) -> None:
+    two = make_database(tmp_path / "two", scene, (0, 3), [(0, 3)])
+    assert [model.num_images for model in run(two, tmp_path / "out two", options(min_model_size=3)).models] == [2]
+    many = make_database(tmp_path / "many", scene, range(5), [(0, 3)])
+    assert run(many, tmp_path / "out", options(min_model_size=3)).models == []
 
 
 def test_models_with_few_points_are_discarded_and_the_rest_numbered_from_0(
@@ -237,6 +284,15 @@ def test_points_have_the_colors_of_the_photos_if_wanted(
     model = pycolmap.Reconstruction(tmp_path / "out" / "0")
     colors = np.array([point.color for point in model.points3D.values()], float)
     np.testing.assert_allclose(colors, np.broadcast_to(COLOR if wanted else 0, colors.shape), atol=3)  # JPEG is lossy
+
+
+def test_points_have_the_colors_of_photos_that_colmap_cannot_read(scene: KnownScene, tmp_path: Path) -> None:
+    database = make_database(tmp_path, scene, range(3), [(0, 1), (0, 2), (1, 2)])
+    for photo in (tmp_path / "images").iterdir():
+        PILImage.new("RGB", SIZE, COLOR).save(photo, "WEBP", lossless=True)
+    run(database, tmp_path / "out", options(extract_colors=True))
+    colors = [point.color for point in pycolmap.Reconstruction(tmp_path / "out" / "0").points3D.values()]
+    np.testing.assert_array_equal(colors, np.broadcast_to(COLOR, (len(colors), 3)))
 
 
 # --- equal input gives equal output, and is not computed twice ------------------------------------------------------------
@@ -398,7 +454,7 @@ def test_kill_leaves_the_previous_reconstruction(database: Path, tmp_path: Path,
     run(database, tmp_path / "out")
     before = (tmp_path / "out" / "0" / "points3D.bin").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("sfm_lightglue.reconstruction.stage.write_models", lambda output: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr("sfm_lightglue.reconstruction.stage.write_models", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         status = in_a_child(lambda: run(database, tmp_path / "out", options(seed=1)), lambda child: None)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert (tmp_path / "out" / "0" / "points3D.bin").read_bytes() == before

@@ -1,0 +1,50 @@
+"""The mark of a run in a COLMAP database: it tells our databases, changed or not, from those of others.
+
+The mark is SQLite's application id, four bytes of the header that COLMAP does not use: two bytes that are always the same, and
+two bytes of the hash of the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+HEADER_BYTES = 100
+"""SQLite's header counts, among other things, how often COLMAP has opened the file."""
+PLACE = 68
+"""Offset of the application id in the header. Source: https://www.sqlite.org/fileformat.html."""
+MARK = b"sG"
+"""The first half of the application id."""
+SQLITE = b"SQLite format 3\0"
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a database without its header."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def mark_database(path: Path) -> None:
+    """Writes the mark into a database that no program has open."""
+    mark = MARK + bytes.fromhex(content_hash(path))[:2]
+    with path.open("r+b") as file:
+        file.seek(PLACE)
+        file.write(mark)
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a run wrote this database. It may have been changed since."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    return header.startswith(SQLITE) and header[PLACE : PLACE + len(MARK)] == MARK
+
+
+def is_unchanged(path: Path) -> bool:
+    """Whether a database has the mark of a run, and the content that this run wrote."""
+    with path.open("rb") as file:
+        mark = file.read(HEADER_BYTES)[PLACE : PLACE + 4]
+    return mark == MARK + bytes.fromhex(content_hash(path))[:2]

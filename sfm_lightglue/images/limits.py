@@ -1,0 +1,81 @@
+"""How large a photo may be on this machine, and how many are decoded at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+ORDINARY_PIXELS = 178_956_970
+"""Photos up to this size are decoded on every machine. PIL refuses larger ones by default."""
+MAX_PIXELS_PER_BYTE = 500
+"""Larger photos must not be compressed more than this. A photo has less than 50 pixels for each byte of its file, and a black
+JPEG less than 200. Files that are made to fill the memory have thousands."""
+CGROUP_FILES = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Limit of the memory of a container, in the versions 2 and 1 of Linux's control groups."""
+UNKNOWN_MEMORY = 8 << 30
+"""Memory that is assumed if the system does not tell, bytes."""
+
+
+@functools.cache
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container if it has a limit, bytes."""
+    sizes = []
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # Windows has no sysconf
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in CGROUP_FILES:
+        with contextlib.suppress(ValueError, OSError):  # `max`, or not in a container
+            sizes.append(int(path.read_text()))
+    return min((size for size in sizes if size > 0), default=UNKNOWN_MEMORY)
+
+
+def decoding_bytes(size: tuple[int, int], mode: str) -> int:
+    """Largest memory that decoding a photo of (width, height) px and resizing it takes, bytes. `mode` is PIL's."""
+    return size[0] * size[1] * (12 if mode in ("1", "L", "P", "RGB", "CMYK", "YCbCr") else 32)
+
+
+def too_large(size: tuple[int, int], mode: str, file_bytes: int) -> str:
+    """Why a photo of (width, height) px in a file of `file_bytes` is not decoded; empty if it is."""
+    pixels = size[0] * size[1]
+    if pixels <= ORDINARY_PIXELS:
+        return ""
+    about = f"{size[0]} x {size[1]} px"
+    if pixels > MAX_PIXELS_PER_BYTE * file_bytes:
+        return f"{about} in a file of {file_bytes} bytes: no photo is compressed that much, so it is not decoded"
+    needed = decoding_bytes(size, mode)
+    if needed > memory_bytes() // 2:
+        return (
+            f"{about} take {_gigabytes(needed)} to decode, this machine has {_gigabytes(memory_bytes())}: make the photo smaller"
+        )
+    return ""
+
+
+class _MemoryBudget:
+    """Lets photos be decoded at the same time as long as they take at most half of the memory together."""
+
+    def __init__(self) -> None:
+        self._used, self._changed = 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def reserved(self, num_bytes: int) -> Iterator[None]:
+        """Waits until `num_bytes` are free, or nothing is used, and takes them during the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + num_bytes <= memory_bytes() // 2)
+            self._used += num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= num_bytes
+                self._changed.notify_all()
+
+
+decoding_memory = _MemoryBudget()
+"""What the photos that are being decoded in this process take together."""
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"

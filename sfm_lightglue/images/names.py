@@ -1,0 +1,79 @@
+"""Names of photos that look alike, or that other programs read differently."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+logger = logging.getLogger(__name__)
+
+
+def stem(name: str) -> str:
+    """The name without its extension."""
+    return name.removesuffix(PurePosixPath(name).suffix)
+
+
+def folded(name: str) -> str:
+    """A spelling that names share if they differ only in case, or in how Unicode composes their letters."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def mask_names(name: str) -> list[str]:
+    """Names, without extension, of the mask of the photo `name`: as COLMAP adds .png, with the photo's stem, and with _mask."""
+    return [name, stem(name), f"{stem(name)}_mask"]
+
+
+def explain_difference(name0: str, name1: str) -> str:
+    """How two names differ that `folded` makes equal, for a message."""
+    if name0.casefold() == name1.casefold():
+        return f"{name0} and {name1} differ only in upper and lower case"
+    return f"{_with_form(name0)} and {_with_form(name1)} look alike, but their letters are composed differently"
+
+
+def similar_name(name: str, names: Iterable[str]) -> str:
+    """A sentence about the first of `names` that looks like the missing `name`; empty if there is none."""
+    alike = next((other for other in names if other != name and folded(other) == folded(name)), None)
+    return "" if alike is None else f"There is a similar name: {explain_difference(name, alike)}"
+
+
+def warn_of_twins(folder: Path, names: Sequence[str]) -> None:
+    """Warns, once for a folder, of names that differ only in case or in Unicode's composition of letters."""
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(folded(name), []).append(name)
+    twins = [group for group in spellings.values() if len(group) > 1]
+    if twins:
+        warn_once(
+            f"{folder} has {len(twins)} pairs of names that Windows and macOS take for one: "
+            f"{explain_difference(*twins[0][:2])}. They are used as different photos"
+        )
+
+
+def warn_of_spaces(names: Sequence[str]) -> None:
+    """Warns, once, of names with spaces: COLMAP writes them to images.txt, and its reader cuts them at the first space."""
+    if spaced := [name for name in names if " " in name]:
+        warn_once(
+            f"{len(spaced)} names of photos have spaces, for example {spaced[0]!r}: COLMAP's reader of images.txt cuts them. "
+            "Its binary files and the database are not affected"
+        )
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Logs a warning the first time that this process gives it."""
+    logger.warning("%s", message)
+
+
+@functools.cache
+def tell_once(message: str) -> None:
+    """Logs what is left out the first time that this process says it."""
+    logger.info("%s", message)
+
+
+def _with_form(name: str) -> str:
+    """The name with its letters beyond ASCII as escapes too: forms of Unicode look the same in print."""
+    form = next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "mixed form")
+    return f"{name} ({form}: {ascii(name)[1:-1]})"
