@@ -373,9 +373,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         4
     """
     given = [f"dataset.images={literal(images)}", f"output={literal(output)}"]
-    configured = pipeline.Run.create(compose_config(["dataset=folder", *given, *overrides]))
-    with configured.folder.locked():
-        return pipeline.run_all(configured)
+    return pipeline.run_all(pipeline.Run.checked(compose_config(["dataset=folder", *given, *overrides])))
 
 
 @functools.cache

@@ -97,7 +97,10 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any]) -> Iterato
 
     `about` describes the whole run, for example its configuration. Records of other stages are kept. If the block
     raises, the file stays as it is.
+
+    Raises: ValueError, before the block, if no run has written the file.
     """
+    folder.read_summary()
     _reset_peak_memory()
     start, cpu = time.perf_counter(), time.process_time()
     record: dict[str, Any] = {}

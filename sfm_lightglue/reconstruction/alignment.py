@@ -15,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.georeference import Georeference, Origin, Residual, read_georeference, write_georeference
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.reconstruction.models import model_folders
 from sfm_lightglue.similarity import Similarity, axis_deviation, robust_similarity
@@ -95,7 +96,7 @@ def describe_alignments(output: Path, database: Path, options: ReconstructionOpt
             described[folder.name] = {"is_aligned": True, **georeference.statistics()}
             continue
         try:
-            estimate_georeference(pycolmap.Reconstruction(folder), positions, options.seed)
+            estimate_georeference(read_model(folder), positions, options.seed)
         except NotAligned as reason:
             described[folder.name] = {"is_aligned": False, "reason": str(reason)}
     return described
