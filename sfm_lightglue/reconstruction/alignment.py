@@ -84,7 +84,7 @@ def align_models(output: Path, database: Path, options: ReconstructionOptions) -
 def describe_alignments(output: Path, database: Path, options: ReconstructionOptions) -> dict[str, Any]:
     """What the summary says about each model in the folder `output`: its residuals, or the reason why it was not aligned.
 
-    Empty if the models were not to be aligned, or fewer than three photos of the database have a position.
+    Empty if the models were not to be aligned, or no photo of the database has a position.
     """
     positions = _wanted_positions(database, options)
     if positions is None:
@@ -103,11 +103,11 @@ def describe_alignments(output: Path, database: Path, options: ReconstructionOpt
 
 
 def _wanted_positions(database: Path, options: ReconstructionOptions) -> GpsPositions | None:
-    """The positions to align with; None if there are too few, if none are wanted, or if the poses are given."""
+    """The positions to align with; None if there are none, if they are not wanted, or if the poses are given."""
     if options.align == "none" or options.name == "triangulation":
         return None
     positions = read_gps_positions(database)
-    return positions if len(positions.names) >= MIN_POSITIONS else None
+    return positions if positions.names else None
 
 
 def read_gps_positions(database: Path) -> GpsPositions:

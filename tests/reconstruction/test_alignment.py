@@ -193,16 +193,20 @@ def test_two_positions_are_too_few(scene: KnownScene, model: pycolmap.Reconstruc
         estimate_georeference(model, positions_at(scene.names[:2], centers(scene)[:2]), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("num_positions", "reason"),
+    [(5, "all its photos have the same position"), (2, "2 of its photos have a position, 3 are needed")],
+)
 def test_the_reason_is_told_again_for_a_model_that_was_kept(
-    scene: KnownScene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    scene: KnownScene, tmp_path: Path, caplog: pytest.LogCaptureFixture, num_positions: int, reason: str
 ) -> None:
     database = make_database(tmp_path, scene, range(5), itertools.combinations(range(5), 2))
-    write_priors(database, scene.names[:5], np.tile([[1.0, 2, 3]], (5, 1)))
+    write_priors(database, scene.names[:num_positions], np.tile([[1.0, 2, 3]], (num_positions, 1)))
     for _ in range(2):
         reconstruct(database, tmp_path / "images", tmp_path / "out", OPTIONS)
         described = describe_alignments(tmp_path / "out", database, OPTIONS)
-        assert described == {"0": {"is_aligned": False, "reason": "all its photos have the same position"}}
-    assert caplog.text.count("model 0 keeps its own coordinates: all its photos have the same position") == 1
+        assert described == {"0": {"is_aligned": False, "reason": reason}}
+    assert caplog.text.count(f"model 0 keeps its own coordinates: {reason}") == 1
     assert read_georeference(tmp_path / "out" / "0") is None
 
 
