@@ -27,10 +27,6 @@ class Situation:
 
 S = Situation
 SITUATIONS = (
-    S("orientation", "portrait and landscape photos, EXIF says which", "all are registered", photos.turned_with_tags, True),
-    S("orientation", "the same photos without EXIF", "all are registered", photos.turned_without_tags, True),
-    S("orientation", "a photo that EXIF turns", "keypoints in the stored frame, exactly", photos.coordinates_of_a_turned_photo),
-    S("orientation", "`features.orientation=stored`", "EXIF is not applied", photos.orientation_switched_off),
     S("masks", "`00.jpg.png` for `00.jpg`", "applied and counted", photos.mask_with_colmaps_name),
     S("masks", "`00.png` for `00.jpg`", "applied and counted", photos.mask_with_the_stem),
     S("masks", "`00.JPG.PNG` for `00.jpg`", "applied and counted", photos.mask_in_another_case),
@@ -55,14 +51,10 @@ SITUATIONS = (
     S("overlays", "a logo in every photo", "its matches are dropped", geometry.logo_in_every_photo),
     S("models", "two scenes, the smaller one found first", "0 is the largest", geometry.largest_model_first),
     S("models", "a pair that is no part of the scene", "no model below the minimum", geometry.models_below_the_minimum),
-    S("models", "a second run that finds nothing", "the good model stays", geometry.good_model_and_a_run_that_finds_nothing),
     S("models", "a photo added in front", "the others keep their image ids", geometry.photo_added_in_front),
     S("files of others", "`database.db`", "refused, same bytes", files.foreign_database),
     S("files of others", "`reconstruction/notes.txt`", "refused, same bytes", files.foreign_reconstruction),
-    S("files of others", "`pairs.txt`", "refused, same bytes", files.foreign_pairs),
     S("files of others", "`dense/fused.ply` in a model", "kept when models are replaced", files.own_file_in_a_model),
-    S("files of others", "`output=` or no dataset", "refused, no folder is made", files.output_without_a_name),
-    S("files of others", "a photo folder that does not exist", "refused, no folder is made", files.folder_that_does_not_exist),
     S("names", "`w/Müller`", "just works", files.folder_with_an_umlaut),
     S("names", "`(2024)`", "just works", files.folder_with_brackets),
     S("names", "`x=y`", "just works", files.folder_with_an_equals_sign),
@@ -94,7 +86,6 @@ SITUATIONS = (
     S("imported files", "external storage", "refused", files.external_storage),
     S("imported files", "a virtual dataset", "refused", files.virtual_storage),
     S("imported files", "10^12 keypoints", "refused before they are read", files.size_of_terabytes),
-    S("damaged files", "a cut `summary.json`", "named and rebuilt", files.cut_summary),
     S("damaged files", "a cut `settings.json`", "named and rebuilt", files.cut_settings),
     S("damaged files", "a cut `points3D.bin`", "named and rebuilt", files.cut_model),
     S("damaged files", "a model that was deleted", "rebuilt", files.missing_model),
@@ -104,17 +95,7 @@ SITUATIONS = (
     S("check first", "a list of pairs that is missing", "told before extraction", checks.list_that_is_missing),
     S("check first", "a list of pairs with unknown names", "told before extraction", checks.list_with_unknown_names),
     S("check first", "global descriptors that are missing", "told before extraction", checks.missing_global_descriptors),
-    S(
-        "check first",
-        "the matcher's weights are missing",
-        "told before extraction",
-        checks.missing_weights_of_the_matcher,
-    ),
-    S("check first", "`a/b.jpg` and `a-b.jpg`", "told before extraction", checks.names_with_one_key),
     S("check first", "`geometries.max_error_px=0`", "told before extraction", checks.range_of_an_option),
-    S("check first", "three mistakes", "all in one message", checks.several_mistakes),
-    S("exit status", "photos of noise", "status 1 and the reason", checks.nothing_reconstructed),
-    S("exit status", "3 of 8 photos, `strict=true`", "status 1", checks.half_of_the_photos_lost),
 )
 
 

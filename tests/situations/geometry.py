@@ -113,7 +113,7 @@ def logo_in_every_photo() -> None:
                 item = matches_to_group(Matches(indices, np.ones(len(indices), np.float32)), len(moving) + still)
                 store.add(match_key(name0, name1), item, "")
         store.merge()
-    assert run_scene().works("stationary")
+    assert run_scene().works("stand still")
     with pycolmap.Database.open("out/database.db") as database:
         _, geometries = database.read_two_view_geometries()
     kept = [geometry.inlier_matches for geometry in geometries]
