@@ -38,6 +38,7 @@ def _survives(path: str) -> None:
     own.write_bytes(b"of the user")
     assert run_scene().refuses(Path(path).parts[0], "output=")
     assert own.read_bytes() == b"of the user"
+    assert [other for other in Path("out").rglob("*") if other.is_file() and "logs" not in other.parts] == [own]
 
 
 def foreign_database() -> None:
