@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import logging
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,12 +65,6 @@ def command(*arguments: str) -> Outcome:
         root.handlers[:], sys.argv[:] = handlers, argv
         root.setLevel(level)
     return Outcome(status, printed.getvalue())
-
-
-def command_apart(*arguments: str) -> Outcome:
-    """The command in a process of its own, for input that could end the process."""
-    process = subprocess.run([sys.executable, "-m", "sfm_lightglue", *arguments], capture_output=True, text=True, timeout=120)
-    return Outcome(process.returncode, process.stdout + process.stderr)
 
 
 def extract(*overrides: str, images: str = "photos") -> Outcome:

@@ -13,7 +13,6 @@ import pytest
 from situations.bench import (
     SIFT,
     command,
-    command_apart,
     extract,
     models,
     num_registered,
@@ -31,7 +30,7 @@ from sfm_lightglue.cameras import choose_cameras
 # --- files of others -------------------------------------------------------------------------------------------------------
 
 
-def _survives(path: str, *, images: str = "scene/images") -> None:
+def _survives(path: str) -> None:
     """Checks that a file of the user, at a place that a run uses, keeps its bytes and is named."""
     save_scene()
     own = Path("out") / path
@@ -246,9 +245,7 @@ def _bad_features(**changes: np.ndarray) -> None:
 def keypoint_far_outside() -> None:
     points = np.full((100, 2), 1e30, np.float32)
     _bad_features(keypoints=points)
-    run = ("run", "+dataset=folder", "dataset.images=scene/images", "output=out")
-    outcome = command_apart(*run, *SCENE_FILES, "features.path=own.h5")
-    assert outcome.works("00.jpg is skipped", "keypoints") and num_registered() == 4
+    assert run_scene("features.path=own.h5").works("00.jpg is skipped", "keypoints") and num_registered() == 4
 
 
 def keypoint_that_is_nan() -> None:

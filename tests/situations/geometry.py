@@ -10,7 +10,7 @@ import numpy as np
 import pycolmap
 from known_scene import KnownScene
 from PIL import Image as PILImage
-from situations.bench import exif, models, run_scene, save_scene
+from situations.bench import exif, models, pairs_of, run_scene, save_scene
 
 from sfm_lightglue.products import Matches
 from sfm_lightglue.storage import ShardStore, features_to_group, match_key, matches_to_group
@@ -69,6 +69,22 @@ def gps_gives_metres() -> None:
     np.testing.assert_allclose(_scale_of_the_model(scene), 1, atol=0.02)
 
 
+def alignment_switched_off() -> None:
+    scene = save_scene()
+    _tag_photos(scene, _positions(scene))
+    assert run_scene("reconstruction.align=none").works()
+    assert not np.isclose(_scale_of_the_model(scene), 1, atol=0.1).any()
+
+
+def pairs_of_neighbours() -> None:
+    scene = save_scene(6)
+    _tag_photos(scene, _positions(scene))
+    assert run_scene(command_name="extract").works()
+    assert run_scene("pairs=spatial", "pairs.num_neighbours=1", command_name="pairs").works()
+    numbers = {(int(name0[:2]), int(name1[:2])) for name0, name1 in pairs_of()}
+    assert len(numbers) >= 3 and all(second - first == 1 for first, second in numbers)
+
+
 def one_wild_position() -> None:
     scene = save_scene(6)
     positions = _positions(scene)
@@ -113,7 +129,7 @@ def logo_in_every_photo() -> None:
                 item = matches_to_group(Matches(indices, np.ones(len(indices), np.float32)), len(moving) + still)
                 store.add(match_key(name0, name1), item, "")
         store.merge()
-    assert run_scene().works("stationary")
+    assert run_scene().works("stand still")
     with pycolmap.Database.open("out/database.db") as database:
         _, geometries = database.read_two_view_geometries()
     kept = [geometry.inlier_matches for geometry in geometries]

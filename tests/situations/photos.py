@@ -11,6 +11,7 @@ import pytest
 from known_scene import COLOR
 from PIL import Image as PILImage
 from situations.bench import (
+    SIFT,
     SIZE,
     SUPERPOINT,
     command,
@@ -124,6 +125,15 @@ def mask_in_the_alpha_channel() -> None:
     assert len(keypoints("00.jpg")) > 20 and keypoints("00.jpg")[:, 0].min() >= SIZE[0] / 2 - 1
 
 
+def transparent_parts() -> None:
+    Path("photos").mkdir()
+    photo = demo_photo(0).convert("RGBA")
+    photo.putalpha(_left_is_black())
+    photo.save("photos/00.png")
+    assert extract().works()
+    assert len(keypoints("00.png")) > 20 and keypoints("00.png")[:, 0].min() >= SIZE[0] / 2 - 1
+
+
 def mask_in_the_other_orientation() -> None:
     Path("photos").mkdir()
     Path("masks").mkdir()
@@ -193,7 +203,7 @@ def folders_that_hold_no_photos() -> None:
 
 def earlier_output_among_the_photos() -> None:
     save_photos(names=["00.jpg", "01.jpg"])
-    assert command("extract", "+dataset=folder", "dataset.images=photos", "output=photos/first").status == 0
+    assert command("extract", "+dataset=folder", "dataset.images=photos", "output=photos/first", *SIFT).works()
     demo_photo(3).save("photos/first/picture.png")
     assert extract().works()
     assert photo_names() == ["00.jpg", "01.jpg"]
