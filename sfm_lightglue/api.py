@@ -104,7 +104,8 @@ def load_image(image: Photo, name: str = "image") -> Image:
         name: Name of the record; not used if `image` is a file, which gives its own name.
 
     Returns:
-        The decoded photo as it is stored. Its `orientation` is the code by which EXIF turns it upright.
+        The decoded photo as it is stored. Its `orientation` is the code by which EXIF turns it upright. Transparent parts are
+        masked out.
 
     Raises:
         UnreadableImage: If the file cannot be decoded.
@@ -121,13 +122,15 @@ def load_image(image: Photo, name: str = "image") -> Image:
             return photos.load_image(path.parent, path.name)
         except photos.UnreadableImage as error:
             raise photos.UnreadableImage(f"{path}: {error}") from error
-    pixels = photos.to_rgb(image) if isinstance(image, PILImage.Image) else np.asarray(image)
-    orientation = photos.exif_orientation(image) if isinstance(image, PILImage.Image) else 1
+    if isinstance(image, PILImage.Image):
+        pixels = photos.to_rgb(image)
+        return Image(name, pixels, photos.opaque_parts(image), orientation=photos.exif_orientation(image))
+    pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"expected uint8 pixels (h, w, 3) or (h, w), found {pixels.dtype} {pixels.shape}")
-    return Image(name, pixels, orientation=orientation)
+    return Image(name, pixels)
 
 
 @dataclass(frozen=True)
@@ -240,8 +243,8 @@ def select_pairs(
 
     Args:
         names: Names of the images, as `list_images` gives them.
-        pairs: A file in configs/pairs without its ending: `exhaustive`, `sequential`, `retrieval`, `list`, or one of your own. A
-            list of names gives the union of their pairs.
+        pairs: A file in configs/pairs without its ending: `exhaustive`, `sequential`, `retrieval`, `spatial`, `list`, or one of
+            your own. A list of names gives the union of their pairs.
         features: File of features; retrieval and loop closure need it.
         images: Folder of the photos; sources that use GPS positions need it.
         poses: File of camera poses; sources that use poses need it.

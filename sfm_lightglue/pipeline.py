@@ -41,6 +41,7 @@ from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.pairing import check_source
 from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
@@ -181,6 +182,10 @@ def check_inputs(run: Run) -> None:
         check_masks(run.images, names, run.options.dataset.masks)
     database = run.options.database
     check_intrinsics(run.images, names, database.intrinsics, database.camera_model, _known_cameras(run))
+    collection = Collection(names, images=run.images, poses=run.options.dataset.poses, positions=run.options.dataset.positions)
+    check_source(run.options.pairs.create(), collection)
+    if run.options.dataset.poses:
+        _ = collection.poses  # raises if the file is damaged or has none of the photos
 
 
 def evaluate(run: Run) -> str:
@@ -323,6 +328,7 @@ def reconstruct_models(run: Run) -> None:
         options, known_poses = run.options.reconstruction, {}
         if options.name == "triangulation" and run.options.dataset.poses:
             poses = read_poses(Path(run.options.dataset.poses))
+            poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
         _warn_if_outdated(run.folder)
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)

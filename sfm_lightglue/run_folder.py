@@ -139,10 +139,10 @@ class RunFolder:
 
     @staticmethod
     def open_model(folder: Path) -> pycolmap.Reconstruction:
-        """The COLMAP model in one of the `models`."""
-        import pycolmap  # imported here, because listing the files of a run must not load it
+        """The COLMAP model in one of the `models`. Raises: ValueError if it is damaged."""
+        from sfm_lightglue.model_files import read_model  # imported here: listing the files of a run must not load pycolmap
 
-        return pycolmap.Reconstruction(folder)
+        return read_model(folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 
 from sfm_lightglue.evaluation.pairs import pose_auc
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.poses import Pose, direction_angle_deg, nearest_rotation, rotation_angle_deg
 from sfm_lightglue.similarity import align_similarity
 
@@ -176,7 +176,7 @@ def _centers(rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
 
 def _read_model(folder: Path) -> dict[str, Pose]:
     """Poses of the registered images of one COLMAP model, sorted by name."""
-    model = pycolmap.Reconstruction(folder)
+    model = read_model(folder)
     poses = {}
     for image_id in model.reg_image_ids():
         image = model.image(image_id)

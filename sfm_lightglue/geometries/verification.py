@@ -46,6 +46,9 @@ class VerificationOptions:
     """Largest number of RANSAC trials. It limits the time for pairs that do not overlap."""
     seed: int
     """Seed of RANSAC's random samples."""
+    stationary_max_error_px: float | None = None
+    """Matches in a logo, a car hood or another overlay move at most this much, px of the resized image that the detector saw;
+    they are dropped, see `stationary.py`. None keeps them."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -57,6 +60,7 @@ class VerificationOptions:
             confidence="> 0, < 1",
             max_num_trials=">= 1",
             seed=">= 0",
+            stationary_max_error_px="> 0",
         )
 
 

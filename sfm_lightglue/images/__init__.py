@@ -4,6 +4,7 @@ from sfm_lightglue.images.camera_ranges import camera_ranges as camera_ranges
 from sfm_lightglue.images.decoding import MIN_SIDE as MIN_SIDE
 from sfm_lightglue.images.decoding import UnreadableImage as UnreadableImage
 from sfm_lightglue.images.decoding import exif_orientation as exif_orientation
+from sfm_lightglue.images.decoding import opaque_parts as opaque_parts
 from sfm_lightglue.images.decoding import to_rgb as to_rgb
 from sfm_lightglue.images.headers import PhotoHeader as PhotoHeader
 from sfm_lightglue.images.headers import read_header as read_header

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -66,9 +67,10 @@ def find_pictures(folder: Path) -> list[str]:
 
 def how_to_use_videos(video: Path) -> str:
     """What to do with a video, for messages."""
+    path = shlex.quote(str(video))
     return (
-        f"Make photos of it first: python -m sfm_lightglue frames {video} FOLDER (it needs pip install 'sfm-lightglue[video]'), "
-        f"or ffmpeg -i {video.name} -vf fps=2 FOLDER/%05d.jpg"
+        f"Make photos of it first: python -m sfm_lightglue frames {path} FOLDER (it needs pip install 'sfm-lightglue[video]'), "
+        f"or ffmpeg -i {path} -vf fps=2 -q:v 2 FOLDER/%05d.jpg"
     )
 
 
@@ -161,13 +163,22 @@ def _is_output(folder: Path) -> bool:
 
 
 def _without_masks(folder: Path, names: list[str]) -> list[str]:
-    """The names without those in folders called `mask` or `masks` that belong to the other photos by their names."""
+    """The names without masks of other photos: `a.jpg.png` beside `a.jpg`, and folders called `mask` or `masks`.
+
+    The names in such a folder must be those of masks, too: a folder of photos of masks is one of photos.
+    """
+    known = {*names}
+    beside = {name for name in names if name.lower().endswith(".png") and name[:-4] in known}
+    if beside:
+        warn_once(
+            f"{len(beside)} masks in {folder} are left out, such as {min(beside)}. To use them, give dataset.masks={folder}"
+        )
     inside: dict[str, list[str]] = {}
     for name in names:
-        above = [folder for folder in PurePosixPath(name).parents if folder.name.casefold() in MASKS]
-        if above:
+        above = [path for path in PurePosixPath(name).parents if path.name.casefold() in MASKS]
+        if above and name not in beside:
             inside.setdefault(above[-1].as_posix(), []).append(name)
-    masks = {name for group in inside.values() for name in group}
+    masks = beside.union(*inside.values())
     photos = [name for name in names if name not in masks]
     fitting = {folded(mask) for name in photos for mask in mask_names(PurePosixPath(name).name)} | {"mask"}
     for masks_folder, group in inside.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pycolmap
 
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction.colors import color_points
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
     """Statistics of the models in the folder `output`; `names` are all images of the database."""
     models = []
     for folder in model_folders(output):
-        model = pycolmap.Reconstruction(folder)
+        model = read_model(folder)
         registered = registered_names(model)
         models.append(
             ModelReport(
@@ -95,7 +96,7 @@ def number_models(output: Path, min_images: int) -> None:
     """
     ranked = []
     for folder in model_folders(output):
-        model = pycolmap.Reconstruction(folder)
+        model = read_model(folder)
         num_images, num_points = model.num_reg_images(), model.num_points3D()
         if num_points < MIN_POINTS:
             logger.warning("a model with %d images and %d points is discarded", num_images, num_points)
@@ -115,7 +116,7 @@ def write_models(output: Path, images: Path | None) -> None:
     `images` is the folder of the photos. Without it the points stay black.
     """
     for folder in model_folders(output):
-        model = pycolmap.Reconstruction(folder)
+        model = read_model(folder)
         if images is not None:
             color_points(model, images)
             model.write(folder)

@@ -21,6 +21,7 @@ from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database_mark import content_hash
 from sfm_lightglue.reconstruction.alignment import align_models
+from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, image_names, run_mapper
 from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
 from sfm_lightglue.settings import describe_changes
@@ -43,8 +44,9 @@ def reconstruct(
     The models are numbered by size: images, then points, then the names of the images. Models with fewer images than
     `options.min_model_size` are discarded. If the scene itself has fewer images than that, all of them must be in the model.
 
-    If `output` already has the models of this database with these options, nothing is computed. Other models are replaced, with a
-    warning if options changed.
+    If `output` already has the models of this database with these options, nothing is computed. Other models of earlier runs are
+    replaced, with a warning if options changed. If there are files among them that no run has written, the whole old folder is
+    kept as `NAME.kept-1`. If nothing can be reconstructed now, the old models stay.
 
     Args:
         database: COLMAP database with verified pairs.
@@ -57,7 +59,7 @@ def reconstruct(
 
     Raises:
         FileNotFoundError: `database` does not exist.
-        ValueError: the mapper `triangulation` has no known pose of any image.
+        ValueError: the mapper `triangulation` has no known pose of any image; or no run has written the folder `output`.
         KeyboardInterrupt: Ctrl-C was pressed; the partial models are written.
     """
     database, images, output = Path(database), Path(images), Path(output)
@@ -70,27 +72,37 @@ def reconstruct(
     poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
     options = replace(options, max_error_px=options.max_error_px * scale)
     settings = {"options": asdict(options), "database": content_hash(database), "poses": poses, "version": __version__}
-    state = output / "settings.json"
-    previous = json.loads(state.read_text()) if state.exists() else {}
-    if previous != settings:
-        _warn_of_changes(output, previous, settings)
-        partial = output.with_name(f"{output.name}.tmp")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        with colmap_log(None):
-            interrupted = run_mapper(database, partial, options, known_poses or {})
-            candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
-            number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
-            # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
-            align_models(partial, database, options)
-            write_models(partial, images if options.extract_colors else None)
-        if not interrupted:
-            (partial / state.name).write_text(json.dumps(settings))
-        shutil.rmtree(output, ignore_errors=True)
-        partial.replace(output)
-        if interrupted:
-            raise KeyboardInterrupt
-    return describe_models(output, names)
+    folder = ModelsFolder(output)
+    previous = folder.settings()
+    if previous == json.loads(json.dumps(settings)):
+        return describe_models(output, names)
+    _warn_of_changes(output, previous, settings)
+    partial = folder.start()
+    with colmap_log(None):
+        interrupted = run_mapper(database, partial, options, known_poses or {})
+        candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
+        number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
+        # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
+        align_models(partial, database, options)
+        write_models(partial, images if options.extract_colors else None)
+    report = describe_models(partial, names)
+    if _is_worse(report, folder, interrupted):
+        shutil.rmtree(partial)
+    else:
+        folder.replace(partial, settings, unfinished=interrupted)
+    if interrupted:
+        raise KeyboardInterrupt
+    return report
+
+
+def _is_worse(report: ReconstructionReport, folder: ModelsFolder, interrupted: bool) -> bool:
+    """Whether the old models stay: nothing was found now, or an interrupted run found less. Logs it."""
+    old, new = folder.num_images(), report.models[0].num_images if report.models else 0
+    if old == 0 or new >= old or (new > 0 and not interrupted):
+        return False
+    reason = "interrupted" if interrupted else "nothing could be reconstructed now"
+    logger.warning("%s: %s keeps its models of an earlier run (the largest has %d images)", reason, folder.path, old)
+    return True
 
 
 def _warn_of_changes(output: Path, previous: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

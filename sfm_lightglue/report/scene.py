@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.orientation import UPRIGHT, camera_upright_from_stored
 
 SIZE = (1600, 1000)
@@ -40,7 +40,7 @@ def draw_reconstruction(model: Path, path: Path, orientations: Mapping[str, int]
 
     `orientations` are the codes of EXIF by image name, which say what is up in a photo; by default all photos are upright.
     """
-    reconstruction = pycolmap.Reconstruction(model)
+    reconstruction = read_model(model)
     points = np.array([point.xyz for point in reconstruction.points3D.values()])
     if not len(points):
         return

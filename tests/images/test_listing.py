@@ -92,6 +92,14 @@ def test_the_masks_that_the_message_names_are_found(tmp_path: Path) -> None:
     }
 
 
+def test_masks_in_the_folder_of_the_photos_are_no_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.jpg", "a.jpg.png", "b.png", "c.jpg", "c.jpg.PNG")
+    names = list_images(tmp_path)
+    assert names == ["a.jpg", "b.png", "c.jpg"] and f"dataset.masks={tmp_path}" in caplog.text
+    found = find_masks(tmp_path, ["a.jpg", "c.jpg"])
+    assert found.files == {"a.jpg": tmp_path / "a.jpg.png", "c.jpg": tmp_path / "c.jpg.PNG"}
+
+
 def test_photos_in_a_folder_called_masks_are_photos_if_their_names_say_so(tmp_path: Path) -> None:
     touch(tmp_path, "venice/boats/1.jpg", "venice/masks/2.jpg", "venice/masks/3.jpg")
     assert list_images(tmp_path) == ["venice/boats/1.jpg", "venice/masks/2.jpg", "venice/masks/3.jpg"]

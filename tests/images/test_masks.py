@@ -12,6 +12,7 @@ import pytest
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from sfm_lightglue import api
 from sfm_lightglue.images import UnreadableImage, check_masks, find_masks, load_image
 
 SIZE = 64, 48
@@ -108,7 +109,7 @@ def test_a_folder_whose_masks_belong_to_no_photo_is_an_error_with_the_names_it_e
         check_masks(tmp_path, ["a.jpg"], touch(tmp_path / "empty", "readme.txt"))
 
 
-def test_a_thousand_photos_are_checked_in_less_than_a_second_per_thousand(tmp_path: Path) -> None:
+def test_a_thousand_photos_and_masks_are_checked_in_seconds(tmp_path: Path) -> None:
     names = [f"{number:04}.jpg" for number in range(1000)]
     PILImage.new("RGB", SIZE).save(tmp_path / names[0])
     for folder in ("images", "masks"):
@@ -173,7 +174,7 @@ def test_a_mask_in_the_other_orientation_is_refused_if_exif_does_not_explain_it(
         load_image(tmp_path / "photos", "a.jpg", masks=masks)
 
 
-@pytest.mark.parametrize("size, mask_size", [((64, 48), (32, 24)), ((64, 48), (192, 144)), ((4001, 3001), (500, 375))])
+@pytest.mark.parametrize("size, mask_size", [((64, 48), (32, 24)), ((64, 48), (192, 144)), ((1001, 751), (250, 188))])
 def test_a_mask_of_another_scale_is_resized(tmp_path: Path, size: tuple[int, int], mask_size: tuple[int, int]) -> None:
     masks = write_pair(tmp_path, PILImage.fromarray(quarter(mask_size)), size=size)
     mask = loaded(tmp_path, masks)
@@ -211,6 +212,14 @@ def test_transparent_parts_of_a_photo_are_masked_out_together_with_its_mask(tmp_
     PILImage.fromarray(left.T[: SIZE[1], : SIZE[0]].repeat(1, 0)).resize(SIZE).save(tmp_path / "mask.png")
     top = np.asarray(PILImage.open(tmp_path / "mask.png")) > 0
     np.testing.assert_array_equal(load_image(tmp_path, "a.png", masks=tmp_path / "mask.png").mask, (left > 0) & top)
+
+
+def test_transparent_parts_of_an_opened_picture_are_masked_out(tmp_path: Path) -> None:
+    picture = PILImage.merge("LA", [PILImage.new("L", SIZE, 9), PILImage.fromarray(quarter(SIZE))])
+    picture.save(tmp_path / "a.png")
+    for source in (picture, tmp_path / "a.png"):
+        np.testing.assert_array_equal(api.load_image(source).mask, quarter(SIZE) > 0)
+    assert api.load_image(picture.convert("L")).mask is None
 
 
 def test_a_mask_for_all_photos_that_cannot_be_read_is_an_error_before_the_work(tmp_path: Path) -> None:

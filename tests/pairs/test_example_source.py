@@ -12,7 +12,8 @@ from PIL import Image as PILImage
 from sfm_lightglue import api, cli
 from sfm_lightglue.images import list_images
 from sfm_lightglue.pair_files import read_pairs
-from sfm_lightglue.positions import GeoPosition, read_positions
+from sfm_lightglue.position_files import read_positions
+from sfm_lightglue.positions import GeoPosition
 from sfm_lightglue.products import Pair
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "drone_brighton18" / "images"

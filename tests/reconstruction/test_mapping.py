@@ -442,7 +442,7 @@ def test_ctrl_c_keeps_a_readable_partial_model_and_the_next_run_completes(
             lambda: run(database, tmp_path / "out"), lambda child: (os.read(reading, 1), os.kill(child, signal.SIGINT))
         )
     assert os.waitstatus_to_exitcode(status) == 42
-    assert not (tmp_path / "out" / "settings.json").exists()
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["unfinished"]
     for folder in (path for path in (tmp_path / "out").iterdir() if path.is_dir()):
         assert after_images <= pycolmap.Reconstruction(folder).num_reg_images() < len(scene.names)
     assert run(database, tmp_path / "out").unregistered == []

@@ -1,0 +1,196 @@
+"""The folder `reconstruction`: which of its files a run has written, and how new models replace old ones.
+
+`settings.json` holds the settings of the models and the SHA-256 of each file. Files that are not in it, or that were changed,
+belong to the user. They are never deleted: when other models take the place of the old ones, the whole old folder moves aside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfm_lightglue.files import foreign_file, free_path, read_own_json, temporary_files, write_json
+from sfm_lightglue.model_files import BINARY_FILES, TEXT_FILES, find_damage, read_model
+
+logger = logging.getLogger(__name__)
+
+STATE = "settings.json"
+BEGINNINGS = ('{"unfinished":', '{"options":')
+"""The first key in `settings.json`; version 0.10 had no other."""
+OUR_NAMES = {*BINARY_FILES, *TEXT_FILES, "points.ply", "georeference.json"}
+"""Files of a model. Version 0.10 did not write down what it wrote."""
+
+
+@dataclass(frozen=True)
+class ModelsFolder:
+    """A folder of models at `path`, which need not exist."""
+
+    path: Path
+
+    def check(self) -> None:
+        """Raises: ValueError if no run has written the folder, see `files.foreign_file`."""
+        self._read()
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that the models were made with. Empty, with a warning, if the folder is damaged; empty without models.
+
+        Raises: ValueError as in `check`.
+        """
+        state = self._read()
+        if not state or state.get("unfinished"):
+            return {}
+        for number, files in _by_model(state.get("files", {})).items():
+            if problem := self._damage(number, files):
+                logger.warning("%s is damaged (%s): the models are made again", self.path / number, problem)
+                return {}
+        return {key: value for key, value in state.items() if key not in ("unfinished", "files")}
+
+    def users_files(self) -> list[str]:
+        """Paths in the folder that a run has not written, or that were changed since, sorted. A damaged file is not changed."""
+        recorded = (self._read() or {}).get("files")
+        found = [path.relative_to(self.path).as_posix() for path in sorted(self.path.rglob("*")) if self._counts(path)]
+        if recorded is None:
+            return [name for name in found if name != STATE and not _is_name_of_ours(name)]
+        damaged = {folder.name for folder in self.path.iterdir() if folder.name.isdigit() and find_damage(folder)}
+        return [name for name in found if name != STATE and not self._is_as_written(name, recorded, damaged)]
+
+    def _is_as_written(self, name: str, recorded: Mapping[str, str], damaged: set[str]) -> bool:
+        number, _, file = name.partition("/")
+        if number in damaged and file in BINARY_FILES:
+            return True
+        return name in recorded and file_hash(self.path / name) == recorded[name]
+
+    def num_images(self) -> int:
+        """Images of the largest whole model; 0 without one."""
+        largest = 0
+        for folder in self.path.iterdir() if self.path.is_dir() else ():
+            if folder.name.isdigit() and folder.is_dir():
+                with contextlib.suppress(ValueError):
+                    largest = max(largest, read_model(folder).num_reg_images())
+        return largest
+
+    def _counts(self, path: Path) -> bool:
+        """Whether a path may hold something of the user: a file, a link, or an empty folder that is not a model's."""
+        if not path.is_dir() or path.is_symlink():
+            return True
+        return not any(path.iterdir()) and not (path.parent == self.path and path.name.isdigit())
+
+    def _read(self) -> dict[str, Any] | None:
+        """The content of `settings.json`; None if there is none, or if it is damaged.
+
+        Raises: ValueError if the folder is not ours.
+        """
+        if not os.path.lexists(self.path):
+            return None
+        if not self.path.is_dir():
+            raise foreign_file(self.path)
+        state = self.path / STATE
+        if state.exists():
+            try:
+                content = read_own_json(state, BEGINNINGS)
+            except ValueError as error:
+                raise foreign_file(self.path) from error
+            if content is None:
+                logger.warning("%s is damaged: the models are made again", state)
+            return content
+        # A run that was interrupted before version 0.11, or a user who deleted the file. COLMAP alone writes no points.ply.
+        numbers = [path for path in self.path.iterdir() if path.name.isdigit()]
+        if any(self.path.iterdir()) and not any((path / "points.ply").is_file() for path in numbers):
+            raise foreign_file(self.path)
+        return None
+
+    def _damage(self, number: str, files: Mapping[str, str]) -> str:
+        """What is wrong with a model; empty if it is whole, also if the user has changed it."""
+        for name, recorded in files.items():
+            path = self.path / number / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if file_hash(path) != recorded and (problem := find_damage(self.path / number)):
+                return problem
+        return ""
+
+    # --- new models ---
+
+    def start(self) -> Path:
+        """A new folder beside `path` for models that are being made. What killed runs left is removed, or put back."""
+        for old in temporary_files(self.path, ".old"):
+            if self.path.exists():
+                shutil.rmtree(old)
+            else:  # killed between two renames
+                old.rename(self.path)
+        for stale in temporary_files(self.path):
+            if (stale / STATE).is_file():
+                shutil.rmtree(stale)
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        partial.mkdir(parents=True)
+        write_json(partial / STATE, {"unfinished": True})
+        return partial
+
+    def replace(self, partial: Path, settings: Mapping[str, Any], *, unfinished: bool) -> None:
+        """Puts the models in `partial` into place, and records `settings` and the hashes of all files.
+
+        If the old folder holds files of the user, it moves aside; or it stays, if its models were the same.
+        """
+        files = {
+            path.relative_to(partial).as_posix(): file_hash(path)
+            for path in sorted(partial.rglob("*"))
+            if path.is_file() and path.name != STATE
+        }
+        head = {"unfinished": True} if unfinished else {}
+        write_json(partial / STATE, {**head, **settings, "files": files})
+        if self.path.exists() and (others := self.users_files() or self._unproven()):
+            if (self._read() or {}).get("files") == files:
+                for name in (*(name for name in files if name not in others), STATE):
+                    (self.path / name).parent.mkdir(exist_ok=True)
+                    (partial / name).replace(self.path / name)
+                shutil.rmtree(partial)
+                return
+            kept = free_path(self.path, "kept")
+            self.path.rename(kept)
+            logger.warning("%s holds what no run has written (%s): it is kept as %s", self.path, _shortened(others), kept.name)
+        old = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp.old")
+        if self.path.exists():
+            self.path.rename(old)
+        partial.rename(self.path)
+        if old.exists():
+            shutil.rmtree(old)
+
+    def _unproven(self) -> list[str]:
+        """Names of models without `settings.json`: they look like ours, but nobody knows."""
+        return [] if (self.path / STATE).exists() else sorted(path.name for path in self.path.iterdir())
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; of the target, for a link."""
+    if not path.is_file():  # a link to nothing
+        return ""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _by_model(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Hashes by number of the model and name of the file."""
+    models: dict[str, dict[str, str]] = {}
+    for path, value in files.items():
+        number, _, name = path.partition("/")
+        models.setdefault(number, {})[name] = value
+    return models
+
+
+def _is_name_of_ours(path: str) -> bool:
+    number, _, name = path.partition("/")
+    return number.isdigit() and name in OUR_NAMES
+
+
+def _shortened(names: list[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
