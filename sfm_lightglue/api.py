@@ -104,8 +104,8 @@ def load_image(image: Photo, name: str = "image") -> Image:
         name: Name of the record; not used if `image` is a file, which gives its own name.
 
     Returns:
-        The decoded photo as it is stored. Its `orientation` is the code by which EXIF turns it upright. Transparent
-        parts are masked out.
+        The decoded photo as it is stored. Its `orientation` is the code by which EXIF turns it upright. Transparent parts are
+        masked out.
 
     Raises:
         UnreadableImage: If the file cannot be decoded.
@@ -123,7 +123,8 @@ def load_image(image: Photo, name: str = "image") -> Image:
         except photos.UnreadableImage as error:
             raise photos.UnreadableImage(f"{path}: {error}") from error
     if isinstance(image, PILImage.Image):
-        return Image(name, photos.to_rgb(image), photos.opaque_parts(image), orientation=photos.exif_orientation(image))
+        pixels = photos.to_rgb(image)
+        return Image(name, pixels, photos.opaque_parts(image), orientation=photos.exif_orientation(image))
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)

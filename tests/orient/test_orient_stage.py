@@ -122,7 +122,13 @@ def test_the_same_command_again_tries_nothing(oriented: Path, monkeypatch: pytes
     assert content(run) == before
 
 
-@pytest.mark.parametrize("interrupted", ["write_decisions", "extract", "pairs", "match", "verify"])
+INTERRUPTED = [
+    "match",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("write_decisions", "extract", "pairs", "verify")),
+]
+
+
+@pytest.mark.parametrize("interrupted", INTERRUPTED)
 def test_a_run_killed_anywhere_continues_to_the_same_bytes(
     photos: Path, oriented: Path, monkeypatch: pytest.MonkeyPatch, interrupted: str
 ) -> None:
