@@ -163,9 +163,18 @@ def _check_output_beside_photos(inputs: Inputs) -> None:
 
 def _check_foreign(inputs: Inputs) -> None:
     """What a run would replace must be from a run."""
-    check_output(inputs.folder.database)
-    ModelsFolder(inputs.folder.reconstruction).check()
-    inputs.folder.read_summary()
+    found = []
+    for check in (
+        lambda: check_output(inputs.folder.database),
+        ModelsFolder(inputs.folder.reconstruction).check,
+        inputs.folder.read_summary,
+    ):
+        try:
+            check()
+        except MISTAKES as error:
+            found.append(message_of(error))
+    if found:
+        raise ValueError("\n".join(found))
 
 
 def _check_space(inputs: Inputs) -> None:

@@ -77,6 +77,8 @@ class RunOptions:
 
     dataset: DatasetOptions
     output: Path
+    strict: bool
+    """A run that registers fewer than half of the photos has failed, see `Summary.failure`."""
     features: PluginChoice
     pairs: PluginChoice
     matches: PluginChoice
@@ -136,6 +138,7 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
     options = RunOptions(
         dataset=dataset,
         output=Path(str(config.output)),
+        strict=attempt(_strict, config.strict, otherwise=bool),
         features=features,
         pairs=_try_to_choose(config.pairs, "pairs"),
         matches=_try_to_choose(config.matches, "matches", problem),
@@ -158,6 +161,12 @@ def _defaults(group: str) -> DictConfig:
     if group == "reconstruction":
         config.refine_intrinsics = True
     return typing.cast(DictConfig, config)
+
+
+def _strict(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"strict={value} is neither true nor false")
+    return value
 
 
 def _check_contradictions(dataset: DatasetOptions, config: DictConfig) -> None:
