@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sfm_lightglue.cameras import Camera, check_intrinsics
-from sfm_lightglue.database import check_output
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
@@ -25,16 +24,16 @@ from sfm_lightglue.files import foreign_file
 from sfm_lightglue.images import check_masks
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.mistakes import MISTAKES, message_of
+from sfm_lightglue.outputs import check_outputs
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.pairing import check_source
 from sfm_lightglue.pose_priors import listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.products import Features, Image
-from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import PluginChoice, RunOptions
 from sfm_lightglue.settings import describe_changes, fingerprint, plugin_settings
-from sfm_lightglue.stages import STAGES, check_exists
+from sfm_lightglue.stages import STAGES, check_exists, stage_names
 from sfm_lightglue.storage import H5Reader, SettingsChanged, check_match_keys
 
 NAME_OF_NO_DATASET = Path("outputs/None")
@@ -113,9 +112,12 @@ def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
         command: `run`, the name of a stage, or `evaluate`.
     """
     found: dict[str, Exception] = {}
-    for check, commands in CHECKS:
-        if command not in commands:
-            continue
+    repeated = ["extract", "pairs", "match", "verify"] if command == "orient" else []
+    writing = stage_names() if command == "run" else [command, *repeated]
+    checks = [check for check, commands in CHECKS if command in commands]
+    if inputs.folder.path.is_dir():
+        checks.insert(0, lambda inputs: check_outputs(inputs.folder, writing))
+    for check in checks:
         try:
             check(inputs)
         except MISTAKES as error:
@@ -159,22 +161,6 @@ def _check_output_beside_photos(inputs: Inputs) -> None:
     written = {name for stage in STAGES for name in stage.writes} | {inputs.folder.logs.name}
     if output in images.parents and images.relative_to(output).parts[0] in written:
         raise ValueError(f"the photos in {inputs.images} lie where a run writes its results: choose another output=DIR")
-
-
-def _check_foreign(inputs: Inputs) -> None:
-    """What a run would replace must be from a run."""
-    found = []
-    for check in (
-        lambda: check_output(inputs.folder.database),
-        ModelsFolder(inputs.folder.reconstruction).check,
-        inputs.folder.read_summary,
-    ):
-        try:
-            check()
-        except MISTAKES as error:
-            found.append(message_of(error))
-    if found:
-        raise ValueError("\n".join(found))
 
 
 def _check_space(inputs: Inputs) -> None:
@@ -349,20 +335,19 @@ def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_output, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
-    (_check_foreign, ("run",)),
-    (_check_devices, ("run", "extract", "pairs", "match")),
-    (_check_photos, ("run", "extract", "pairs", "verify", "database")),
-    (_check_masks, ("run", "extract")),
-    (_check_extractor, ("run", "extract")),
-    (_check_pairs, ("run", "pairs")),
-    (_check_matcher, ("run", "match")),
+    (_check_devices, ("run", "extract", "pairs", "match", "orient")),
+    (_check_photos, ("run", "extract", "pairs", "verify", "orient", "database")),
+    (_check_masks, ("run", "extract", "orient")),
+    (_check_extractor, ("run", "extract", "orient")),
+    (_check_pairs, ("run", "pairs", "orient")),
+    (_check_matcher, ("run", "match", "orient")),
     (_check_fit, ("run",)),
     (_check_poses, ("run", "reconstruct", "evaluate")),
-    (_check_cameras, ("run", "verify", "database")),
+    (_check_cameras, ("run", "verify", "orient", "database")),
     (_check_positions, ("run", "database")),
     (_check_truth, ("evaluate",)),
-    (_check_stored_features, ("run", "extract")),
-    (_check_stored_matches, ("run", "match")),
+    (_check_stored_features, ("run", "extract", "orient")),
+    (_check_stored_matches, ("run", "match", "orient")),
     (_check_space, ("run", "extract")),
 )
 """Each check, and the commands that need it."""

@@ -7,6 +7,7 @@ configs/*.yaml; the dataclasses beside each plug-in give them types and ranges.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import os
 import re
@@ -138,6 +139,17 @@ def drop_unknown(node: DictConfig, options: Callable[[], type]) -> None:
     with open_dict(node):
         for key in set(preset) - known:
             del node[key]
+
+
+def without_keys(node: DictConfig, keys: Sequence[str]) -> DictConfig:
+    """The group without some of its options. It stays at its place in the configuration, for references to other groups."""
+    if not set(keys) & {str(key) for key in node}:
+        return node
+    reduced = copy.copy(node)
+    with open_dict(reduced):
+        for key in keys:
+            reduced.pop(key, None)
+    return reduced
 
 
 def check_keys(config: DictConfig) -> None:

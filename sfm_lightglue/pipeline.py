@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,13 @@ from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import list_images, warn_of_spaces
+from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.mistakes import raise_together
+from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
+from sfm_lightglue.orient.stage import find_orientations
+from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs
@@ -59,6 +63,8 @@ class Run:
     """The options of a run and its output folder. Nothing is loaded or written before a stage asks for it."""
 
     options: RunOptions
+    repeats: bool = False
+    """True if stages run again after photos were turned: their times are added to those before."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
@@ -137,7 +143,7 @@ class Run:
     def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
         """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block."""
         about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": self.options.configuration}
-        with colmap_log(self.folder.logs), recorded(self.folder, stage, about) as record:
+        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=self.repeats) as record:
             yield record
 
 
@@ -235,6 +241,7 @@ def extract(run: Run) -> None:
             extractor,
             names=listed.names,
             masks=run.options.dataset.masks,
+            orientation=_chosen_orientations(run),
             executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
         )
@@ -246,8 +253,8 @@ def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
         selected = select_pairs(run.options.pairs.create(), collection)
-        write_pairs(run.folder.pairs, selected)
         write_reasons(run.folder.pair_reasons, selected)
+        write_pairs(run.folder.pairs, selected)
         record["num_pairs"] = len(selected)
         if not selected:
             logger.warning("no pairs of images were selected")
@@ -287,6 +294,24 @@ def verify(run: Run) -> None:
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
 
 
+def orient(run: Run) -> None:
+    """Turns photos that verify with few others, if the pictures say so: verification.h5 -> orientations.tsv.
+
+    Then it repeats the stages before for the turned photos, as long as more photos can be turned. It does nothing unless
+    `features.orientation` is `auto`.
+    """
+    while _turns_by_pictures(run):
+        with run.recorded("orient") as record:
+            open_trials = functools.partial(_open_trials, run)
+            report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials)
+            record |= dataclasses.asdict(report)
+        if not report.changed:
+            break
+        run = dataclasses.replace(run, repeats=True)
+        for stage in (extract, pairs, match, verify):
+            stage(run)
+
+
 def database(run: Run) -> None:
     """Imports features, matches and verified geometries into COLMAP: verification.h5 -> database.db."""
     with run.recorded("database") as record:
@@ -323,7 +348,9 @@ def draw_plots(run: Run) -> None:
     with run.recorded("plots") as record:
         record["files"] = draw_match_gallery(run.images, run.folder)
         if (largest := run.folder.largest_model()) is not None:
-            draw_reconstruction(largest, run.folder.plots / "reconstruction.png")
+            with run.folder.open_features() as reader:
+                orientations = {name: reader.orientation(name) for name in reader.names()}
+            draw_reconstruction(largest, run.folder.plots / "reconstruction.png", orientations)
             record["files"].append("plots/reconstruction.png")
 
 
@@ -349,6 +376,28 @@ def _collection(run: Run) -> Collection:
         positions=dataset.positions,
         device=run.device,
     )
+
+
+def _chosen_orientations(run: Run) -> str | dict[str, int]:
+    """How the photos are turned, for `extract_features`."""
+    if run.options.orientation != "auto":
+        return run.options.orientation
+    return turned_orientations(read_decisions(run.folder.orientations, run.images))
+
+
+def _turns_by_pictures(run: Run) -> bool:
+    """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
+    for choice in (run.options.features, run.options.matches):
+        choice.check()
+    is_imported = not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
+    return run.options.orientation == "auto" and not is_imported
+
+
+def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
+    """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run."""
+    features = dataclasses.replace(run.options.features, options=small_options(run.options.features.options))
+    extractor, masks = features.create(run.device), run.options.dataset.masks
+    return Trials(run.images, masks, orientations, extractor, run.matcher(), run.options.geometries)
 
 
 def _warn_if_outdated(folder: RunFolder) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, explained_errors, options_class
+from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, explained_errors, options_class, without_keys
 from sfm_lightglue.config_files import config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.execution import EXECUTORS
@@ -27,7 +27,7 @@ from sfm_lightglue.mistakes import raise_together
 from sfm_lightglue.networks.weights import read_metadata
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.reconstruction import ReconstructionOptions
-from sfm_lightglue.registry import load_class
+from sfm_lightglue.registry import closest, load_class
 
 PLUGINS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS, "execution": EXECUTORS}
 """Config group -> table of its plug-ins' names and classes."""
@@ -35,6 +35,9 @@ GROUPS_OF_RUN = {"geometries": VerificationOptions, "database": DatabaseOptions,
 """Config group -> dataclass of its options, for groups without plug-ins."""
 DEFAULTS = {"geometries": "ransac", "database": "colmap", "reconstruction": "incremental", "execution": "local"}
 """Config group -> the file that stands in for options with a mistake."""
+KEYS_OF_RUN = {"features": ("orientation",)}
+"""Config group -> its options in configs/pipeline.yaml. They apply to every plug-in of the group, which does not get them."""
+ORIENTATIONS = ("exif", "auto", "stored")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class RunOptions:
     strict: bool
     """A run that registers fewer than half of the photos has failed, see `Summary.failure`."""
     features: PluginChoice
+    orientation: str
+    """`features.orientation`: `exif`, `auto` or `stored`."""
     pairs: PluginChoice
     matches: PluginChoice
     geometries: VerificationOptions
@@ -140,6 +145,7 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
         output=Path(str(config.output)),
         strict=attempt(_strict, config.strict, otherwise=bool),
         features=features,
+        orientation=attempt(_orientation, config.features, otherwise=lambda: "stored"),
         pairs=_try_to_choose(config.pairs, "pairs"),
         matches=_try_to_choose(config.matches, "matches", problem),
         execution=attempt(
@@ -181,6 +187,7 @@ def _check_contradictions(dataset: DatasetOptions, config: DictConfig) -> None:
 def choose_plugin(node: DictConfig, group: str) -> PluginChoice:
     """The plug-in that a config group describes. Raises: ValueError for an unknown name or option."""
     plugin = load_class(str(node.name), PLUGINS[group], group)
+    node = without_keys(node, KEYS_OF_RUN.get(group, ()))
     return PluginChoice(plugin, bind_pairs(node) if group == "pairs" else bind(options_class(plugin), node, group))
 
 
@@ -199,6 +206,14 @@ def choose_lightglue(config: DictConfig) -> None:
         weights = str(features.get("weights"))
         if weights == "superpoint-open" or "superpoint-open " in read_metadata(Path(weights)).get("origins", ""):
             matches.trained_for = "superpoint-open"
+
+
+def _orientation(features: DictConfig) -> str:
+    """The option `features.orientation`. Raises: ValueError if there is no such choice."""
+    orientation = str(features.orientation)
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"features.orientation={orientation} does not exist. {closest(orientation, ORIENTATIONS)}")
+    return orientation
 
 
 def _problem_with_superpoint(config: DictConfig) -> str:

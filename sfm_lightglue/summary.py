@@ -131,12 +131,15 @@ class Summary(Mapping[str, Any]):
 
 
 @contextlib.contextmanager
-def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any], *, adds: bool = False) -> Iterator[dict[str, Any]]:
     """Writes the record of a stage to summary.json when the block ends: time, memory, and what the block puts into the record.
 
-    `about` describes the whole run, for example its configuration. Records of other stages are kept. If the block
-    raises, the file stays as it is.
+    `about` describes the whole run, for example its configuration. Records of other stages are kept. If `adds` is true, the
+    stage is repeated in this run, and its times are added to those before. If the block raises, the file stays as it is.
+
+    Raises: ValueError, before the block, if no run has written the file.
     """
+    folder.read_summary()
     _reset_peak_memory()
     start, cpu = time.perf_counter(), time.process_time()
     record: dict[str, Any] = {}
@@ -147,7 +150,10 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any]) -> Iterato
         "peak_memory_mb": _peak_memory_mb(),
         **record,
     }
-    stages = {**folder.read_summary()["stages"], stage: record}
+    stages = folder.read_summary()["stages"]
+    if adds and stage in stages:
+        record |= {key: round(record[key] + stages[stage][key], 3) for key in ("seconds", "cpu_seconds")}
+    stages[stage] = record
     ordered = {name: stages[name] for name in stage_names() if name in stages}
     write_json(folder.summary, {"stages": ordered, **about, "versions": _versions()})
 

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
 from sfm_lightglue import api, cli, pipeline
-from sfm_lightglue.config import bind, check_keys, compose_config, options_class
+from sfm_lightglue.config import bind, check_keys, compose_config, options_class, without_keys
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
@@ -28,7 +28,7 @@ from sfm_lightglue.networks.weights import find_weights
 from sfm_lightglue.overrides import overrides_of
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
-from sfm_lightglue.run_options import PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
+from sfm_lightglue.run_options import KEYS_OF_RUN, PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
 from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
@@ -70,10 +70,10 @@ def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: s
     config = compose_config([f"{group}={name}"])
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, "given by the user")
-    bound_to = dataclass_of(group, config[group])
-    assert set(config[group]) == {field.name for field in dataclasses.fields(bound_to)}
-    options = bind(bound_to, config[group], group)
-    assert dataclasses.asdict(options) == OmegaConf.to_container(config[group], resolve=True)
+    bound_to, node = dataclass_of(group, config[group]), without_keys(config[group], KEYS_OF_RUN.get(group, ()))
+    assert set(node) == {field.name for field in dataclasses.fields(bound_to)}
+    options = bind(bound_to, node, group)
+    assert dataclasses.asdict(options) == OmegaConf.to_container(node, resolve=True)
 
 
 ANY_NUMBER = ("disk.detection_threshold", "imported.min_score")
@@ -539,3 +539,19 @@ def test_names_of_pair_sources_may_be_quoted(listed: str) -> None:
 def test_a_class_in_a_list_of_pair_sources_is_answered_with_what_is_expected() -> None:
     with pytest.raises(ValueError, match=r"cannot read 'pairs=\[package:Class\]': expected a list of different pair sources"):
         compose_config(["pairs=[package:Class]"])
+
+
+@pytest.mark.parametrize("features", ["superpoint", "sift", "imported"])
+def test_how_photos_are_turned_is_an_option_of_all_features_and_not_of_the_plug_in(features: str) -> None:
+    given = [f"features={features}", "dataset.images=x", *(["features.path=x.h5"] if features == "imported" else [])]
+    assert resolve(compose_config(given)).orientation == "auto"
+    options = resolve(compose_config([*given, "experiment=fast", "features.orientation=stored"]))
+    assert options.orientation == options.configuration["features"]["orientation"] == "stored"
+    assert not hasattr(options.features.options, "orientation")
+
+
+def test_an_unknown_way_to_turn_photos_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"features\.orientation=upright does not exist\. There are: auto, exif, stored"):
+        resolve(compose_config(["dataset.images=x", "features.orientation=upright"]))
+    with pytest.raises(ValueError, match="an extractor has no option 'orientation'"):
+        api.create_extractor("sift", orientation="exif")

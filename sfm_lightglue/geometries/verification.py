@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
+from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.products import Features, Matches, TwoViewGeometry
 from sfm_lightglue.ranges import check_ranges
 
@@ -89,9 +90,9 @@ def verify_matches(
         return _rejected("few matches", matches, max_error_px)
     estimated = pycolmap.estimate_two_view_geometry(
         camera0,
-        _colmap_points(features0),
+        colmap_keypoints(features0),
         camera1,
-        _colmap_points(features1),
+        colmap_keypoints(features1),
         matches.indices.astype(np.uint32),
         _colmap_options(options, max_error_px),
     )
@@ -111,11 +112,6 @@ def _rejected(reason: str, matches: Matches, max_error_px: float) -> TwoViewGeom
     """The record of a rejected pair."""
     no_inliers = np.zeros((0, 2), np.int32)
     return TwoViewGeometry("DEGENERATE", no_inliers, len(matches), float(max_error_px), rejected_because=reason)
-
-
-def _colmap_points(features: Features) -> np.ndarray:
-    """float64 (n, 2): keypoints in COLMAP's pixels, the centre of the top-left pixel at (0.5, 0.5)."""
-    return features.keypoints.astype(np.float64) + 0.5
 
 
 def _chance(features: Features, max_error_px: float) -> float:

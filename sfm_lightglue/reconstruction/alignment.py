@@ -15,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.georeference import Georeference, Origin, Residual, read_georeference, write_georeference
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.reconstruction.models import model_folders
 from sfm_lightglue.similarity import Similarity, axis_deviation, robust_similarity
@@ -95,7 +96,7 @@ def describe_alignments(output: Path, database: Path, options: ReconstructionOpt
             described[folder.name] = {"is_aligned": True, **georeference.statistics()}
             continue
         try:
-            estimate_georeference(pycolmap.Reconstruction(folder), positions, options.seed)
+            estimate_georeference(read_model(folder), positions, options.seed)
         except NotAligned as reason:
             described[folder.name] = {"is_aligned": False, "reason": str(reason)}
     return described
@@ -157,7 +158,7 @@ def _check(in_local: np.ndarray, residuals: np.ndarray) -> float:
     extents = np.linalg.svd(in_local - in_local.mean(axis=0), compute_uv=False)  # times the square root of n
     residual, extent = math.sqrt(3) * deviation, float(np.linalg.norm(extents)) / math.sqrt(len(in_local))
     if residual > MAX_RESIDUAL * extent:
-        raise NotAligned(f"its positions disagree with it: they are {extent:.2f} m apart, but {residual:.2f} m off")
+        raise NotAligned(f"its positions disagree with it: they spread over {extent:.2f} m, with residuals of {residual:.2f} m")
     across = float(np.linalg.norm(extents[1:]))
     error_deg = math.degrees(deviation / across) if across > 0 else math.inf
     if error_deg > MAX_ROTATION_ERROR_DEG:

@@ -28,6 +28,7 @@ OPTIONS = ReconstructionOptions(
     extract_colors=False,
     num_threads=1,
     seed=0,
+    align="gps",
 )
 
 
