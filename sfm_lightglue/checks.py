@@ -115,7 +115,9 @@ def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
     repeated = ["extract", "pairs", "match", "verify"] if command == "orient" else []
     writing = stage_names() if command == "run" else [command, *repeated]
     checks = [check for check, commands in CHECKS if command in commands]
-    for check in (lambda inputs: check_outputs(inputs.folder, writing), *checks):
+    if inputs.folder.path.is_dir():
+        checks.insert(0, lambda inputs: check_outputs(inputs.folder, writing))
+    for check in checks:
         try:
             check(inputs)
         except MISTAKES as error:

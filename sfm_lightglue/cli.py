@@ -169,7 +169,11 @@ def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], c
     with configuration.explained_errors():
         hydra.main(version_base="1.3", config_path=folder, config_name=config_name or CONFIG_NAME)(task)()
     if failures:
-        raise failures[0]
+        worst = next((failure for failure in failures if not isinstance(failure, MISTAKES)), failures[0])
+        for failure in failures:  # of a sweep
+            if failure is not worst:
+                print(f"error: {message_of(failure)}", file=sys.stderr)
+        raise worst
 
 
 def _train(overrides: list[str]) -> int:
@@ -202,10 +206,13 @@ def _run_configured(command: str, is_checked: bool, later: list[logging.LogRecor
     run = pipeline.Run.create(config) if is_checked else pipeline.Run.checked(config, command)
     if command == "run":
         print(pipeline.run_all(run))
+        pipeline.raise_failure(run)
     elif command == "evaluate":
         print(pipeline.evaluate(run))
     else:
         pipeline.run_stage(run, command)
+        if command == "reconstruct":
+            pipeline.raise_failure(run)
 
 
 def _match_pair(arguments: list[str]) -> int:

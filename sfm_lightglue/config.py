@@ -164,7 +164,7 @@ def check_keys(config: DictConfig) -> None:
 def compose_reference() -> DictConfig:
     """The primary file's own keys, without Hydra's."""
     primary = OmegaConf.load(config_dir() / f"{CONFIG_NAME}.yaml")
-    return OmegaConf.create({**{group: {} for group in GROUPS}, "output": "", "dataset": primary.dataset})
+    return OmegaConf.create({**{group: {} for group in GROUPS}, "output": "", "strict": False, "dataset": primary.dataset})
 
 
 def separate_sweep_outputs(config: DictConfig, arguments: Sequence[str]) -> DictConfig:

@@ -178,6 +178,12 @@ def run_stage(run: Run, name: str) -> None:
         find_stage(name).load()(run)
 
 
+def raise_failure(run: Run) -> None:
+    """Raises: ValueError with the likely reason if the run has failed, see `Summary.failure`."""
+    if failure := Summary.read(run.folder).failure:
+        raise ValueError(failure)
+
+
 def check_inputs(run: Run, command: str = "run", mistakes: Sequence[Exception] = ()) -> None:
     """Looks for all mistakes that can be known before a command, in seconds. Nothing is written.
 
@@ -335,8 +341,6 @@ def reconstruct_models(run: Run) -> None:
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
-        if report.largest is None:
-            logger.error("nothing could be reconstructed: see the numbers of pairs and matches in %s", run.folder.summary)
 
 
 def draw_plots(run: Run) -> None:

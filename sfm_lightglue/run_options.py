@@ -80,6 +80,8 @@ class RunOptions:
 
     dataset: DatasetOptions
     output: Path
+    strict: bool
+    """A run that registers fewer than half of the photos has failed, see `Summary.failure`."""
     features: PluginChoice
     orientation: str
     """`features.orientation`: `exif`, `auto` or `stored`."""
@@ -141,6 +143,7 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
     options = RunOptions(
         dataset=dataset,
         output=Path(str(config.output)),
+        strict=attempt(_strict, config.strict, otherwise=bool),
         features=features,
         orientation=attempt(_orientation, config.features, otherwise=lambda: "stored"),
         pairs=_try_to_choose(config.pairs, "pairs"),
@@ -164,6 +167,12 @@ def _defaults(group: str) -> DictConfig:
     if group == "reconstruction":
         config.refine_intrinsics = True
     return typing.cast(DictConfig, config)
+
+
+def _strict(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"strict={value} is neither true nor false")
+    return value
 
 
 def _check_contradictions(dataset: DatasetOptions, config: DictConfig) -> None:

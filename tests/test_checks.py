@@ -101,6 +101,7 @@ MISTAKES = [
     (["dataset.masks=none"], "masks none does not exist"),
     (["dataset.positions=none.txt"], "none.txt"),
     (["dataset.list=none.txt"], "none.txt"),
+    (["strict=maybe"], "strict=maybe is neither true nor false"),
     (["output="], "output= is empty: give a folder"),
     (["output=null"], "output= is empty: give a folder"),
     (["output=outputs/None"], "no output folder was given"),
@@ -199,12 +200,12 @@ def test_files_of_others_are_refused_before_any_work(folder: Path, capsys: pytes
         (folder / "out" / name).write_text("mine")
     h5py.File(folder / "out" / "features.h5", "w").close()
     before = sorted(folder.rglob("*"))
-    for name in ("database.db", "reconstruction", "features.h5", "summary.json"):
-        assert cli.main(["run", "photos", "out", *SIFT]) == 1
-        assert f"out/{name} was not written by sfm_lightglue" in capsys.readouterr().err
-        assert sorted(folder.rglob("*")) == before
-        shutil.move(folder / "out" / name, folder / f"moved {name}")
-        before = sorted(folder.rglob("*"))
+    assert cli.main(["run", "photos", "out", *SIFT]) == 1
+    message = capsys.readouterr().err
+    for name in ("database.db", "reconstruction", "features.h5"):
+        assert f"out/{name} was not written by sfm_lightglue" in message
+    assert "out/summary.json" in message
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_photos_where_results_are_written_are_refused(folder: Path) -> None:
@@ -228,6 +229,37 @@ def test_a_thousand_photos_are_checked_in_seconds(folder: Path) -> None:
     with pytest.raises(ValueError, match="3 of 1003 images have no intrinsics"):
         api.run("photos", "out", *SIFT, "database.intrinsics=part.txt")
     assert time.process_time() - begin < 5  # measured 0.6
+
+
+# --- the exit status ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_reconstructed_is_a_failure_with_its_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "photos", "out", *SIFT]) == 1  # noise
+    printed = capsys.readouterr()
+    assert "nothing could be reconstructed" in printed.out
+    last = printed.err.splitlines()[-1]
+    assert last.startswith("error: nothing was reconstructed: none of 3 pairs has a two-view geometry (3 x ")
+    assert last.endswith("All files are kept in out") and (folder / "out" / "database.db").is_file()
+    assert cli.main(["reconstruct", "photos", "out", *SIFT]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == last
+    summary = api.run("photos", "out", *SIFT)  # Python gets the summary
+    assert f"error: {summary.failure}" == last
+
+
+def test_one_photo_is_told_to_be_too_few(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        (folder / "photos" / f"{i}.jpg").write_bytes(b"no photo")
+    assert cli.main(["run", "photos", "out", *SIFT]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: nothing was reconstructed: 1 of 3 photos could be used, and two are needed")
+
+
+def test_every_failed_job_of_a_sweep_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["pairs=sequential", "pairs.overlap=1", "pairs.quadratic_overlap=false", "features.max_keypoints=20,30", "-m"]
+    assert cli.main(["run", "photos", "out", *SIFT, *given]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: nothing was reconstructed")]
+    assert [line.rpartition("=")[2] for line in sorted(lines)] == ["20", "30"]
 
 
 def test_a_message_of_several_lines_stays_together() -> None:
