@@ -94,7 +94,7 @@ def test_every_number_has_a_range(group: str, name: str) -> None:
             if OmegaConf.is_missing(changed, "path"):
                 changed.path = "given by the user"
             with pytest.raises(ValueError, match=rf"{group}\.{key} "):
-                bind(bound_to, changed, group)
+                bind(bound_to, without_keys(changed, KEYS_OF_RUN.get(group, ())), group)
 
 
 def test_all_numbers_of_a_group_that_are_wrong_are_named() -> None:
@@ -178,7 +178,8 @@ def test_a_preset_binds_and_explicit_options_override_it(name: str) -> None:
     check_keys(config)
     choose_lightglue(config)
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
-        bind(options_class(load_class(config[group].name, table, group)), config[group], group)
+        node = without_keys(config[group], KEYS_OF_RUN.get(group, ()))
+        bind(options_class(load_class(config[group].name, table, group)), node, group)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
