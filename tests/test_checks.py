@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from sfm_lightglue import api, checks, cli
 from sfm_lightglue.mistakes import raise_together
+from sfm_lightglue.products import Image
 from sfm_lightglue.stages import stage_names
 from sfm_lightglue.storage import SettingsChanged
 
@@ -274,3 +275,9 @@ def test_a_message_of_several_lines_stays_together() -> None:
         "    and there",
     ]
     raise_together([])
+
+
+def test_a_picture_without_keypoints_has_what_the_lightglue_for_sift_needs() -> None:
+    features = api.create_extractor("sift", device="cpu")(Image("black.png", np.zeros((64, 64, 3), np.uint8)))
+    assert features.scales is not None and features.orientations is not None
+    assert len(features) == len(features.scales) == len(features.orientations) == 0

@@ -62,10 +62,10 @@ class SiftExtractor:
         """The features of one image."""
         pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
-            return no_features(image, DESCRIPTOR_SIZE)
+            return _no_features(image)
         found, described = self.detector.extract_from_float32_array(to_grey(pixels))
         if len(found) == 0:
-            return no_features(image, DESCRIPTOR_SIZE)
+            return _no_features(image)
         table = np.array([(p.x, p.y, p.compute_scale(), p.compute_orientation()) for p in found], np.float32)
         keypoints = torch.from_numpy(table[:, :2] - 0.5)  # COLMAP's centre of the first pixel is (0.5, 0.5)
         size = pixels.shape[1], pixels.shape[0]
@@ -74,3 +74,9 @@ class SiftExtractor:
         features = make_features(image, size, keypoints[kept], torch.from_numpy(table[:, 2])[kept], descriptors)
         diameters = 2 * table[kept.numpy(), 2] * np.float32(features.pixel_scale)  # COLMAP's scale is a standard deviation
         return replace(features, scales=diameters, orientations=table[kept.numpy(), 3])
+
+
+def _no_features(image: Image) -> Features:
+    """The record of an image without keypoints. It has scales and orientations too, which the LightGlue for SIFT needs."""
+    nothing = np.zeros(0, np.float32)
+    return replace(no_features(image, DESCRIPTOR_SIZE), scales=nothing, orientations=nothing)
