@@ -19,9 +19,10 @@ from sfm_lightglue.cameras import Camera
 from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.execution.devices import default_device
-from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.extractor import Extractor, extract_upright
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.overrides import literal, overrides_of
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
@@ -57,6 +58,11 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
         >>> features.keypoints.shape, features.descriptors.shape
         ((256, 2), (256, 256))
     """
+    if "orientation" in options:
+        raise ValueError(
+            "an extractor has no option 'orientation', because it takes pixels as they are: give it to extract_features, "
+            "match_images or run"
+        )
     config = compose_config([f"features={name}", *overrides_of("features", options)])
     extractor: Extractor = choose_plugin(config.features, "features").create(default_device(device))
     return extractor
@@ -98,7 +104,8 @@ def load_image(image: Photo, name: str = "image") -> Image:
         name: Name of the record; not used if `image` is a file, which gives its own name.
 
     Returns:
-        The decoded photo as it is stored; EXIF rotation is not applied. Transparent parts are masked out.
+        The decoded photo as it is stored. Its `orientation` is the code by which EXIF turns it upright. Transparent parts are
+        masked out.
 
     Raises:
         UnreadableImage: If the file cannot be decoded.
@@ -116,7 +123,8 @@ def load_image(image: Photo, name: str = "image") -> Image:
         except photos.UnreadableImage as error:
             raise photos.UnreadableImage(f"{path}: {error}") from error
     if isinstance(image, PILImage.Image):
-        return Image(name, photos.to_rgb(image), photos.opaque_parts(image))
+        pixels = photos.to_rgb(image)
+        return Image(name, pixels, photos.opaque_parts(image), orientation=photos.exif_orientation(image))
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
@@ -160,6 +168,7 @@ def match_images(  # type: ignore[overload-overlap]  # a str is a sequence too; 
     threshold: float | None = ...,
     extractor: Extractor | None = ...,
     matcher: Matcher | None = ...,
+    orientation: str = ...,
     device: str = ...,
 ) -> ImageMatches: ...
 @overload
@@ -170,6 +179,7 @@ def match_images(
     threshold: float | None = ...,
     extractor: Extractor | None = ...,
     matcher: Matcher | None = ...,
+    orientation: str = ...,
     device: str = ...,
 ) -> list[ImageMatches]: ...
 def match_images(
@@ -179,6 +189,7 @@ def match_images(
     threshold: float | None = None,
     extractor: Extractor | None = None,
     matcher: Matcher | None = None,
+    orientation: str = "exif",
     device: str = "auto",
 ) -> Any:
     """Matches of two photos, or of each pair from two lists of photos.
@@ -189,6 +200,8 @@ def match_images(
         threshold: Matches with a lower score are dropped; None keeps all that the matcher returns.
         extractor: From `create_extractor`, or your own; None is the default SuperPoint.
         matcher: From `create_matcher`, or your own; None is the default LightGlue.
+        orientation: `exif` turns photos upright before detection as EXIF says, `stored` does not. Keypoints are always px of the
+            photos as they are stored.
         device: Where the default extractor and matcher run, as for `create_extractor`.
 
     Returns:
@@ -203,6 +216,8 @@ def match_images(
         >>> result.matched_keypoints0.shape == result.matched_keypoints1.shape == (len(result.scores), 2)
         True
     """
+    if orientation not in ("exif", "stored"):
+        raise ValueError(f"orientation={orientation!r} does not exist: expected exif or stored")
     are_many = [isinstance(images, Sequence) and not isinstance(images, str) for images in (image0, image1)]
     if any(are_many) and not all(are_many):
         raise ValueError("found one image and a list of images: give two images, or two lists of the same length")
@@ -210,9 +225,8 @@ def match_images(
         raise ValueError(f"image0 has {len(image0)} photos, image1 has {len(image1)}: expected lists of the same length")
     extractor = extractor or _default_plugin(create_extractor, device)
     matcher = matcher or _default_plugin(create_matcher, device)
-    if all(are_many):
-        return [_match_one(first, second, threshold, extractor, matcher) for first, second in zip(image0, image1, strict=True)]
-    return _match_one(image0, image1, threshold, extractor, matcher)
+    match = functools.partial(_match_one, threshold, extractor, matcher, orientation == "exif")
+    return [*map(match, image0, image1)] if all(are_many) else match(image0, image1)
 
 
 def select_pairs(
@@ -229,8 +243,8 @@ def select_pairs(
 
     Args:
         names: Names of the images, as `list_images` gives them.
-        pairs: A file in configs/pairs without its ending: `exhaustive`, `sequential`, `retrieval`, `list`, or one of your own. A
-            list of names gives the union of their pairs.
+        pairs: A file in configs/pairs without its ending: `exhaustive`, `sequential`, `retrieval`, `spatial`, `list`, or one of
+            your own. A list of names gives the union of their pairs.
         features: File of features; retrieval and loop closure need it.
         images: Folder of the photos; sources that use GPS positions need it.
         poses: File of camera poses; sources that use poses need it.
@@ -360,10 +374,11 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         overrides: Written as on the command line: `"features=disk"`, `"matches.filter_threshold=0.2"`.
 
     Returns:
-        What each stage did. Its `folder` opens features, matches, geometries and models.
+        What each stage did. Its `folder` opens features, matches, geometries and models. If nothing was reconstructed, `failure`
+        says why; the command then ends with status 1.
 
     Raises:
-        ValueError: For an unknown option, or if another run works in the output folder.
+        ValueError: For all mistakes that can be known before the first stage, or if another run works in the output folder.
         SettingsChanged: If `output` holds features or matches made with other settings.
         FileNotFoundError: If a folder does not exist.
 
@@ -373,9 +388,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         4
     """
     given = [f"dataset.images={literal(images)}", f"output={literal(output)}"]
-    configured = pipeline.Run.create(compose_config(["dataset=folder", *given, *overrides]))
-    with configured.folder.locked():
-        return pipeline.run_all(configured)
+    return pipeline.run_all(pipeline.Run.checked(compose_config(["dataset=folder", *given, *overrides])))
 
 
 @functools.cache
@@ -383,9 +396,14 @@ def _default_plugin(create: Callable[..., Any], device: str) -> Any:
     return create(device=device)
 
 
-def _match_one(image0: Photo, image1: Photo, threshold: float | None, extractor: Extractor, matcher: Matcher) -> ImageMatches:
-    features0, features1 = extractor(load_image(image0, "image0")), extractor(load_image(image1, "image1"))
-    return join_matches(features0, features1, matcher(features0, features1), threshold)
+def _match_one(
+    threshold: float | None, extractor: Extractor, matcher: Matcher, turns: bool, image0: Photo, image1: Photo
+) -> ImageMatches:
+    """The matches of two photos. `turns` says whether EXIF turns them upright."""
+    images = load_image(image0, "image0"), load_image(image1, "image1")
+    features0, features1 = (extract_upright(extractor, image) if turns else extractor(image) for image in images)
+    matches = matcher(upright_features(features0), upright_features(features1))
+    return join_matches(features0, features1, matches, threshold)
 
 
 def join_matches(features0: Features, features1: Features, matches: Matches, threshold: float | None = None) -> ImageMatches:

@@ -29,6 +29,7 @@ from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import foreign_file, free_path, temporary_files, written_whole
 from sfm_lightglue.geometries.stage import VerificationReport, check_geometries, check_names, read_matches, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
+from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.pose_priors import PosePrior, find_pose_priors
 from sfm_lightglue.products import Pair, TwoViewGeometry
 from sfm_lightglue.storage import H5Reader
@@ -274,7 +275,8 @@ def _write_images(
             _write_camera(database, cameras.cameras[name], camera_id)
             written.add(camera_id)
         _write_image(database, name, image_id, camera_id)
-        database.write_keypoints(image_id, features.keypoints(name) + np.float32(0.5))
+        keypoints = colmap_keypoints(features.features(name, with_descriptors=False))
+        database.write_keypoints(image_id, keypoints.astype(np.float32))
     return {name: image_id for name, (image_id, _) in ids.items()}
 
 

@@ -39,9 +39,8 @@ class Origin:
         It is the median in earth-centred coordinates, so that a wild position does not move it and the date line does no harm.
         It is rounded to 1e-8 degrees and 1 mm.
         """
-        transform = _gps_transform()
-        middle = np.median(transform.ellipsoid_to_ecef(positions), axis=0)
-        latitude, longitude, _ = transform.ecef_to_ellipsoid(middle[None])[0]
+        middle = np.median(earth_centered(positions), axis=0)
+        latitude, longitude, _ = _gps_transform().ecef_to_ellipsoid(middle[None])[0]
         return cls(round(float(latitude), 8), round(float(longitude), 8), round(float(np.median(positions[:, 2])), 3))
 
     def to_local(self, positions: npt.ArrayLike) -> np.ndarray:
@@ -170,6 +169,12 @@ def read_georeference(model: Path | str) -> Georeference | None:
 def write_georeference(model: Path | str, georeference: Georeference) -> None:
     """Writes `georeference.json` into the folder of a model."""
     write_json(Path(model) / FILE_NAME, georeference.to_json())
+
+
+def earth_centered(positions: npt.ArrayLike) -> np.ndarray:
+    """float64 (n, 3), m: earth-centred coordinates of positions (n, 3): latitude and longitude in degrees, altitude in m."""
+    coordinates: np.ndarray = _gps_transform().ellipsoid_to_ecef(_rows(positions))
+    return coordinates
 
 
 def _rows(points: npt.ArrayLike) -> np.ndarray:

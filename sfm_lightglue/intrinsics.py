@@ -171,8 +171,7 @@ def find_camera_of_photos(
     """
     photos = PhotoNames(names, images)
     found = {text: name for text in cameras if (name := photos.find(text)) is not None}
-    chosen = {name: cameras[text] for text, name in found.items()} | {name: cameras[name] for name in found if name in cameras}
-    photos.warn_of_other_letters("the intrinsics", found)
+    chosen = photos.match("the intrinsics", {text: cameras[text] for text in found})
     folders = {str(parent) for name in photos.names for parent in PurePosixPath(name).parents}
     patterns = {text: pattern for text in cameras if text not in found and (pattern := _pattern(text, folders))}
     rest = [name for name in photos.names if name not in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import numpy as np
 from sfm_lightglue.api import ImageMatches, join_matches, load_image
 from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
 from sfm_lightglue.config import compose_config
+from sfm_lightglue.features.extractor import extract_upright
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
+from sfm_lightglue.orientation import upright_features, upright_image
 from sfm_lightglue.pipeline import Run
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.report.matches import plot_matches
@@ -34,7 +37,8 @@ class PairResult:
 def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: bool) -> str:
     """Matches two photos and draws them. Returns the text to print.
 
-    The picture is named after the photos and goes to the option `output`, by default `outputs/match-pair`.
+    Keypoints are px of the photos as they are stored. The picture shows the photos upright. It is named after them and goes to
+    the option `output`, by default `outputs/match-pair`.
 
     Args:
         image0: Path of the first photo.
@@ -47,17 +51,20 @@ def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: b
     run = Run.create(compose_config(["dataset.name=match-pair", *overrides]))
     extractor, matcher = run.extractor(), run.matcher()
     records = load_image(image0), load_image(image1)
-    features0, features1 = (extractor(record) for record in records)
-    matches = matcher(features0, features1)
+    if run.options.orientation == "stored":
+        records = dataclasses.replace(records[0], orientation=1), dataclasses.replace(records[1], orientation=1)
+    features0, features1 = (extract_upright(extractor, record) for record in records)
+    upright = upright_features(features0), upright_features(features1)
+    matches = matcher(*upright)
     result = join_matches(features0, features1, matches)
     verified = _verify(features0, features1, matches, run.options.geometries)
     picture = run.folder.path / f"{Path(image0).stem}-{Path(image1).stem}.jpg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     plot_matches(
-        records[0].pixels,
-        records[1].pixels,
-        result.matched_keypoints0,
-        result.matched_keypoints1,
+        upright_image(records[0]).pixels,
+        upright_image(records[1]).pixels,
+        upright[0].keypoints[matches.indices[:, 0]],
+        upright[1].keypoints[matches.indices[:, 1]],
         result.scores,
         picture,
         inliers=verified,

@@ -1,8 +1,8 @@
 """Checks that a run replaces nothing that it has not written: every file that a stage writes, before the stage starts.
 
 A file of ours is known by a mark inside, never by its name alone: HDF5 files by their fingerprint, `pairs.txt` by `pairs.tsv`,
-`database.db` by SQLite's application id, `reconstruction/` by its `settings.json`, pictures by a comment, JSON files by their
-keys.
+`orientations.tsv` by its first line, `database.db` by SQLite's application id, `reconstruction/` by its `settings.json`, pictures
+by a comment, JSON files by their keys.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sfm_lightglue import database, storage
 from sfm_lightglue.files import foreign_file, read_own_json
+from sfm_lightglue.orient.decisions import check_output as check_decisions
 from sfm_lightglue.pair_files import check_output as check_pairs
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.report.gallery import check_pictures
@@ -56,6 +57,7 @@ CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "pairs": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),
+    "orient": lambda folder: check_decisions(folder.orientations),
     "database": lambda folder: database.check_output(folder.database),
     "reconstruct": lambda folder: ModelsFolder(folder.reconstruction).check(),
     "plots": check_pictures,

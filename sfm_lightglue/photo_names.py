@@ -15,10 +15,13 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from sfm_lightglue.text_files import SEPARATOR, numbered_lines, read_text, split_columns
 
 logger = logging.getLogger(__name__)
+
+Entry = TypeVar("Entry")
 
 MAX_GAPS = 40
 """Number of blanks, commas or semicolons in a line after which no name is searched."""
@@ -67,6 +70,23 @@ class PhotoNames:
         if text not in self._found:  # long lists repeat names
             self._found[text] = text if text in self._known else self._search(text)
         return self._found[text]
+
+    def match(self, path: Path | str, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+        """The entries of the file `path` by photo, in the order of the photos. Entries of other names are left out.
+
+        An entry with exactly the name of a photo comes before one whose name only means it.
+
+        Raises: ValueError if there are entries, but none is for a photo.
+        """
+        found = {text: name for text in entries if (name := self.find(text)) is not None}
+        if entries and self.names and not found:
+            first = next(iter(entries))
+            raise ValueError(
+                f"{path} has {len(entries)} names, but none is a photo of the {len(self.names)}: {self.describe(first)}"
+            )
+        self.warn_of_other_letters(path, found)
+        by_photo = {name: text for text, name in found.items()} | {name: name for name in found if name in self}
+        return {name: entries[by_photo[name]] for name in self.names if name in by_photo}
 
     def is_other_file(self, text: str) -> bool:
         """Whether `text` is a file of the photo folder that is not among the names, such as a photo that cannot be decoded."""

@@ -10,14 +10,15 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, check_intrinsics, choose_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
+from sfm_lightglue.checks import Inputs, find_mistakes, known_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
@@ -28,15 +29,17 @@ from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, rea
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import check_masks, list_images, warn_of_spaces
+from sfm_lightglue.images import list_images, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.outputs import check_outputs
+from sfm_lightglue.mistakes import raise_together
+from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
+from sfm_lightglue.orient.stage import find_orientations
+from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs
@@ -48,8 +51,8 @@ from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve
-from sfm_lightglue.stages import STAGES, check_exists, find_stage, stage_names
+from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve, resolve_all
+from sfm_lightglue.stages import STAGES, find_stage, stage_names
 from sfm_lightglue.summary import Summary, recorded
 
 logger = logging.getLogger(__name__)
@@ -60,11 +63,21 @@ class Run:
     """The options of a run and its output folder. Nothing is loaded or written before a stage asks for it."""
 
     options: RunOptions
+    repeats: bool = False
+    """True if stages run again after photos were turned: their times are added to those before."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
         """The run that a composed configuration describes. Raises: ValueError as in `run_options.resolve`."""
         return cls(resolve(config))
+
+    @classmethod
+    def checked(cls, config: DictConfig, command: str = "run") -> Run:
+        """The run that a composed configuration describes, if nothing is wrong with it. Raises: as `check_inputs`."""
+        options, mistakes = resolve_all(config)
+        run = cls(options)
+        check_inputs(run, command, mistakes)
+        return run
 
     @property
     def folder(self) -> RunFolder:
@@ -130,7 +143,7 @@ class Run:
     def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
         """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block."""
         about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": self.options.configuration}
-        with colmap_log(self.folder.logs), recorded(self.folder, stage, about) as record:
+        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=self.repeats) as record:
             yield record
 
 
@@ -151,51 +164,51 @@ def prepare_photos(dataset: DatasetOptions) -> Path:
 
 
 def run_all(run: Run) -> Summary:
-    """Runs every stage in order and returns the summary."""
-    check_outputs(run.folder, stage_names())
-    check_inputs(run)
-    for stage in STAGES:
-        stage.load()(run)
-    return Summary.read(run.folder)
+    """Runs every stage in order and returns the summary. Call `check_inputs` before."""
+    with run.folder.locked():
+        warn_of_spaces(run.list_photos())
+        for stage in STAGES:
+            stage.load()(run)
+        return Summary.read(run.folder)
 
 
 def run_stage(run: Run, name: str) -> None:
-    """Runs the stage `name` alone. Raises: FileNotFoundError if a stage before it has not run yet."""
-    stage = find_stage(name)
-    check_outputs(run.folder, [name])
-    stage.check_inputs(run.folder.path)
-    stage.load()(run)
+    """Runs the stage `name` alone. Call `check_inputs` before."""
+    with run.folder.locked():
+        find_stage(name).load()(run)
 
 
-def check_inputs(run: Run) -> None:
-    """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
-    for choice in (run.options.features, run.options.pairs, run.options.matches):
-        choice.check()
-    if run.options.features.plugin is ImportedExtractor and run.options.matches.plugin is not ImportedMatcher:
-        check_has_descriptors(run.options.features.options.path)
-    names = run.list_photos()
-    warn_of_spaces(names)
-    if run.options.dataset.masks:
-        check_masks(run.images, names, run.options.dataset.masks)
-    database = run.options.database
-    check_intrinsics(run.images, names, database.intrinsics, database.camera_model, _known_cameras(run))
+def raise_failure(run: Run) -> None:
+    """Raises: ValueError with the likely reason if the run has failed, see `Summary.failure`."""
+    if failure := Summary.read(run.folder).failure:
+        raise ValueError(failure)
+
+
+def check_inputs(run: Run, command: str = "run", mistakes: Sequence[Exception] = ()) -> None:
+    """Looks for all mistakes that can be known before a command, in seconds. Nothing is written.
+
+    Args:
+        run: The options.
+        command: `run`, the name of a stage, or `evaluate`.
+        mistakes: Mistakes that are already known.
+
+    Raises:
+        FileNotFoundError: A stage before this one has not run yet.
+        ValueError: The mistakes, a line for each. A single mistake is raised as it is.
+    """
+    if command in stage_names():
+        find_stage(command).check_inputs(run.folder.path)
+    raise_together([*mistakes, *find_mistakes(Inputs(run.options, run.list_photos), command)])
 
 
 def evaluate(run: Run) -> str:
     """Scores against the dataset's ground truth, written to `evaluation.json` and returned as tables.
 
     The largest model and the matches of `dataset.pairs` are compared with `dataset.poses`, matches also with
-    `dataset.homographies`. Raises: ValueError if the dataset has no ground truth.
+    `dataset.homographies`. Call `check_inputs` before.
     """
     dataset, folder, tables = run.options.dataset, run.folder, []
-    check_outputs(folder, ["evaluate"])
     scores: dict[str, Any] = {}
-    if not dataset.poses and not dataset.homographies:
-        raise ValueError(
-            "evaluate needs ground truth: dataset.poses=FILE (or dataset.homographies=FILE), or a dataset that has it"
-        )
-    if not dataset.pairs and not dataset.homographies:
-        check_exists(folder.reconstruction)
     truth = read_poses(Path(dataset.poses)) if dataset.poses else {}
     if truth and (folder.reconstruction.exists() or not dataset.pairs):
         evaluation = evaluate_reconstruction(read_reconstruction_poses(folder.reconstruction), truth)
@@ -228,6 +241,7 @@ def extract(run: Run) -> None:
             extractor,
             names=listed.names,
             masks=run.options.dataset.masks,
+            orientation=_chosen_orientations(run),
             executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
         )
@@ -280,6 +294,24 @@ def verify(run: Run) -> None:
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
 
 
+def orient(run: Run) -> None:
+    """Turns photos that verify with few others, if the pictures say so: verification.h5 -> orientations.tsv.
+
+    Then it repeats the stages before for the turned photos, as long as more photos can be turned. It does nothing unless
+    `features.orientation` is `auto`.
+    """
+    while _turns_by_pictures(run):
+        with run.recorded("orient") as record:
+            open_trials = functools.partial(_open_trials, run)
+            report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials)
+            record |= dataclasses.asdict(report)
+        if not report.changed:
+            break
+        run = dataclasses.replace(run, repeats=True)
+        for stage in (extract, pairs, match, verify):
+            stage(run)
+
+
 def database(run: Run) -> None:
     """Imports features, matches and verified geometries into COLMAP: verification.h5 -> database.db."""
     with run.recorded("database") as record:
@@ -303,13 +335,12 @@ def reconstruct_models(run: Run) -> None:
         options, known_poses = run.options.reconstruction, {}
         if options.name == "triangulation" and run.options.dataset.poses:
             poses = read_poses(Path(run.options.dataset.poses))
+            poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
         _warn_if_outdated(run.folder)
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
-        if report.largest is None:
-            logger.error("nothing could be reconstructed: see the numbers of pairs and matches in %s", run.folder.summary)
 
 
 def draw_plots(run: Run) -> None:
@@ -317,7 +348,9 @@ def draw_plots(run: Run) -> None:
     with run.recorded("plots") as record:
         record["files"] = draw_match_gallery(run.images, run.folder)
         if (largest := run.folder.largest_model()) is not None:
-            draw_reconstruction(largest, run.folder.plots / "reconstruction.png")
+            with run.folder.open_features() as reader:
+                orientations = {name: reader.orientation(name) for name in reader.names()}
+            draw_reconstruction(largest, run.folder.plots / "reconstruction.png", orientations)
             record["files"].append("plots/reconstruction.png")
 
 
@@ -345,6 +378,28 @@ def _collection(run: Run) -> Collection:
     )
 
 
+def _chosen_orientations(run: Run) -> str | dict[str, int]:
+    """How the photos are turned, for `extract_features`."""
+    if run.options.orientation != "auto":
+        return run.options.orientation
+    return turned_orientations(read_decisions(run.folder.orientations, run.images))
+
+
+def _turns_by_pictures(run: Run) -> bool:
+    """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
+    for choice in (run.options.features, run.options.matches):
+        choice.check()
+    is_imported = not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
+    return run.options.orientation == "auto" and not is_imported
+
+
+def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
+    """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run."""
+    features = dataclasses.replace(run.options.features, options=small_options(run.options.features.options))
+    extractor, masks = features.create(run.device), run.options.dataset.masks
+    return Trials(run.images, masks, orientations, extractor, run.matcher(), run.options.geometries)
+
+
 def _warn_if_outdated(folder: RunFolder) -> None:
     """Warns if `database.db` lacks what `verification.h5` holds, because `verify` ran again and `database` did not."""
     inputs = folder.database, folder.verification, folder.pairs
@@ -364,9 +419,4 @@ def _known_cameras(run: Run) -> dict[str, Camera]:
     """Pinhole cameras without distortion from the file of poses, if `database.intrinsics` is `poses`."""
     if not run.options.dataset.poses or run.options.database.intrinsics != "poses":
         return {}
-    cameras = {}
-    for name, pose in read_poses(Path(run.options.dataset.poses)).items():
-        matrix = pose.camera_matrix
-        params = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
-        cameras[name] = Camera("PINHOLE", pose.size, tuple(float(value) for value in params), True)
-    return cameras
+    return known_cameras(read_poses(Path(run.options.dataset.poses)))

@@ -24,7 +24,9 @@ class Image:
     mask: np.ndarray | None = None
     """bool (height, width); keypoints are kept if their pixel is True. None keeps all."""
     full_size: tuple[int, int] | None = None
-    """(width, height) px of the stored photo if a very large photo was decoded at a reduced size; None if `pixels` are all."""
+    """(width, height) px of the photo if a very large photo was decoded at a reduced size; None if `pixels` are all."""
+    orientation: int = 1
+    """Code of EXIF that turns the pixels upright, see `orientation.py`; 1 for upright pixels."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,6 +54,9 @@ class Features:
     """float32 (n,), angles in radians from x towards y (SIFT-like detectors), or None."""
     name: str = ""
     """Name of the image; empty if it is not known."""
+    orientation: int = 1
+    """Code of EXIF that turned the photo upright before detection; 1 if it was not turned. Coordinates are of the stored photo;
+    `orientation.upright_features` converts them for a matcher."""
 
     def __len__(self) -> int:
         return len(self.keypoints)

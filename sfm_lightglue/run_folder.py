@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "verification.h5"
 
     @property
+    def orientations(self) -> Path:
+        """What was decided about photos that may lie on their side, see `orient/decisions.py`; missing if none may."""
+        return self.path / "orientations.tsv"
+
+    @property
     def database(self) -> Path:
         """COLMAP database."""
         return self.path / "database.db"

@@ -51,6 +51,13 @@ STAGES = (
         "sfm_lightglue.pipeline:verify",
     ),
     Stage(
+        "orient",
+        ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
+        ("orientations.tsv",),
+        "verification.h5 -> orientations.tsv, and the stages before again if photos were turned",
+        "sfm_lightglue.pipeline:orient",
+    ),
+    Stage(
         "database",
         ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
         ("database.db",),

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
 from sfm_lightglue import api, cli, pipeline
-from sfm_lightglue.config import bind, check_keys, compose_config, options_class
+from sfm_lightglue.config import bind, check_keys, compose_config, options_class, without_keys
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
@@ -28,7 +28,7 @@ from sfm_lightglue.networks.weights import find_weights
 from sfm_lightglue.overrides import overrides_of
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
-from sfm_lightglue.run_options import PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
+from sfm_lightglue.run_options import KEYS_OF_RUN, PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
 from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
@@ -70,10 +70,10 @@ def test_every_choice_binds_to_its_dataclass_with_equal_keys(group: str, name: s
     config = compose_config([f"{group}={name}"])
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, "given by the user")
-    bound_to = dataclass_of(group, config[group])
-    assert set(config[group]) == {field.name for field in dataclasses.fields(bound_to)}
-    options = bind(bound_to, config[group], group)
-    assert dataclasses.asdict(options) == OmegaConf.to_container(config[group], resolve=True)
+    bound_to, node = dataclass_of(group, config[group]), without_keys(config[group], KEYS_OF_RUN.get(group, ()))
+    assert set(node) == {field.name for field in dataclasses.fields(bound_to)}
+    options = bind(bound_to, node, group)
+    assert dataclasses.asdict(options) == OmegaConf.to_container(node, resolve=True)
 
 
 ANY_NUMBER = ("disk.detection_threshold", "imported.min_score")
@@ -273,6 +273,7 @@ def test_the_weights_of_the_matcher_follow_the_features() -> None:
 )
 def test_paths_with_special_signs_reach_the_run_from_python(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
     monkeypatch.setattr(
         pipeline, "run_all", lambda run: {"images": run.options.dataset.images, "output": str(run.options.output)}
     )
@@ -416,6 +417,7 @@ def test_a_mistyped_key_far_from_all_others_names_no_closest(command_line: Path,
 
 def test_a_sweep_writes_each_job_to_a_folder_of_its_own(command_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[pipeline.Run] = []
+    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", runs.append)
     assert cli.main(["extract", "dataset=folder", "dataset.images=/a/b", "output=out", "features=sift,disk", "-m"]) == 0
     assert [run.options.features.options.name for run in runs] == ["sift", "disk"]
@@ -426,6 +428,7 @@ def test_the_folder_of_a_job_is_named_after_all_that_the_sweep_varies(
     command_line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[pipeline.Run] = []
+    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", runs.append)
     swept = ["database.intrinsics=PINHOLE,1,2,3,4", "dataset.images=a/x,b/y", "reconstruction.seed=1,2"]
     assert cli.main(["extract", "dataset=folder", f"dataset.poses='{'very long ' * 50}'", *swept, "--multirun"]) == 0
@@ -444,6 +447,7 @@ def test_jobs_of_a_sweep_go_on_after_one_that_fails(
             raise ValueError("the first job failed")
         done.append(run.options.reconstruction.seed)
 
+    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", extract)
     assert cli.main(["extract", "dataset=folder", "reconstruction.seed=1,2", "-m"]) == 1
     assert done == [2]
@@ -452,6 +456,7 @@ def test_jobs_of_a_sweep_go_on_after_one_that_fails(
 
 def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[pipeline.Run] = []
+    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", runs.append)
     assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
     assert runs[0].options.output == Path("out")
@@ -534,3 +539,19 @@ def test_names_of_pair_sources_may_be_quoted(listed: str) -> None:
 def test_a_class_in_a_list_of_pair_sources_is_answered_with_what_is_expected() -> None:
     with pytest.raises(ValueError, match=r"cannot read 'pairs=\[package:Class\]': expected a list of different pair sources"):
         compose_config(["pairs=[package:Class]"])
+
+
+@pytest.mark.parametrize("features", ["superpoint", "sift", "imported"])
+def test_how_photos_are_turned_is_an_option_of_all_features_and_not_of_the_plug_in(features: str) -> None:
+    given = [f"features={features}", "dataset.images=x", *(["features.path=x.h5"] if features == "imported" else [])]
+    assert resolve(compose_config(given)).orientation == "auto"
+    options = resolve(compose_config([*given, "experiment=fast", "features.orientation=stored"]))
+    assert options.orientation == options.configuration["features"]["orientation"] == "stored"
+    assert not hasattr(options.features.options, "orientation")
+
+
+def test_an_unknown_way_to_turn_photos_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"features\.orientation=upright does not exist\. There are: auto, exif, stored"):
+        resolve(compose_config(["dataset.images=x", "features.orientation=upright"]))
+    with pytest.raises(ValueError, match="an extractor has no option 'orientation'"):
+        api.create_extractor("sift", orientation="exif")

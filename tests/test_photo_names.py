@@ -49,6 +49,17 @@ def test_unicode_forms_are_one_name_unless_both_exist() -> None:
     assert PhotoNames([composed, decomposed]).find(decomposed.upper()) is None
 
 
+def test_entries_of_a_file_are_matched_to_photos_the_exact_names_first() -> None:
+    photos = PhotoNames(NAMES, "/data/photos")
+    assert photos.match("poses.txt", {"./cam0/c.jpg": 1, "other.jpg": 2, "a.jpg": 3, "photos/a.jpg": 4}) == {
+        "a.jpg": 3,
+        "cam0/c.jpg": 1,
+    }
+    assert photos.match("poses.txt", {}) == {}
+    with pytest.raises(ValueError, match=r"poses\.txt has 1 names, but none is a photo of the 6: 'aa.jpg' \(closest: 'a.jpg'\)"):
+        photos.match("poses.txt", {"aa.jpg": 1})
+
+
 @given(st.lists(st.text(min_size=1, max_size=6), max_size=5), st.text(max_size=8))
 def test_every_photo_is_found_by_its_own_name(names: list[str], other: str) -> None:
     photos = PhotoNames(names, "/data")
@@ -108,3 +119,36 @@ def test_a_run_uses_the_listed_photos_and_skips_what_it_cannot_read(tmp_path: Pa
     assert sorted(summary["stages"]["extract"]["skipped"]) == ["cut.jpg", "gone.jpg"]
     assert summary["stages"]["extract"]["num_images"] == 2
     assert (tmp_path / "out" / "pairs.txt").read_text() == "a.jpg b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "expected"),
+    [
+        ("dataset.list", "c.jpg\nd.jpg", r"list\.txt names none of the 2 photos: line 1 is 'c.jpg'"),
+        ("pairs.path", "a.jpg b.jpg\na.jpg,c.jpg,1", r"line 2: 'c.jpg'"),
+        ("pairs.path", "a.jpg b.jpg\na.jpg", r"list\.txt:2: expected two image names, found 1"),
+        ("database.intrinsics", "a.jpg PINHOLE 96 96 90 90 48 48", r"1 of 2 images have no intrinsics, the first is 'b.jpg'"),
+        (
+            "database.intrinsics",
+            "* PINHOLE 48 48 90 90 24 24",
+            r"photo was resized by 2, give PINHOLE 96 96 180 180 48 48",
+        ),
+        ("dataset.poses", "c.jpg 1 0 0 0 1 2 3 90 90 48 48 96 96", r"has 1 names, but none is a photo of the 2: 'c.jpg'"),
+        ("dataset.poses", "a.jpg 1 0 0 0 1 2 3 90 90 48 48", r"list\.txt:1: found 11 values after the name"),
+    ],
+)
+def test_mistakes_in_files_are_told_before_features_are_extracted(tmp_path: Path, option: str, text: str, expected: str) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        PILImage.new("RGB", (96, 96)).save(photos / name)
+    options = [
+        "+dataset=folder",
+        f"dataset.images={photos}",
+        f"output={tmp_path / 'out'}",
+        f"{option}={write_list(tmp_path, text)}",
+    ]
+    run = pipeline.Run.create(compose_config([*options, *(["pairs=list"] if option == "pairs.path" else [])]))
+    with pytest.raises(ValueError, match=expected):
+        pipeline.check_inputs(run)
+    assert not (tmp_path / "out").exists()

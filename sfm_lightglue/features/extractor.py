@@ -13,6 +13,7 @@ from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import MIN_SIDE, resize_longest
 from sfm_lightglue.networks.heatmaps import sliding_maximum, windows
 from sfm_lightglue.networks.weights import WeightsRecord
+from sfm_lightglue.orientation import stored_features, upright_image
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.ranges import check_ranges
 
@@ -29,6 +30,8 @@ class Extractor(Protocol):
     - It may resize the image. Keypoints are returned in pixels of the full image.
     - It drops keypoints where the mask is False before it selects the strongest ones.
     - The same image gives the same bits.
+    - The stage gives it upright photos. An extractor that does not look at the pixels sets the class attribute
+      `turns_photos = False`, and gets photos as they are stored.
     """
 
     weights: tuple[WeightsRecord, ...]
@@ -49,6 +52,13 @@ class BatchExtractor(Extractor, Protocol):
     def extract_many(self, images: Sequence[Image]) -> list[Features]:
         """The features of each image; they differ from the results of single calls at most by rounding."""
         ...
+
+
+def extract_upright(extractor: Extractor, image: Image) -> Features:
+    """The features of the photo, found in its upright pixels and mapped back to the stored photo."""
+    if not getattr(extractor, "turns_photos", True):
+        return extractor(image)
+    return stored_features(extractor(upright_image(image)), image.orientation)
 
 
 def is_featureless(pixels: np.ndarray) -> bool:

@@ -31,6 +31,8 @@ class ImportedExtractor:
     skipped with the reason. A file that points to other files or declares huge arrays is refused as a whole.
     """
 
+    turns_photos = False
+    """Keypoints come from the file, in the stored frame. Features of a photo that was turned keep the orientation in the file."""
     keeps_all_keypoints = True
     """Transparent parts of a photo drop no keypoints: imported matches refer to all of them."""
 

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -28,8 +28,10 @@ from sfm_lightglue.images import (
     find_pictures,
     list_images,
     load_image,
+    read_orientation,
     similar_name,
 )
+from sfm_lightglue.orientation import UPRIGHT, check_orientation, stored_features, upright_image, upright_size
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
@@ -40,6 +42,8 @@ Result = TypeVar("Result")
 
 Extracted: TypeAlias = tuple[GroupData, int, bool]
 """What is stored for a photo, its number of keypoints, and whether a part of it was masked out."""
+Reader: TypeAlias = Callable[[str], tuple[Image, int]]
+"""Name of a photo -> the upright photo, and the code of EXIF that turned it."""
 Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
 """Names of a few photos -> the result of each, or why it failed."""
 
@@ -71,14 +75,16 @@ def extract_features(
     *,
     names: Sequence[str] | None = None,
     masks: Path | str | None = None,
+    orientation: str | Mapping[str, int] = "exif",
     executor: Executor | None = None,
     num_workers: int = 0,
     if_settings_changed: str = "refuse",
 ) -> ExtractionReport:
     """Writes the features of all photos of a folder to a file. Photos that are already stored there are kept.
 
-    A photo is processed again if its content or its mask changed. A photo that cannot be used is reported and skipped, and the
-    features of its former content are dropped.
+    A photo is processed again if its content, its mask or its orientation changed. A photo that cannot be used is reported and
+    skipped, and the features of its former content are dropped. Photos are turned upright for the extractor. Keypoints are
+    stored in pixels of the photo as it is stored.
 
     Args:
         images: Folder of the photos, searched recursively.
@@ -86,6 +92,8 @@ def extract_features(
         extractor: See `create_extractor`. In other processes the executor creates it again from its class and options.
         names: Photos to process, relative to the folder; None for all.
         masks: Folder of masks, or one mask for all photos; black or transparent = ignore. See `images.find_masks` for the names.
+        orientation: `exif` turns photos upright as EXIF says, `stored` takes them as they are stored. Codes of EXIF (1 to 8) by
+            name replace those in the files.
         executor: Decides where the photos are processed; None for threads of this process.
         num_workers: Number of these threads, 0 for one per core. Each works on one photo, or on one batch if the extractor
             takes several photos together. Not used if an executor is given.
@@ -117,11 +125,12 @@ def extract_features(
     with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
         if if_settings_changed != "recompute":
             _check_collection(Path(images), Path(output), store.stamps)
-        stamps, skipped = _photo_stamps(Path(images), names, mask_files)
+        orientations = photo_orientations(Path(images), names, orientation, extractor)
+        stamps, skipped = _photo_stamps(Path(images), names, mask_files, orientations)
         ranges = camera_ranges(images, [*stamps], num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
-        read = functools.partial(
+        load = functools.partial(
             load_image,
             Path(images),
             masks=mask_files,
@@ -129,6 +138,7 @@ def extract_features(
             ranges=ranges,
             longest=_useful_size(extractor),
         )
+        read = functools.partial(_read_upright, load, {name: orientations[name] for name in todo if name in orientations})
         results = _extract_each(todo, read, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
@@ -169,7 +179,7 @@ def _masks_of(images: Path, names: Sequence[str], masks: Path | str | None) -> M
 
 
 def _extract_each(
-    names: Sequence[str], read: Callable[[str], Image], extractor: Extractor, executor: Executor
+    names: Sequence[str], read: Reader, extractor: Extractor, executor: Executor
 ) -> Generator[tuple[str, Extracted | Exception], None, None]:
     """Each photo with its result, or with the error.
 
@@ -187,23 +197,26 @@ def _extract_each(
 
 
 @contextlib.contextmanager
-def _open_worker(extractor: PortablePlugin[Extractor], read: Callable[[str], Image], device: str) -> Iterator[Job]:
+def _open_worker(extractor: PortablePlugin[Extractor], read: Reader, device: str) -> Iterator[Job]:
     """The recipe of this stage: a worker with an extractor. The photos of a batch are read in several threads."""
     with ThreadPoolExecutor(num_cores()) as readers:
         yield functools.partial(_extract, extractor.on(device), read, readers)
 
 
 def _extract(
-    extractor: Extractor, read: Callable[[str], Image], readers: ThreadPoolExecutor, batch: tuple[str, ...]
+    extractor: Extractor, read: Reader, readers: ThreadPoolExecutor, batch: tuple[str, ...]
 ) -> list[Extracted | Failure]:
     """The result of each photo of a batch, or its error."""
     read_all = readers.map if len(batch) > 1 else map
-    images = list(read_all(functools.partial(_attempt, read), batch))
-    found = iter(_extract_batch(extractor, [image for image in images if isinstance(image, Image)]))
+    photos = list(read_all(functools.partial(_attempt, read), batch))
+    found = iter(_extract_batch(extractor, [photo[0] for photo in photos if not isinstance(photo, Failure)]))
     results: list[Extracted | Failure] = []
-    for image in images:
-        features = next(found) if isinstance(image, Image) else image
-        results.append(features if isinstance(features, Failure) else _attempt(_checked_group, image, features))
+    for photo in photos:
+        if isinstance(photo, Failure):
+            results.append(photo)
+        else:
+            features = next(found)
+            results.append(features if isinstance(features, Failure) else _attempt(_checked_group, *photo, features))
     return results
 
 
@@ -242,8 +255,38 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
         )
 
 
-def _photo_stamps(images: Path, names: Sequence[str], masks: Mapping[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
-    """Name -> content hash of the photo and its mask; name -> reason for photos that cannot be opened."""
+def photo_orientations(
+    images: Path, names: Iterable[str], orientation: str | Mapping[str, int], extractor: Extractor
+) -> dict[str, int]:
+    """Name -> code of EXIF for the photos that are not upright as they are stored. See `extract_features` for `orientation`.
+
+    Photos that cannot be read count as upright; reading their pixels gives the reason.
+
+    Raises: ValueError for an unknown choice or code.
+    """
+    if isinstance(orientation, str) and orientation not in ("exif", "stored"):
+        raise ValueError(f"orientation={orientation!r} does not exist: expected exif, stored or codes by name")
+    if orientation == "stored" or not getattr(extractor, "turns_photos", True):
+        return {}
+    given = {} if isinstance(orientation, str) else orientation
+    codes: dict[str, int] = {}
+    for name in names:
+        with contextlib.suppress(UnreadableImage):
+            codes[name] = given[name] if name in given else read_orientation(images / name)
+            check_orientation(codes[name])
+    return {name: code for name, code in codes.items() if code != UPRIGHT}
+
+
+def _read_upright(load: Callable[[str], Image], orientations: Mapping[str, int], name: str) -> tuple[Image, int]:
+    """The photo with its mask, turned upright, and the code that turned it."""
+    orientation = orientations.get(name, UPRIGHT)
+    return upright_image(dataclasses.replace(load(name), orientation=orientation)), orientation
+
+
+def _photo_stamps(
+    images: Path, names: Sequence[str], masks: Mapping[str, Path], orientations: Mapping[str, int]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Name -> content hash of the photo and its mask, and how it is turned; name -> reason for photos that cannot be opened."""
     stamps, skipped, mask_hash = {}, {}, functools.cache(_content_hash)  # many photos may share a mask
     present = functools.cache(lambda: find_pictures(images) if images.is_dir() else [])
     for name in names:
@@ -251,6 +294,8 @@ def _photo_stamps(images: Path, names: Sequence[str], masks: Mapping[str, Path])
             stamp = _content_hash(images / name)
             if name in masks:
                 stamp += f"+{mask_hash(masks[name])}"
+            if name in orientations:
+                stamp += f"@{orientations[name]}"
             stamps[name] = stamp
         except OSError as error:
             skipped[name] = f"cannot be read: {error}"
@@ -264,9 +309,12 @@ def _content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _checked_group(image: Image, features: Features) -> Extracted:
+def _checked_group(image: Image, orientation: int, features: Features) -> Extracted:
+    """What is stored for a photo. `image` is the upright photo that the extractor got, `orientation` the code that turned it."""
     _check(features, image)
-    return features_to_group(_in_full_photo(features, image)), len(features), image.mask is not None
+    full_size = None if image.full_size is None else upright_size(image.full_size, orientation)
+    stored = _in_full_photo(stored_features(features, orientation), full_size)
+    return features_to_group(stored), len(features), image.mask is not None
 
 
 def _useful_size(extractor: Extractor) -> int | None:
@@ -275,17 +323,17 @@ def _useful_size(extractor: Extractor) -> int | None:
     return None if resize_max is None else 2 * resize_max  # twice, because resizing averages several pixels
 
 
-def _in_full_photo(features: Features, image: Image) -> Features:
+def _in_full_photo(features: Features, full_size: tuple[int, int] | None) -> Features:
     """The features in pixels of the stored photo, if the extractor saw a photo that was decoded at a reduced size."""
-    if image.full_size is None:
+    if full_size is None:
         return features
-    factor, full = round(max(image.full_size) / max(image.size)), np.array(image.full_size)
+    factor, full = round(max(full_size) / max(features.image_size)), np.array(full_size)
     # JPEG's reduced pixels cover whole pixels of the photo. The last one may reach beyond the edge.
     keypoints = np.minimum((features.keypoints + 0.5) * factor - 0.5, full - 1).astype(np.float32)
     return dataclasses.replace(
         features,
         keypoints=keypoints,
-        image_size=image.full_size,
+        image_size=full_size,
         pixel_scale=features.pixel_scale * factor,
         scales=None if features.scales is None else features.scales * np.float32(factor),
     )

@@ -6,12 +6,15 @@ Reads `features.h5` and `matches.h5`. A pair is verified again only if its featu
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sfm_lightglue import __version__
 from sfm_lightglue.cameras import Camera
@@ -19,8 +22,9 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
+from sfm_lightglue.geometries.stationary import MAX_SAMPLED_PAIRS, Overlays, drop_stationary, find_overlays
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
-from sfm_lightglue.products import Matches, Pair, TwoViewGeometry
+from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.storage import H5Reader, ShardStore, geometry_to_group, match_key
 
 logger = logging.getLogger(__name__)
@@ -42,6 +46,12 @@ class VerificationReport:
     """Number of rejected pairs by reason, see `TwoViewGeometry.rejected_because`."""
     max_error_px: tuple[float, float]
     """Smallest and largest error limit that a pair got, px of the full images; (0, 0) without pairs."""
+    num_stationary_matches: int = 0
+    """Matches of all pairs that were dropped because they stand still in an overlay, such as a logo or a car hood."""
+    num_stationary_pairs: int = 0
+    """Pairs that had such matches."""
+    overlays: str = ""
+    """Where the overlays lie in the frame, such as `rows 75-100 %, columns 0-100 %`; empty without any."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class VerificationRecipe:
     cameras: Mapping[str, Camera]
     """Cameras by image name."""
     options: VerificationOptions
+    overlays: Overlays = dataclasses.field(default_factory=Overlays)
+    """Regions of the frame whose stationary matches are dropped."""
 
     @contextlib.contextmanager
     def __call__(self, device: str = "cpu") -> Iterator[Callable[[Pair], TwoViewGeometry]]:
@@ -63,7 +75,10 @@ class VerificationRecipe:
             def verify(pair: Pair) -> TwoViewGeometry:
                 features0, features1 = (features.features(name, with_descriptors=False) for name in (pair.name0, pair.name1))
                 camera0, camera1 = colmap_cameras[pair.name0], colmap_cameras[pair.name1]
-                return verify_matches(camera0, camera1, features0, features1, read_matches(matches, pair), self.options)
+                found = read_matches(matches, pair)
+                kept = drop_stationary(features0, features1, found, self.overlays)
+                geometry = verify_matches(camera0, camera1, features0, features1, kept, self.options)
+                return geometry if kept is found else dataclasses.replace(geometry, num_matches=len(found))
 
             yield verify
 
@@ -104,11 +119,16 @@ def verify_pairs(
         stamps = PairStamps.read(ordered, feature_reader, match_reader)
         _check_origin(ordered, stamps, feature_reader, match_reader)
         settings = {"options": asdict(options), **_input_fingerprints(feature_reader, match_reader), "version": __version__}
-    recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options)
+        overlays = _find_overlays(ordered, feature_reader, match_reader, options.stationary_max_error_px)
+        if overlays:
+            settings["overlays"] = overlays.to_settings()
+        stationary = _count_stationary(ordered, feature_reader, match_reader, overlays)
+    recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays)
     with ShardStore(output, settings, if_settings_changed="recompute") as store:
         _verify_missing(store, recipe, stamps.of_geometries(ordered, cameras), executor or ThreadExecutor())
     with H5Reader(output) as reader:
-        return _summarise([reader.geometry(pair.name0, pair.name1) for pair in ordered])
+        report = _summarise([reader.geometry(pair.name0, pair.name1) for pair in ordered])
+    return dataclasses.replace(report, **stationary)
 
 
 def _verify_missing(store: ShardStore, recipe: VerificationRecipe, stamps: Mapping[Pair, str], executor: Executor) -> None:
@@ -138,6 +158,38 @@ def _summarise(geometries: list[TwoViewGeometry]) -> VerificationReport:
         rejected_because=dict(sorted(reasons.items())),
         max_error_px=(min(errors, default=0.0), max(errors, default=0.0)),
     )
+
+
+# --- overlays ------------------------------------------------------------------------------------------------------------
+
+
+def _find_overlays(pairs: list[Pair], features: H5Reader, matches: H5Reader, max_error_px: float | None) -> Overlays:
+    """The overlays of the collection, from at most `MAX_SAMPLED_PAIRS` pairs; none if the limit is None."""
+    if max_error_px is None:
+        return Overlays()
+    step = -(-len(pairs) // MAX_SAMPLED_PAIRS) or 1
+    return find_overlays(_read_each(pairs[::step], features, matches), max_error_px)
+
+
+def _count_stationary(pairs: list[Pair], features: H5Reader, matches: H5Reader, overlays: Overlays) -> dict[str, Any]:
+    """The fields of the report about overlays, and a warning if there are any."""
+    if not overlays:
+        return {}
+    dropped = [len(each[2]) - len(drop_stationary(*each, overlays)) for each in _read_each(pairs, features, matches)]
+    num_matches, num_pairs, where = sum(dropped), sum(number > 0 for number in dropped), overlays.describe()
+    logger.warning(
+        "%d matches of %d of %d pairs stand still in the frame although the camera moves (%s): a logo, a border, a time strip or "
+        "the hood of a car. They are dropped; a mask of this region also saves its keypoints (dataset.masks)",
+        *(num_matches, num_pairs, len(pairs), where),
+    )
+    return {"num_stationary_matches": num_matches, "num_stationary_pairs": num_pairs, "overlays": where}
+
+
+def _read_each(pairs: Iterable[Pair], features: H5Reader, matches: H5Reader) -> Iterator[tuple[Features, Features, Matches]]:
+    """The features without descriptors and the matches of each pair. The features of the last 1000 images are kept (25 MB)."""
+    read = functools.lru_cache(1000)(functools.partial(features.features, with_descriptors=False))
+    for pair in pairs:
+        yield read(pair.name0), read(pair.name1), read_matches(matches, pair)
 
 
 # --- what the geometries were computed from ------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
+from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.products import Features, Matches, TwoViewGeometry
 from sfm_lightglue.ranges import check_ranges
 
@@ -45,6 +46,9 @@ class VerificationOptions:
     """Largest number of RANSAC trials. It limits the time for pairs that do not overlap."""
     seed: int
     """Seed of RANSAC's random samples."""
+    stationary_max_error_px: float | None = None
+    """Matches in a logo, a car hood or another overlay move at most this much, px of the resized image that the detector saw;
+    they are dropped, see `stationary.py`. None keeps them."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -56,6 +60,7 @@ class VerificationOptions:
             confidence="> 0, < 1",
             max_num_trials=">= 1",
             seed=">= 0",
+            stationary_max_error_px="> 0",
         )
 
 
@@ -85,9 +90,9 @@ def verify_matches(
         return _rejected("few matches", matches, max_error_px)
     estimated = pycolmap.estimate_two_view_geometry(
         camera0,
-        _colmap_points(features0),
+        colmap_keypoints(features0),
         camera1,
-        _colmap_points(features1),
+        colmap_keypoints(features1),
         matches.indices.astype(np.uint32),
         _colmap_options(options, max_error_px),
     )
@@ -107,11 +112,6 @@ def _rejected(reason: str, matches: Matches, max_error_px: float) -> TwoViewGeom
     """The record of a rejected pair."""
     no_inliers = np.zeros((0, 2), np.int32)
     return TwoViewGeometry("DEGENERATE", no_inliers, len(matches), float(max_error_px), rejected_because=reason)
-
-
-def _colmap_points(features: Features) -> np.ndarray:
-    """float64 (n, 2): keypoints in COLMAP's pixels, the centre of the top-left pixel at (0.5, 0.5)."""
-    return features.keypoints.astype(np.float64) + 0.5
 
 
 def _chance(features: Features, max_error_px: float) -> float:

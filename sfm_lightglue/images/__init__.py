@@ -3,10 +3,12 @@
 from sfm_lightglue.images.camera_ranges import camera_ranges as camera_ranges
 from sfm_lightglue.images.decoding import MIN_SIDE as MIN_SIDE
 from sfm_lightglue.images.decoding import UnreadableImage as UnreadableImage
+from sfm_lightglue.images.decoding import exif_orientation as exif_orientation
 from sfm_lightglue.images.decoding import opaque_parts as opaque_parts
 from sfm_lightglue.images.decoding import to_rgb as to_rgb
 from sfm_lightglue.images.headers import PhotoHeader as PhotoHeader
 from sfm_lightglue.images.headers import read_header as read_header
+from sfm_lightglue.images.headers import read_orientation as read_orientation
 from sfm_lightglue.images.headers import read_pose_tags as read_pose_tags
 from sfm_lightglue.images.headers import read_position as read_position
 from sfm_lightglue.images.listing import EXTENSIONS as EXTENSIONS

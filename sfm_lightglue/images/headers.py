@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags
 from PIL import Image as PILImage
 
-from sfm_lightglue.images.decoding import open_photo
+from sfm_lightglue.images.decoding import exif_orientation, open_photo
 from sfm_lightglue.positions import GeoPosition, position_from_exif
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ class PhotoHeader:
     """From EXIF: the 35 mm equivalent, or focal length and focal-plane resolution. None if missing or implausible."""
     camera_key: str
     """Make, model, focal length and size. Photos with the same key come from one camera. Empty if EXIF does not have them."""
+    orientation: int = 1
+    """Code of EXIF that turns the stored pixels upright, 1 to 8; 1 without one."""
 
 
 def read_header(path: Path) -> PhotoHeader:
@@ -43,7 +45,16 @@ def read_header(path: Path) -> PhotoHeader:
         if (exif.get("Make") or exif.get("Model")) and any(map(_number, focal_lengths)):
             parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *image.size)
             key = "|".join("" if part is None else str(part).strip(" \0") for part in parts)
-        return PhotoHeader(image.size, focal, key)
+        return PhotoHeader(image.size, focal, key, exif_orientation(image))
+
+
+def read_orientation(path: Path) -> int:
+    """The code of EXIF that turns the stored pixels upright, 1 to 8; 1 without one. No pixels are decoded.
+
+    Raises: UnreadableImage if the header cannot be read.
+    """
+    with open_photo(path) as image:
+        return exif_orientation(image)
 
 
 def read_position(path: Path) -> GeoPosition | None:

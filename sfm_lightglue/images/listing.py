@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -130,7 +131,7 @@ class _Walk:
 
     def _enter_subfolder(self, entry: os.DirEntry[str], path: Path, prefix: str) -> None:
         if reason := _why_no_photos(path):
-            tell_once(f"{path} is left out: {reason}")
+            _tell_left_out(path, reason)
         elif entry.is_symlink():
             self._links.append((path, prefix))
         elif entry.path in self._seen:
@@ -153,6 +154,13 @@ def _why_no_photos(folder: Path) -> str:
     return ""
 
 
+@functools.cache
+def _tell_left_out(folder: Path, reason: str) -> None:
+    """Logs, once, that a folder is left out. Folders without pictures, such as `.git`, are not worth a line."""
+    if any(_extension(file) in EXTENSIONS for _, _, files in os.walk(folder) for file in files):
+        tell_once(f"{folder} is left out: {reason}")
+
+
 def _is_output(folder: Path) -> bool:
     """Whether this package wrote its results to the folder."""
     try:
@@ -163,13 +171,22 @@ def _is_output(folder: Path) -> bool:
 
 
 def _without_masks(folder: Path, names: list[str]) -> list[str]:
-    """The names without those in folders called `mask` or `masks` that belong to the other photos by their names."""
+    """The names without masks of other photos: `a.jpg.png` beside `a.jpg`, and folders called `mask` or `masks`.
+
+    The names in such a folder must be those of masks, too: a folder of photos of masks is one of photos.
+    """
+    known = {*names}
+    beside = {name for name in names if name.lower().endswith(".png") and name[:-4] in known}
+    if beside:
+        warn_once(
+            f"{len(beside)} masks in {folder} are left out, such as {min(beside)}. To use them, give dataset.masks={folder}"
+        )
     inside: dict[str, list[str]] = {}
     for name in names:
-        above = [folder for folder in PurePosixPath(name).parents if folder.name.casefold() in MASKS]
-        if above:
+        above = [path for path in PurePosixPath(name).parents if path.name.casefold() in MASKS]
+        if above and name not in beside:
             inside.setdefault(above[-1].as_posix(), []).append(name)
-    masks = {name for group in inside.values() for name in group}
+    masks = beside.union(*inside.values())
     photos = [name for name in names if name not in masks]
     fitting = {folded(mask) for name in photos for mask in mask_names(PurePosixPath(name).name)} | {"mask"}
     for masks_folder, group in inside.items():

@@ -21,7 +21,7 @@ def load_image(
     ranges: Mapping[str, Range] | None = None,
     longest: int | None = None,
 ) -> Image:
-    """The decoded photo `folder/name` with its mask.
+    """The decoded photo `folder/name` with its mask, as stored. Its `orientation` is that of EXIF.
 
     Args:
         folder: Folder of the photos.
@@ -49,4 +49,4 @@ def load_image(
     if masks and name in masks:
         painted = read_mask(masks[name], (pixels.shape[1], pixels.shape[0]), orientation)
         mask = painted if mask is None else mask & painted
-    return Image(name, pixels, mask, full_size)
+    return Image(name, pixels, mask, full_size, orientation)

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sfm_lightglue.images.decoding import UnreadableImage, exif_orientation, opaque_parts, open_photo
-from sfm_lightglue.images.headers import read_header
 from sfm_lightglue.images.listing import find_pictures
 from sfm_lightglue.images.names import folded, mask_names, stem
 
@@ -88,7 +87,7 @@ def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
         below = {name: name.removeprefix(common) for name in names}
         found = _assign(pictures, [*below.values()])
         chosen = {name: found[short] for name, short in below.items() if short in found}
-    unused = sorted({*pictures} - {*chosen.values()})
+    unused = sorted({*pictures} - {*chosen.values()} - {*names})
     files = {name: masks / chosen[name] for name in names if name in chosen}
     return MaskFiles(masks, files, tuple(name for name in names if name not in chosen), tuple(unused))
 
@@ -145,6 +144,8 @@ def _assign(pictures: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         similar = [[picture for key in keys for picture in byfolded.get(folded(key), ())] for keys in levels]
         free = [[picture for picture in level if picture not in taken] for level in similar]
         fitting = next((level for level in (spelled[name], *free) if level), [])
+        if folded(f"{name}.png") in map(folded, fitting):  # COLMAP's mask beside the photo itself
+            fitting = [picture for picture in fitting if picture != name]
         if len(fitting) > 1:
             raise ValueError(f"two masks fit the photo {name}: {fitting[0]} and {fitting[1]}. Delete or rename one of them")
         if fitting:
@@ -181,7 +182,8 @@ def _problems(images: Path, files: Mapping[str, Path]) -> Iterator[str]:
     for name, path in files.items():
         if path not in sizes:
             try:
-                sizes[path] = read_header(path).size
+                with open_photo(path) as mask:
+                    sizes[path] = mask.size
             except UnreadableImage as error:
                 sizes[path] = None
                 if uses[path] > 1:

@@ -18,6 +18,7 @@ from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, setting
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.precision import check_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
+from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.registry import closest
 
@@ -117,6 +118,7 @@ class LightGlueMatcher:
 
         Raises: ValueError if the features are not of the kind that the network was trained for.
         """
+        features = upright_features(features)
         return self.engine.prepare(
             self._tensor(features.keypoints),
             self._descriptors(features),

@@ -15,6 +15,7 @@ class Matcher(Protocol):
     - Each process builds it once, by its classmethod `create(options, device)`, and calls it from several threads.
     - It keeps its options as the attribute `options`. Options and `weights` are stored with the results, so that results of
       other settings are recognised (docs/architecture.md). Another process creates it again from class and options.
+    - The stage gives it features of the upright photos (`orientation.upright_features`).
     """
 
     weights: tuple[WeightsRecord, ...]

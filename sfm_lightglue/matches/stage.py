@@ -19,6 +19,7 @@ from sfm_lightglue.execution.portable import PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
+from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.products import Matches, Pair
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, H5Reader, ShardStore, check_match_keys, match_key, matches_to_group
@@ -153,7 +154,7 @@ class _Worker:
     def _load(self, name: str) -> tuple[int, Any]:
         """Number of keypoints, and the matcher's input: a `PreparedImage` for a batched matcher, else the features."""
         with self.reading:
-            features = self.reader.features(name)
+            features = upright_features(self.reader.features(name))
         return len(features), self.matcher.prepare(features) if isinstance(self.matcher, BatchedMatcher) else features
 
 

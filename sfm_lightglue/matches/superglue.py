@@ -11,6 +11,7 @@ from torch import Tensor
 from sfm_lightglue.networks.superglue import SuperGlue, SuperGlueSettings
 from sfm_lightglue.networks.superglue_checkpoints import load_superglue
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
+from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.products import Features, Matches
 
 
@@ -61,6 +62,7 @@ class SuperGlueMatcher:
 
         Raises: ValueError if the descriptors have another size than SuperPoint's.
         """
+        features0, features1 = upright_features(features0), upright_features(features1)
         result = self.network.match(
             self._tensor(features0.keypoints),
             self._tensor(features1.keypoints),

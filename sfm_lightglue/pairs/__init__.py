@@ -4,6 +4,7 @@ PAIR_SOURCES = {
     "exhaustive": "sfm_lightglue.pairs.exhaustive:ExhaustivePairs",
     "sequential": "sfm_lightglue.pairs.sequential:SequentialPairs",
     "retrieval": "sfm_lightglue.pairs.retrieval:RetrievalPairs",
+    "spatial": "sfm_lightglue.pairs.spatial:SpatialPairs",
     "list": "sfm_lightglue.pairs.listed:ListedPairs",
     "union": "sfm_lightglue.pairs.union:UnionPairs",
 }

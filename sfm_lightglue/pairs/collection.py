@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfm_lightglue.images import UnreadableImage, read_header
+from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.positions import GeoPosition
@@ -136,12 +137,12 @@ class Collection:
         """Camera poses by name, in the order of `names`. Images without a pose are missing.
 
         Raises:
-            ValueError: The collection has no file of poses.
+            FileNotFoundError: The file of poses does not exist.
+            ValueError: The file is damaged or has none of the images, or the collection has no file of poses.
         """
         if self._poses is None:
             raise ValueError("these pairs need camera poses: give dataset.poses=FILE (poses=FILE in Python)")
-        known = read_poses(self._poses)
-        return {name: known[name] for name in self.names if name in known}
+        return PhotoNames(self.names, self.images).match(self._poses, read_poses(self._poses))
 
     @functools.cached_property
     def _reader(self) -> H5Reader:

@@ -12,6 +12,7 @@ import pycolmap
 
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.images import UnreadableImage, camera_ranges, load_image
+from sfm_lightglue.orientation import MIRRORED
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,12 @@ def _observed_colors(model: pycolmap.Reconstruction, images: Path) -> Iterator[t
             return None
         keypoints = np.array([point.xy for point in points]) - 0.5  # COLMAP's top-left pixel centre is at (0.5, 0.5)
         try:
-            pixels = load_image(images, image.name, use_alpha=False, ranges=ranges).pixels
+            photo = load_image(images, image.name, use_alpha=False, ranges=ranges)
         except UnreadableImage as error:
             logger.warning("%s gives no colours to the points: %s", image.name, error)
             return None
+        # The keypoints of a mirrored photo are those of the photo flipped left-right, see `orientation.colmap_keypoints`.
+        pixels = photo.pixels[:, ::-1] if photo.orientation in MIRRORED else photo.pixels
         size, camera = (pixels.shape[1], pixels.shape[0]), model.camera(image.camera_id)
         if size != (camera.width, camera.height):
             logger.warning(

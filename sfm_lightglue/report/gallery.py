@@ -10,6 +10,7 @@ import numpy as np
 
 from sfm_lightglue.files import foreign_file
 from sfm_lightglue.images import load_image
+from sfm_lightglue.orientation import turn_pixels, upright_features
 from sfm_lightglue.products import Pair
 from sfm_lightglue.report.draw import is_marked
 from sfm_lightglue.report.matches import plot_matches
@@ -70,16 +71,17 @@ def _is_ours(picture: Path, run: RunFolder) -> bool:
 
 
 def _draw(images: Path, pair: Pair, features: H5Reader, matches: H5Reader, verified: H5Reader, path: Path) -> Path:
-    """Draws one pair to `path`; returns `path`."""
+    """Draws one pair to `path`, both photos upright; returns `path`."""
     found = matches.find_matches(pair.name0, pair.name1)
     if found is None:
         raise KeyError(f"{matches.path} has no matches of {pair.name0!r} and {pair.name1!r}")
     inliers = verified.geometry(pair.name0, pair.name1).inlier_matches
+    stored = [features.features(name, with_descriptors=False) for name in (pair.name0, pair.name1)]
     plot_matches(
-        load_image(images, pair.name0).pixels,
-        load_image(images, pair.name1).pixels,
-        features.features(pair.name0).keypoints[found.indices[:, 0]],
-        features.features(pair.name1).keypoints[found.indices[:, 1]],
+        turn_pixels(load_image(images, pair.name0).pixels, stored[0].orientation),
+        turn_pixels(load_image(images, pair.name1).pixels, stored[1].orientation),
+        upright_features(stored[0]).keypoints[found.indices[:, 0]],
+        upright_features(stored[1]).keypoints[found.indices[:, 1]],
         found.scores,
         path,
         inliers=np.isin(found.indices[:, 0], inliers[:, 0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from sfm_lightglue.model_files import read_model
+from sfm_lightglue.orientation import UPRIGHT, camera_upright_from_stored
 from sfm_lightglue.report.draw import save
 
 SIZE = (1600, 1000)
@@ -34,14 +36,19 @@ class _View:
         return np.stack([x, y], axis=1) / safe[:, None] * self.focal + self.centre, depth
 
 
-def draw_reconstruction(model: Path, path: Path) -> None:
-    """Draws the COLMAP model in the folder `model` to the picture `path`. A model without points is not drawn."""
+def draw_reconstruction(model: Path, path: Path, orientations: Mapping[str, int] | None = None) -> None:
+    """Draws the COLMAP model in the folder `model` to the picture `path`. A model without points is not drawn.
+
+    `orientations` are the codes of EXIF by image name, which say what is up in a photo; by default all photos are upright.
+    """
     reconstruction = read_model(model)
     points = np.array([point.xyz for point in reconstruction.points3D.values()])
     if not len(points):
         return
     colors = np.array([point.color for point in reconstruction.points3D.values()])
-    poses = [reconstruction.image(image_id).cam_from_world().matrix() for image_id in sorted(reconstruction.reg_image_ids())]
+    images = [reconstruction.image(image_id) for image_id in sorted(reconstruction.reg_image_ids())]
+    turns = [camera_upright_from_stored((orientations or {}).get(image.name, UPRIGHT)) for image in images]
+    poses = [turn @ image.cam_from_world().matrix() for turn, image in zip(turns, images, strict=True)]
     view = _choose_view(points, np.array(poses))
     picture = PILImage.new("RGB", (2 * SIZE[0], 2 * SIZE[1]), "white")
     draw = ImageDraw.Draw(picture)

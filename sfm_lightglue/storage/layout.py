@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from sfm_lightglue.orientation import check_orientation
 from sfm_lightglue.products import Features, Matches, TwoViewGeometry
 from sfm_lightglue.storage.safety import MAX_DESCRIPTOR_SIZE, RefusedFile, find_dataset, has_member, max_bytes
 from sfm_lightglue.storage.values import (
@@ -53,7 +54,8 @@ class GroupData:
 def features_to_group(features: Features) -> GroupData:
     """hloc's layout: keypoints float32 (n, 2), scores float16 (n,), descriptors float16 (d, n), image_size int64 (2,).
 
-    The attribute `uncertainty` of the keypoints is hloc's name for `Features.pixel_scale`.
+    The attribute `uncertainty` of the keypoints is hloc's name for `Features.pixel_scale`. The group has the attribute
+    `orientation` if the photo was turned.
     """
     datasets: dict[str, np.ndarray] = {
         "keypoints": features.keypoints.astype(np.float32),
@@ -64,7 +66,8 @@ def features_to_group(features: Features) -> GroupData:
         datasets["descriptors"] = np.ascontiguousarray(features.descriptors.T.astype(np.float16))
     if features.scales is not None and features.orientations is not None:
         datasets |= {"scales": features.scales.astype(np.float32), "oris": features.orientations.astype(np.float32)}
-    return GroupData(datasets, {"keypoints": {"uncertainty": float(features.pixel_scale)}})
+    of_group = {"": {"orientation": features.orientation}} if features.orientation != 1 else {}
+    return GroupData(datasets, {"keypoints": {"uncertainty": float(features.pixel_scale)}, **of_group})
 
 
 def features_from_group(
@@ -96,6 +99,7 @@ def features_from_group(
         scales=_optional_array(group, "scales", count),
         orientations=_optional_array(group, "oris", count),
         name=name,
+        orientation=orientation_from_group(group, name),
     )
     check_keypoints(features.keypoints, features.image_size, features.pixel_scale, place)
     return features
@@ -178,6 +182,16 @@ def read_global_descriptors(path: str, datasets: Mapping[str, h5py.Dataset]) -> 
         if not np.isfinite(descriptors[row]).all():
             raise ValueError(f"{path}: {name} has a global_descriptor with numbers that are not finite (NaN or infinite)")
     return descriptors
+
+
+def orientation_from_group(group: h5py.Group, name: str) -> int:
+    """`Features.orientation` of one image; 1 if the file does not say. Raises: ValueError if it is no code of EXIF."""
+    orientation = int(group.attrs.get("orientation", 1))
+    try:
+        check_orientation(orientation)
+    except ValueError as error:
+        raise ValueError(f"{group.file.filename}: {name}: {error}") from error
+    return orientation
 
 
 # --- matches -------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from sfm_lightglue.storage.layout import (
     has_matches,
     match_key,
     matches_from_group,
+    orientation_from_group,
     pair_keys,
     read_global_descriptors,
     required_dataset,
@@ -127,6 +128,10 @@ class H5Reader:
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) px of the photo, without reading its features. Raises: as `features`."""
         return stored_image_size(self._image_group(name), name)
+
+    def orientation(self, name: str) -> int:
+        """`Features.orientation` without reading the features. Raises: ValueError if the file has no valid code."""
+        return orientation_from_group(self._file[name], name)
 
     def pixel_scale(self, name: str) -> float:
         """`Features.pixel_scale` without reading the features; 1 if the file does not say."""

@@ -243,3 +243,16 @@ def test_the_seed_decides_the_samples() -> None:
     views = two_views(noise_px=1.5)
     geometries = [verify(views, identity(200), dataclasses.replace(DEFAULTS, seed=seed)) for seed in (0, 1)]
     assert not np.array_equal(geometries[0].F, geometries[1].F)
+
+
+def test_a_mirrored_photo_is_verified_as_the_view_that_its_camera_had() -> None:
+    """The keypoints of a photo that is stored mirrored give the same essential matrix as those of the photo as it was taken."""
+    views = two_views()
+    stored = views.features1.keypoints * [-1, 1] + [SIZE[0] - 1, 0]
+    mirrored = dataclasses.replace(views.features1, keypoints=stored.astype(np.float32), orientation=2)
+    count = len(views.features0)
+    expected = verify_matches(*[CAMERA.to_colmap()] * 2, views.features0, views.features1, identity(count), DEFAULTS)
+    found = verify_matches(*[CAMERA.to_colmap()] * 2, views.features0, mirrored, identity(count), DEFAULTS)
+    assert expected.is_verified and expected.E is not None and found.E is not None
+    np.testing.assert_allclose(found.E, expected.E, atol=1e-4)
+    np.testing.assert_array_equal(found.inlier_matches, expected.inlier_matches)

@@ -125,8 +125,8 @@ def test_photos_are_decoded_together_only_as_far_as_the_memory_allows(monkeypatc
 # --- very large photos ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(1008, 704), (1001, 701), (701, 1001)])
-@pytest.mark.parametrize("longest", [100, 125, 126, 250, 252, 500, 504, 600, 1001, 9000])
+@pytest.mark.parametrize("size", [(504, 352), (501, 351), (351, 501)])
+@pytest.mark.parametrize("longest", [50, 63, 125, 126, 250, 252, 9000])
 def test_a_very_large_jpeg_is_decoded_at_a_part_of_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], longest: int
 ) -> None:
@@ -135,7 +135,7 @@ def test_a_very_large_jpeg_is_decoded_at_a_part_of_its_size(
     y, x = np.mgrid[0 : size[1], 0 : size[0]]
     pixels = np.stack([x * 250 / size[0], y * 250 / size[1], (x + y) * 100 / size[0]], axis=2).astype(np.uint8)
     PILImage.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, subsampling=0)
-    monkeypatch.setattr(decoding, "ORDINARY_PIXELS", 500_000)
+    monkeypatch.setattr(decoding, "ORDINARY_PIXELS", 100_000)
     image = load_image(tmp_path, "a.jpg", longest=longest)
     assert image.full_size == (None if factor == 1 else size)
     assert image.size == (-(-size[0] // factor), -(-size[1] // factor)) and max(image.size) >= min(longest, max(size))

@@ -35,6 +35,13 @@ def test_thumbnails_and_deleted_files_are_left_out_and_told_once(
     assert caplog.text.count("is left out") == 1
 
 
+def test_hidden_folders_are_told_only_if_they_hold_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.jpg", ".git/objects/ab/cd", ".cache/deep/b.jpg")
+    with caplog.at_level(logging.INFO):
+        assert list_images(tmp_path) == ["a.jpg"]
+    assert ".git" not in caplog.text and ".cache is left out: it is hidden" in caplog.text
+
+
 def test_outputs_of_earlier_runs_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a.jpg", "out/plots/matches.png", "out/reconstruction/0/points.ply", "trip/plots/b.jpg", "c/d.jpg")
     (tmp_path / "out" / "summary.json").write_text(json.dumps({"stages": {"extract": {}}}))
@@ -90,6 +97,14 @@ def test_the_masks_that_the_message_names_are_found(tmp_path: Path) -> None:
         "images/0001.jpg": tmp_path / "masks/0001.jpg.png",
         "images/cam/0000.jpg": tmp_path / "masks/cam/0000.png",
     }
+
+
+def test_masks_in_the_folder_of_the_photos_are_no_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.jpg", "a.jpg.png", "b.png", "c.jpg", "c.jpg.PNG")
+    names = list_images(tmp_path)
+    assert names == ["a.jpg", "b.png", "c.jpg"] and f"dataset.masks={tmp_path}" in caplog.text
+    found = find_masks(tmp_path, ["a.jpg", "c.jpg"])
+    assert found.files == {"a.jpg": tmp_path / "a.jpg.png", "c.jpg": tmp_path / "c.jpg.PNG"}
 
 
 def test_photos_in_a_folder_called_masks_are_photos_if_their_names_say_so(tmp_path: Path) -> None:

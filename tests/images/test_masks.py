@@ -109,7 +109,7 @@ def test_a_folder_whose_masks_belong_to_no_photo_is_an_error_with_the_names_it_e
         check_masks(tmp_path, ["a.jpg"], touch(tmp_path / "empty", "readme.txt"))
 
 
-def test_a_thousand_photos_are_checked_in_less_than_a_second_per_thousand(tmp_path: Path) -> None:
+def test_a_thousand_photos_and_masks_are_checked_in_seconds(tmp_path: Path) -> None:
     names = [f"{number:04}.jpg" for number in range(1000)]
     PILImage.new("RGB", SIZE).save(tmp_path / names[0])
     for folder in ("images", "masks"):
@@ -174,7 +174,7 @@ def test_a_mask_in_the_other_orientation_is_refused_if_exif_does_not_explain_it(
         load_image(tmp_path / "photos", "a.jpg", masks=masks)
 
 
-@pytest.mark.parametrize("size, mask_size", [((64, 48), (32, 24)), ((64, 48), (192, 144)), ((4001, 3001), (500, 375))])
+@pytest.mark.parametrize("size, mask_size", [((64, 48), (32, 24)), ((64, 48), (192, 144)), ((1001, 751), (250, 188))])
 def test_a_mask_of_another_scale_is_resized(tmp_path: Path, size: tuple[int, int], mask_size: tuple[int, int]) -> None:
     masks = write_pair(tmp_path, PILImage.fromarray(quarter(mask_size)), size=size)
     mask = loaded(tmp_path, masks)

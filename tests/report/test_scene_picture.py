@@ -62,3 +62,21 @@ def test_a_model_without_points_gives_no_picture(tmp_path: Path) -> None:
     pycolmap.Reconstruction().write(tmp_path / "empty")
     draw_reconstruction(tmp_path / "empty", tmp_path / "scene.png")
     assert not (tmp_path / "scene.png").exists()
+
+
+def test_a_model_of_turned_photos_is_drawn_upright(model: Path, tmp_path: Path) -> None:
+    """Cameras that lie on their side, with the orientation that says so, give the same picture as upright cameras."""
+    draw_reconstruction(model, tmp_path / "upright.png")
+    reconstruction = pycolmap.Reconstruction(model)
+    stored_from_upright = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])  # EXIF 6
+    for image_id in reconstruction.reg_image_ids():
+        frame = reconstruction.image(image_id).frame
+        turned = pycolmap.Rigid3d(pycolmap.Rotation3d(stored_from_upright), np.zeros(3)) * frame.rig_from_world
+        frame.rig_from_world = turned
+    reconstruction.write(model)
+    draw_reconstruction(model, tmp_path / "turned.png", {"1.jpg": 6, "2.jpg": 6})
+    upright, turned = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("upright", "turned"))
+    assert np.abs(upright - turned).mean() < 0.1, "only rounding differs"
+    draw_reconstruction(model, tmp_path / "lying.png")
+    lying = np.asarray(Image.open(tmp_path / "lying.png")).astype(int)
+    assert np.abs(upright - lying).mean() > 0.5

@@ -1,0 +1,67 @@
+"""Photos and a model for COLMAP's other programs, if COLMAP cannot read the photos: WebP, AVIF, JPEG 2000, GIF, HEIC.
+
+COLMAP can neither read nor write these formats, so its `image_undistorter` gives no pictures for them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pycolmap
+from PIL import Image as PILImage
+
+from sfm_lightglue.images import camera_ranges, load_image
+from sfm_lightglue.images.decoding import open_photo
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "PPM")
+"""What COLMAP reads and writes: by extension when it writes, by content when it reads."""
+
+
+def write_for_colmap(model: Path | str, images: Path | str, output: Path | str) -> list[str]:
+    """Writes `output/images` and `output/sparse`, for example for `colmap image_undistorter`.
+
+    Photos that COLMAP cannot read become PNG files with `.png` added to their names, in the model too. The others are linked, or
+    copied if the system allows no links. The pixels are those that the features were found in, as stored.
+
+    Args:
+        model: Folder of a model, such as `OUT/reconstruction/0`.
+        images: Folder of the photos.
+        output: Folder to write. It must not exist, or be empty.
+
+    Returns:
+        Names of the photos that became PNG files, sorted.
+
+    Raises:
+        ValueError: If `output` has files.
+        UnreadableImage: If a photo of the model is missing or cannot be decoded.
+    """
+    images, output = Path(images), Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} has other files already: give a new folder")
+    reconstruction = pycolmap.Reconstruction(model)
+    by_name = {reconstruction.image(image_id).name: image_id for image_id in reconstruction.reg_image_ids()}
+    ranges = camera_ranges(images, sorted(by_name))
+    converted = []
+    for name, image_id in sorted(by_name.items()):
+        with open_photo(images / name) as photo:
+            is_readable = photo.format in FORMATS and Path(name).suffix.lower() in EXTENSIONS
+        copy = output / "images" / (name if is_readable else f"{name}.png")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if is_readable:
+            _link((images / name).resolve(), copy)
+        else:
+            PILImage.fromarray(load_image(images, name, use_alpha=False, ranges=ranges).pixels).save(copy)
+            reconstruction.image(image_id).name = f"{name}.png"
+            converted.append(name)
+    (output / "sparse").mkdir(parents=True, exist_ok=True)
+    reconstruction.write(output / "sparse")
+    return converted
+
+
+def _link(target: Path, link: Path) -> None:
+    try:
+        link.symlink_to(target)
+    except OSError:  # Windows allows links only to some users
+        shutil.copyfile(target, link)

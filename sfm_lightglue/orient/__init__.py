@@ -1,0 +1,1 @@
+"""Orientation from the pictures: photos that verify with few others are tried in four turns."""

@@ -1,0 +1,92 @@
+"""The search: which turn each group of photos has, relative to the largest group."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sfm_lightglue.orient.trials import Compare, Outcome
+from sfm_lightglue.products import Pair
+
+MAX_POOL = 12
+"""Photos of the large group among which the partners of a photo are chosen."""
+MAX_REPRESENTATIVES = 2
+"""Photos of a group that are tried until the turn of the group is clear."""
+MAX_FAILURES, FAILURES_PER_PAIR = 10, 0.02
+"""The search ends after this many groups without a clear turn, or this many for each pair of the run if these are more."""
+
+
+@dataclass
+class Search:
+    """The state of a search. `group` grows by each group whose turn becomes clear."""
+
+    compare: Compare
+    group: list[str]
+    """Photos whose turns are known relative to each other."""
+    neighbours: Mapping[str, Sequence[str]]
+    """The photos with which each photo is paired in the run, the best first."""
+    turns: dict[str, int] = field(default_factory=dict)
+    """Quarter turns clockwise of each photo in `group`."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """The last outcome of each photo in a group that was tried."""
+
+    def run(self, groups: Iterable[Sequence[str]], max_failures: int) -> None:
+        """Tries each group with the photos of `group`, and the failed ones again with the photos that joined since."""
+        self.turns |= dict.fromkeys(self.group, 0)
+        waiting = [(members, set[str]()) for members in groups]
+        failures, grew = 0, True
+        while waiting and grew and failures < max_failures:
+            grew, failed = False, []
+            for members, seen in waiting:
+                fresh = [name for name in self.group if name not in seen]
+                if failures >= max_failures or not fresh:
+                    failed.append((members, seen))
+                    continue
+                outcome = self._try(members, fresh)
+                self.outcomes |= dict.fromkeys(members, outcome)
+                if outcome.is_clear:
+                    self.turns |= dict.fromkeys(members, outcome.best)
+                    self.group += members
+                    grew = True
+                else:
+                    failures += 1
+                    failed.append((members, seen | set(fresh)))
+            waiting = failed
+
+    def _try(self, members: Sequence[str], partners: Sequence[str]) -> Outcome:
+        """The first clear outcome of the group's best connected photos, or else their sum."""
+        inliers = [0, 0, 0, 0]
+        for name in members[:MAX_REPRESENTATIVES]:
+            outcome = self.compare(name, self._pool(members, partners), self.turns)
+            if outcome.is_clear:
+                return outcome
+            inliers = [before + now for before, now in zip(inliers, outcome.inliers, strict=True)]
+        return Outcome(tuple(inliers))
+
+    def _pool(self, members: Sequence[str], partners: Sequence[str]) -> list[str]:
+        """At most MAX_POOL partners: half of them paired with the members in the run, the others evenly spaced by name."""
+        allowed = set(partners)
+        paired = [name for member in members for name in self.neighbours.get(member, ()) if name in allowed]
+        near = list(dict.fromkeys(paired))[: MAX_POOL // 2]
+        others = sorted(allowed - set(near))
+        room = MAX_POOL - len(near)
+        step = max(1.0, len(others) / room)
+        return near + [others[int(i * step)] for i in range(min(room, len(others)))]
+
+
+def settle(turns: Mapping[str, int], tagged: Collection[str]) -> dict[str, int]:
+    """The turns, so that most photos whose EXIF has an orientation keep it: only turns relative to each other were found."""
+    votes = Counter(turns[name] for name in tagged if name in turns)
+    shift = max(range(4), key=lambda turn: (votes[turn], -turn))
+    return {name: (turn - shift) % 4 for name, turn in turns.items()}
+
+
+def neighbours_of(pairs: Iterable[Pair]) -> dict[str, list[str]]:
+    """The photos paired with each photo, those with the highest similarity first."""
+    ranked: dict[str, list[tuple[float, str]]] = {}
+    for pair in pairs:
+        score = -pair.score if pair.score == pair.score else 0.0
+        ranked.setdefault(pair.name0, []).append((score, pair.name1))
+        ranked.setdefault(pair.name1, []).append((score, pair.name0))
+    return {name: [other for _, other in sorted(found)] for name, found in ranked.items()}

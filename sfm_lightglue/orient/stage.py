@@ -1,0 +1,119 @@
+"""The stage verified pairs -> orientations: reads `features.h5`, `pairs.txt` and `verification.h5`, writes `orientations.tsv`.
+
+Photos that verify with few others may lie on their side although EXIF does not say so. They are matched again in four turns, as
+small pictures, with a few photos of the largest group. Only the decisions are written here: the stage `extract` applies them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfm_lightglue.images import UnreadableImage, read_orientation
+from sfm_lightglue.orient.decisions import Decision, content_hash, read_decisions, write_decisions
+from sfm_lightglue.orient.groups import find_groups
+from sfm_lightglue.orient.search import FAILURES_PER_PAIR, MAX_FAILURES, Search, neighbours_of, settle
+from sfm_lightglue.orient.trials import Trials
+from sfm_lightglue.orientation import UPRIGHT, turned_further
+from sfm_lightglue.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OrientationReport:
+    """What a call of `find_orientations` did."""
+
+    num_groups: int
+    """Groups of photos that verify well with each other."""
+    num_tried: int
+    """Photos that were tried in four turns in this call, or belong to a group of which some were."""
+    turned: dict[str, str]
+    """Name of each photo that the pictures turned, in this call or before -> its new orientation and the reason."""
+    changed: list[str]
+    """The photos that this call turned."""
+
+
+def find_orientations(
+    folder: RunFolder, images: Path, names: Sequence[str], open_trials: Callable[[Mapping[str, int]], Trials]
+) -> OrientationReport:
+    """Decides the turns of photos that verify with few others, and writes them to `orientations.tsv`.
+
+    Args:
+        folder: Output folder in which the stages up to `verify` have run.
+        images: Folder of the photos.
+        names: The photos that have features.
+        open_trials: From the code of EXIF of each photo to the trials. Called only if there is something to try.
+
+    Raises:
+        ValueError: If `orientations.tsv` is damaged.
+    """
+    known = read_decisions(folder.orientations, images)
+    with folder.open_features() as features, folder.open_verification() as verified:
+        here = {*names}
+        pairs = [pair for pair in folder.read_pairs() if {pair.name0, pair.name1} <= here]
+        inliers = {pair: verified.num_inliers(pair.name0, pair.name1) for pair in pairs}
+        orientations = {name: features.orientation(name) for name in names}
+    first, *others = find_groups(names, inliers) or [[]]
+    waiting = [group for group in others if _is_open(group, known, len(first))]
+    if not waiting:
+        return OrientationReport(bool(first) + len(others), 0, _described(known), [])
+    search = Search(open_trials(orientations).compare, list(first), neighbours_of(pairs))
+    search.run(waiting, max(MAX_FAILURES, int(FAILURES_PER_PAIR * len(pairs))))
+    decided = _decisions(search, orientations, images)
+    changed = sorted(name for name, decision in decided.items() if decision.turned)
+    known |= decided
+    write_decisions(folder.orientations, known.values())
+    report = OrientationReport(1 + len(others), len(search.outcomes), _described(known), changed)
+    _log(report)
+    return report
+
+
+def _is_open(group: Sequence[str], known: Mapping[str, Decision], size: int) -> bool:
+    """True if a photo of the group was neither turned before nor tried with a group of this size."""
+    return any(name not in known or not (known[name].turned or known[name].group >= size) for name in group)
+
+
+def _decisions(search: Search, orientations: Mapping[str, int], images: Path) -> dict[str, Decision]:
+    """The decision for each photo that was tried, and for photos that must turn with the others."""
+    tagged = [name for name in search.turns if _is_turned_by_exif(images / name)]
+    turns, decided = settle(search.turns, tagged), {}
+    for name in sorted({*search.outcomes, *(name for name, turn in turns.items() if turn)}):
+        turn, outcome = turns.get(name, 0), search.outcomes.get(name)
+        if turn and outcome is not None:
+            reason = f"turned: {outcome}"
+        elif turn:
+            reason = "turned with its group, so that photos with an orientation in EXIF keep it"
+        elif name in turns:
+            reason = f"best as it is: {outcome}"
+        else:
+            reason = f"no turn is clearly the best: {outcome}"
+        best = max(outcome.inliers) if outcome else 0
+        code = turned_further(orientations[name], turn)
+        decided[name] = Decision(name, code, turn != 0, reason, best, len(search.group), content_hash(images / name))
+    return decided
+
+
+def _is_turned_by_exif(path: Path) -> bool:
+    """True if EXIF says to turn the photo. Code 1 does not count: cameras without a sensor of orientation write it too."""
+    try:
+        return read_orientation(path) != UPRIGHT
+    except UnreadableImage:
+        return False
+
+
+def _described(decisions: Mapping[str, Decision]) -> dict[str, str]:
+    turned = {name: decision for name, decision in sorted(decisions.items()) if decision.turned}
+    return {name: f"orientation {decision.orientation}, {decision.reason}" for name, decision in turned.items()}
+
+
+def _log(report: OrientationReport) -> None:
+    names = ", ".join(report.changed[:5]) + (f" and {len(report.changed) - 5} more" if len(report.changed) > 5 else "")
+    logger.info(
+        "orient: %d photos that verify with few others were tried in four turns, %d are turned%s",
+        report.num_tried,
+        len(report.changed),
+        f": {names} (reasons in orientations.tsv)" if names else "",
+    )

@@ -1,0 +1,142 @@
+"""Tries of a photo in four turns, in small pictures: extraction, matching and verification as in the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
+from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
+from sfm_lightglue.images import load_image, resize_longest
+from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions
+from sfm_lightglue.orientation import turn_pixels, turned_further
+from sfm_lightglue.products import Features, Image
+
+SMALL = {"resize_max": 512, "max_keypoints": 512, "enlarge_max": 1}
+"""Options of an extractor in the trials, if it has them. A trial then takes a tenth of the time of a pair of the run."""
+TURNS = range(4)
+MAX_PARTNERS = 3
+"""Photos that a photo is matched with in each turn: those with most similar descriptors."""
+MIN_INLIERS, MIN_RATIO = 30, 3.0
+"""The best turn needs this many inliers with all partners together, and this many times the inliers of the next best turn."""
+
+
+def small_options(options: Any) -> Any:
+    """The options of an extractor for small pictures."""
+    known = {field.name for field in dataclasses.fields(options)}
+    return dataclasses.replace(options, **{key: value for key, value in SMALL.items() if key in known})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The inliers of a photo in each of the four turns."""
+
+    inliers: tuple[int, ...]
+
+    @property
+    def best(self) -> int:
+        """The turn with most inliers, in quarters clockwise."""
+        return int(np.argmax(self.inliers))
+
+    @property
+    def is_clear(self) -> bool:
+        """True if the best turn has enough inliers, and by far more than any other."""
+        second, first = sorted(self.inliers)[-2:]
+        return first >= MIN_INLIERS and first >= MIN_RATIO * second
+
+    def __str__(self) -> str:
+        return f"{', '.join(map(str, self.inliers))} inliers after 0, 1, 2 and 3 quarter turns"
+
+
+class Trials:
+    """Matches small pictures of photos in any turn. Pictures are read once, and features are kept.
+
+    Args:
+        images: Folder of the photos.
+        masks: Folder of masks, or None.
+        orientations: Code of EXIF that each photo has now: turn 0.
+        extractor: For small pictures, see `small_options`.
+        matcher: The matcher of the run.
+        options: Limits of the verification.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        masks: Path | str | None,
+        orientations: Mapping[str, int],
+        extractor: Extractor,
+        matcher: Matcher,
+        options: VerificationOptions,
+    ) -> None:
+        self.images, self.masks, self.orientations = images, masks, orientations
+        self.extractor, self.matcher, self.options = extractor, matcher, options
+        self._nearest = NearestNeighborMatcher(NearestNeighborOptions("nearest_neighbor", True, 0.9, None))
+        self._pictures: dict[str, Image] = {}
+        self._features: dict[tuple[str, int], Features] = {}
+
+    def compare(self, name: str, partners: Sequence[str], turns: Mapping[str, int]) -> Outcome:
+        """The inliers of the photo in four turns with those partners that look most alike.
+
+        Args:
+            name: The photo.
+            partners: Photos that it may overlap with.
+            turns: Quarter turns of each partner, on top of its orientation.
+        """
+        looked_at = {partner: self.features(partner, turns[partner]) for partner in partners}
+        votes = {
+            partner: max(len(self._nearest(self.features(name, turn), found)) for turn in TURNS)
+            for partner, found in looked_at.items()
+        }
+        chosen = sorted(partners, key=lambda partner: (-votes[partner], partner))[:MAX_PARTNERS]
+        return Outcome(
+            tuple(sum(self._inliers(self.features(name, turn), looked_at[partner]) for partner in chosen) for turn in TURNS)
+        )
+
+    def features(self, name: str, turn: int) -> Features:
+        """The features of the small picture, turned by quarters clockwise on top of its orientation. They are kept.
+
+        Raises: UnreadableImage if the photo cannot be read any more.
+        """
+        key = name, turn % 4
+        if key not in self._features:
+            picture, code = self._picture(name), turned_further(self.orientations[name], turn)
+            mask = None if picture.mask is None else turn_pixels(picture.mask, code)
+            self._features[key] = self.extractor(Image(name, turn_pixels(picture.pixels, code), mask))
+        return self._features[key]
+
+    def _picture(self, name: str) -> Image:
+        """The photo and its mask in the size of the trials, as stored."""
+        if name not in self._pictures:
+            photo = load_image(self.images, name, masks=self.masks)
+            small = resize_longest(photo.pixels, SMALL["resize_max"])
+            self._pictures[name] = Image(name, small, None if photo.mask is None else _resized(photo.mask, small.shape[:2]))
+        return self._pictures[name]
+
+    def _inliers(self, features0: Features, features1: Features) -> int:
+        matches = self.matcher(features0, features1)
+        camera0, camera1 = _guessed_camera(features0.image_size), _guessed_camera(features1.image_size)
+        geometry = verify_matches(camera0, camera1, features0, features1, matches, self.options)
+        return len(geometry.inlier_matches)
+
+
+def _guessed_camera(size: tuple[int, int]) -> Any:
+    return Camera("SIMPLE_PINHOLE", size, (GUESSED_FOCAL_FACTOR * max(size), size[0] / 2, size[1] / 2), False).to_colmap()
+
+
+def _resized(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask at another size, (height, width), by the nearest pixel."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(shape, mask.shape, strict=True))
+    resized: np.ndarray = mask[rows[:, None], columns]
+    return resized
+
+
+Compare = Callable[[str, Sequence[str], Mapping[str, int]], Outcome]
+"""`Trials.compare`."""

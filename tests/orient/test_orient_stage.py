@@ -1,0 +1,194 @@
+"""The stage `orient` in a run: photos turned at random without EXIF are turned back, whatever interrupts the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from sfm_lightglue import pipeline
+from sfm_lightglue.config import compose_config
+from sfm_lightglue.orient import trials
+from sfm_lightglue.storage import H5Reader
+
+TURNS = {"a.png": 0, "b.png": 0, "c.png": 0, "d.png": 1, "e.png": 2}
+"""Quarter turns counter-clockwise with which the photos are stored."""
+CODES = {0: 1, 1: 6, 2: 3, 3: 8}
+FILES = ("features.h5", "pairs.txt", "pairs.tsv", "matches.h5", "verification.h5")
+
+
+def write_photos(folder: Path, turns: dict[str, int]) -> Path:
+    """Overlapping crops of one smooth texture, stored in these turns as PNG without EXIF."""
+    rng = np.random.default_rng(5)
+    coarse = PILImage.fromarray(rng.integers(0, 256, (60, 80), np.uint8))
+    texture = np.asarray(coarse.resize((320, 240), PILImage.Resampling.BICUBIC))
+    folder.mkdir()
+    for i, (name, turn) in enumerate(turns.items()):
+        left, top = 12 * i, 9 * (i % 3)
+        crop = np.repeat(texture[top : top + 140, left : left + 180, None], 3, axis=2)
+        PILImage.fromarray(np.ascontiguousarray(np.rot90(crop, turn))).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def extractor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Makes features=patches known."""
+    configs = tmp_path_factory.mktemp("configs")
+    (configs / "features").mkdir()
+    (configs / "features" / "patches.yaml").write_text("name: turn_sensitive:Patches\nmax_keypoints: 250\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFM_LIGHTGLUE_CONFIGS", str(configs))
+        patch.syspath_prepend(str(Path(__file__).parent))
+        yield
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `photos`, and `out` in which the stages up to `verify` have run."""
+    folder = tmp_path_factory.mktemp("verified")
+    run = open_run(write_photos(folder / "photos", TURNS))
+    for stage in ("extract", "pairs", "match", "verify"):
+        pipeline.run_stage(run, stage)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def oriented(verified: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after the stage `orient`."""
+    folder = tmp_path_factory.mktemp("oriented")
+    shutil.copytree(verified, folder, dirs_exist_ok=True)
+    pipeline.run_stage(open_run(folder / "photos"), "orient")
+    return folder
+
+
+@pytest.fixture
+def photos(verified: Path, tmp_path: Path) -> Path:
+    """Photos with a copy of `verified`."""
+    shutil.copytree(verified, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "photos"
+
+
+def open_run(photos: Path, output: str = "out", *overrides: str) -> pipeline.Run:
+    given = ["dataset=folder", f"dataset.images='{photos}'", f"output='{photos.parent / output}'", "features=patches"]
+    matcher = ["matches=nearest_neighbor", "matches.max_distance=0.5", "geometries.min_mean_score=0"]
+    return pipeline.Run.create(compose_config([*given, *matcher, *overrides]))
+
+
+def run_to_orient(run: pipeline.Run) -> None:
+    for stage in ("extract", "pairs", "match", "verify", "orient"):
+        pipeline.run_stage(run, stage)
+
+
+def orientations(run: pipeline.Run) -> dict[str, int]:
+    with run.folder.open_features() as reader:
+        return {name: reader.orientation(name) for name in reader.names()}
+
+
+def num_verified(run: pipeline.Run) -> int:
+    with H5Reader(run.folder.verification) as reader:
+        return sum(reader.num_inliers(pair.name0, pair.name1) > 0 for pair in run.folder.read_pairs())
+
+
+def content(run: pipeline.Run) -> dict[str, bytes]:
+    return {name: (run.folder.path / name).read_bytes() for name in (*FILES, "orientations.tsv")}
+
+
+def test_photos_turned_at_random_are_all_turned_back(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = open_run(photos)
+    assert num_verified(run) == 3
+    with caplog.at_level(logging.INFO):
+        pipeline.run_stage(run, "orient")
+    assert orientations(run) == {name: CODES[turn] for name, turn in TURNS.items()}
+    assert num_verified(run) == 10, "all pairs, as if the photos had been upright"
+    record = json.loads(run.folder.summary.read_text())["stages"]
+    assert [*record["orient"]["turned"]] == ["d.png", "e.png"]
+    assert record["orient"]["turned"]["e.png"].startswith("orientation 3, turned: 0, 0, ")
+    assert record["verify"]["num_verified_pairs"] == 10
+    lines = [message for message in caplog.messages if message.startswith("orient: ")]
+    assert lines[0].endswith("2 are turned: d.png, e.png (reasons in orientations.tsv)")
+
+
+def test_the_same_command_again_tries_nothing(oriented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(oriented / "photos")
+    before = content(run)
+    monkeypatch.setattr(trials.Trials, "compare", lambda *arguments: pytest.fail("a photo is tried again"))
+    run_to_orient(run)
+    assert content(run) == before
+
+
+INTERRUPTED = [
+    "match",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("write_decisions", "extract", "pairs", "verify")),
+]
+
+
+@pytest.mark.parametrize("interrupted", INTERRUPTED)
+def test_a_run_killed_anywhere_continues_to_the_same_bytes(
+    photos: Path, oriented: Path, monkeypatch: pytest.MonkeyPatch, interrupted: str
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    run = open_run(photos)
+    with monkeypatch.context() as patched:
+        where = "sfm_lightglue.orient.stage" if interrupted == "write_decisions" else "sfm_lightglue.pipeline"
+        patched.setattr(f"{where}.{interrupted}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run_stage(run, "orient")
+    run_to_orient(open_run(photos))
+    assert content(run) == content(open_run(oriented / "photos"))
+
+
+@pytest.mark.parametrize("orientation", ["exif", "stored"])
+def test_without_auto_the_stage_does_nothing(photos: Path, orientation: str) -> None:
+    run = open_run(photos, "out", f"features.orientation={orientation}")
+    pipeline.run_stage(run, "orient")
+    assert set(orientations(run).values()) == {1} and not run.folder.orientations.exists()
+    assert "orient" not in json.loads(run.folder.summary.read_text())["stages"]
+
+
+def test_upright_photos_are_not_tried_and_keep_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upright = write_photos(tmp_path / "upright", dict.fromkeys(TURNS, 0))
+    monkeypatch.setattr(trials.Trials, "compare", lambda *arguments: pytest.fail("an upright photo is tried"))
+    for choice in ("auto", "stored"):
+        run_to_orient(open_run(upright, choice, f"features.orientation={choice}"))
+    assert not (tmp_path / "auto" / "orientations.tsv").exists()
+    for name in FILES:
+        assert (tmp_path / "auto" / name).read_bytes() == (tmp_path / "stored" / name).read_bytes()
+
+
+def test_a_changed_photo_loses_its_decision(oriented: Path, tmp_path: Path) -> None:
+    shutil.copytree(oriented, tmp_path, dirs_exist_ok=True)
+    photo = tmp_path / "photos" / "e.png"
+    PILImage.open(photo).transpose(PILImage.Transpose.ROTATE_180).save(photo)  # now upright
+    run = open_run(tmp_path / "photos")
+    run_to_orient(run)
+    assert orientations(run)["e.png"] == 1 and num_verified(run) == 10
+
+
+def test_photos_that_exif_turns_decide_what_is_up(tmp_path: Path) -> None:
+    """Three photos without EXIF are the largest group. One that EXIF turns joins it, and the three turn until it is upright."""
+    photos = write_photos(tmp_path / "photos", {"a.png": 3, "b.png": 3, "c.png": 3, "d.png": 1, "e.png": 2})
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    PILImage.open(photos / "d.png").save(photos / "d.png", exif=exif)
+    run = open_run(photos)
+    run_to_orient(run)
+    assert orientations(run) == {"a.png": 8, "b.png": 8, "c.png": 8, "d.png": 6, "e.png": 3}
+
+
+def test_a_photo_of_something_else_keeps_its_orientation(photos: Path) -> None:
+    rng = np.random.default_rng(99)
+    other = PILImage.fromarray(rng.integers(0, 256, (35, 45, 3), np.uint8)).resize((180, 140), PILImage.Resampling.BICUBIC)
+    other.save(photos / "z.png")
+    run = open_run(photos)
+    run_to_orient(run)
+    assert orientations(run)["z.png"] == 1
+    row = next(line for line in run.folder.orientations.read_text().splitlines() if line.startswith("z.png"))
+    assert "False\tno turn is clearly the best: 0, 0, 0, 0 inliers" in row
