@@ -182,6 +182,7 @@ def _describe_models(result: ReconstructionReport | None) -> list[str]:
         )
     if not lines:
         lines.append("nothing could be reconstructed")
+    lines += result.joining
     if result.unregistered:
         lines.append(f"not registered: {_shortened(result.unregistered)}")
     return lines

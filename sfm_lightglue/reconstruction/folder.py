@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 STATE = "settings.json"
 BEGINNINGS = ('{"unfinished":', '{"options":')
 """The first key in `settings.json`; version 0.10 had no other."""
+NOT_SETTINGS = ("unfinished", "joining", "files")
+"""Other keys in it."""
 OUR_NAMES = {*BINARY_FILES, *TEXT_FILES, "points.ply", "georeference.json"}
 """Files of a model. Version 0.10 did not write down what it wrote."""
 
@@ -50,7 +52,11 @@ class ModelsFolder:
             if problem := self._damage(number, files):
                 logger.warning("%s is damaged (%s): the models are made again", self.path / number, problem)
                 return {}
-        return {key: value for key, value in state.items() if key not in ("unfinished", "files")}
+        return {key: value for key, value in state.items() if key not in NOT_SETTINGS}
+
+    def joining(self) -> list[str]:
+        """What the log said about joining the models that are in the folder."""
+        return list((self._read() or {}).get("joining", []))
 
     def users_files(self) -> list[str]:
         """Paths in the folder that a run has not written, or that were changed since, sorted. A damaged file is not changed."""
@@ -133,7 +139,7 @@ class ModelsFolder:
         write_json(partial / STATE, {"unfinished": True})
         return partial
 
-    def replace(self, partial: Path, settings: Mapping[str, Any], *, unfinished: bool) -> None:
+    def replace(self, partial: Path, settings: Mapping[str, Any], *, joining: list[str], unfinished: bool) -> None:
         """Puts the models in `partial` into place, and records `settings` and the hashes of all files.
 
         If the old folder holds files of the user, it moves aside; or it stays, if its models were the same.
@@ -144,7 +150,7 @@ class ModelsFolder:
             if path.is_file() and path.name != STATE
         }
         head = {"unfinished": True} if unfinished else {}
-        write_json(partial / STATE, {**head, **settings, "files": files})
+        write_json(partial / STATE, {**head, **settings, "joining": joining, "files": files})
         if self.path.exists() and (others := self.users_files() or self._unproven()):
             if (self._read() or {}).get("files") == files:
                 for name in (*(name for name in files if name not in others), STATE):

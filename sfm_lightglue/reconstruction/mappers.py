@@ -32,6 +32,8 @@ class ReconstructionOptions:
     """Whether to refine focal length and distortion; otherwise they keep their values from the database."""
     refine_principal_point: bool
     """Whether to refine the principal point."""
+    join: bool
+    """Whether to join models that have points in common, if they fit together."""
     min_model_size: int
     """Smallest number of images in a model; smaller models are discarded."""
     min_num_matches: int

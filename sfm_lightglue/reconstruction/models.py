@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pycolmap
@@ -50,6 +50,8 @@ class ReconstructionReport:
     """Images in the database."""
     unregistered: list[str]
     """Names of the images that are not in the largest model, sorted."""
+    joining: list[str] = field(default_factory=list)
+    """A sentence about each pair of models that were joined, or have points in common and were not, with the reason."""
 
 
 def model_folders(output: Path) -> list[Path]:
@@ -82,6 +84,11 @@ def describe_models(output: Path, names: list[str]) -> ReconstructionReport:
 def registered_names(model: pycolmap.Reconstruction) -> list[str]:
     """Names of the registered images of a model, sorted."""
     return sorted(model.image(image_id).name for image_id in model.reg_image_ids())
+
+
+def rank_of(model: pycolmap.Reconstruction) -> tuple[int, int]:
+    """Key of a model: see `_rank`."""
+    return _rank(model.num_reg_images(), model.num_points3D())
 
 
 def _rank(num_images: int, num_points: int) -> tuple[int, int]:

@@ -33,6 +33,7 @@ OPTIONS = ReconstructionOptions(
     name="incremental",
     refine_intrinsics=False,
     refine_principal_point=False,
+    join=True,
     min_model_size=2,
     min_num_matches=15,
     max_error_px=4.0,

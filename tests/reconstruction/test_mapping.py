@@ -27,6 +27,7 @@ OPTIONS = ReconstructionOptions(
     name="incremental",
     refine_intrinsics=False,
     refine_principal_point=False,
+    join=True,
     min_model_size=2,
     min_num_matches=15,
     max_error_px=4.0,
@@ -211,7 +212,7 @@ def test_models_are_numbered_by_images_and_then_by_points(
         without_images(model, 2, output / "10")
 
     monkeypatch.setitem(MAPPERS, mapper, with_other_models(MAPPERS[mapper], add_smaller_models))
-    report = run(database, tmp_path / "out", options(mapper, min_model_size=3))
+    report = run(database, tmp_path / "out", options(mapper, min_model_size=3, join=False))
     whole = report.num_images
     assert [(model.folder, model.num_images) for model in report.models] == [
         ("0", whole),
@@ -231,7 +232,7 @@ def test_models_below_the_minimum_are_discarded_by_every_mapper(
 ) -> None:
     change = with_other_models(MAPPERS[mapper], lambda output, model: without_images(model, 6, output / "0"))
     monkeypatch.setitem(MAPPERS, mapper, change)
-    report = run(database, tmp_path / "out", options(mapper, min_model_size=3))
+    report = run(database, tmp_path / "out", options(mapper, min_model_size=3, join=False))
     assert [(model.folder, model.num_images) for model in report.models] == [("0", report.num_images)]
     assert "a model with 2 images is discarded: reconstruction.min_model_size=3" in caplog.text
 
