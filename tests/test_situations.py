@@ -58,6 +58,7 @@ SITUATIONS = (
     S("overlays", "a logo in every photo", "its matches are dropped", geometry.logo_in_every_photo),
     S("models", "two scenes, the smaller one found first", "0 is the largest", geometry.largest_model_first),
     S("models", "a pair that is no part of the scene", "no model below the minimum", geometry.models_below_the_minimum),
+    S("models", "a second run that finds nothing", "the good model stays", geometry.good_model_and_a_run_that_finds_nothing),
     S("models", "a photo added in front", "the others keep their image ids", geometry.photo_added_in_front),
     S("files of others", "`database.db`", "refused, same bytes", files.foreign_database),
     S("files of others", "`reconstruction/notes.txt`", "refused, same bytes", files.foreign_reconstruction),
@@ -90,6 +91,7 @@ SITUATIONS = (
     S("lists", "a video", "the answer says how to make frames", files.video_file),
     S("imported files", "keypoints at 1e30", "the photo is left out", files.keypoint_far_outside),
     S("imported files", "keypoints that are NaN", "the photo is left out", files.keypoint_that_is_nan),
+    S("imported files", "an uncertainty that is infinite", "the photo is left out", files.infinite_uncertainty),
     S("imported files", "the match index 2^32 + 5", "refused by name", files.match_index_that_wraps),
     S("imported files", "a score that is NaN", "refused by name", files.score_that_is_nan),
     S("imported files", "an external link", "refused", files.external_link),
@@ -110,6 +112,8 @@ SITUATIONS = (
     S("check first", "`a/b.jpg` and `a-b.jpg`", "told at once", checks.names_with_one_key),
     S("check first", "`geometries.max_error_px=0`", "told at once", checks.range_of_an_option),
     S("check first", "three mistakes", "all in one message", checks.several_mistakes),
+    S("exit status", "photos of noise", "status 1 and the reason", checks.nothing_reconstructed),
+    S("exit status", "3 of 8 photos, `strict=true`", "status 1", checks.half_of_the_photos_lost),
 )
 
 

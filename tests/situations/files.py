@@ -253,6 +253,13 @@ def keypoint_that_is_nan() -> None:
     assert run_scene("features.path=own.h5").works("00.jpg is skipped", "keypoints") and num_registered() == 4
 
 
+def infinite_uncertainty() -> None:
+    _bad_features()
+    with h5py.File("own.h5", "r+") as file:
+        file["00.jpg/keypoints"].attrs["uncertainty"] = np.inf
+    assert run_scene("features.path=own.h5").works("00.jpg is skipped", "uncertainty") and num_registered() == 4
+
+
 def _bad_matches(index: int | None, score: float) -> None:
     save_scene()
     with h5py.File("scene/matches.h5", "r+") as file:
