@@ -141,7 +141,7 @@ def test_kernels_says_what_a_missing_compiler_means(monkeypatch: pytest.MonkeyPa
 
 def test_the_configuration_is_printed_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "dataset=folder", "features=sift", "--cfg", "job"]) == 0
-    assert "features:\n  name: sift\n" in capsys.readouterr().out
+    assert "features:\n  orientation: auto\n  name: sift\n" in capsys.readouterr().out
     assert not list(folder.iterdir())
 
 
