@@ -374,10 +374,11 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         overrides: Written as on the command line: `"features=disk"`, `"matches.filter_threshold=0.2"`.
 
     Returns:
-        What each stage did. Its `folder` opens features, matches, geometries and models.
+        What each stage did. Its `folder` opens features, matches, geometries and models. If nothing was reconstructed, `failure`
+        says why; the command then ends with status 1.
 
     Raises:
-        ValueError: For an unknown option, or if another run works in the output folder.
+        ValueError: For all mistakes that can be known before the first stage, or if another run works in the output folder.
         SettingsChanged: If `output` holds features or matches made with other settings.
         FileNotFoundError: If a folder does not exist.
 
@@ -387,9 +388,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         4
     """
     given = [f"dataset.images={literal(images)}", f"output={literal(output)}"]
-    configured = pipeline.Run.create(compose_config(["dataset=folder", *given, *overrides]))
-    with configured.folder.locked():
-        return pipeline.run_all(configured)
+    return pipeline.run_all(pipeline.Run.checked(compose_config(["dataset=folder", *given, *overrides])))
 
 
 @functools.cache

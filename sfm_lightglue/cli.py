@@ -5,14 +5,17 @@ Help, lists and errors in the command line do not import torch.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sfm_lightglue import __version__
-from sfm_lightglue.overrides import expanded, hydra_overrides, separate_paths, with_photos_and_output
+from sfm_lightglue.mistakes import MISTAKES, message_of, raise_together
+from sfm_lightglue.overrides import SWEEP_FLAGS, expanded, hydra_overrides, separate_paths, with_photos_and_output
 from sfm_lightglue.registry import closest
 from sfm_lightglue.stages import STAGES, stage_names
 
@@ -78,12 +81,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: all results so far are kept, and the same command continues from there", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, OSError, MemoryError) as error:
+    except (*MISTAKES, MemoryError) as error:
         if os.environ.get("SFM_LIGHTGLUE_TRACEBACK"):
             raise
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {str(message) or 'out of memory'}", file=sys.stderr)
+        print(f"error: {message_of(error) or 'out of memory'}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _told_later() -> Iterator[list[logging.LogRecord]]:
+    """Keeps the messages of the package that are logged in the block, in a list. If the block raises, they are told at once."""
+    records: list[logging.LogRecord] = []
+    logger, handler = logging.getLogger("sfm_lightglue"), logging.Handler(logging.WARNING)
+    handler.emit = records.append  # type: ignore[method-assign, assignment]
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield records
+    except BaseException:
+        for record in records:
+            print(record.getMessage(), file=sys.stderr)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def _help() -> str:
@@ -103,8 +124,27 @@ def _run_command(command: str, overrides: list[str]) -> int:
     chosen = [override for override in overrides if override.lstrip("+").startswith(("dataset=", "dataset.images="))]
     if command != "evaluate" and not chosen and "--cfg" not in overrides:  # before Hydra makes a folder for the run
         raise ValueError(f"no photos were given: {command} PHOTOS OUT, or add +dataset=NAME (`datasets` lists them)")
-    _inside_hydra(functools.partial(_run_configured, command), overrides)
+    overrides = hydra_overrides(overrides)
+    is_checked = all(override in SWEEP_FLAGS or not override.startswith("-") for override in overrides)
+    with _told_later() as later:
+        if is_checked:
+            _check(command, overrides)
+    _inside_hydra(functools.partial(_run_configured, command, is_checked, later), overrides)
     return 0
+
+
+def _check(command: str, overrides: list[str]) -> None:
+    """Checks everything before Hydra makes the output folder. Raises: ValueError or FileNotFoundError with all mistakes."""
+    from sfm_lightglue import pipeline
+    from sfm_lightglue.config import compose_jobs
+
+    mistakes: list[Exception] = []
+    for config in compose_jobs(overrides):
+        try:
+            pipeline.Run.checked(config, command)
+        except MISTAKES as error:
+            mistakes.append(error)
+    raise_together(mistakes)
 
 
 def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], config_name: str | None = None) -> None:
@@ -124,12 +164,16 @@ def _inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], c
 
     configuration.register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `explained_errors` explains the mistake
-    sys.argv = [sys.argv[0], *hydra_overrides(overrides)]
+    sys.argv = [sys.argv[0], *overrides]
     folder = str(config_dir())
     with configuration.explained_errors():
         hydra.main(version_base="1.3", config_path=folder, config_name=config_name or CONFIG_NAME)(task)()
     if failures:
-        raise failures[0]
+        worst = next((failure for failure in failures if not isinstance(failure, MISTAKES)), failures[0])
+        for failure in failures:  # of a sweep
+            if failure is not worst:
+                print(f"error: {message_of(failure)}", file=sys.stderr)
+        raise worst
 
 
 def _train(overrides: list[str]) -> int:
@@ -147,22 +191,28 @@ def _train(overrides: list[str]) -> int:
 
         print(train_from(separate_sweep_outputs(config, sys.argv)))
 
-    _inside_hydra(command, overrides, "train")
+    _inside_hydra(command, hydra_overrides(overrides), "train")
     return 0
 
 
-def _run_configured(command: str, config: DictConfig) -> None:
+def _run_configured(command: str, is_checked: bool, later: list[logging.LogRecord], config: DictConfig) -> None:
     from sfm_lightglue import pipeline
     from sfm_lightglue.config import separate_sweep_outputs
 
-    run = pipeline.Run.create(separate_sweep_outputs(config, sys.argv))
-    with run.folder.locked():
-        if command == "run":
-            print(pipeline.run_all(run))
-        elif command == "evaluate":
-            print(pipeline.evaluate(run))
-        else:
-            pipeline.run_stage(run, command)
+    while later:  # now the log file of the run is open
+        record = later.pop(0)
+        logging.getLogger(record.name).handle(record)
+    config = separate_sweep_outputs(config, sys.argv)
+    run = pipeline.Run.create(config) if is_checked else pipeline.Run.checked(config, command)
+    if command == "run":
+        print(pipeline.run_all(run))
+        pipeline.raise_failure(run)
+    elif command == "evaluate":
+        print(pipeline.evaluate(run))
+    else:
+        pipeline.run_stage(run, command)
+        if command == "reconstruct":
+            pipeline.raise_failure(run)
 
 
 def _match_pair(arguments: list[str]) -> int:

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -162,7 +164,7 @@ def check_keys(config: DictConfig) -> None:
 def compose_reference() -> DictConfig:
     """The primary file's own keys, without Hydra's."""
     primary = OmegaConf.load(config_dir() / f"{CONFIG_NAME}.yaml")
-    return OmegaConf.create({**{group: {} for group in GROUPS}, "output": "", "dataset": primary.dataset})
+    return OmegaConf.create({**{group: {} for group in GROUPS}, "output": "", "strict": False, "dataset": primary.dataset})
 
 
 def separate_sweep_outputs(config: DictConfig, arguments: Sequence[str]) -> DictConfig:
@@ -171,10 +173,31 @@ def separate_sweep_outputs(config: DictConfig, arguments: Sequence[str]) -> Dict
     `arguments` is the command line. An override that it contains unchanged is the same in all jobs.
     """
     hydra = HydraConfig.get()
-    varied = [
-        re.sub(r"['\"\\]", "", override.replace("/", "_")) for override in hydra.overrides.task if override not in arguments
-    ]
-    if hydra.mode != RunMode.MULTIRUN or not varied:
+    return _with_own_output(config, hydra.overrides.task, arguments) if hydra.mode == RunMode.MULTIRUN else config
+
+
+def compose_jobs(arguments: Sequence[str], name: str = CONFIG_NAME) -> list[DictConfig]:
+    """The configurations that a command line asks for: one, or one for each job of a sweep (-m).
+
+    Args:
+        arguments: Overrides in Hydra's grammar, and `-m`.
+        name: The primary file.
+
+    Raises: ValueError that explains a mistake.
+    """
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    if len(overrides) == len(arguments):
+        return [compose_config(overrides, name)]
+    with explained_errors():
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    return [_with_own_output(compose_config(job, name), job, arguments) for job in jobs]
+
+
+def _with_own_output(config: DictConfig, job: Sequence[str], arguments: Sequence[str]) -> DictConfig:
+    """The configuration of a job of a sweep. Its output folder is named after the overrides that `arguments` does not contain."""
+    varied = [re.sub(r"['\"\\]", "", override.replace("/", "_")) for override in job if override not in arguments]
+    if not varied:
         return config
     config = config.copy()
     config.output = f"{config.output}/{','.join(varied)}"

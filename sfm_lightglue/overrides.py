@@ -18,7 +18,7 @@ PATH_OPTION = re.compile(
     r"|(features|matches|pairs|training)\.([\w.]+\.)?(path|weights|global_descriptors|start|start_superpoint|to_teacher)"
 )
 """Options whose value is the path of a file or folder, or may be one. Their values may have any characters."""
-ROOTS = (*GROUPS, "dataset", "output", "experiment", "data", "training", "hydra")
+ROOTS = (*GROUPS, "dataset", "output", "strict", "experiment", "data", "training", "hydra")
 """First words of the options. An argument `WORD=...` with another word can be a path."""
 FLAGS_WITH_VALUE = (
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfm_lightglue.files import written_whole
+from sfm_lightglue.files import foreign_file, written_whole
 from sfm_lightglue.photo_names import MAX_GAPS, PhotoNames
 from sfm_lightglue.products import Pair
 from sfm_lightglue.text_files import SEPARATOR, numbered_lines, read_text, split_columns
 
 logger = logging.getLogger(__name__)
+
+COLUMNS = ("name0", "name1", "reason", "score")
+"""The first line of the table of reasons."""
 
 
 def read_pairs(path: Path | str) -> list[Pair]:
@@ -108,6 +112,28 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
     _write_text(path, "\n".join(_line(pair) for pair in pairs))
 
 
+def check_output(pairs: Path | str, reasons: Path | str) -> None:
+    """Raises: ValueError if a list or its table of reasons exists, but not as `write_pairs` and `write_reasons` left them."""
+    pairs, reasons = Path(pairs), Path(reasons)
+    rows: list[list[str]] = []
+    if os.path.lexists(reasons):
+        text = reasons.read_bytes().decode("utf-8", "replace") if reasons.is_file() else ""
+        header, *lines = text.split("\n")
+        if header != "\t".join(COLUMNS):
+            raise foreign_file(reasons)
+        rows = [line.split("\t") for line in lines if line]
+    if not os.path.lexists(pairs):
+        return
+    if not pairs.is_file() or not reasons.is_file():
+        raise foreign_file(pairs)
+    if pairs.read_bytes() != "\n".join(_joined(*row[:2]) for row in rows).encode():
+        raise ValueError(
+            f"{pairs} was changed since a run wrote it, and the stage pairs would replace it. To use your pairs, move the file "
+            "to another folder and give pairs=list pairs.path=FILE, or run the stages after it alone (match, verify, ...). To "
+            f"select pairs anew, delete {pairs.name}"
+        )
+
+
 def write_reasons(path: Path | str, pairs: Iterable[Pair]) -> None:
     """Writes a table of the pairs with the columns name0, name1, reason and score, whole or not at all.
 
@@ -118,7 +144,7 @@ def write_reasons(path: Path | str, pairs: Iterable[Pair]) -> None:
     Raises:
         ValueError: As in `write_pairs`.
     """
-    rows = [("name0", "name1", "reason", "score")]
+    rows = [COLUMNS]
     for pair in pairs:
         _check_names(pair)
         reason = " ".join(pair.reason.split())  # a source of the user may write tabs, which would shift the columns
@@ -197,8 +223,12 @@ def _is_number(text: str) -> bool:
 
 def _line(pair: Pair) -> str:
     _check_names(pair)
-    has_space = any(name.split() != [name] for name in (pair.name0, pair.name1))
-    return f"{pair.name0}{chr(9) if has_space else ' '}{pair.name1}"
+    return _joined(pair.name0, pair.name1)
+
+
+def _joined(name0: str, name1: str = "") -> str:
+    has_space = any(name.split() != [name] for name in (name0, name1))
+    return f"{name0}{chr(9) if has_space else ' '}{name1}"
 
 
 def _check_names(pair: Pair) -> None:

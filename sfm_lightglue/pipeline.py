@@ -10,14 +10,15 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, check_intrinsics, choose_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
+from sfm_lightglue.checks import Inputs, find_mistakes, known_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
@@ -28,20 +29,19 @@ from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, rea
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import check_masks, list_images, warn_of_spaces
+from sfm_lightglue.images import list_images, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
+from sfm_lightglue.mistakes import raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.pairing import check_source
 from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
@@ -51,8 +51,8 @@ from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve
-from sfm_lightglue.stages import STAGES, check_exists, find_stage
+from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve, resolve_all
+from sfm_lightglue.stages import STAGES, find_stage, stage_names
 from sfm_lightglue.summary import Summary, recorded
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,14 @@ class Run:
     def create(cls, config: DictConfig) -> Run:
         """The run that a composed configuration describes. Raises: ValueError as in `run_options.resolve`."""
         return cls(resolve(config))
+
+    @classmethod
+    def checked(cls, config: DictConfig, command: str = "run") -> Run:
+        """The run that a composed configuration describes, if nothing is wrong with it. Raises: as `check_inputs`."""
+        options, mistakes = resolve_all(config)
+        run = cls(options)
+        check_inputs(run, command, mistakes)
+        return run
 
     @property
     def folder(self) -> RunFolder:
@@ -156,52 +164,51 @@ def prepare_photos(dataset: DatasetOptions) -> Path:
 
 
 def run_all(run: Run) -> Summary:
-    """Runs every stage in order and returns the summary."""
-    check_inputs(run)
-    for stage in STAGES:
-        stage.load()(run)
-    return Summary.read(run.folder)
+    """Runs every stage in order and returns the summary. Call `check_inputs` before."""
+    with run.folder.locked():
+        warn_of_spaces(run.list_photos())
+        for stage in STAGES:
+            stage.load()(run)
+        return Summary.read(run.folder)
 
 
 def run_stage(run: Run, name: str) -> None:
-    """Runs the stage `name` alone. Raises: FileNotFoundError if a stage before it has not run yet."""
-    stage = find_stage(name)
-    stage.check_inputs(run.folder.path)
-    stage.load()(run)
+    """Runs the stage `name` alone. Call `check_inputs` before."""
+    with run.folder.locked():
+        find_stage(name).load()(run)
 
 
-def check_inputs(run: Run) -> None:
-    """Raises: ValueError or FileNotFoundError for a mistake that would otherwise appear after hours, in a late stage."""
-    for choice in (run.options.features, run.options.pairs, run.options.matches):
-        choice.check()
-    if run.options.features.plugin is ImportedExtractor and run.options.matches.plugin is not ImportedMatcher:
-        check_has_descriptors(run.options.features.options.path)
-    names = run.list_photos()
-    warn_of_spaces(names)
-    if run.options.dataset.masks:
-        check_masks(run.images, names, run.options.dataset.masks)
-    database = run.options.database
-    check_intrinsics(run.images, names, database.intrinsics, database.camera_model, _known_cameras(run))
-    collection = Collection(names, images=run.images, poses=run.options.dataset.poses, positions=run.options.dataset.positions)
-    check_source(run.options.pairs.create(), collection)
-    if run.options.dataset.poses:
-        _ = collection.poses  # raises if the file is damaged or has none of the photos
+def raise_failure(run: Run) -> None:
+    """Raises: ValueError with the likely reason if the run has failed, see `Summary.failure`."""
+    if failure := Summary.read(run.folder).failure:
+        raise ValueError(failure)
+
+
+def check_inputs(run: Run, command: str = "run", mistakes: Sequence[Exception] = ()) -> None:
+    """Looks for all mistakes that can be known before a command, in seconds. Nothing is written.
+
+    Args:
+        run: The options.
+        command: `run`, the name of a stage, or `evaluate`.
+        mistakes: Mistakes that are already known.
+
+    Raises:
+        FileNotFoundError: A stage before this one has not run yet.
+        ValueError: The mistakes, a line for each. A single mistake is raised as it is.
+    """
+    if command in stage_names():
+        find_stage(command).check_inputs(run.folder.path)
+    raise_together([*mistakes, *find_mistakes(Inputs(run.options, run.list_photos), command)])
 
 
 def evaluate(run: Run) -> str:
     """Scores against the dataset's ground truth, written to `evaluation.json` and returned as tables.
 
     The largest model and the matches of `dataset.pairs` are compared with `dataset.poses`, matches also with
-    `dataset.homographies`. Raises: ValueError if the dataset has no ground truth.
+    `dataset.homographies`. Call `check_inputs` before.
     """
     dataset, folder, tables = run.options.dataset, run.folder, []
     scores: dict[str, Any] = {}
-    if not dataset.poses and not dataset.homographies:
-        raise ValueError(
-            "evaluate needs ground truth: dataset.poses=FILE (or dataset.homographies=FILE), or a dataset that has it"
-        )
-    if not dataset.pairs and not dataset.homographies:
-        check_exists(folder.reconstruction)
     truth = read_poses(Path(dataset.poses)) if dataset.poses else {}
     if truth and (folder.reconstruction.exists() or not dataset.pairs):
         evaluation = evaluate_reconstruction(read_reconstruction_poses(folder.reconstruction), truth)
@@ -246,8 +253,8 @@ def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
         selected = select_pairs(run.options.pairs.create(), collection)
-        write_pairs(run.folder.pairs, selected)
         write_reasons(run.folder.pair_reasons, selected)
+        write_pairs(run.folder.pairs, selected)
         record["num_pairs"] = len(selected)
         if not selected:
             logger.warning("no pairs of images were selected")
@@ -334,8 +341,6 @@ def reconstruct_models(run: Run) -> None:
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
-        if report.largest is None:
-            logger.error("nothing could be reconstructed: see the numbers of pairs and matches in %s", run.folder.summary)
 
 
 def draw_plots(run: Run) -> None:
@@ -414,9 +419,4 @@ def _known_cameras(run: Run) -> dict[str, Camera]:
     """Pinhole cameras without distortion from the file of poses, if `database.intrinsics` is `poses`."""
     if not run.options.dataset.poses or run.options.database.intrinsics != "poses":
         return {}
-    cameras = {}
-    for name, pose in read_poses(Path(run.options.dataset.poses)).items():
-        matrix = pose.camera_matrix
-        params = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
-        cameras[name] = Camera("PINHOLE", pose.size, tuple(float(value) for value in params), True)
-    return cameras
+    return known_cameras(read_poses(Path(run.options.dataset.poses)))

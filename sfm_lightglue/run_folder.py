@@ -6,13 +6,14 @@ Reports, evaluation, viewers and localization open any run with it, finished or 
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfm_lightglue.files import locked
+from sfm_lightglue.files import foreign_file, locked, read_own_json
 from sfm_lightglue.pair_files import read_pairs
 from sfm_lightglue.products import Pair
 from sfm_lightglue.stages import check_exists
@@ -20,6 +21,8 @@ from sfm_lightglue.storage import H5Reader
 
 if TYPE_CHECKING:
     import pycolmap
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,18 @@ class RunFolder:
         return read_pairs(self.pairs)
 
     def read_summary(self) -> dict[str, Any]:
-        """The content of summary.json; `{"stages": {}}` if no stage has finished yet. Raises: ValueError if it is damaged."""
-        if not self.summary.exists():
+        """The content of summary.json; `{"stages": {}}` if no stage has finished yet, or, with a warning, if the file is damaged.
+
+        Raises: ValueError if no run has written the file, see `files.foreign_file`.
+        """
+        if not os.path.lexists(self.summary):
             return {"stages": {}}
-        content: Any = None
-        with contextlib.suppress(ValueError):
-            content = json.loads(self.summary.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
-            raise ValueError(f"{self.summary} is damaged or not from sfm_lightglue: delete it; no other file depends on it")
+        content = read_own_json(self.summary, ('{"stages":',))
+        if content is None:
+            logger.warning("%s is damaged: it is written anew, stage by stage", self.summary)
+            return {"stages": {}}
+        if not isinstance(content["stages"], dict):
+            raise foreign_file(self.summary)
         return content
 
     def photos(self) -> Path | None:

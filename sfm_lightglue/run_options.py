@@ -8,19 +8,22 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, options_class, without_keys
+from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, explained_errors, options_class, without_keys
+from sfm_lightglue.config_files import config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.execution import EXECUTORS
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
+from sfm_lightglue.mistakes import raise_together
 from sfm_lightglue.networks.weights import read_metadata
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.reconstruction import ReconstructionOptions
@@ -28,6 +31,10 @@ from sfm_lightglue.registry import closest, load_class
 
 PLUGINS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS, "execution": EXECUTORS}
 """Config group -> table of its plug-ins' names and classes."""
+GROUPS_OF_RUN = {"geometries": VerificationOptions, "database": DatabaseOptions, "reconstruction": ReconstructionOptions}
+"""Config group -> dataclass of its options, for groups without plug-ins."""
+DEFAULTS = {"geometries": "ransac", "database": "colmap", "reconstruction": "incremental", "execution": "local"}
+"""Config group -> the file that stands in for options with a mistake."""
 KEYS_OF_RUN = {"features": ("orientation",)}
 """Config group -> its options in configs/pipeline.yaml. They apply to every plug-in of the group, which does not get them."""
 ORIENTATIONS = ("exif", "auto", "stored")
@@ -73,6 +80,8 @@ class RunOptions:
 
     dataset: DatasetOptions
     output: Path
+    strict: bool
+    """A run that registers fewer than half of the photos has failed, see `Summary.failure`."""
     features: PluginChoice
     orientation: str
     """`features.orientation`: `exif`, `auto` or `stored`."""
@@ -93,33 +102,86 @@ def resolve(config: DictConfig) -> RunOptions:
     runs alone may not need it.
 
     Raises: ValueError for any other unknown key, missing value or value of the wrong type, and for options that contradict each
-    other.
+    other. Several mistakes are told together.
     """
-    check_keys(config)
+    options, mistakes = resolve_all(config)
+    raise_together(mistakes)
+    return options
+
+
+def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
+    """The options as `resolve` gives them, and all mistakes in them. A group with a mistake has the values of its default file.
+
+    With mistakes, use the options only to look for more mistakes.
+    """
+    mistakes: list[ValueError] = []
+
+    def attempt(function: Callable[..., Any], *arguments: Any, otherwise: Callable[[], Any] = lambda: None) -> Any:
+        try:
+            return function(*arguments)
+        except ValueError as error:
+            mistakes.append(error)
+            return otherwise()
+
+    attempt(check_keys, config)
     config = copy.deepcopy(config)
     for group in ("features", "matches"):
-        drop_unknown(config[group], functools.partial(_options_class, config[group], group))
+        attempt(drop_unknown, config[group], functools.partial(_options_class, config[group], group))
     problem = _problem_with_superpoint(config)
     choose_lightglue(config)
-    dataset = bind(DatasetOptions, config.dataset, "dataset")
+    with explained_errors("dataset"):
+        known = {field.name: config.dataset.get(field.name) for field in dataclasses.fields(DatasetOptions)}
+    dataset = attempt(bind, DatasetOptions, OmegaConf.create(known), "dataset", otherwise=lambda: DatasetOptions(**known))
+    attempt(_check_contradictions, dataset, config)
+    features = _try_to_choose(config.features, "features")
+    if features.problem and OmegaConf.is_interpolation(config.matches, "trained_for"):
+        config.matches.trained_for = "superpoint"  # so that the mistake in the features is told only once
+    bound = {
+        group: attempt(bind, kind, config[group], group, otherwise=functools.partial(_bound_defaults, kind, group))
+        for group, kind in GROUPS_OF_RUN.items()
+    }
+    options = RunOptions(
+        dataset=dataset,
+        output=Path(str(config.output)),
+        strict=attempt(_strict, config.strict, otherwise=bool),
+        features=features,
+        orientation=attempt(_orientation, config.features, otherwise=lambda: "stored"),
+        pairs=_try_to_choose(config.pairs, "pairs"),
+        matches=_try_to_choose(config.matches, "matches", problem),
+        execution=attempt(
+            choose_plugin, config.execution, "execution", otherwise=lambda: choose_plugin(_defaults("execution"), "execution")
+        ),
+        configuration=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
+        **bound,
+    )
+    return options, mistakes
+
+
+def _bound_defaults(options: type, group: str) -> Any:
+    return bind(options, _defaults(group), group)
+
+
+def _defaults(group: str) -> DictConfig:
+    """A group's default file, for options that cannot be bound."""
+    config = OmegaConf.load(config_dir() / group / f"{DEFAULTS[group]}.yaml")
+    if group == "reconstruction":
+        config.refine_intrinsics = True
+    return typing.cast(DictConfig, config)
+
+
+def _strict(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"strict={value} is neither true nor false")
+    return value
+
+
+def _check_contradictions(dataset: DatasetOptions, config: DictConfig) -> None:
+    """Raises: ValueError for options that contradict each other."""
     if dataset.masks and config.features.name == config.matches.name == "imported":
         raise ValueError(
             "dataset.masks drops keypoints, but the file of matches=imported refers to all of them: leave the masks out, or "
             "choose another matcher"
         )
-    return RunOptions(
-        dataset=dataset,
-        output=Path(config.output),
-        features=_try_to_choose(config.features, "features"),
-        orientation=_orientation(config.features),
-        pairs=_try_to_choose(config.pairs, "pairs"),
-        matches=_try_to_choose(config.matches, "matches", problem),
-        geometries=bind(VerificationOptions, config.geometries, "geometries"),
-        database=bind(DatabaseOptions, config.database, "database"),
-        reconstruction=bind(ReconstructionOptions, config.reconstruction, "reconstruction"),
-        execution=choose_plugin(config.execution, "execution"),
-        configuration=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
-    )
 
 
 def choose_plugin(node: DictConfig, group: str) -> PluginChoice:

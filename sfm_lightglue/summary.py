@@ -67,6 +67,45 @@ class Summary(Mapping[str, Any]):
             content=content,
         )
 
+    @property
+    def failure(self) -> str:
+        """Why the run counts as failed, with numbers; empty if it does not, or if nothing was asked of the mapper yet.
+
+        It has failed if nothing was reconstructed, or with `strict=true` if fewer than half of the photos are registered.
+        """
+        if self.reconstruction is None:
+            return ""
+        if not self.reconstruction.models:
+            return f"nothing was reconstructed: {self._likely_reason()}. All files are kept in {self.folder.path}"
+        skipped = len(self.extraction.skipped) if self.extraction else 0
+        total = self.reconstruction.num_images + skipped
+        registered = self.reconstruction.num_images - len(self.reconstruction.unregistered)
+        if self.content.get("configuration", {}).get("strict") is True and 2 * registered < total:
+            half = f"{registered} of {total} photos are registered, fewer than half (strict=true)"
+            return f"{half}. All files are kept in {self.folder.path}"
+        return ""
+
+    def _likely_reason(self) -> str:
+        """The first stage whose numbers explain why there is no model."""
+        extraction, verification = self.extraction, self.verification
+        if extraction and extraction.num_images < 2:
+            total = extraction.num_images + len(extraction.skipped)
+            return f"{extraction.num_images} of {total} photos could be used, and two are needed"
+        if self.num_pairs == 0:
+            return "no pairs of photos were selected; look at the options of pairs"
+        if verification and verification.num_verified_pairs == 0:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in verification.rejected_because.items())
+            return (
+                f"none of {verification.num_pairs} pairs has a two-view geometry ({reasons or 'no matches'}); the photos may "
+                f"overlap too little, or other features may match them: look at {self.folder.plots}"
+            )
+        smallest = self.content.get("configuration", {}).get("reconstruction", {}).get("min_model_size")
+        verified = f"{verification.num_verified_pairs} of {verification.num_pairs} pairs were verified" if verification else ""
+        return (
+            f"{verified or 'the database has verified pairs'}, but the mapper found no first pair with enough parallax, or every "
+            f"model had fewer than {smallest} photos (reconstruction.min_model_size)"
+        )
+
     def __getitem__(self, key: str) -> Any:
         """A part of summary.json, such as `summary["stages"]`, as `run` returned it before version 0.11."""
         return self.content[key]
@@ -97,7 +136,10 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any], *, adds: b
 
     `about` describes the whole run, for example its configuration. Records of other stages are kept. If `adds` is true, the
     stage is repeated in this run, and its times are added to those before. If the block raises, the file stays as it is.
+
+    Raises: ValueError, before the block, if no run has written the file.
     """
+    folder.read_summary()
     _reset_peak_memory()
     start, cpu = time.perf_counter(), time.process_time()
     record: dict[str, Any] = {}

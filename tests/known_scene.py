@@ -73,7 +73,7 @@ def make_database(
     The camera is a pinhole camera with this focal length. Returns the path of the database.
     """
     images, pairs, generator = list(images), list(pairs), np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     with ShardStore(folder / "features.h5", {}) as store:
         for index in images:
             features = scene.features(index)

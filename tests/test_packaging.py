@@ -20,7 +20,7 @@ def test_pages_and_workflows_name_the_same_pythons() -> None:
     tested = re.search(r"python: \[(.*)\]", workflow)[1].replace('"', "").split(", ")
     classifiers = [text.rsplit(" ", 1)[1] for text in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", text)]
     assert tested == classifiers and tested[0] == OLDEST
-    assert f"Python {OLDEST} or newer" in (ROOT / "README.md").read_text()
+    assert all(f"Python {OLDEST} or newer" in (ROOT / page).read_text() for page in ("README.md", "docs/index.md"))
 
 
 def test_pycolmap_4_2_0_is_refused() -> None:

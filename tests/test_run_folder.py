@@ -29,11 +29,18 @@ def test_a_path_may_be_a_string(tmp_path: Path) -> None:
     assert RunFolder(str(tmp_path)) == RunFolder(path=tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", '{"stages": {"extract"', "[]", "{}", '{"stages": []}'])
-def test_a_damaged_or_foreign_summary_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["[]", "{}", '{"stages": []}', "my notes"])
+def test_a_foreign_summary_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "summary.json").write_text(content)
-    with pytest.raises(ValueError, match=r"summary\.json is damaged or not from sfm_lightglue"):
+    with pytest.raises(ValueError, match=r"summary\.json was not written by sfm_lightglue"):
         RunFolder(tmp_path).read_summary()
+
+
+@pytest.mark.parametrize("content", ["", '{"stages": {"extract"', "\0\0\0"])
+def test_a_damaged_summary_is_named_and_empty(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    assert RunFolder(tmp_path).read_summary() == {"stages": {}}
+    assert "summary.json is damaged: it is written anew" in caplog.text
 
 
 def test_pairs_photos_and_models_are_found(tmp_path: Path) -> None:

@@ -619,7 +619,7 @@ def complete(path: Path, items: dict[str, GroupData]) -> tuple[list[str], bytes]
 
 def test_half_written_files_of_a_killed_process_are_removed(half_done: tuple[Path, list[Path]], tmp_path: Path) -> None:
     path, shards = half_done
-    stale = [path.with_name(f"{path.name}.tmp"), shards[0].with_name("000007.h5.tmp")]
+    stale = [path.with_name(f"{path.name}.12.tmp"), shards[0].with_name("000007.h5.12.tmp")]
     for file in stale:
         file.write_bytes(b"half a file")
     todo, content = complete(path, small_items(7))
@@ -690,7 +690,7 @@ def test_a_folder_with_the_name_of_the_file_is_not_touched(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["features", "features.hdf5", "run.v2.h5"])
 def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     reference = write(tmp_path / "reference.h5", small_items(5))
-    (tmp_path / f"{name}.tmp").write_bytes(b"half a file")
+    (tmp_path / f"{name}.12.tmp").write_bytes(b"half a file")
     assert write(tmp_path / name, small_items(5), shard_items=2) == reference
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["reference.h5", name])
 

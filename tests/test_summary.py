@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from sfm_lightglue import __version__
+from sfm_lightglue.features.stage import ExtractionReport
+from sfm_lightglue.reconstruction import ModelReport
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import stage_names
 from sfm_lightglue.summary import Summary, recorded
@@ -124,3 +127,28 @@ def test_what_went_wrong_is_described(folder: RunFolder) -> None:
         "skipped photos: broken.jpg (reasons in summary.json)",
     ]
     assert lines[-1] == "licences of the weights: none used"
+
+
+@pytest.mark.parametrize(("strict", "unregistered", "failure"), [(True, 3, "1 of 4 photos"), (True, 2, ""), (False, 3, "")])
+def test_a_strict_run_that_loses_half_of_the_photos_has_failed(
+    folder: RunFolder, strict: bool, unregistered: int, failure: str
+) -> None:
+    model = {field.name: 0 for field in dataclasses.fields(ModelReport)} | {"folder": "0"}
+    names = ["b", "c", "d"][:unregistered]
+    with recorded(folder, "reconstruct", {"configuration": {"strict": strict}}) as record:
+        record |= {"models": [model], "largest": "0", "num_images": 4, "unregistered": names}
+    found = Summary.read(folder).failure
+    assert found.startswith(failure) and bool(found) == bool(failure)
+
+
+def test_the_reason_of_a_failure_is_in_the_numbers_of_the_stages(folder: RunFolder) -> None:
+    assert Summary.read(folder).failure == ""
+    with recorded(folder, "reconstruct", {"configuration": {"reconstruction": {"min_model_size": 3}}}) as record:
+        record |= {"models": [], "largest": None, "num_images": 4, "unregistered": []}
+    assert "every model had fewer than 3 photos" in Summary.read(folder).failure
+    with recorded(folder, "pairs", {}) as record:
+        record["num_pairs"] = 0
+    assert "no pairs of photos were selected" in Summary.read(folder).failure
+    with recorded(folder, "extract", {}) as record:
+        record |= dataclasses.asdict(ExtractionReport(1, 1, 9.0, [], {"b.jpg": "cut", "c.jpg": "cut"}))
+    assert "1 of 3 photos could be used, and two are needed" in Summary.read(folder).failure

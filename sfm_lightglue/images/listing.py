@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -130,7 +131,7 @@ class _Walk:
 
     def _enter_subfolder(self, entry: os.DirEntry[str], path: Path, prefix: str) -> None:
         if reason := _why_no_photos(path):
-            tell_once(f"{path} is left out: {reason}")
+            _tell_left_out(path, reason)
         elif entry.is_symlink():
             self._links.append((path, prefix))
         elif entry.path in self._seen:
@@ -151,6 +152,13 @@ def _why_no_photos(folder: Path) -> str:
     if (folder / "stereo" / "patch-match.cfg").exists() or (folder / "stereo" / "depth_maps").is_dir():
         return "it belongs to a dense reconstruction, and its pictures are copies"
     return ""
+
+
+@functools.cache
+def _tell_left_out(folder: Path, reason: str) -> None:
+    """Logs, once, that a folder is left out. Folders without pictures, such as `.git`, are not worth a line."""
+    if any(_extension(file) in EXTENSIONS for _, _, files in os.walk(folder) for file in files):
+        tell_once(f"{folder} is left out: {reason}")
 
 
 def _is_output(folder: Path) -> bool:

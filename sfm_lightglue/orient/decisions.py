@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfm_lightglue.files import written_whole
+from sfm_lightglue.files import foreign_file, written_whole
 from sfm_lightglue.orientation import check_orientation
 
 
@@ -58,6 +59,14 @@ def write_decisions(path: Path, decisions: Iterable[Decision]) -> None:
     lines = ["\t".join(map(str, row)) for row in [COLUMNS, *rows]]
     with written_whole(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def check_output(path: Path) -> None:
+    """Raises: ValueError if the table exists and no run has written it."""
+    if os.path.lexists(path):
+        first = path.read_bytes().split(b"\n", 1)[0] if path.is_file() else b""
+        if first != "\t".join(COLUMNS).encode():
+            raise foreign_file(path)
 
 
 def turned_orientations(decisions: Mapping[str, Decision]) -> dict[str, int]:

@@ -98,13 +98,15 @@ def nearest_pairs(positions: Mapping[str, GeoPosition], num_neighbours: int, max
     """
     names = sorted(positions)
     places = earth_centered([(positions[name].latitude_deg, positions[name].longitude_deg, 0.0) for name in names])
+    last = min(num_neighbours, len(names)) - 1
+    limit_mm = sys.float_info.max if max_distance_m is None else 1000 * max_distance_m
     ranks: dict[tuple[int, int], int] = {}
     alone = []
     for first in range(len(names)):
         distances_mm = np.rint(1000 * np.linalg.norm(places - places[first], axis=1))
         distances_mm[first] = np.inf
-        order = np.argsort(distances_mm, kind="stable")[:num_neighbours]
-        near = order[distances_mm[order] <= (sys.float_info.max if max_distance_m is None else 1000 * max_distance_m)]
+        near = np.flatnonzero(distances_mm <= min(limit_mm, np.partition(distances_mm, last)[last]))
+        near = near[np.argsort(distances_mm[near], kind="stable")][:num_neighbours]
         if not len(near):
             alone.append(names[first])
         for rank, second in enumerate(near.tolist(), start=1):

@@ -15,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.georeference import Georeference, Origin, Residual, read_georeference, write_georeference
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.reconstruction.models import model_folders
 from sfm_lightglue.similarity import Similarity, axis_deviation, robust_similarity
@@ -83,7 +84,7 @@ def align_models(output: Path, database: Path, options: ReconstructionOptions) -
 def describe_alignments(output: Path, database: Path, options: ReconstructionOptions) -> dict[str, Any]:
     """What the summary says about each model in the folder `output`: its residuals, or the reason why it was not aligned.
 
-    Empty if the models were not to be aligned, or fewer than three photos of the database have a position.
+    Empty if the models were not to be aligned, or no photo of the database has a position.
     """
     positions = _wanted_positions(database, options)
     if positions is None:
@@ -95,18 +96,18 @@ def describe_alignments(output: Path, database: Path, options: ReconstructionOpt
             described[folder.name] = {"is_aligned": True, **georeference.statistics()}
             continue
         try:
-            estimate_georeference(pycolmap.Reconstruction(folder), positions, options.seed)
+            estimate_georeference(read_model(folder), positions, options.seed)
         except NotAligned as reason:
             described[folder.name] = {"is_aligned": False, "reason": str(reason)}
     return described
 
 
 def _wanted_positions(database: Path, options: ReconstructionOptions) -> GpsPositions | None:
-    """The positions to align with; None if there are too few, if none are wanted, or if the poses are given."""
+    """The positions to align with; None if there are none, if they are not wanted, or if the poses are given."""
     if options.align == "none" or options.name == "triangulation":
         return None
     positions = read_gps_positions(database)
-    return positions if len(positions.names) >= MIN_POSITIONS else None
+    return positions if positions.names else None
 
 
 def read_gps_positions(database: Path) -> GpsPositions:
@@ -157,7 +158,7 @@ def _check(in_local: np.ndarray, residuals: np.ndarray) -> float:
     extents = np.linalg.svd(in_local - in_local.mean(axis=0), compute_uv=False)  # times the square root of n
     residual, extent = math.sqrt(3) * deviation, float(np.linalg.norm(extents)) / math.sqrt(len(in_local))
     if residual > MAX_RESIDUAL * extent:
-        raise NotAligned(f"its positions disagree with it: they are {extent:.2f} m apart, but {residual:.2f} m off")
+        raise NotAligned(f"its positions disagree with it: they spread over {extent:.2f} m, with residuals of {residual:.2f} m")
     across = float(np.linalg.norm(extents[1:]))
     error_deg = math.degrees(deviation / across) if across > 0 else math.inf
     if error_deg > MAX_ROTATION_ERROR_DEG:

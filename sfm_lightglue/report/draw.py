@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from sfm_lightglue.geometry import keypoints_to_full_image
 
@@ -15,6 +16,8 @@ SCORE_COLORS = np.array(
 """RGB colours from the lowest to the highest score, evenly spaced: red, yellow, azure. Colour-blind readers can tell them apart,
 unlike red and green. No colour is dark or grey, because most matches of a good pair have high scores and must be visible on
 photos."""
+MARK = "drawn by sfm_lightglue"
+"""A comment in each picture: other pictures are never replaced."""
 GREY = (150, 150, 150)
 INK = (25, 25, 25)
 PAPER = (255, 255, 255)
@@ -102,7 +105,16 @@ def draw_color_bar(picture: Image.Image, position: tuple[int, int], label: str, 
     return end + draw_text(picture, (end, middle), f"{high:.3g}", height=14, max_width=100, anchor="lm") - position[0]
 
 
+def is_marked(path: Path) -> bool:
+    """Whether a run drew the picture. The comment is before the pixels."""
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(4096)
+
+
 def save(picture: Image.Image, path: Path | str) -> None:
     """Writes the picture in the format of the ending of `path`; missing folders are created."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, quality=90, subsampling=0)  # JPEG's colour subsampling would wash out thin lines
+    mark = PngInfo()
+    mark.add_text("Comment", MARK)
+    # JPEG takes the comment, PNG the text. JPEG's colour subsampling would wash out thin lines.
+    picture.save(path, quality=90, subsampling=0, comment=MARK, pnginfo=mark)

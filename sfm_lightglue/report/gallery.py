@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
 
+from sfm_lightglue.files import foreign_file
 from sfm_lightglue.images import load_image
 from sfm_lightglue.orientation import turn_pixels, upright_features
 from sfm_lightglue.products import Pair
+from sfm_lightglue.report.draw import is_marked
 from sfm_lightglue.report.matches import plot_matches
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import H5Reader
@@ -31,12 +35,39 @@ def draw_match_gallery(images: Path, run: RunFolder) -> list[str]:
         ranked = sorted((pair for pair in counts if counts[pair]), key=lambda pair: (counts[pair], pair))
         chosen = list(dict.fromkeys(ranked[round(share * (len(ranked) - 1))] for share in SHARES)) if ranked else []
         run.plots.mkdir(exist_ok=True)
-        for stale in run.plots.glob("matches_*.jpg"):
-            stale.unlink()
+        for stale in _pictures(run):
+            if stale.name.startswith("matches_") and _is_ours(stale, run):
+                stale.unlink()
         return [
             _draw(images, pair, features, matches, verified, run.plots / f"matches_{rank}.jpg").relative_to(run.path).as_posix()
             for rank, pair in enumerate(chosen)
         ]
+
+
+def check_pictures(run: RunFolder) -> None:
+    """Raises: ValueError if a picture that `draw_match_gallery` or `draw_reconstruction` would replace is not from a run."""
+    if os.path.lexists(run.plots) and not run.plots.is_dir():
+        raise foreign_file(run.plots)
+    for picture in _pictures(run):
+        if not _is_ours(picture, run):
+            raise foreign_file(picture)
+
+
+def _pictures(run: RunFolder) -> list[Path]:
+    """Existing paths of the pictures that a run draws."""
+    names = (*(f"matches_{rank}.jpg" for rank in range(len(SHARES))), "reconstruction.png")
+    return [run.plots / name for name in names if os.path.lexists(run.plots / name)]
+
+
+def _is_ours(picture: Path, run: RunFolder) -> bool:
+    """Whether a run drew the picture. Version 0.10 did not mark pictures, but listed them in summary.json."""
+    if not picture.is_file() or is_marked(picture):
+        return picture.is_file()
+    listed: list[str] = []
+    with contextlib.suppress(ValueError):  # a summary of others lists none of ours
+        listed = run.read_summary()["stages"].get("plots", {}).get("files", [])
+    has_marks = any((run.path / name).is_file() and is_marked(run.path / name) for name in listed)
+    return not has_marks and picture.relative_to(run.path).as_posix() in listed
 
 
 def _draw(images: Path, pair: Pair, features: H5Reader, matches: H5Reader, verified: H5Reader, path: Path) -> Path:

@@ -12,6 +12,7 @@ from PIL import ImageDraw
 
 from sfm_lightglue.model_files import read_model
 from sfm_lightglue.orientation import UPRIGHT, camera_upright_from_stored
+from sfm_lightglue.report.draw import save
 
 SIZE = (1600, 1000)
 """(width, height) px of the picture. It is drawn at twice this size and then reduced, for smooth edges."""
@@ -61,7 +62,7 @@ def draw_reconstruction(model: Path, path: Path, orientations: Mapping[str, int]
     size = 0.15 * float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
     for pose in poses:
         _draw_camera(draw, view, pose, size)
-    picture.resize(SIZE, PILImage.Resampling.LANCZOS).save(path)
+    save(picture.resize(SIZE, PILImage.Resampling.LANCZOS), path)
 
 
 def _choose_view(points: np.ndarray, poses: np.ndarray) -> _View:

@@ -26,7 +26,7 @@ from sfm_lightglue.storage.layout import (
 )
 from sfm_lightglue.storage.reader import H5Reader
 from sfm_lightglue.storage.safety import RefusedFile
-from sfm_lightglue.storage.shards import SettingsChanged, ShardStore
+from sfm_lightglue.storage.shards import SettingsChanged, ShardStore, check_output
 from sfm_lightglue.storage.values import check_features
 
 
@@ -46,6 +46,7 @@ __all__ = [
     "ShardStore",
     "check_features",
     "check_match_keys",
+    "check_output",
     "features_to_group",
     "geometry_to_group",
     "match_key",

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import h5py
 
-from sfm_lightglue.files import remove_stale, written_whole
+from sfm_lightglue.files import foreign_file, remove_stale, written_whole
 from sfm_lightglue.settings import describe_changes, fingerprint
 from sfm_lightglue.storage.layout import GroupData, explained_damage, read_group, write_group
 from sfm_lightglue.storage.safety import leaf_groups
@@ -27,6 +29,26 @@ logger = logging.getLogger(__name__)
 MAX_OPEN_FILES = 32
 LIBVER = ("v110", "v110")
 """The format of HDF5 1.10, with checksums. HDF5 2.0 would write a newer format by default, which HDF5 1.14 cannot read."""
+
+
+SHARD, TEMPORARY_SHARD = re.compile(r"\d{6}\.h5"), re.compile(r"\d{6}\.h5\.\d+\.tmp")
+
+
+def check_output(path: Path | str) -> None:
+    """Raises: ValueError if there is a file, or a folder of shards, that no run has written, see `files.foreign_file`."""
+    path, shards = Path(path), Path(f"{path}.shards")
+    if os.path.lexists(path):
+        try:
+            with h5py.File(path, "r") as file:
+                is_ours = "fingerprint" in file.attrs
+        except (OSError, RuntimeError):
+            is_ours = False
+        if not is_ours:
+            raise foreign_file(path)
+    if os.path.lexists(shards):
+        names = [shard.name for shard in shards.iterdir()] if shards.is_dir() else [""]
+        if not all(SHARD.fullmatch(name) or TEMPORARY_SHARD.fullmatch(name) for name in names):
+            raise foreign_file(shards)
 
 
 class SettingsChanged(ValueError):
@@ -76,8 +98,9 @@ class ShardStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(self.path)
         for stale in self.shards.glob("*.tmp"):
-            stale.unlink(missing_ok=True)
-        shards = sorted(self.shards.glob("*.h5"))
+            if TEMPORARY_SHARD.fullmatch(stale.name):
+                stale.unlink(missing_ok=True)
+        shards = self._list_shards()
         self._next_shard = int(shards[-1].stem) + 1 if shards else 0
         for path in (self.path, *shards):
             if path.exists():
@@ -123,7 +146,7 @@ class ShardStore:
     def merge(self, drop: Iterable[str] = ()) -> None:
         """Moves the results of all shards into the merged file. Results under the keys of `drop` are deleted."""
         self.flush()
-        dropped, shards = self.stamps.keys() & set(drop), sorted(self.shards.glob("*.h5"))
+        dropped, shards = self.stamps.keys() & set(drop), self._list_shards()
         if not dropped and not shards and self.path.exists():
             return
         for key in dropped:
@@ -136,6 +159,9 @@ class ShardStore:
             shard.unlink()
         with contextlib.suppress(OSError):
             self.shards.rmdir()
+
+    def _list_shards(self) -> list[Path]:
+        return sorted(path for path in self.shards.glob("*.h5") if SHARD.fullmatch(path.name))
 
     def _load(self, path: Path) -> None:
         """Adds the stamps in a file to `stamps`, if the settings are equal. Shards are read whole; damaged shards are deleted."""

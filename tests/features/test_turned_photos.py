@@ -233,11 +233,11 @@ def test_every_format_is_decoded_as_stored_and_turned_once(tmp_path: Path, endin
     assert error < 6, "JPEG and WebP lose a little"
 
 
-def test_photos_without_a_valid_tag_are_silent(tmp_path: Path) -> None:
+def test_photos_without_a_valid_tag_count_as_upright(tmp_path: Path) -> None:
     PILImage.fromarray(scene()).save(tmp_path / "none.png")
-    assert read_orientation(tmp_path / "none.png") is None
+    assert read_orientation(tmp_path / "none.png") == 1
     for code in (0, 9):
         exif = PILImage.Exif()
         exif[0x0112] = code
         PILImage.fromarray(scene()).save(tmp_path / "odd.jpg", exif=exif)
-        assert read_orientation(tmp_path / "odd.jpg") is None
+        assert read_orientation(tmp_path / "odd.jpg") == 1

@@ -35,6 +35,13 @@ def test_thumbnails_and_deleted_files_are_left_out_and_told_once(
     assert caplog.text.count("is left out") == 1
 
 
+def test_hidden_folders_are_told_only_if_they_hold_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.jpg", ".git/objects/ab/cd", ".cache/deep/b.jpg")
+    with caplog.at_level(logging.INFO):
+        assert list_images(tmp_path) == ["a.jpg"]
+    assert ".git" not in caplog.text and ".cache is left out: it is hidden" in caplog.text
+
+
 def test_outputs_of_earlier_runs_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a.jpg", "out/plots/matches.png", "out/reconstruction/0/points.ply", "trip/plots/b.jpg", "c/d.jpg")
     (tmp_path / "out" / "summary.json").write_text(json.dumps({"stages": {"extract": {}}}))

@@ -14,11 +14,13 @@ import pycolmap
 import pytest
 from known_scene import KnownScene, make_database
 
-from sfm_lightglue.georeference import Origin, read_georeference
-from sfm_lightglue.pose_priors import PosePrior
+from sfm_lightglue.georeference import Georeference, Origin, read_georeference
+from sfm_lightglue.images import list_images
+from sfm_lightglue.pose_priors import PosePrior, find_positions
 from sfm_lightglue.positions import GeoPosition
 from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
 from sfm_lightglue.reconstruction.alignment import (
+    UNKNOWN_ACCURACY_M,
     GpsPositions,
     NotAligned,
     describe_alignments,
@@ -26,6 +28,7 @@ from sfm_lightglue.reconstruction.alignment import (
     read_gps_positions,
 )
 
+PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data"
 OPTIONS = ReconstructionOptions(
     name="incremental",
     refine_intrinsics=False,
@@ -166,7 +169,7 @@ def test_it_agrees_with_colmap_s_own_alignment(scene: KnownScene, model: pycolma
     [
         (lambda true: np.tile(true[:1], (8, 1)), "all its photos have the same position"),
         (lambda true: true * [1, 0, 0], r"do not say where up is|disagree with it"),
-        (lambda true: np.random.default_rng(0).normal(0, 3, (8, 3)), "its positions disagree with it: they are"),
+        (lambda true: np.random.default_rng(0).normal(0, 3, (8, 3)), "its positions disagree with it: they spread over"),
     ],
 )
 def test_positions_that_do_not_say_where_the_model_is_are_refused(
@@ -178,13 +181,8 @@ def test_positions_that_do_not_say_where_the_model_is_are_refused(
 
 def test_a_straight_path_leaves_the_turn_about_it_open() -> None:
     straight = np.stack([np.arange(10.0), np.zeros(10), np.zeros(10)], axis=1)
-    model = pycolmap.Reconstruction()
-    camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=64, height=48, params=[50, 32, 24], camera_id=1)
-    model.add_camera_with_trivial_rig(camera)
     names = [f"{index}.jpg" for index in range(10)]
-    for index, name in enumerate(names):
-        image = pycolmap.Image(name=name, camera_id=1, image_id=index + 1)
-        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pycolmap.Rotation3d(), -straight[index]))
+    model = model_at(dict(zip(names, straight.tolist(), strict=True)))
     noise = 0.3 * np.random.default_rng(0).standard_normal((10, 3))
     with pytest.raises(NotAligned, match="do not say where up is"):
         estimate_georeference(model, positions_at(names, 5 * straight + noise), seed=0)
@@ -195,16 +193,20 @@ def test_two_positions_are_too_few(scene: KnownScene, model: pycolmap.Reconstruc
         estimate_georeference(model, positions_at(scene.names[:2], centers(scene)[:2]), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("num_positions", "reason"),
+    [(5, "all its photos have the same position"), (2, "2 of its photos have a position, 3 are needed")],
+)
 def test_the_reason_is_told_again_for_a_model_that_was_kept(
-    scene: KnownScene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    scene: KnownScene, tmp_path: Path, caplog: pytest.LogCaptureFixture, num_positions: int, reason: str
 ) -> None:
     database = make_database(tmp_path, scene, range(5), itertools.combinations(range(5), 2))
-    write_priors(database, scene.names[:5], np.tile([[1.0, 2, 3]], (5, 1)))
+    write_priors(database, scene.names[:num_positions], np.tile([[1.0, 2, 3]], (num_positions, 1)))
     for _ in range(2):
         reconstruct(database, tmp_path / "images", tmp_path / "out", OPTIONS)
         described = describe_alignments(tmp_path / "out", database, OPTIONS)
-        assert described == {"0": {"is_aligned": False, "reason": "all its photos have the same position"}}
-    assert caplog.text.count("model 0 keeps its own coordinates: all its photos have the same position") == 1
+        assert described == {"0": {"is_aligned": False, "reason": reason}}
+    assert caplog.text.count(f"model 0 keeps its own coordinates: {reason}") == 1
     assert read_georeference(tmp_path / "out" / "0") is None
 
 
@@ -231,3 +233,59 @@ def test_positions_and_accuracies_come_from_the_database(scene: KnownScene, tmp_
     assert positions.names == [scene.names[0], scene.names[2]]
     np.testing.assert_allclose(ORIGIN.to_local(positions.geodetic), [[1, 2, 3], [4, 5, 6]], atol=1e-6)
     np.testing.assert_allclose(positions.deviations, [2.0, 2.0])  # the unknown one is the median of the known ones
+
+
+DRONE_CENTERS = [
+    (-3.393, 3.538, 0.053),
+    (-3.165, 2.002, 0.002),
+    (-3.019, 0.435, 0.05),
+    (-2.893, -1.148, 0.058),
+    (-2.713, -2.715, 0.075),
+    (-2.554, -4.32, 0.147),
+    (0.458, -3.748, 0.072),
+    (0.323, -2.155, 0.047),
+    (0.13, -0.649, 0.015),
+    (-0.079, 0.907, 0.014),
+    (-0.246, 2.457, -0.022),
+    (-0.404, 4.0, -0.024),
+    (2.482, 4.072, -0.116),
+    (2.691, 2.515, -0.143),
+    (2.828, 0.973, -0.093),
+    (3.009, -0.563, -0.076),
+    (3.154, -2.132, -0.038),
+    (3.306, -3.717, -0.018),
+]
+"""Camera centres of drone_brighton18 from a run of this package with its defaults and reconstruction.align=none (0.10, 2026-11):
+`model.image(image_id).projection_center()` in the order of the names."""
+
+
+def model_at(centers: dict[str, tuple[float, float, float]]) -> pycolmap.Reconstruction:
+    """A model that has only cameras."""
+    model = pycolmap.Reconstruction()
+    camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=64, height=48, params=[50, 32, 24], camera_id=1)
+    model.add_camera_with_trivial_rig(camera)
+    for index, (name, center) in enumerate(centers.items(), start=1):
+        image = pycolmap.Image(name=name, camera_id=1, image_id=index)
+        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pycolmap.Rotation3d(), -np.array(center)))
+    return model
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the folder of photos")
+def test_a_drone_flight_is_placed_by_its_exif_and_no_wild_position_bends_it() -> None:
+    found = find_positions(PHOTOS / "drone_brighton18" / "images", list_images(PHOTOS / "drone_brighton18" / "images"))
+    names, geodetic = list(found), np.array([(at.latitude_deg, at.longitude_deg, at.altitude_m) for at in found.values()])
+    model = model_at(dict(zip(names, DRONE_CENTERS, strict=True)))
+
+    def estimate(geodetic: np.ndarray) -> Georeference:
+        positions = GpsPositions(names, geodetic, np.full(18, UNKNOWN_ACCURACY_M), Origin.between(geodetic))
+        return estimate_georeference(model, positions, seed=0)
+
+    right = estimate(geodetic)
+    assert right.median_residual_m <= 0.4 and all(residual.is_inlier for residual in right.residuals.values())
+    for index in (0, 4, 17):
+        wild = geodetic.copy()
+        wild[index, 0] += 0.009  # 1 km to the north
+        bent = estimate(wild)
+        assert [name for name, residual in bent.residuals.items() if not residual.is_inlier] == [names[index]]
+        assert bent.scale == pytest.approx(right.scale, rel=3e-3)
+        assert np.degrees(np.linalg.norm(bent.rotation - right.rotation)) < 0.3

@@ -27,8 +27,8 @@ OPTIONS = ReconstructionOptions(
     max_error_px=4.0,
     extract_colors=False,
     num_threads=1,
-    align="none",
     seed=0,
+    align="gps",
 )
 
 

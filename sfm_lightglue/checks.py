@@ -1,0 +1,353 @@
+"""Mistakes of a run that can be known before its first stage, all in one message. Nothing is written, no photo is decoded.
+
+To add a check, write a function of `Inputs` that raises ValueError, KeyError or OSError, and add a line to `CHECKS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sfm_lightglue.cameras import Camera, check_intrinsics
+from sfm_lightglue.evaluation.pairs import read_homographies
+from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
+from sfm_lightglue.files import foreign_file
+from sfm_lightglue.images import check_masks
+from sfm_lightglue.matches.imported import ImportedMatcher
+from sfm_lightglue.mistakes import MISTAKES, message_of
+from sfm_lightglue.outputs import check_outputs
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.pairs.pairing import check_source
+from sfm_lightglue.pose_priors import listed_positions
+from sfm_lightglue.poses import PosedCamera, read_poses
+from sfm_lightglue.products import Features, Image
+from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.run_options import PluginChoice, RunOptions
+from sfm_lightglue.settings import describe_changes, fingerprint, plugin_settings
+from sfm_lightglue.stages import STAGES, check_exists, stage_names
+from sfm_lightglue.storage import H5Reader, SettingsChanged, check_match_keys
+
+NAME_OF_NO_DATASET = Path("outputs/None")
+"""The default output folder if neither a dataset nor an output was chosen."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is given. The photos and the networks are read when a check first asks for them."""
+
+    options: RunOptions
+    list_photos: Callable[[], list[str]]
+    """Gives the sorted names of the photos."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The output folder."""
+        return RunFolder(self.options.output)
+
+    @property
+    def images(self) -> Path:
+        """Folder of the photos."""
+        return Path(self.options.dataset.images or "")
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Names of the photos; empty if they cannot be listed, which `_check_photos` reports."""
+        try:
+            return self.list_photos()
+        except MISTAKES:
+            return []
+
+    @functools.cached_property
+    def collection(self) -> Collection:
+        """The photos and what is known about them, without features."""
+        dataset = self.options.dataset
+        return Collection(self.names, images=self.images, poses=dataset.poses, positions=dataset.positions)
+
+    @functools.cached_property
+    def poses(self) -> dict[str, PosedCamera]:
+        """Poses by name from `dataset.poses`; empty if there is no file. Raises: as `poses.read_poses`."""
+        return read_poses(Path(self.options.dataset.poses)) if self.options.dataset.poses else {}
+
+    @functools.cached_property
+    def extractor(self) -> Any:
+        """The extractor with its weights on the CPU, or the mistake that prevents it."""
+        return _created(self.options.features)
+
+    @functools.cached_property
+    def matcher(self) -> Any:
+        """The matcher with its weights on the CPU, or the mistake that prevents it; with wrong features it is not known."""
+        if self.options.features.problem and not self.options.matches.problem:
+            return ValueError(self.options.features.problem)
+        return _created(self.options.matches)
+
+    @functools.cached_property
+    def empty_features(self) -> Features | None:
+        """What the extractor gives for a black picture: no keypoints, and the size of a descriptor. None if it is not known."""
+        if isinstance(self.extractor, (Exception, ImportedExtractor)):
+            return None
+        try:
+            features = self.extractor(Image("black.png", np.zeros((64, 64, 3), np.uint8)))
+        except Exception:  # an extractor of the user may refuse such a picture; a run then tells it for each photo
+            return None
+        return features if isinstance(features, Features) else None
+
+
+Check: TypeAlias = Callable[[Inputs], None]
+
+
+def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
+    """The mistakes that a command would meet, in the order of `CHECKS`; the same message only once.
+
+    Args:
+        inputs: What the run is given.
+        command: `run`, the name of a stage, or `evaluate`.
+    """
+    found: dict[str, Exception] = {}
+    repeated = ["extract", "pairs", "match", "verify"] if command == "orient" else []
+    writing = stage_names() if command == "run" else [command, *repeated]
+    checks = [check for check, commands in CHECKS if command in commands]
+    if inputs.folder.path.is_dir():
+        checks.insert(0, lambda inputs: check_outputs(inputs.folder, writing))
+    for check in checks:
+        try:
+            check(inputs)
+        except MISTAKES as error:
+            found.setdefault(message_of(error), error)
+    return list(found.values())
+
+
+def _created(choice: PluginChoice) -> Any:
+    """The plug-in on the CPU, or the mistake that prevents it. Imported files are not hashed."""
+    if choice.problem or choice.plugin in (ImportedExtractor, ImportedMatcher):
+        return ValueError(choice.problem) if choice.problem else choice.plugin.__new__(choice.plugin)
+    try:
+        return choice.create("cpu")
+    except MISTAKES as error:
+        return error
+
+
+# --- the output folder -------------------------------------------------------------------------------------------------------
+
+
+def _check_output(inputs: Inputs) -> None:
+    output, given = inputs.options.output, inputs.options.configuration.get("output")
+    if given is None or not str(given).strip():
+        raise ValueError("output= is empty: give a folder for the results, output=DIR or PHOTOS OUT")
+    if output == NAME_OF_NO_DATASET:
+        raise ValueError("no output folder was given: add output=DIR, or PHOTOS OUT")
+    existing = next(folder for folder in (output, *output.absolute().parents) if os.path.lexists(folder))
+    if not existing.is_dir():
+        raise ValueError(f"output={output} cannot be a folder: {existing} is a file. Choose another output=DIR")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"output={output} cannot be written: {existing} is read-only. Choose another output=DIR")
+
+
+def _check_output_beside_photos(inputs: Inputs) -> None:
+    """Results must not lie among the photos, nor photos where results are replaced."""
+    if not inputs.options.dataset.images:
+        return
+    output, images = inputs.options.output.resolve(), inputs.images.resolve()
+    if output == images:
+        raise ValueError(f"output={inputs.options.output} is the folder of the photos: choose another one, such as {images}-out")
+    written = {name for stage in STAGES for name in stage.writes} | {inputs.folder.logs.name}
+    if output in images.parents and images.relative_to(output).parts[0] in written:
+        raise ValueError(f"the photos in {inputs.images} lie where a run writes its results: choose another output=DIR")
+
+
+def _check_space(inputs: Inputs) -> None:
+    """The disk must hold at least a quarter of the largest file of features."""
+    options, features = inputs.options.features.options, inputs.empty_features
+    count = getattr(options, "max_keypoints", None)
+    if features is None or not count or inputs.folder.features.exists():
+        return
+    needed = len(inputs.names) * count * features.descriptors.shape[1] * 4 // 4
+    existing = next(folder for folder in (inputs.folder.path, *inputs.folder.path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ValueError(
+            f"{existing} has {free / 1e9:.1f} GB free, and the features of {len(inputs.names)} photos need about "
+            f"{needed / 1e9:.1f} to {4 * needed / 1e9:.1f} GB: choose another output=DIR or a smaller features.max_keypoints"
+        )
+
+
+# --- the photos and what is known about them ---------------------------------------------------------------------------------
+
+
+def _check_photos(inputs: Inputs) -> None:
+    inputs.list_photos()
+    check_match_keys(inputs.names)
+
+
+def _check_masks(inputs: Inputs) -> None:
+    if inputs.options.dataset.masks and inputs.names:
+        check_masks(inputs.images, inputs.names, inputs.options.dataset.masks)
+
+
+def _check_poses(inputs: Inputs) -> None:
+    if inputs.options.dataset.poses:
+        _ = inputs.collection.poses  # raises if the file is damaged or has none of the photos
+    if inputs.options.reconstruction.name == "triangulation" and not inputs.options.dataset.poses:
+        raise ValueError("reconstruction=triangulation needs the poses of the photos: dataset.poses=FILE with their names")
+
+
+def _check_positions(inputs: Inputs) -> None:
+    if inputs.options.dataset.positions:
+        listed_positions(inputs.options.dataset.positions, inputs.names)
+
+
+def _check_cameras(inputs: Inputs) -> None:
+    database = inputs.options.database
+    known: dict[str, Camera] = {}
+    if database.intrinsics == "poses" and inputs.options.dataset.poses:
+        try:
+            known = known_cameras(inputs.poses)
+        except MISTAKES:
+            return  # `_check_poses` tells it
+    check_intrinsics(inputs.images, inputs.names, database.intrinsics, database.camera_model, known)
+
+
+def known_cameras(poses: dict[str, PosedCamera]) -> dict[str, Camera]:
+    """Pinhole cameras without distortion by image name, from the intrinsics of a file of poses."""
+    cameras = {}
+    for name, pose in poses.items():
+        matrix = pose.camera_matrix
+        params = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
+        cameras[name] = Camera("PINHOLE", pose.size, tuple(float(value) for value in params), True)
+    return cameras
+
+
+def _check_pairs(inputs: Inputs) -> None:
+    source = inputs.options.pairs.create()
+    if inputs.names:
+        check_source(source, inputs.collection)
+
+
+def _check_truth(inputs: Inputs) -> None:
+    """`evaluate` needs ground truth."""
+    dataset = inputs.options.dataset
+    if not dataset.poses and not dataset.homographies:
+        raise ValueError(
+            "evaluate needs ground truth: dataset.poses=FILE (or dataset.homographies=FILE), or a dataset that has it"
+        )
+    if not dataset.pairs and not dataset.homographies:
+        check_exists(inputs.folder.reconstruction)
+    if dataset.homographies:
+        read_homographies(dataset.homographies)
+    if inputs.poses and dataset.pairs and not Path(dataset.pairs).is_file():
+        raise FileNotFoundError(f"dataset.pairs={dataset.pairs} does not exist: expected a text file of lines `name0 name1`")
+
+
+# --- features and matches ----------------------------------------------------------------------------------------------------
+
+
+def _check_devices(inputs: Inputs) -> None:
+    chosen_devices(inputs.options.execution.options.device)
+
+
+def _check_extractor(inputs: Inputs) -> None:
+    if isinstance(inputs.extractor, Exception):
+        raise inputs.extractor
+    if inputs.options.features.plugin is ImportedExtractor:
+        path = inputs.options.features.options.path
+        names = _imported_names(path, "features.path")
+        if inputs.names and not names & {*inputs.names}:
+            raise ValueError(
+                f"features.path={path} has features of other photos, such as {min(names, default='none')!r}, and of none of the "
+                f"{len(inputs.names)} photos, such as {inputs.names[0]!r}: names are paths below the photo folder"
+            )
+        if inputs.options.matches.plugin is not ImportedMatcher:
+            check_has_descriptors(path)
+
+
+def _check_matcher(inputs: Inputs) -> None:
+    if isinstance(inputs.matcher, Exception):
+        raise inputs.matcher
+    if inputs.options.matches.plugin is ImportedMatcher:
+        path = inputs.options.matches.options.path
+        keys = {key.replace("/", "-") for key in _imported_names(path, "matches.path")}
+        if inputs.names and not any(_begins_or_ends(key, inputs.names) for key in keys):
+            raise ValueError(
+                f"matches.path={path} has matches of other photos, such as {min(keys, default='none')!r}, and of none of the "
+                f"{len(inputs.names)} photos, such as {inputs.names[0]!r}: names are paths below the photo folder"
+            )
+
+
+def _imported_names(path: str, option: str) -> set[str]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{option}={path} does not exist")
+    with H5Reader(path) as reader:
+        return set(reader.names())
+
+
+def _begins_or_ends(key: str, names: Iterable[str]) -> bool:
+    """Whether a key of a pair, `name0/name1` with dashes, begins or ends with one of the names."""
+    flat = tuple(name.replace("/", "-") for name in names)
+    return key.startswith(flat) or key.endswith(flat)
+
+
+def _check_fit(inputs: Inputs) -> None:
+    """The matcher must take the descriptors of the extractor. It is asked to match two pictures without keypoints."""
+    if inputs.empty_features is None or isinstance(inputs.matcher, (Exception, ImportedMatcher)):
+        return
+    try:
+        inputs.matcher(inputs.empty_features, inputs.empty_features)
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"of {inputs.empty_features.name!r} ", "")) from error
+
+
+def _check_stored_features(inputs: Inputs) -> None:
+    if not isinstance(inputs.extractor, (Exception, ImportedExtractor)):
+        _check_stored(inputs, inputs.folder.features, plugin_settings(inputs.extractor))
+
+
+def _check_stored_matches(inputs: Inputs) -> None:
+    if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not inputs.folder.features.exists():
+        return
+    with inputs.folder.open_features() as reader:
+        settings = {**plugin_settings(inputs.matcher), "features": reader.fingerprint}
+    _check_stored(inputs, inputs.folder.matches, settings)
+
+
+def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
+    """Results of other settings are refused, unless `execution.if_settings_changed=recompute`."""
+    if not path.is_file() or inputs.options.execution.options.if_settings_changed == "recompute":
+        return
+    settings = json.loads(json.dumps(settings, sort_keys=True))
+    with H5Reader(path) as reader:
+        if not reader.settings:
+            raise foreign_file(path)
+        if reader.fingerprint != fingerprint(settings):
+            raise SettingsChanged(
+                f"{path} was made with other settings ({describe_changes(reader.settings, settings)}): choose another output "
+                "folder, or give execution.if_settings_changed=recompute to replace it"
+            )
+
+
+CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
+    (_check_output, ("run", "evaluate", *(stage.name for stage in STAGES))),
+    (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
+    (_check_devices, ("run", "extract", "pairs", "match", "orient")),
+    (_check_photos, ("run", "extract", "pairs", "verify", "orient", "database")),
+    (_check_masks, ("run", "extract", "orient")),
+    (_check_extractor, ("run", "extract", "orient")),
+    (_check_pairs, ("run", "pairs", "orient")),
+    (_check_matcher, ("run", "match", "orient")),
+    (_check_fit, ("run",)),
+    (_check_poses, ("run", "reconstruct", "evaluate")),
+    (_check_cameras, ("run", "verify", "orient", "database")),
+    (_check_positions, ("run", "database")),
+    (_check_truth, ("evaluate",)),
+    (_check_stored_features, ("run", "extract", "orient")),
+    (_check_stored_matches, ("run", "match", "orient")),
+    (_check_space, ("run", "extract")),
+)
+"""Each check, and the commands that need it."""

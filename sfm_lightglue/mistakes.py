@@ -1,0 +1,28 @@
+"""Mistakes of the user: their text, and several of them as one error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MISTAKES = (ValueError, KeyError, OSError)
+"""Errors that a user can cause. Others are faults of the package."""
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an error; without the quotes that Python puts around a KeyError's."""
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
+def raise_together(mistakes: Sequence[Exception]) -> None:
+    """Raises the only mistake as it is, or several as one ValueError with a line for each; nothing if there are none.
+
+    A message may hold several mistakes, a line for each. Lines that begin with a blank belong to the line before.
+    """
+    different = {message_of(mistake): mistake for mistake in mistakes}
+    lines = list(dict.fromkeys(line for message in different for line in message.splitlines()))
+    count = sum(not line.startswith(" ") for line in lines)
+    if len(different) == 1:
+        raise next(iter(different.values()))
+    if lines:
+        listed = (f"  {line}" if line.startswith(" ") else f"- {line}" for line in lines)
+        raise ValueError("\n".join([f"{count} mistakes, found before any work:", *listed]))

@@ -1,0 +1,66 @@
+"""Checks that a run replaces nothing that it has not written: every file that a stage writes, before the stage starts.
+
+A file of ours is known by a mark inside, never by its name alone: HDF5 files by their fingerprint, `pairs.txt` by `pairs.tsv`,
+`orientations.tsv` by its first line, `database.db` by SQLite's application id, `reconstruction/` by its `settings.json`, pictures
+by a comment, JSON files by their keys.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sfm_lightglue import database, storage
+from sfm_lightglue.files import foreign_file, read_own_json
+from sfm_lightglue.orient.decisions import check_output as check_decisions
+from sfm_lightglue.pair_files import check_output as check_pairs
+from sfm_lightglue.reconstruction.folder import ModelsFolder
+from sfm_lightglue.report.gallery import check_pictures
+from sfm_lightglue.run_folder import RunFolder
+
+EVALUATION_BEGINNINGS = ('{"images":', '{"pairs":', '{"homographies":')
+"""The first key in `evaluation.json`."""
+
+
+def check_outputs(folder: RunFolder, stages: Iterable[str]) -> None:
+    """Checks all files that `stages` write into the output folder of a run; `evaluate` is allowed among them. Decodes nothing.
+
+    Raises: ValueError with a line for each file that no run has written, or that the user has changed. It says what to do.
+    """
+    problems = []
+    for check in (_check_folders, RunFolder.read_summary, *(CHECKS[stage] for stage in stages)):
+        try:
+            check(folder)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _check_folders(folder: RunFolder) -> None:
+    for path in (folder.path, folder.logs):
+        if os.path.lexists(path) and not path.is_dir():
+            raise foreign_file(path)
+
+
+def check_evaluation(path: Path) -> None:
+    """Raises: ValueError if `evaluation.json` exists and no run has written it."""
+    if os.path.lexists(path):
+        content = read_own_json(path, EVALUATION_BEGINNINGS)
+        if content and not {"auc", "pairs", "homographies"} & content.keys():
+            raise foreign_file(path)
+
+
+CHECKS: dict[str, Callable[[RunFolder], None]] = {
+    "extract": lambda folder: storage.check_output(folder.features),
+    "pairs": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
+    "match": lambda folder: storage.check_output(folder.matches),
+    "verify": lambda folder: storage.check_output(folder.verification),
+    "orient": lambda folder: check_decisions(folder.orientations),
+    "database": lambda folder: database.check_output(folder.database),
+    "reconstruct": lambda folder: ModelsFolder(folder.reconstruction).check(),
+    "plots": check_pictures,
+    "evaluate": lambda folder: check_evaluation(folder.evaluation),
+}
+"""The check of each stage."""

@@ -1,0 +1,88 @@
+"""Situations of mistakes that can be known before the first photo is decoded, of the exit status, and of downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+from situations.bench import SIFT, command, run_scene, save_photos, save_scene
+
+POSE = "00.jpg 1 0 0 0 0 0 0 300 300 160 120 320 240\n"
+
+
+def _told_first(*overrides: str, words: tuple[str, ...]) -> None:
+    """Checks that a run refuses these options before it has extracted anything."""
+    save_photos()
+    outcome = command("run", "+dataset=folder", "dataset.images=photos", "output=out", *SIFT, *overrides)
+    assert not Path("out/features.h5").exists(), outcome.text
+    assert outcome.refuses(*words)
+
+
+def poses_that_are_missing() -> None:
+    _told_first("dataset.poses=poses.txt", "reconstruction=triangulation", words=("poses.txt",))
+
+
+def poses_that_are_malformed() -> None:
+    Path("poses.txt").write_text("00.jpg 1 0 0\n")
+    _told_first("dataset.poses=poses.txt", "reconstruction=triangulation", words=("poses.txt", "1"))
+
+
+def intrinsics_for_part_of_the_photos() -> None:
+    Path("intrinsics.txt").write_text("00.jpg PINHOLE 320 240 300 300 160 120\n")
+    _told_first("database.intrinsics=intrinsics.txt", words=("01.jpg", "intrinsics"))
+
+
+def list_that_is_missing() -> None:
+    _told_first("pairs=list", "pairs.path=pairs.txt", words=("pairs.txt",))
+
+
+def list_with_unknown_names() -> None:
+    Path("pairs.txt").write_text("00.jpg 99.jpg\n")
+    _told_first("pairs=list", "pairs.path=pairs.txt", words=("99.jpg",))
+
+
+def missing_global_descriptors() -> None:
+    _told_first("pairs=retrieval", "pairs.global_descriptors=netvlad.h5", words=("netvlad.h5",))
+
+
+def missing_weights_of_the_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(Path("cache").resolve()))
+    _told_first("matches=lightglue", words=("sift-lightglue", "weights fetch"))
+
+
+def names_with_one_key() -> None:
+    save_photos(names=["a/b.jpg", "a-b.jpg"])
+    _told_first(words=("a/b.jpg", "a-b.jpg"))
+
+
+def range_of_an_option() -> None:
+    _told_first("geometries.max_error_px=0", words=("geometries.max_error_px",))
+
+
+def several_mistakes() -> None:
+    listed = ("pairs=list", "pairs.path=pairs.txt")
+    mistakes = ("geometries.max_error_px=-1", "dataset.poses=poses.txt", "reconstruction=triangulation")
+    _told_first(*listed, *mistakes, words=("pairs.txt", "geometries.max_error_px", "poses.txt"))
+
+
+# --- exit status -----------------------------------------------------------------------------------------------------------
+
+
+def nothing_reconstructed() -> None:
+    Path("photos").mkdir()
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (240, 320, 3), np.uint8)
+        PILImage.fromarray(noise).save(f"photos/{index}.png")
+    outcome = command("run", "+dataset=folder", "dataset.images=photos", "output=out", *SIFT)
+    assert outcome.status == 1 and outcome.refuses("reconstructed")
+
+
+def half_of_the_photos_lost() -> None:
+    save_scene(8, pairs=[(0, 1), (0, 2), (1, 2)])
+    Path("pairs.txt").write_text("00.jpg 01.jpg\n00.jpg 02.jpg\n01.jpg 02.jpg\n")
+    listed = ("pairs=list", "pairs.path=pairs.txt")
+    assert run_scene(*listed).works()
+    assert run_scene(*listed, "strict=true").refuses("3 of 8")
