@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +13,22 @@ from typing import Any
 import numpy as np
 
 from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
+from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
-from sfm_lightglue.images import load_image, resize_longest
+from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions
-from sfm_lightglue.orientation import turn_pixels, turned_further
+from sfm_lightglue.orientation import turned_further, upright_image
 from sfm_lightglue.products import Features, Image
+
+logger = logging.getLogger(__name__)
 
 SMALL = {"resize_max": 512, "max_keypoints": 512, "enlarge_max": 1}
 """Options of an extractor in the trials, if it has them. A trial then takes a tenth of the time of a pair of the run."""
 TURNS = range(4)
+CACHE_BYTES = 300_000_000
+"""Memory for small pictures, and as much for their features. A photo takes 0.5 MB, and its features in one turn as much."""
 MAX_PARTNERS = 3
 """Photos that a photo is matched with in each turn: those with most similar descriptors."""
 MIN_INLIERS, MIN_RATIO = 30, 3.0
@@ -56,7 +63,7 @@ class Outcome:
 
 
 class Trials:
-    """Matches small pictures of photos in any turn. Pictures are read once, and features are kept.
+    """Matches small pictures of photos in any turn.
 
     Args:
         images: Folder of the photos.
@@ -79,8 +86,8 @@ class Trials:
         self.images, self.masks, self.orientations = images, masks, orientations
         self.extractor, self.matcher, self.options = extractor, matcher, options
         self._nearest = NearestNeighborMatcher(NearestNeighborOptions("nearest_neighbor", True, 0.9, None))
-        self._pictures: dict[str, Image] = {}
-        self._features: dict[tuple[str, int], Features] = {}
+        self._pictures = BoundedCache(self._picture, lambda picture: picture.pixels.nbytes, CACHE_BYTES)
+        self._features = BoundedCache(self._extract, lambda features: features.num_bytes, CACHE_BYTES)
 
     def compare(self, name: str, partners: Sequence[str], turns: Mapping[str, int]) -> Outcome:
         """The inliers of the photo in four turns with those partners that look most alike.
@@ -90,35 +97,36 @@ class Trials:
             partners: Photos that it may overlap with.
             turns: Quarter turns of each partner, on top of its orientation.
         """
-        looked_at = {partner: self.features(partner, turns[partner]) for partner in partners}
-        votes = {
-            partner: max(len(self._nearest(self.features(name, turn), found)) for turn in TURNS)
-            for partner, found in looked_at.items()
-        }
-        chosen = sorted(partners, key=lambda partner: (-votes[partner], partner))[:MAX_PARTNERS]
-        return Outcome(
-            tuple(sum(self._inliers(self.features(name, turn), looked_at[partner]) for partner in chosen) for turn in TURNS)
-        )
+        try:
+            own = [self.features(name, turn) for turn in TURNS]
+        except UnreadableImage as error:
+            logger.warning("%s cannot be tried in four turns: %s", name, error)
+            return Outcome((0, 0, 0, 0))
+        looked_at: dict[str, Features] = {}
+        for partner in partners:
+            with contextlib.suppress(UnreadableImage):
+                looked_at[partner] = self.features(partner, turns[partner])
+        votes = {partner: max(len(self._nearest(turned, found)) for turned in own) for partner, found in looked_at.items()}
+        chosen = sorted(votes, key=lambda partner: (-votes[partner], partner))[:MAX_PARTNERS]
+        return Outcome(tuple(sum(self._inliers(turned, looked_at[partner]) for partner in chosen) for turned in own))
 
     def features(self, name: str, turn: int) -> Features:
-        """The features of the small picture, turned by quarters clockwise on top of its orientation. They are kept.
+        """The features of the small picture, turned by quarters clockwise on top of its orientation.
 
         Raises: UnreadableImage if the photo cannot be read any more.
         """
-        key = name, turn % 4
-        if key not in self._features:
-            picture, code = self._picture(name), turned_further(self.orientations[name], turn)
-            mask = None if picture.mask is None else turn_pixels(picture.mask, code)
-            self._features[key] = self.extractor(Image(name, turn_pixels(picture.pixels, code), mask))
-        return self._features[key]
+        return self._features((name, turn % 4))
+
+    def _extract(self, key: tuple[str, int]) -> Features:
+        name, turn = key
+        picture, code = self._pictures(name), turned_further(self.orientations[name], turn)
+        return self.extractor(upright_image(dataclasses.replace(picture, orientation=code)))
 
     def _picture(self, name: str) -> Image:
         """The photo and its mask in the size of the trials, as stored."""
-        if name not in self._pictures:
-            photo = load_image(self.images, name, masks=self.masks)
-            small = resize_longest(photo.pixels, SMALL["resize_max"])
-            self._pictures[name] = Image(name, small, None if photo.mask is None else _resized(photo.mask, small.shape[:2]))
-        return self._pictures[name]
+        photo = load_image(self.images, name, masks=self.masks, longest=SMALL["resize_max"])
+        small = resize_longest(photo.pixels, SMALL["resize_max"])
+        return Image(name, small, None if photo.mask is None else _resized(photo.mask, small.shape[:2]))
 
     def _inliers(self, features0: Features, features1: Features) -> int:
         matches = self.matcher(features0, features1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image as PILImage
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.orient import trials
+from sfm_lightglue.orientation import upright_image
 from sfm_lightglue.storage import H5Reader
 
 TURNS = {"a.png": 0, "b.png": 0, "c.png": 0, "d.png": 1, "e.png": 2}
@@ -192,3 +194,19 @@ def test_a_photo_of_something_else_keeps_its_orientation(photos: Path) -> None:
     assert orientations(run)["z.png"] == 1
     row = next(line for line in run.folder.orientations.read_text().splitlines() if line.startswith("z.png"))
     assert "False\tno turn is clearly the best: 0, 0, 0, 0 inliers" in row
+
+
+def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos: Path) -> None:
+    masks = photos.parent / "masks"
+    masks.mkdir()
+    upright = np.full((140, 180), 255, np.uint8)
+    upright[:70] = 0
+    PILImage.fromarray(np.ascontiguousarray(np.rot90(upright, TURNS["d.png"]))).save(masks / "d.png")
+    run = open_run(photos, "out", f"dataset.masks='{masks}'")
+    tried = pipeline._open_trials(run, dict.fromkeys(TURNS, 1))
+    (photos / "b.png").write_bytes(b"no photo any more")
+    outcome = tried.compare("d.png", ["a.png", "b.png", "c.png"], dict.fromkeys(TURNS, 0))
+    assert outcome.is_clear and outcome.best == 1
+    assert not tried.compare("b.png", ["a.png"], dict.fromkeys(TURNS, 0)).is_clear
+    picture = upright_image(dataclasses.replace(tried._picture("d.png"), orientation=CODES[1]))
+    np.testing.assert_array_equal(picture.mask, upright > 0)
