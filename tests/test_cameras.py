@@ -134,9 +134,18 @@ def test_a_group_gets_the_focal_length_of_its_first_photo_that_has_one(tmp_path:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_camera_model_can_be_estimated(tmp_path: Path, model: str) -> None:
-    write_photo(tmp_path, "a.jpg")
+    write_photo(tmp_path, "a.jpg", focal_35mm=30)
     cameras, _ = choose(tmp_path, "exif", camera_model=model)
     assert cameras["a.jpg"].to_colmap().verify_params()
+
+
+def test_a_fisheye_lens_without_focal_length_is_refused_before_the_work(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg")
+    expected = r"fisheye.*'a.jpg'.*database.intrinsics=OPENCV_FISHEYE:fx:fy:cx:cy:k1:k2:k3:k4"
+    with pytest.raises(ValueError, match=expected):
+        check_intrinsics(tmp_path, ["a.jpg"], "exif", "OPENCV_FISHEYE", {})
+    write_photo(tmp_path, "b.jpg", focal_35mm=30)
+    check_intrinsics(tmp_path, ["a.jpg", "b.jpg"], "per_image", "OPENCV_FISHEYE", {})
 
 
 def test_an_unknown_camera_model_is_refused_with_the_closest(tmp_path: Path) -> None:
