@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sfm_lightglue.download import sha256_of
 from sfm_lightglue.features.extractor import kept_by_mask
+from sfm_lightglue.files import sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.storage import H5Reader, check_features

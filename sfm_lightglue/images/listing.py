@@ -21,8 +21,6 @@ EXTENSIONS = (
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".m4v", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".3gp", ".insv", ".360")
 NO_PHOTOS = ("thumbs", "thumbnails", "@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found")
 """Folders, in lower case, that file managers and network storage fill with thumbnails and deleted files."""
-
-
 MASKS = ("mask", "masks")
 """Names, in lower case, of folders that may hold the masks of the photos beside them."""
 

@@ -7,7 +7,6 @@ belong to the user. They are never deleted: when other models take the place of 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.files import foreign_file, free_path, read_own_json, temporary_files, write_json
+from sfm_lightglue.files import foreign_file, free_path, read_own_json, sha256_of, temporary_files, write_json
 from sfm_lightglue.model_files import BINARY_FILES, TEXT_FILES, find_damage, read_model
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class ModelsFolder:
         number, _, file = name.partition("/")
         if number in damaged and file in BINARY_FILES:
             return True
-        return name in recorded and file_hash(self.path / name) == recorded[name]
+        return name in recorded and _file_hash(self.path / name) == recorded[name]
 
     def num_images(self) -> int:
         """Images of the largest whole model; 0 without one."""
@@ -118,7 +117,7 @@ class ModelsFolder:
             path = self.path / number / name
             if not path.is_file():
                 return f"{name} is missing"
-            if file_hash(path) != recorded and (problem := find_damage(self.path / number)):
+            if _file_hash(path) != recorded and (problem := find_damage(self.path / number)):
                 return problem
         return ""
 
@@ -145,7 +144,7 @@ class ModelsFolder:
         If the old folder holds files of the user, it moves aside; or it stays, if its models were the same.
         """
         files = {
-            path.relative_to(partial).as_posix(): file_hash(path)
+            path.relative_to(partial).as_posix(): _file_hash(path)
             for path in sorted(partial.rglob("*"))
             if path.is_file() and path.name != STATE
         }
@@ -173,15 +172,9 @@ class ModelsFolder:
         return [] if (self.path / STATE).exists() else sorted(path.name for path in self.path.iterdir())
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file; of the target, for a link."""
-    if not path.is_file():  # a link to nothing
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _file_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the file that a link points to; empty if that does not exist."""
+    return sha256_of(path) if path.is_file() else ""
 
 
 def _by_model(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
