@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sfm_lightglue.cameras import Camera, check_intrinsics
+from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
@@ -209,20 +209,10 @@ def _check_cameras(inputs: Inputs) -> None:
     known: dict[str, Camera] = {}
     if database.intrinsics == "poses" and inputs.options.dataset.poses:
         try:
-            known = known_cameras(inputs.poses)
+            known = cameras_of_poses(inputs.poses)
         except MISTAKES:
             return  # `_check_poses` tells it
     check_intrinsics(inputs.images, inputs.names, database.intrinsics, database.camera_model, known)
-
-
-def known_cameras(poses: dict[str, PosedCamera]) -> dict[str, Camera]:
-    """Pinhole cameras without distortion by image name, from the intrinsics of a file of poses."""
-    cameras = {}
-    for name, pose in poses.items():
-        matrix = pose.camera_matrix
-        params = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
-        cameras[name] = Camera("PINHOLE", pose.size, tuple(float(value) for value in params), True)
-    return cameras
 
 
 def _check_pairs(inputs: Inputs) -> None:

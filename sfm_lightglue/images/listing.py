@@ -10,7 +10,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from sfm_lightglue.images.names import folded, mask_names, similar_name, tell_once, warn_of_twins, warn_once
+from sfm_lightglue.images.names import mask_names, similar_name, tell_once, warn_of_twins, warn_once
+from sfm_lightglue.photo_names import folded
 
 HEIC = (".heic", ".heif")
 """Readable only if the package pillow-heif is installed."""

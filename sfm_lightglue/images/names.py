@@ -8,17 +8,14 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from sfm_lightglue.photo_names import folded
+
 logger = logging.getLogger(__name__)
 
 
 def stem(name: str) -> str:
     """The name without its extension."""
     return name.removesuffix(PurePosixPath(name).suffix)
-
-
-def folded(name: str) -> str:
-    """A spelling that names share if they differ only in case, or in how Unicode composes their letters."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def mask_names(name: str) -> list[str]:

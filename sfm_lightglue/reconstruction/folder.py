@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sfm_lightglue.files import foreign_file, free_path, read_own_json, sha256_of, temporary_files, write_json
+from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.model_files import BINARY_FILES, TEXT_FILES, find_damage, read_model
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ class ModelsFolder:
                 return
             kept = free_path(self.path, "kept")
             self.path.rename(kept)
-            logger.warning("%s holds what no run has written (%s): it is kept as %s", self.path, _shortened(others), kept.name)
+            logger.warning("%s holds what no run has written (%s): it is kept as %s", self.path, shortened(others), kept.name)
         old = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp.old")
         if self.path.exists():
             self.path.rename(old)
@@ -189,7 +190,3 @@ def _by_model(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
 def _is_name_of_ours(path: str) -> bool:
     number, _, name = path.partition("/")
     return number.isdigit() and name in OUR_NAMES
-
-
-def _shortened(names: list[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
