@@ -70,7 +70,7 @@ class Summary(Mapping[str, Any]):
 
     @property
     def failure(self) -> str:
-        """Why the run counts as failed, with numbers; empty if it does not, or if nothing was asked of the mapper yet.
+        """Why the run counts as failed, with numbers; empty if it does not, or if `reconstruct` has not run yet.
 
         It has failed if nothing was reconstructed, or with `strict=true` if fewer than half of the photos are registered.
         """
@@ -93,7 +93,7 @@ class Summary(Mapping[str, Any]):
             total = extraction.num_images + len(extraction.skipped)
             return f"{extraction.num_images} of {total} photos could be used, and two are needed"
         if self.num_pairs == 0:
-            return "no pairs of photos were selected; look at the options of pairs"
+            return "no pairs of photos were selected; check the options of `pairs`"
         if verification and verification.num_verified_pairs == 0:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in verification.rejected_because.items())
             return (

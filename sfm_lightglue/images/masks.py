@@ -58,7 +58,7 @@ def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
 
     A mask for one photo comes before a mask for its folder, and this before a mask for all photos. For `cam1/0000.jpg` these are
 
-    - `cam1/0000.jpg.png` (COLMAP's naming), `cam1/0000.png`, `cam1/0000_mask.png`: the mask of this photo,
+    - `cam1/0000.jpg.png` (as COLMAP names it), `cam1/0000.png`, `cam1/0000_mask.png`: the mask of this photo,
     - `cam1/mask.png`, `cam1.png`: the mask of all photos of the folder,
     - `mask.png`, or a file given as `masks`: the mask of all photos.
 

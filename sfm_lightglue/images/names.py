@@ -1,4 +1,4 @@
-"""Names of photos that look alike, or that other programs read differently."""
+"""Names of photos that look alike or that other programs misread, the names of masks, and warnings that are given once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mask_names(name: str) -> list[str]:
 
 
 def explain_difference(name0: str, name1: str) -> str:
-    """How two names differ that `folded` makes equal, for a message."""
+    """For a message: the difference between two names with the same `folded` spelling."""
     if name0.casefold() == name1.casefold():
         return f"{name0} and {name1} differ only in upper and lower case"
     return f"{_with_form(name0)} and {_with_form(name1)} look alike, but their letters are composed differently"
@@ -44,7 +44,7 @@ def warn_of_twins(folder: Path, names: Sequence[str]) -> None:
     twins = [group for group in spellings.values() if len(group) > 1]
     if twins:
         warn_once(
-            f"{folder} has {len(twins)} pairs of names that Windows and macOS take for one: "
+            f"{folder} has {len(twins)} pairs of names that Windows and macOS treat as one name: "
             f"{explain_difference(*twins[0][:2])}. They are used as different photos"
         )
 
@@ -66,7 +66,7 @@ def warn_once(message: str) -> None:
 
 @functools.cache
 def tell_once(message: str) -> None:
-    """Logs what is left out the first time that this process says it."""
+    """Logs an information the first time that this process gives it."""
     logger.info("%s", message)
 
 
