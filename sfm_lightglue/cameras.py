@@ -19,6 +19,7 @@ from sfm_lightglue.images import UnreadableImage, read_header
 from sfm_lightglue.intrinsics import MODELS as MODELS
 from sfm_lightglue.intrinsics import Camera as Camera
 from sfm_lightglue.intrinsics import find_camera_of_photos, parse_camera, read_given_cameras, wrong_size
+from sfm_lightglue.poses import PosedCamera
 from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,16 @@ def check_intrinsics(images: Path, names: Iterable[str], intrinsics: str, camera
         with contextlib.suppress(UnreadableImage):
             sizes[name] = read_header(images / name).size
     choose_cameras(images, sizes, intrinsics, camera_model, known)
+
+
+def cameras_of_poses(poses: Mapping[str, PosedCamera]) -> dict[str, Camera]:
+    """Pinhole cameras without distortion by image name, from the intrinsics of a file of poses."""
+    cameras = {}
+    for name, pose in poses.items():
+        matrix = pose.camera_matrix
+        params = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
+        cameras[name] = Camera("PINHOLE", pose.size, tuple(float(value) for value in params), True)
+    return cameras
 
 
 def _single_camera(intrinsics: str, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Camera]:

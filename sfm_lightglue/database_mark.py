@@ -1,4 +1,4 @@
-"""The mark of a run in a COLMAP database: it tells our databases, changed or not, from those of others.
+"""The mark of a run in a COLMAP database. It shows that a run wrote the database, and whether the database was changed since.
 
 The mark is SQLite's application id, four bytes of the header that COLMAP does not use: two bytes that are always the same, and
 two bytes of the hash of the content.

@@ -52,7 +52,7 @@ def temporary_files(path: Path | str, ending: str = "") -> list[Path]:
 
 
 def foreign_file(path: Path | str) -> ValueError:
-    """The error for a file or folder in the way of a run that no run has written."""
+    """The error for a file or folder that no run has written and that a run would replace."""
     return ValueError(
         f"{path} was not written by sfm_lightglue, or was changed since: a run would replace it. Move it away, or choose another "
         "output folder (output=DIR)"

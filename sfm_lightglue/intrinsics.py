@@ -178,14 +178,14 @@ def find_camera_of_photos(
     for text in sorted(patterns, key=lambda text: (-len(text), text)):
         fitting = [name for name in rest if patterns[text].fullmatch(name)]
         if not fitting and text != "*":
-            logger.warning("the intrinsics have a line for %r, which fits no photo that lacks a more exact line", text)
+            logger.warning("the intrinsics for %r are not used: no photo fits, or all of them have a more exact line", text)
         chosen |= dict.fromkeys(fitting, cameras[text])
         rest = [name for name in rest if name not in chosen] if fitting else rest
     return {name: chosen[name] for name in photos.names if name in chosen}
 
 
 def wrong_size(name: str, camera: Camera, size: tuple[int, int]) -> str:
-    """A message for a camera that is for another size than the photo, with what may be meant."""
+    """A message for a camera that is for another size than the photo, with what to do."""
     message = f"the intrinsics of {name!r} are for {camera.size} px, but the photo has {size} px"
     if camera.size == size[::-1]:
         return f"{message}: the photo was turned by 90 degrees; give the turned photos a line with intrinsics of their own"

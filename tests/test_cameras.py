@@ -316,7 +316,7 @@ def test_lines_for_folders_and_patterns_give_cameras_the_most_exact_first(tmp_pa
 def test_a_pattern_that_fits_nothing_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_intrinsics(tmp_path, "*.jpg PINHOLE 64 48 50 50 32 24", "cma1/* PINHOLE 64 48 60 60 32 24")
     choose(tmp_path, path, {"cam1/a.jpg": SIZE})
-    assert "a line for 'cma1/*', which fits no photo" in caplog.text
+    assert "the intrinsics for 'cma1/*' are not used" in caplog.text
 
 
 def test_photos_without_a_line_are_refused_with_the_way_out(tmp_path: Path) -> None:

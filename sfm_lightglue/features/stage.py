@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 Extracted: TypeAlias = tuple[GroupData, int, bool]
 """What is stored for a photo, its number of keypoints, and whether a part of it was masked out."""
 Reader: TypeAlias = Callable[[str], tuple[Image, int]]
-"""Name of a photo -> the upright photo, and the code of EXIF that turned it."""
+"""Name of a photo -> the upright photo, and the EXIF code that turned it."""
 Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
 """Names of a few photos -> the result of each, or why it failed."""
 
@@ -258,7 +258,7 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
 def photo_orientations(
     images: Path, names: Iterable[str], orientation: str | Mapping[str, int], extractor: Extractor
 ) -> dict[str, int]:
-    """Name -> code of EXIF for the photos that are not upright as they are stored. See `extract_features` for `orientation`.
+    """Name -> EXIF code for the photos that are not upright as they are stored. See `extract_features` for `orientation`.
 
     Photos that cannot be read count as upright; reading their pixels gives the reason.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sfm_lightglue.files import foreign_file, free_path, read_own_json, sha256_of, temporary_files, write_json
+from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.model_files import BINARY_FILES, TEXT_FILES, find_damage, read_model
 
 logger = logging.getLogger(__name__)
@@ -24,9 +25,9 @@ STATE = "settings.json"
 BEGINNINGS = ('{"unfinished":', '{"options":')
 """The first key in `settings.json`; version 0.10 had no other."""
 NOT_SETTINGS = ("unfinished", "joining", "files")
-"""Other keys in it."""
+"""Keys in `settings.json` that are no settings."""
 OUR_NAMES = {*BINARY_FILES, *TEXT_FILES, "points.ply", "georeference.json"}
-"""Files of a model. Version 0.10 did not write down what it wrote."""
+"""Files of a model, for folders of version 0.10, which recorded no files."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ModelsFolder:
         return list((self._read() or {}).get("joining", []))
 
     def users_files(self) -> list[str]:
-        """Paths in the folder that a run has not written, or that were changed since, sorted. A damaged file is not changed."""
+        """Sorted paths in the folder that no run has written, or that were changed since. Damaged models count as unchanged."""
         recorded = (self._read() or {}).get("files")
         found = [path.relative_to(self.path).as_posix() for path in sorted(self.path.rglob("*")) if self._counts(path)]
         if recorded is None:
@@ -159,7 +160,7 @@ class ModelsFolder:
                 return
             kept = free_path(self.path, "kept")
             self.path.rename(kept)
-            logger.warning("%s holds what no run has written (%s): it is kept as %s", self.path, _shortened(others), kept.name)
+            logger.warning("%s has files that no run has written (%s): it is kept as %s", self.path, shortened(others), kept.name)
         old = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp.old")
         if self.path.exists():
             self.path.rename(old)
@@ -168,7 +169,7 @@ class ModelsFolder:
             shutil.rmtree(old)
 
     def _unproven(self) -> list[str]:
-        """Names of models without `settings.json`: they look like ours, but nobody knows."""
+        """The content of a folder without `settings.json`: it looks like ours, but may be the user's."""
         return [] if (self.path / STATE).exists() else sorted(path.name for path in self.path.iterdir())
 
 
@@ -189,7 +190,3 @@ def _by_model(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
 def _is_name_of_ours(path: str) -> bool:
     number, _, name = path.partition("/")
     return number.isdigit() and name in OUR_NAMES
-
-
-def _shortened(names: list[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
