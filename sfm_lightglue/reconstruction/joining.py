@@ -59,17 +59,17 @@ class CommonPoints:
     """int64 (n, 2): indices of the keypoints in these photos."""
 
 
-def join_models(output: Path, database: Path, options: ReconstructionOptions) -> list[str]:
-    """Joins the models in the folder `output` where they fit together; returns a sentence about each pair of models.
+def join_models(
+    output: Path, pairs: VerifiedPairs, options: ReconstructionOptions, tried: set[tuple[tuple[int, ...], ...]]
+) -> list[str]:
+    """Joins the models in the folder `output` where they fit together; returns a sentence about each pair of models, and logs it.
 
     The joined model takes the folder of the larger one; the folder of the smaller one is deleted. Models without common points
-    are not mentioned.
+    are not mentioned. `tried` has the ids of the images of each two models that were tried: they are not tried again, and those
+    tried now are added.
     """
     models = {folder: read_model(folder) for folder in model_folders(output)}
-    if len(models) < 2:
-        return []
-    pairs, notes = VerifiedPairs.read(database), list[str]()
-    tried: set[tuple[tuple[int, ...], ...]] = set()  # the images of both models
+    notes = list[str]()
     while True:
         ranked = sorted(models, key=lambda folder: (*rank_of(models[folder]), folder.name))
         keys = {folder: tuple(sorted(models[folder].reg_image_ids())) for folder in ranked}
@@ -82,7 +82,9 @@ def join_models(output: Path, database: Path, options: ReconstructionOptions) ->
         try:
             joined, note = join_two(models[folder0], models[folder1], pairs, options)
         except NotJoined as reason:
-            notes += [f"models of {sizes} were not joined: {reason}"] if str(reason) else []
+            if str(reason):
+                notes.append(f"models of {sizes} were not joined: {reason}")
+                logger.info("%s", notes[-1])
             continue
         notes.append(f"models of {sizes} were joined: {note}")
         logger.info("%s", notes[-1])

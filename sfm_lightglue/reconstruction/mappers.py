@@ -33,7 +33,7 @@ class ReconstructionOptions:
     refine_principal_point: bool
     """Whether to refine the principal point."""
     join: bool
-    """Whether to join models that have points in common, if they fit together."""
+    """Whether to join models that have points in common, and to continue models with the photos that are left, if all fits."""
     min_model_size: int
     """Smallest number of images in a model; smaller models are discarded."""
     min_num_matches: int
@@ -80,6 +80,10 @@ class _Task:
     on_image: Callable[[], None]
     """Called for each registered image."""
     token: pycolmap.CancellationToken
+    start: Path | None = None
+    """Folder of a model to continue, for `_incremental`; None starts anew."""
+    min_inliers: int | None = None
+    """Smallest number of matches of a new photo with points that fit its pose; None is COLMAP's default."""
 
 
 def _incremental(task: _Task) -> None:
@@ -89,11 +93,15 @@ def _incremental(task: _Task) -> None:
         task.on_image()
         task.on_image()
 
+    colmap = _incremental_options(task.options, len(image_names(task.database)))
+    if task.min_inliers is not None:
+        colmap.mapper.abs_pose_min_num_inliers = task.min_inliers
     pycolmap.incremental_mapping(
         task.database,
         task.output,
         task.output,
-        _incremental_options(task.options, len(image_names(task.database))),
+        colmap,
+        input_path=task.start or "",
         initial_image_pair_callback=on_first_two_images,
         next_image_callback=task.on_image,
         cancellation_token=task.token,
@@ -177,29 +185,43 @@ def _incremental_options(options: ReconstructionOptions, num_images: int) -> pyc
 
 
 def run_mapper(database: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]) -> bool:
-    """Runs the mapper in a thread, so that Ctrl-C can cancel it; returns whether it was cancelled."""
+    """Runs the mapper of the options; returns whether Ctrl-C cancelled it."""
     if _num_verified_pairs(database) == 0:  # the hierarchical mapper would raise an IndexError
         logger.warning("%s has no verified pair of images: there is nothing to reconstruct", database)
         return False
-    token, interrupted = pycolmap.CancellationToken(), threading.Event()
+    with progress_bar(len(image_names(database)), "reconstruct", "img") as bar:
+        token = pycolmap.CancellationToken()
+        return _run(MAPPERS[options.name], _Task(database, output, options, known_poses, lambda: bar.update() and None, token))
+
+
+def continue_mapping(database: Path, start: Path, output: Path, options: ReconstructionOptions, min_inliers: int) -> bool:
+    """Continues the model in the folder `start` with the incremental mapper; returns whether Ctrl-C cancelled it.
+
+    The folder `output` gets the model. `min_inliers` matches of a new photo with points must fit its pose.
+    """
+    token = pycolmap.CancellationToken()
+    return _run(_incremental, _Task(database, output, options, {}, lambda: None, token, start, min_inliers))
+
+
+def _run(mapper: Callable[[_Task], None], task: _Task) -> bool:
+    """Runs a mapper in a thread, so that Ctrl-C can cancel it; returns whether it was cancelled."""
+    interrupted = threading.Event()
 
     def cancel(*_: Any) -> None:
         logger.warning("interrupted: the partial model is kept")
         interrupted.set()
-        token.cancel()
+        task.token.cancel()
 
-    bar = progress_bar(len(image_names(database)), "reconstruct", "img")
-    with _on_ctrl_c(cancel), ThreadPoolExecutor(1) as pool, bar:
-        task = _Task(database, output, options, known_poses, lambda: bar.update() and None, token)
+    with _on_ctrl_c(cancel), ThreadPoolExecutor(1) as pool:
         try:
-            future = pool.submit(MAPPERS[options.name], task)
+            future = pool.submit(mapper, task)
             while wait([future], timeout=0.1).not_done:  # Windows calls the handler of Ctrl-C only after a timeout
                 pass
             future.result()
         except InterruptedError:
             return True
         finally:
-            token.cancel()  # the pool waits for the mapper when it closes
+            task.token.cancel()  # the pool waits for the mapper when it closes
     return interrupted.is_set()
 
 

@@ -51,7 +51,7 @@ class ReconstructionReport:
     unregistered: list[str]
     """Names of the images that are not in the largest model, sorted."""
     joining: list[str] = field(default_factory=list)
-    """A sentence about each pair of models that were joined, or have points in common and were not, with the reason."""
+    """A sentence about each attempt to join models or to continue one, with the reason if it was refused."""
 
 
 def model_folders(output: Path) -> list[Path]:

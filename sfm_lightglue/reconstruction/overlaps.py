@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,20 @@ def _ids(pair_id: int) -> tuple[int, int]:
 
 
 def find_contradictions(
-    model0: pycolmap.Reconstruction, model1: pycolmap.Reconstruction, pairs: VerifiedPairs
+    model0: pycolmap.Reconstruction,
+    model1: pycolmap.Reconstruction,
+    pairs: VerifiedPairs,
+    *,
+    images0: Iterable[int] | None = None,
+    images1: Iterable[int] | None = None,
 ) -> tuple[int, int]:
     """Numbers of pairs of photos, one in each model, that would show the same things: (verified, matched but not verified).
 
-    Both models are in the same coordinates. Different parts of a building that look alike overlap if they are joined by mistake:
-    then many photos would have to match and do not.
+    `images0` and `images1` limit the photos of each model; None takes all that are registered. Both models are in the same
+    coordinates. Different parts of a building that look alike overlap if they are joined by mistake: then many photos would have
+    to match and do not.
     """
-    seen0, seen1 = _seen_points(model0), _seen_points(model1)
+    seen0, seen1 = _seen_points(model0, images0), _seen_points(model1, images1)
     counts = [0, 0]
     for image0, (points0, center0) in seen0.items():
         for image1, (points1, center1) in seen1.items():
@@ -60,10 +67,10 @@ def find_contradictions(
     return counts[0], counts[1]
 
 
-def _seen_points(model: pycolmap.Reconstruction) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """For each registered image: the points that it observes, float64 (n, 3), and its centre (3,)."""
+def _seen_points(model: pycolmap.Reconstruction, images: Iterable[int] | None) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """For each image: the points that it observes, float64 (n, 3), and its centre (3,)."""
     found = {}
-    for image_id in sorted(model.reg_image_ids()):
+    for image_id in sorted(model.reg_image_ids() if images is None else images):
         image = model.image(image_id)
         ids = [point.point3D_id for point in image.get_observation_points2D()]
         points = np.array([model.point3D(point_id).xyz for point_id in ids]).reshape(-1, 3)

@@ -21,8 +21,8 @@ from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database_mark import content_hash
 from sfm_lightglue.reconstruction.alignment import align_models
+from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.folder import ModelsFolder
-from sfm_lightglue.reconstruction.joining import join_models
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, image_names, run_mapper
 from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
 from sfm_lightglue.settings import describe_changes
@@ -42,9 +42,9 @@ def reconstruct(
 ) -> ReconstructionReport:
     """Writes models of the scene to `output/0` ... `output/n` and describes them.
 
-    Models with common points are joined if they fit together, see `joining`. Models are numbered by size: images, then points,
-    then the names of the images. Models with fewer images than `options.min_model_size` are discarded. If the scene itself has
-    fewer images than that, all of them must be in the model.
+    Models with common points are joined if they fit together, see `joining`; then the photos that are left are tried again, see
+    `continuing`. Models are numbered by size: images, then points, then the names of the images. Models with fewer images than
+    `options.min_model_size` are discarded. If the scene itself has fewer images than that, all of them must be in the model.
 
     If `output` already has the models of this database with these options, nothing is computed. Other models of earlier runs are
     replaced, with a warning if options changed. If there are files among them that no run has written, the whole old folder is
@@ -82,7 +82,9 @@ def reconstruct(
     partial = folder.start()
     with colmap_log(None):
         interrupted = run_mapper(database, partial, options, known_poses or {})
-        joining = join_models(partial, database, options) if options.join and not interrupted else []
+        joining = list[str]()
+        if options.join and not interrupted:
+            joining, interrupted = complete_models(partial, database, options)
         candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
         number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
         # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.

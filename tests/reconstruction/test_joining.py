@@ -76,7 +76,7 @@ def test_parts_of_a_scene_become_one_model(
     database: Path, whole: pycolmap.Reconstruction, tmp_path: Path, parts: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> None:
     output = write(tmp_path / "out", part(whole, parts[0]), part(whole, parts[1], turn=True))
-    (note,) = join_models(output, database, OPTIONS)
+    (note,) = join_models(output, VerifiedPairs.read(database), OPTIONS, set())
     assert "were joined" in note
     (folder,) = output.iterdir()
     joined = pycolmap.Reconstruction(folder)
@@ -90,7 +90,8 @@ def test_parts_of_a_scene_become_one_model(
 
 def test_joining_twice_gives_the_same_bytes(database: Path, whole: pycolmap.Reconstruction, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        join_models(write(tmp_path / name, part(whole, (1, 2, 3)), part(whole, (4, 5, 6), turn=True)), database, OPTIONS)
+        output = write(tmp_path / name, part(whole, (1, 2, 3)), part(whole, (4, 5, 6), turn=True))
+        join_models(output, VerifiedPairs.read(database), OPTIONS, set())
     for file in ("images.bin", "points3D.bin", "cameras.bin"):
         assert (tmp_path / "a" / "0" / file).read_bytes() == (tmp_path / "b" / "0" / file).read_bytes()
 
@@ -146,7 +147,7 @@ def test_common_points_come_from_shared_photos_and_from_matches(database: Path, 
 def test_joining_can_be_switched_off(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sfm_lightglue.reconstruction import stage
 
-    monkeypatch.setattr(stage, "join_models", lambda *_: ["a sentence"])
+    monkeypatch.setattr(stage, "complete_models", lambda *_: (["a sentence"], False))
     for join in (True, False):
         options = dataclasses.replace(OPTIONS, join=join)
         for _ in range(2):  # the second time nothing is computed
