@@ -24,7 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sfm_lightglue.images.limits import ORDINARY_PIXELS, decoding_bytes, too_large
 from sfm_lightglue.images.listing import EXTENSIONS, HEIC
-from sfm_lightglue.images.ranges import Range, UsedValues, to_eight_bits
+from sfm_lightglue.images.value_ranges import Range, UsedValues, to_eight_bits
 from sfm_lightglue.memory import memory_bytes
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 from sfm_lightglue.images.decoding import exif_orientation, opaque_parts, open_photo, reduce_large_jpeg, to_rgb
 from sfm_lightglue.images.limits import decoding_bytes, decoding_memory
 from sfm_lightglue.images.masks import find_masks, read_mask
-from sfm_lightglue.images.ranges import Range
+from sfm_lightglue.images.value_ranges import Range
 from sfm_lightglue.products import Image
 
 
