@@ -375,6 +375,10 @@ def test_a_model_of_colmap_gives_its_cameras(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"is a folder, but not a COLMAP model"):
         choose(tmp_path, str(tmp_path / "empty"), {"1.jpg": SIZE})
+    images = tmp_path / "model" / "images.bin"
+    images.write_bytes(images.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"images\.bin is cut"):
+        choose(tmp_path, str(tmp_path / "model"), {"1.jpg": SIZE, "2.jpg": SIZE})
 
 
 def test_intrinsics_are_checked_from_the_headers_of_the_readable_photos(tmp_path: Path) -> None:
