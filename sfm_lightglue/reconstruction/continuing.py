@@ -16,15 +16,16 @@ import pycolmap
 
 from sfm_lightglue.geometry import essential_matrix, sampson_error
 from sfm_lightglue.model_files import read_model
-from sfm_lightglue.reconstruction.joining import MIN_KEPT, NO_POINT, NotJoined, join_models
+from sfm_lightglue.reconstruction.joining import MIN_KEPT, MIN_PAIRS, MIN_POINTS_OF_PAIR, NO_POINT, NotJoined, join_models
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, continue_mapping, image_names
 from sfm_lightglue.reconstruction.models import model_folders, rank_of, registered_names
 from sfm_lightglue.reconstruction.overlaps import VerifiedPairs, find_contradictions
 
 logger = logging.getLogger(__name__)
 
-MIN_INLIERS = (30, 15)
-"""Matches of a new photo with points of the model that fit its pose: COLMAP's limit first, then a lower one."""
+LIMITS = ((30, 1), (15, MIN_PAIRS))
+"""Matches of a new photo with points of the model that fit its pose, and pairs of an old and a new photo that agree with it.
+First COLMAP's limits, then fewer matches but more pairs: one pair may be a wrong match of similar things."""
 MAX_STARTS = 5
 """Models that are continued: the largest ones."""
 MAX_TURN_DEG = 3.0
@@ -101,7 +102,7 @@ def continue_model(folder: Path, database: Path, pairs: VerifiedPairs, options: 
         InterruptedError: Ctrl-C was pressed.
     """
     model, refused = read_model(folder), NotJoined("")
-    for min_inliers in MIN_INLIERS:
+    for min_inliers, min_pairs in LIMITS:
         if max(count_known_keypoints(model, pairs).values(), default=0) < min_inliers:
             continue
         trial = folder.with_name("continued")
@@ -110,7 +111,7 @@ def continue_model(folder: Path, database: Path, pairs: VerifiedPairs, options: 
             if continue_mapping(database, folder, trial, options, min_inliers):
                 raise InterruptedError
             grown = read_model(trial)
-            check_continued(model, grown, pairs, options)
+            check_continued(model, grown, pairs, options, min_pairs)
         except NotJoined as reason:
             refused = reason if str(reason) else refused
         else:
@@ -160,9 +161,16 @@ def count_known_keypoints(model: pycolmap.Reconstruction, pairs: VerifiedPairs) 
 
 
 def check_continued(
-    old: pycolmap.Reconstruction, new: pycolmap.Reconstruction, pairs: VerifiedPairs, options: ReconstructionOptions
+    old: pycolmap.Reconstruction,
+    new: pycolmap.Reconstruction,
+    pairs: VerifiedPairs,
+    options: ReconstructionOptions,
+    min_pairs: int,
 ) -> None:
-    """Raises: NotJoined with the reason if the model became worse; with an empty one if it did not grow."""
+    """Checks a model that was continued. `min_pairs` pairs of an old and a new photo must agree with the poses.
+
+    Raises: NotJoined with the reason if the model became worse; with an empty one if it did not grow.
+    """
     before, after = set(old.reg_image_ids()), set(new.reg_image_ids())
     if lost := len(before - after):
         raise NotJoined(f"{lost} photos would be lost")
@@ -177,13 +185,24 @@ def check_continued(
         raise NotJoined(f"the reprojection error would rise from {errors[0]:.2f} to {errors[1]:.2f} px")
     if (turn_deg := largest_turn_deg(old, new)) > MAX_TURN_DEG:
         raise NotJoined(f"a photo would turn by {turn_deg:.1f} degrees")
-    for image_id in added:
-        agreeing, total = count_agreeing(new, image_id, pairs, 3 * options.max_error_px)
-        if agreeing < MIN_AGREEING * total:
-            raise NotJoined(f"only {agreeing} of {total} verified matches of {new.image(image_id).name} would fit")
+    _check_agreement(new, added, agreements(new, set(added), pairs, 3 * options.max_error_px), min_pairs)
     matched, unmatched = find_contradictions(new, new, pairs, images0=before, images1=added)
     if unmatched > matched:
         raise NotJoined(f"{unmatched} pairs of photos would show the same things but do not match, {matched} match")
+
+
+def _check_agreement(
+    model: pycolmap.Reconstruction, added: list[int], found: dict[tuple[int, int], tuple[int, int]], min_pairs: int
+) -> None:
+    """Raises: NotJoined if too few of the matches of a new photo agree, or too few pairs of an old and a new photo."""
+    for image_id in added:
+        agreeing, total = np.sum([counts for pair, counts in found.items() if image_id in pair], axis=0)
+        if agreeing < MIN_AGREEING * total:
+            raise NotJoined(f"only {agreeing} of {total} verified matches of {model.image(image_id).name} would fit")
+    bridges = [counts for (first, second), counts in found.items() if (first in added) != (second in added)]
+    num_pairs = sum(agreeing >= max(MIN_POINTS_OF_PAIR, MIN_AGREEING * total) for agreeing, total in bridges)
+    if num_pairs < min_pairs:
+        raise NotJoined(f"only {num_pairs} pairs of an old and a new photo would fit, {min_pairs} are needed")
 
 
 def largest_turn_deg(model0: pycolmap.Reconstruction, model1: pycolmap.Reconstruction) -> float:
@@ -199,18 +218,19 @@ def largest_turn_deg(model0: pycolmap.Reconstruction, model1: pycolmap.Reconstru
     return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
 
 
-def count_agreeing(model: pycolmap.Reconstruction, image_id: int, pairs: VerifiedPairs, max_error_px: float) -> tuple[int, int]:
-    """Of the verified matches of an image with other images of the model: how many agree with the poses, and how many there are.
+def agreements(
+    model: pycolmap.Reconstruction, added: set[int], pairs: VerifiedPairs, max_error_px: float
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """For each verified pair of images of the model, one or both in `added`: matches that agree with the poses, and all matches.
 
     A match agrees if its Sampson error is at most `max_error_px`.
     """
-    registered = set(model.reg_image_ids()) - {image_id}
-    agreeing = total = 0
-    for (first, second), matches in pairs.matches.items():
-        if image_id in (first, second) and (first in registered or second in registered):
-            errors = _epipolar_errors_px(model, first, second, matches)
-            agreeing, total = agreeing + int((errors <= max_error_px).sum()), total + len(matches)
-    return agreeing, total
+    registered, found = set(model.reg_image_ids()), dict[tuple[int, int], tuple[int, int]]()
+    for pair, matches in pairs.matches.items():
+        if registered.issuperset(pair) and not added.isdisjoint(pair):
+            errors = _epipolar_errors_px(model, *pair, matches)
+            found[pair] = int((errors <= max_error_px).sum()), len(matches)
+    return found
 
 
 def _epipolar_errors_px(model: pycolmap.Reconstruction, first: int, second: int, matches: np.ndarray) -> np.ndarray:

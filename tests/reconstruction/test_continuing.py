@@ -143,17 +143,17 @@ def move(model: pycolmap.Reconstruction, image_id: int, angle_deg: float) -> pyc
 
 
 def test_a_model_that_only_grew_is_accepted(bridged: Path, whole: pycolmap.Reconstruction) -> None:
-    check_continued(part(whole, FIRST), whole, VerifiedPairs.read(bridged), OPTIONS)
+    check_continued(part(whole, FIRST), whole, VerifiedPairs.read(bridged), OPTIONS, 1)
 
 
 def test_a_model_that_did_not_grow_is_refused_without_a_reason(bridged: Path, whole: pycolmap.Reconstruction) -> None:
     with pytest.raises(NotJoined, match=r"^$"):
-        check_continued(whole, whole, VerifiedPairs.read(bridged), OPTIONS)
+        check_continued(whole, whole, VerifiedPairs.read(bridged), OPTIONS, 1)
 
 
 def test_a_photo_is_never_lost(bridged: Path, whole: pycolmap.Reconstruction) -> None:
     with pytest.raises(NotJoined, match="1 photos would be lost"):
-        check_continued(part(whole, (1, 2, 3)), part(whole, (2, 3, 4, 5)), VerifiedPairs.read(bridged), OPTIONS)
+        check_continued(part(whole, (1, 2, 3)), part(whole, (2, 3, 4, 5)), VerifiedPairs.read(bridged), OPTIONS, 1)
 
 
 def test_observations_must_remain(bridged: Path, whole: pycolmap.Reconstruction) -> None:
@@ -161,7 +161,7 @@ def test_observations_must_remain(bridged: Path, whole: pycolmap.Reconstruction)
     for point_id in sorted(grown.point3D_ids())[::3]:
         grown.delete_point3D(point_id)
     with pytest.raises(NotJoined, match=r"only \d+ of \d+ observations would remain"):
-        check_continued(part(whole, FIRST), grown, VerifiedPairs.read(bridged), OPTIONS)
+        check_continued(part(whole, FIRST), grown, VerifiedPairs.read(bridged), OPTIONS, 1)
 
 
 def test_the_reprojection_error_must_not_double(bridged: Path, whole: pycolmap.Reconstruction) -> None:
@@ -169,17 +169,17 @@ def test_the_reprojection_error_must_not_double(bridged: Path, whole: pycolmap.R
     for point in grown.points3D.values():
         point.error *= 3
     with pytest.raises(NotJoined, match=r"the reprojection error would rise from 0.\d\d to 1.\d\d px"):
-        check_continued(part(whole, FIRST), grown, VerifiedPairs.read(bridged), OPTIONS)
+        check_continued(part(whole, FIRST), grown, VerifiedPairs.read(bridged), OPTIONS, 1)
 
 
 def test_old_photos_must_stay_where_they_are(bridged: Path, whole: pycolmap.Reconstruction) -> None:
     with pytest.raises(NotJoined, match=r"a photo would turn by \d.\d degrees"):
-        check_continued(part(whole, FIRST), move(whole, 2, 8), VerifiedPairs.read(bridged), OPTIONS)
+        check_continued(part(whole, FIRST), move(whole, 2, 8), VerifiedPairs.read(bridged), OPTIONS, 1)
 
 
 def test_matches_of_new_photos_must_fit(bridged: Path, whole: pycolmap.Reconstruction) -> None:
     with pytest.raises(NotJoined, match=r"only \d+ of \d+ verified matches of 03.jpg would fit"):
-        check_continued(part(whole, FIRST), move(whole, 4, 20), VerifiedPairs.read(bridged), OPTIONS)
+        check_continued(part(whole, FIRST), move(whole, 4, 20), VerifiedPairs.read(bridged), OPTIONS, 1)
 
 
 def test_new_photos_must_match_what_they_would_show(bridged: Path, whole: pycolmap.Reconstruction) -> None:
@@ -187,5 +187,10 @@ def test_new_photos_must_match_what_they_would_show(bridged: Path, whole: pycolm
     pairs = VerifiedPairs.read(bridged)
     with pytest.raises(NotJoined, match=r"[2-8] pairs of photos would show the same things but do not match, 1 match"):
         check_continued(
-            part(whole, FIRST), whole, VerifiedPairs(pairs.matches, {*itertools.combinations(range(1, 7), 2)}), OPTIONS
+            part(whole, FIRST), whole, VerifiedPairs(pairs.matches, {*itertools.combinations(range(1, 7), 2)}), OPTIONS, 1
         )
+
+
+def test_one_pair_is_too_few_for_photos_with_few_matches(bridged: Path, whole: pycolmap.Reconstruction) -> None:
+    with pytest.raises(NotJoined, match="only 1 pairs of an old and a new photo would fit, 2 are needed"):
+        check_continued(part(whole, FIRST), whole, VerifiedPairs.read(bridged), OPTIONS, 2)
