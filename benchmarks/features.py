@@ -44,9 +44,9 @@ from photo_pairs import (
 from photo_sets import reconstruct_set
 
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.download import sha256_of
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies
 from sfm_lightglue.evaluation.pairs import read_homographies
+from sfm_lightglue.files import sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord, find_weights
 from sfm_lightglue.pipeline import Run
 from sfm_lightglue.poses import read_poses

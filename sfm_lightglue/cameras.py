@@ -19,6 +19,7 @@ from sfm_lightglue.images import UnreadableImage, read_header
 from sfm_lightglue.intrinsics import MODELS as MODELS
 from sfm_lightglue.intrinsics import Camera as Camera
 from sfm_lightglue.intrinsics import find_camera_of_photos, parse_camera, read_given_cameras, wrong_size
+from sfm_lightglue.poses import PosedCamera
 from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
@@ -92,10 +93,20 @@ def check_intrinsics(images: Path, names: Iterable[str], intrinsics: str, camera
         intrinsics: see `choose_cameras`, as `camera_model` and `known`.
     """
     sizes = {}
-    for name in [] if intrinsics in SHARING else names:
+    for name in [] if intrinsics in SHARING and not _needs_focal_length(camera_model) else names:
         with contextlib.suppress(UnreadableImage):
             sizes[name] = read_header(images / name).size
     choose_cameras(images, sizes, intrinsics, camera_model, known)
+
+
+def cameras_of_poses(poses: Mapping[str, PosedCamera]) -> dict[str, Camera]:
+    """Pinhole cameras without distortion by image name, from the intrinsics of a file of poses."""
+    cameras = {}
+    for name, pose in poses.items():
+        matrix = pose.camera_matrix
+        params = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
+        cameras[name] = Camera("PINHOLE", pose.size, tuple(float(value) for value in params), True)
+    return cameras
 
 
 def _single_camera(intrinsics: str, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Camera]:
@@ -147,7 +158,31 @@ def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], shari
         cameras[name] = _simple_camera(camera_model, size, focal or GUESSED_FOCAL_FACTOR * max(size), focal is not None)
     if sharing == "single" and len(set(groups.values())) > 1:
         logger.warning("the photos have %d sizes, so there is one camera for each size", len(set(groups.values())))
+    if _needs_focal_length(camera_model):
+        _check_focal_lengths(cameras, camera_model)
     return CameraAssignment(cameras, groups)
+
+
+def _needs_focal_length(camera_model: str) -> bool:
+    """Whether COLMAP verifies no pair of photos of this model without a known focal length: so it is for all fisheye lenses."""
+    return camera_model in MODELS and bool(
+        pycolmap.Camera.create_from_model_name(1, camera_model, 1.0, 2, 2).is_perspective_fisheye()
+    )
+
+
+def _check_focal_lengths(cameras: Mapping[str, Camera], camera_model: str) -> None:
+    """Raises: ValueError if no camera has a known focal length. Warns if some have none."""
+    unknown = [name for name, camera in cameras.items() if not camera.has_prior_focal_length]
+    params = ":".join(pycolmap.Camera.create_from_model_name(1, camera_model, 1.0, 2, 2).params_info.split(", "))
+    what = (
+        f"database.camera_model={camera_model} needs focal lengths: COLMAP accepts no pair of photos of a fisheye lens without. "
+        f"EXIF has none for {len(unknown)} of {len(cameras)} photos, such as {min(unknown, default='')!r}. Give the camera, "
+        f"roughly: database.intrinsics={camera_model}:{params} reconstruction.refine_intrinsics=true"
+    )
+    if unknown and len(unknown) == len(cameras):
+        raise ValueError(what)
+    if unknown:
+        logger.warning("%s", what)
 
 
 def _simple_camera(model: str, size: tuple[int, int], focal_px: float, known: bool) -> Camera:

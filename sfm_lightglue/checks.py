@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sfm_lightglue.cameras import Camera, check_intrinsics
+from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
@@ -36,7 +36,7 @@ from sfm_lightglue.settings import describe_changes, fingerprint, plugin_setting
 from sfm_lightglue.stages import STAGES, check_exists, stage_names
 from sfm_lightglue.storage import H5Reader, SettingsChanged, check_match_keys
 
-NAME_OF_NO_DATASET = Path("outputs/None")
+OUTPUT_WITHOUT_DATASET = Path("outputs/None")
 """The default output folder if neither a dataset nor an output was chosen."""
 
 
@@ -96,7 +96,7 @@ class Inputs:
             return None
         try:
             features = self.extractor(Image("black.png", np.zeros((64, 64, 3), np.uint8)))
-        except Exception:  # an extractor of the user may refuse such a picture; a run then tells it for each photo
+        except Exception:  # an extractor of the user may refuse such a picture; the run then reports it for each photo
             return None
         return features if isinstance(features, Features) else None
 
@@ -142,7 +142,7 @@ def _check_output(inputs: Inputs) -> None:
     output, given = inputs.options.output, inputs.options.configuration.get("output")
     if given is None or not str(given).strip():
         raise ValueError("output= is empty: give a folder for the results, output=DIR or PHOTOS OUT")
-    if output == NAME_OF_NO_DATASET:
+    if output == OUTPUT_WITHOUT_DATASET:
         raise ValueError("no output folder was given: add output=DIR, or PHOTOS OUT")
     existing = next(folder for folder in (output, *output.absolute().parents) if os.path.lexists(folder))
     if not existing.is_dir():
@@ -152,7 +152,7 @@ def _check_output(inputs: Inputs) -> None:
 
 
 def _check_output_beside_photos(inputs: Inputs) -> None:
-    """Results must not lie among the photos, nor photos where results are replaced."""
+    """The output must not be the photo folder, and the photos must not lie where a run writes."""
     if not inputs.options.dataset.images:
         return
     output, images = inputs.options.output.resolve(), inputs.images.resolve()
@@ -164,18 +164,18 @@ def _check_output_beside_photos(inputs: Inputs) -> None:
 
 
 def _check_space(inputs: Inputs) -> None:
-    """The disk must hold at least a quarter of the largest file of features."""
+    """The disk must have room for a quarter of the keypoints that the photos may have at most."""
     options, features = inputs.options.features.options, inputs.empty_features
     count = getattr(options, "max_keypoints", None)
     if features is None or not count or inputs.folder.features.exists():
         return
-    needed = len(inputs.names) * count * features.descriptors.shape[1] * 4 // 4
+    largest = len(inputs.names) * count * features.descriptors.shape[1] * 4  # bytes
     existing = next(folder for folder in (inputs.folder.path, *inputs.folder.path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    if free < needed:
+    if free < largest / 4:
         raise ValueError(
             f"{existing} has {free / 1e9:.1f} GB free, and the features of {len(inputs.names)} photos need about "
-            f"{needed / 1e9:.1f} to {4 * needed / 1e9:.1f} GB: choose another output=DIR or a smaller features.max_keypoints"
+            f"{largest / 4e9:.1f} to {largest / 1e9:.1f} GB: choose another output=DIR or a smaller features.max_keypoints"
         )
 
 
@@ -209,20 +209,10 @@ def _check_cameras(inputs: Inputs) -> None:
     known: dict[str, Camera] = {}
     if database.intrinsics == "poses" and inputs.options.dataset.poses:
         try:
-            known = known_cameras(inputs.poses)
+            known = cameras_of_poses(inputs.poses)
         except MISTAKES:
-            return  # `_check_poses` tells it
+            return  # `_check_poses` reports it
     check_intrinsics(inputs.images, inputs.names, database.intrinsics, database.camera_model, known)
-
-
-def known_cameras(poses: dict[str, PosedCamera]) -> dict[str, Camera]:
-    """Pinhole cameras without distortion by image name, from the intrinsics of a file of poses."""
-    cameras = {}
-    for name, pose in poses.items():
-        matrix = pose.camera_matrix
-        params = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
-        cameras[name] = Camera("PINHOLE", pose.size, tuple(float(value) for value in params), True)
-    return cameras
 
 
 def _check_pairs(inputs: Inputs) -> None:

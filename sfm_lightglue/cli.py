@@ -89,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _told_later() -> Iterator[list[logging.LogRecord]]:
-    """Keeps the messages of the package that are logged in the block, in a list. If the block raises, they are told at once."""
+def _held_messages() -> Iterator[list[logging.LogRecord]]:
+    """Keeps the messages of the package that are logged in the block, in a list. If the block raises, they are printed."""
     records: list[logging.LogRecord] = []
     logger, handler = logging.getLogger("sfm_lightglue"), logging.Handler(logging.WARNING)
     handler.emit = records.append  # type: ignore[method-assign, assignment]
@@ -126,10 +126,10 @@ def _run_command(command: str, overrides: list[str]) -> int:
         raise ValueError(f"no photos were given: {command} PHOTOS OUT, or add +dataset=NAME (`datasets` lists them)")
     overrides = hydra_overrides(overrides)
     is_checked = all(override in SWEEP_FLAGS or not override.startswith("-") for override in overrides)
-    with _told_later() as later:
+    with _held_messages() as held:
         if is_checked:
             _check(command, overrides)
-    _inside_hydra(functools.partial(_run_configured, command, is_checked, later), overrides)
+    _inside_hydra(functools.partial(_run_configured, command, is_checked, held), overrides)
     return 0
 
 
@@ -195,12 +195,12 @@ def _train(overrides: list[str]) -> int:
     return 0
 
 
-def _run_configured(command: str, is_checked: bool, later: list[logging.LogRecord], config: DictConfig) -> None:
+def _run_configured(command: str, is_checked: bool, held: list[logging.LogRecord], config: DictConfig) -> None:
     from sfm_lightglue import pipeline
     from sfm_lightglue.config import separate_sweep_outputs
 
-    while later:  # now the log file of the run is open
-        record = later.pop(0)
+    while held:  # now the log file of the run is open
+        record = held.pop(0)
         logging.getLogger(record.name).handle(record)
     config = separate_sweep_outputs(config, sys.argv)
     run = pipeline.Run.create(config) if is_checked else pipeline.Run.checked(config, command)

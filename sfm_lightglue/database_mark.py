@@ -1,4 +1,4 @@
-"""The mark of a run in a COLMAP database: it tells our databases, changed or not, from those of others.
+"""The mark of a run in a COLMAP database. It shows that a run wrote the database, and whether the database was changed since.
 
 The mark is SQLite's application id, four bytes of the header that COLMAP does not use: two bytes that are always the same, and
 two bytes of the hash of the content.
@@ -6,8 +6,9 @@ two bytes of the hash of the content.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+
+from sfm_lightglue.files import sha256_of
 
 HEADER_BYTES = 100
 """SQLite's header counts, among other things, how often COLMAP has opened the file."""
@@ -20,12 +21,7 @@ SQLITE = b"SQLite format 3\0"
 
 def content_hash(path: Path) -> str:
     """SHA-256 of a database without its header."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(HEADER_BYTES)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path, skip=HEADER_BYTES)
 
 
 def mark_database(path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import http.client
 import logging
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sfm_lightglue import __version__
-from sfm_lightglue.files import locked
+from sfm_lightglue.files import locked, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -117,15 +116,6 @@ def read_page(url: str) -> str:
 def matches_checksum(path: Path, sha256: str | None, size: int | None) -> bool:
     """True if the file exists and has this SHA-256 and this size in bytes. None skips a check."""
     return path.is_file() and size in (None, path.stat().st_size) and (sha256 is None or sha256_of(path) == sha256)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def sha256_once(path: Path) -> str:

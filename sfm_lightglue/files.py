@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all, files that others wrote, and locks between processes."""
+"""Files that are written whole or not at all, files that others wrote, hashes of files, and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -51,7 +52,7 @@ def temporary_files(path: Path | str, ending: str = "") -> list[Path]:
 
 
 def foreign_file(path: Path | str) -> ValueError:
-    """The error for a file or folder in the way of a run that no run has written."""
+    """The error for a file or folder that no run has written and that a run would replace."""
     return ValueError(
         f"{path} was not written by sfm_lightglue, or was changed since: a run would replace it. Move it away, or choose another "
         "output folder (output=DIR)"
@@ -88,6 +89,16 @@ def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
     """Writes `content` as indented UTF-8 JSON, whole or not at all. Raises: ValueError for NaN and infinity."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def sha256_of(path: Path, *, skip: int = 0) -> str:
+    """SHA-256 of a file without its first `skip` bytes, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        stream.seek(skip)
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pycolmap
 
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.registry import closest
 from sfm_lightglue.text_files import SEPARATOR, content_lines, read_text
@@ -124,13 +125,12 @@ def read_intrinsics(path: Path | str) -> dict[str, Camera]:
 def read_colmap_model(folder: Path) -> dict[str, Camera]:
     """Cameras by image name from a COLMAP model; the name `*` has the camera of all other photos if the model has only one.
 
-    Raises: ValueError if the folder holds no model that COLMAP can read.
+    Raises: ValueError if the folder holds no model, or a damaged one.
     """
     try:
-        model = pycolmap.Reconstruction(folder)
-    except (ValueError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"database.intrinsics={folder} is a folder, but not a COLMAP model: {reason}") from error
+        model = read_model(folder)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"database.intrinsics={folder} is a folder, but not a COLMAP model: {error}") from error
     known = {number: _from_colmap(camera) for number, camera in model.cameras.items()}
     return _with_default({image.name: known[image.camera_id] for image in model.images.values()}, [*known.values()])
 
@@ -178,14 +178,14 @@ def find_camera_of_photos(
     for text in sorted(patterns, key=lambda text: (-len(text), text)):
         fitting = [name for name in rest if patterns[text].fullmatch(name)]
         if not fitting and text != "*":
-            logger.warning("the intrinsics have a line for %r, which fits no photo that lacks a more exact line", text)
+            logger.warning("the intrinsics for %r are not used: no photo fits, or all of them have a more exact line", text)
         chosen |= dict.fromkeys(fitting, cameras[text])
         rest = [name for name in rest if name not in chosen] if fitting else rest
     return {name: chosen[name] for name in photos.names if name in chosen}
 
 
 def wrong_size(name: str, camera: Camera, size: tuple[int, int]) -> str:
-    """A message for a camera that is for another size than the photo, with what may be meant."""
+    """A message for a camera that is for another size than the photo, with what to do."""
     message = f"the intrinsics of {name!r} are for {camera.size} px, but the photo has {size} px"
     if camera.size == size[::-1]:
         return f"{message}: the photo was turned by 90 degrees; give the turned photos a line with intrinsics of their own"

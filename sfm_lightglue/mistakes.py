@@ -1,4 +1,4 @@
-"""Mistakes of the user: their text, and several of them as one error."""
+"""Error messages: which errors are mistakes of the user, and several of them as one error; lists of names for a message."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ MISTAKES = (ValueError, KeyError, OSError)
 def message_of(error: BaseException) -> str:
     """The text of an error; without the quotes that Python puts around a KeyError's."""
     return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
+def shortened(names: Sequence[str], limit: int = 3) -> str:
+    """The first names with commas, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def raise_together(mistakes: Sequence[Exception]) -> None:

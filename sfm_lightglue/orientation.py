@@ -1,6 +1,6 @@
 """Turning photos upright: exact maps of pixels, points and angles between the stored and the upright frame of a photo.
 
-An orientation is a code of EXIF, 1 to 8. It says how the stored pixels must be turned, and for 2, 4, 5 and 7 also mirrored, to
+An orientation is an EXIF code, 1 to 8. It says how the stored pixels must be turned, and for 2, 4, 5 and 7 also mirrored, to
 stand upright. Everything on disk is in the stored frame. Extractors and matchers see the upright frame. Points are (x, y) px with
 the centre of the top-left pixel at (0, 0) in both frames. Sizes are (width, height).
 
@@ -36,9 +36,9 @@ _STORED_FROM_UPRIGHT = {
 
 
 def check_orientation(orientation: int) -> None:
-    """Raises: ValueError if it is not a code of EXIF."""
+    """Raises: ValueError if it is not an EXIF code."""
     if orientation not in _STORED_FROM_UPRIGHT:
-        raise ValueError(f"orientation {orientation!r} does not exist: expected a code of EXIF, 1 to 8")
+        raise ValueError(f"orientation {orientation!r} does not exist: expected an EXIF code, 1 to 8")
 
 
 def turned_further(orientation: int, quarter_turns: int) -> int:
@@ -66,7 +66,7 @@ def to_stored(points: Num[np.ndarray, "n 2"], size: tuple[int, int], orientation
     Args:
         points: px of the upright photo.
         size: (width, height) px of the stored photo.
-        orientation: Code of EXIF.
+        orientation: EXIF code.
     """
     return _moved(points, _STORED_FROM_UPRIGHT[orientation], upright_size(size, orientation), size)
 

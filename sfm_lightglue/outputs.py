@@ -1,6 +1,6 @@
-"""Checks that a run replaces nothing that it has not written: every file that a stage writes, before the stage starts.
+"""Checks, before a stage starts, that it will replace only files that a run has written.
 
-A file of ours is known by a mark inside, never by its name alone: HDF5 files by their fingerprint, `pairs.txt` by `pairs.tsv`,
+Our files are recognised by a mark inside, never by the name alone: HDF5 files by their fingerprint, `pairs.txt` by `pairs.tsv`,
 `orientations.tsv` by its first line, `database.db` by SQLite's application id, `reconstruction/` by its `settings.json`, pictures
 by a comment, JSON files by their keys.
 """

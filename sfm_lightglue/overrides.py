@@ -103,8 +103,8 @@ def _quoted_path(override: str, is_sweep: bool) -> str:
 def _quoted_value(value: str, is_sweep: bool) -> str:
     if _exists(value):
         return literal(value)
-    if is_quoted := re.fullmatch(r"'([^'\\]*)'|\"([^\"\\]*)\"", value):
-        value = is_quoted[1] or is_quoted[2] or ""
+    if quotes := re.fullmatch(r"'([^'\\]*)'|\"([^\"\\]*)\"", value):
+        value = quotes[1] or quotes[2] or ""
         return literal(value) if _exists(value) else quoted(expanded(value))
     if value in ("null", "???") or re.match(r"['\"]", value):
         return value

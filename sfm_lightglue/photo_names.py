@@ -50,7 +50,7 @@ class PhotoNames:
         self._known = set(self.names)
         self._similar: dict[str, list[str]] = {}
         for name in self.names:
-            self._similar.setdefault(_folded(name), []).append(name)
+            self._similar.setdefault(folded(name), []).append(name)
         self._found: dict[str, str | None] = {}
         self._folder = None if folder is None else Path(folder)
         self._prefixes = [] if folder is None else _prefixes(Path(folder))
@@ -97,7 +97,7 @@ class PhotoNames:
 
     def describe(self, text: str) -> str:
         """An unknown name for a message: with the photos that differ only in case or Unicode form, or the closest name."""
-        twins = next(filter(None, (self._similar.get(_folded(name)) for name in self._candidates(text))), [])
+        twins = next(filter(None, (self._similar.get(folded(name)) for name in self._candidates(text))), [])
         if len(twins) > 1:
             return f"{text!r} (could be any of {', '.join(map(ascii, twins))})"
         close = difflib.get_close_matches(text, self.names, n=1)
@@ -124,7 +124,7 @@ class PhotoNames:
         if found is not None:
             return found
         for name in candidates:
-            if len(similar := self._similar.get(_folded(name), [])) == 1:
+            if len(similar := self._similar.get(folded(name), [])) == 1:
                 return similar[0]
         return None
 
@@ -175,8 +175,8 @@ def _listed_name(line: str, photos: PhotoNames) -> str:
     return split_columns(line)[0]
 
 
-def _folded(name: str) -> str:
-    """Equal for names that differ only in letter case or in the Unicode form of their letters."""
+def folded(name: str) -> str:
+    """A spelling that is equal for names that differ only in letter case or in the Unicode form of their letters."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

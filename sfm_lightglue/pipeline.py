@@ -17,8 +17,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
-from sfm_lightglue.checks import Inputs, find_mistakes, known_cameras
+from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, choose_cameras
+from sfm_lightglue.checks import Inputs, find_mistakes
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
@@ -419,4 +419,4 @@ def _known_cameras(run: Run) -> dict[str, Camera]:
     """Pinhole cameras without distortion from the file of poses, if `database.intrinsics` is `poses`."""
     if not run.options.dataset.poses or run.options.database.intrinsics != "poses":
         return {}
-    return known_cameras(read_poses(Path(run.options.dataset.poses)))
+    return cameras_of_poses(read_poses(Path(run.options.dataset.poses)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfm_lightglue.images import UnreadableImage, read_pose_tags
+from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.position_files import read_positions
 from sfm_lightglue.positions import GeoPosition
@@ -124,11 +125,11 @@ def listed_positions(path: Path | str, names: Iterable[str]) -> dict[str, GeoPos
     unknown = sorted(set(listed) - set(line_of.values()))
     if names and not line_of:
         raise ValueError(
-            f"{path} has the position of none of the {len(names)} photos: it names {_some(unknown)}, "
-            f"the photos are {_some(names)}"
+            f"{path} has the position of none of the {len(names)} photos: it names {shortened(unknown) or 'none'}, "
+            f"the photos are {shortened(names)}"
         )
     if unknown:
-        logger.warning("%s names %d files that are not among the photos: %s", path, len(unknown), _some(unknown))
+        logger.warning("%s names %d files that are not among the photos: %s", path, len(unknown), shortened(unknown))
     return {name: listed[line_of[name]] for name in names if name in line_of}
 
 
@@ -146,7 +147,3 @@ def _read_tags(path: Path) -> tuple[GeoPosition | None, int]:
         return read_pose_tags(path)
     except UnreadableImage:
         return None, 0
-
-
-def _some(names: Mapping[str, object] | list[str]) -> str:
-    return ", ".join(list(names)[:3]) + (" ..." if len(names) > 3 else "") or "nothing"

@@ -26,7 +26,7 @@ class Image:
     full_size: tuple[int, int] | None = None
     """(width, height) px of the photo if a very large photo was decoded at a reduced size; None if `pixels` are all."""
     orientation: int = 1
-    """Code of EXIF that turns the pixels upright, see `orientation.py`; 1 for upright pixels."""
+    """EXIF code that turns the pixels upright, see `orientation.py`; 1 for upright pixels."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,7 +55,7 @@ class Features:
     name: str = ""
     """Name of the image; empty if it is not known."""
     orientation: int = 1
-    """Code of EXIF that turned the photo upright before detection; 1 if it was not turned. Coordinates are of the stored photo;
+    """EXIF code that turned the photo upright before detection; 1 if it was not turned. Coordinates are of the stored photo;
     `orientation.upright_features` converts them for a matcher."""
 
     def __len__(self) -> int:

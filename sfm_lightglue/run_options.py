@@ -102,7 +102,7 @@ def resolve(config: DictConfig) -> RunOptions:
     runs alone may not need it.
 
     Raises: ValueError for any other unknown key, missing value or value of the wrong type, and for options that contradict each
-    other. Several mistakes are told together.
+    other. Several mistakes are raised as one error.
     """
     options, mistakes = resolve_all(config)
     raise_together(mistakes)
@@ -135,7 +135,7 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
     attempt(_check_contradictions, dataset, config)
     features = _try_to_choose(config.features, "features")
     if features.problem and OmegaConf.is_interpolation(config.matches, "trained_for"):
-        config.matches.trained_for = "superpoint"  # so that the mistake in the features is told only once
+        config.matches.trained_for = "superpoint"  # so that the mistake in the features is reported only once
     bound = {
         group: attempt(bind, kind, config[group], group, otherwise=functools.partial(_bound_defaults, kind, group))
         for group, kind in GROUPS_OF_RUN.items()

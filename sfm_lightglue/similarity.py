@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_SAMPLES = 1000
-"""Number of random samples of three points; fewer points are sampled completely. With 40 % of wrong points, 99 % of the wrong
-similarities would already be avoided with 20 samples; the others make the best one precise."""
+"""Number of random samples of three points; few points are sampled completely. With 40 % of wrong points, one of 20 samples has
+no wrong point with a probability of 99 %. More samples make the best similarity more precise."""
 INLIER_LIMIT = 4.03
 """Maximum distance of points that agree, in standard deviations: 99.9 % of points with normal errors in space are closer."""
 
@@ -50,15 +50,15 @@ def align_similarity(
 def robust_similarity(source: np.ndarray, target: np.ndarray, deviations: np.ndarray, seed: int) -> tuple[Similarity, np.ndarray]:
     """The similarity that most points agree on, and a bool mask (n,) of these points, refined by weighted least squares.
 
-    Up to half of the points may be wrong by any amount, except that one wrong point among three cannot be found. The errors need
-    not be known: least median of squares finds their size.
+    Up to half of the points may be wrong by any amount; only among three points a wrong one cannot be found. The size of the
+    errors need not be known: least median of squares finds it.
 
     Args:
         source: float64 (n, 3); n is at least 3.
         target: float64 (n, 3).
         deviations: float64 (n,): assumed standard deviations of the target points along each axis. Their ratios are the weights,
-            and a point is never wrong within `INLIER_LIMIT` deviations.
-        seed: seed of the samples.
+            and a point within `INLIER_LIMIT` deviations is always an inlier.
+        seed: Seed of the samples.
 
     Source: Rousseeuw, Least median of squares regression, JASA 1984.
     """

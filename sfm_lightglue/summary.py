@@ -18,6 +18,7 @@ from sfm_lightglue.features.stage import ExtractionReport
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import VerificationReport
 from sfm_lightglue.matches.stage import MatchingReport
+from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.reconstruction import ModelReport, ReconstructionReport
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import stage_names
@@ -69,7 +70,7 @@ class Summary(Mapping[str, Any]):
 
     @property
     def failure(self) -> str:
-        """Why the run counts as failed, with numbers; empty if it does not, or if nothing was asked of the mapper yet.
+        """Why the run counts as failed, with numbers; empty if it does not, or if `reconstruct` has not run yet.
 
         It has failed if nothing was reconstructed, or with `strict=true` if fewer than half of the photos are registered.
         """
@@ -92,7 +93,7 @@ class Summary(Mapping[str, Any]):
             total = extraction.num_images + len(extraction.skipped)
             return f"{extraction.num_images} of {total} photos could be used, and two are needed"
         if self.num_pairs == 0:
-            return "no pairs of photos were selected; look at the options of pairs"
+            return "no pairs of photos were selected; check the options of `pairs`"
         if verification and verification.num_verified_pairs == 0:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in verification.rejected_because.items())
             return (
@@ -122,7 +123,7 @@ class Summary(Mapping[str, Any]):
         """A few lines for the terminal: what was reconstructed and how long it took."""
         lines = _describe_models(self.reconstruction)
         if self.extraction and self.extraction.skipped:
-            lines.append(f"skipped photos: {_shortened(list(self.extraction.skipped))} (reasons in summary.json)")
+            lines.append(f"skipped photos: {shortened(list(self.extraction.skipped), 5)} (reasons in summary.json)")
         if not self.seconds:
             return f"no stage has finished in {self.folder.path}"
         lines.append("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()))
@@ -184,7 +185,7 @@ def _describe_models(result: ReconstructionReport | None) -> list[str]:
         lines.append("nothing could be reconstructed")
     lines += result.joining
     if result.unregistered:
-        lines.append(f"not registered: {_shortened(result.unregistered)}")
+        lines.append(f"not registered: {shortened(result.unregistered, 5)}")
     return lines
 
 
@@ -206,7 +207,3 @@ def _peak_memory_mb() -> int | None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024)
     return None
-
-
-def _shortened(names: list[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 from sfm_lightglue.database import build_database
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.storage import ShardStore, features_to_group, match_key, matches_to_group
 
 SIZE = (640, 480)
@@ -19,6 +20,20 @@ FOCAL = 700.0
 """Focal length, px, of a pinhole camera with the principal point in the middle."""
 COLOR = (200, 100, 50)
 """RGB of all pixels in the photos."""
+MAPPER_OPTIONS = ReconstructionOptions(
+    name="incremental",
+    refine_intrinsics=False,
+    refine_principal_point=False,
+    join=True,
+    min_model_size=2,
+    min_num_matches=15,
+    max_error_px=4.0,
+    align="gps",
+    extract_colors=False,
+    num_threads=1,
+    seed=0,
+)
+"""Options that give the same model of the scene in every run."""
 
 
 class KnownScene:

@@ -134,9 +134,18 @@ def test_a_group_gets_the_focal_length_of_its_first_photo_that_has_one(tmp_path:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_camera_model_can_be_estimated(tmp_path: Path, model: str) -> None:
-    write_photo(tmp_path, "a.jpg")
+    write_photo(tmp_path, "a.jpg", focal_35mm=30)
     cameras, _ = choose(tmp_path, "exif", camera_model=model)
     assert cameras["a.jpg"].to_colmap().verify_params()
+
+
+def test_a_fisheye_lens_without_focal_length_is_refused_before_the_work(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg")
+    expected = r"fisheye.*'a.jpg'.*database.intrinsics=OPENCV_FISHEYE:fx:fy:cx:cy:k1:k2:k3:k4"
+    with pytest.raises(ValueError, match=expected):
+        check_intrinsics(tmp_path, ["a.jpg"], "exif", "OPENCV_FISHEYE", {})
+    write_photo(tmp_path, "b.jpg", focal_35mm=30)
+    check_intrinsics(tmp_path, ["a.jpg", "b.jpg"], "per_image", "OPENCV_FISHEYE", {})
 
 
 def test_an_unknown_camera_model_is_refused_with_the_closest(tmp_path: Path) -> None:
@@ -307,7 +316,7 @@ def test_lines_for_folders_and_patterns_give_cameras_the_most_exact_first(tmp_pa
 def test_a_pattern_that_fits_nothing_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_intrinsics(tmp_path, "*.jpg PINHOLE 64 48 50 50 32 24", "cma1/* PINHOLE 64 48 60 60 32 24")
     choose(tmp_path, path, {"cam1/a.jpg": SIZE})
-    assert "a line for 'cma1/*', which fits no photo" in caplog.text
+    assert "the intrinsics for 'cma1/*' are not used" in caplog.text
 
 
 def test_photos_without_a_line_are_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -366,6 +375,10 @@ def test_a_model_of_colmap_gives_its_cameras(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"is a folder, but not a COLMAP model"):
         choose(tmp_path, str(tmp_path / "empty"), {"1.jpg": SIZE})
+    images = tmp_path / "model" / "images.bin"
+    images.write_bytes(images.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"images\.bin is cut"):
+        choose(tmp_path, str(tmp_path / "model"), {"1.jpg": SIZE, "2.jpg": SIZE})
 
 
 def test_intrinsics_are_checked_from_the_headers_of_the_readable_photos(tmp_path: Path) -> None:

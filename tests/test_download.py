@@ -12,7 +12,8 @@ import pytest
 from local_server import Server, serving
 
 import sfm_lightglue.download as fetch_module
-from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, matches_checksum, sha256_of, sha256_once
+from sfm_lightglue.download import FetchError, WrongFileError, cache_dir, fetch, matches_checksum, sha256_once
+from sfm_lightglue.files import sha256_of
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -148,5 +148,5 @@ def test_colmap_gets_a_view_that_a_camera_can_have(code: int) -> None:
 
 def test_an_unknown_code_is_refused() -> None:
     for code in (0, 9, -1):
-        with pytest.raises(ValueError, match="expected a code of EXIF, 1 to 8"):
+        with pytest.raises(ValueError, match="expected an EXIF code, 1 to 8"):
             turning.check_orientation(code)

@@ -18,7 +18,7 @@ from sfm_lightglue.poses import (
 )
 
 LINE = "a.jpg 1 0 0 0 1 2 3 500 501 320 240 640 480"
-SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def write(folder: Path, *lines: str) -> Path:

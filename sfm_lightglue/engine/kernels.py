@@ -26,7 +26,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from sfm_lightglue.download import cache_dir, sha256_of
+from sfm_lightglue.download import cache_dir
+from sfm_lightglue.files import sha256_of
 
 logger = logging.getLogger(__name__)
 

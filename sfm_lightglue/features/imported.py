@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sfm_lightglue.download import sha256_of
 from sfm_lightglue.features.extractor import kept_by_mask
+from sfm_lightglue.files import sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.storage import H5Reader, check_features
@@ -64,7 +64,7 @@ class ImportedExtractor:
         check_features(features, f"{self.options.path}: {image.name}")
         edge = np.array(image.size, np.float32) - np.float32(0.5)
         keypoints = features.keypoints
-        beyond = keypoints >= np.array(image.size, np.float32)  # by more than the half pixel that conventions differ by
+        beyond = keypoints >= np.array(image.size, np.float32)  # beyond the half pixel by which conventions differ
         if is_half:
             beyond |= (keypoints > edge) & (keypoints - edge <= np.spacing(edge.astype(np.float16)).astype(np.float32))
         keypoints = np.where(beyond, edge, np.maximum(keypoints, np.float32(-0.5)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,9 @@ from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
+from sfm_lightglue.files import sha256_of
 from sfm_lightglue.images import (
+    Range,
     UnreadableImage,
     camera_ranges,
     check_masks,
@@ -43,7 +44,7 @@ Result = TypeVar("Result")
 Extracted: TypeAlias = tuple[GroupData, int, bool]
 """What is stored for a photo, its number of keypoints, and whether a part of it was masked out."""
 Reader: TypeAlias = Callable[[str], tuple[Image, int]]
-"""Name of a photo -> the upright photo, and the code of EXIF that turned it."""
+"""Name of a photo -> the upright photo, and the EXIF code that turned it."""
 Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
 """Names of a few photos -> the result of each, or why it failed."""
 
@@ -83,8 +84,8 @@ def extract_features(
     """Writes the features of all photos of a folder to a file. Photos that are already stored there are kept.
 
     A photo is processed again if its content, its mask or its orientation changed. A photo that cannot be used is reported and
-    skipped, and the features of its former content are dropped. Photos are turned upright for the extractor. Keypoints are
-    stored in pixels of the photo as it is stored.
+    skipped, and the features of its former content are dropped. Photos are turned upright for the extractor. Keypoints in the
+    file are px of the photo as it is stored.
 
     Args:
         images: Folder of the photos, searched recursively.
@@ -92,8 +93,8 @@ def extract_features(
         extractor: See `create_extractor`. In other processes the executor creates it again from its class and options.
         names: Photos to process, relative to the folder; None for all.
         masks: Folder of masks, or one mask for all photos; black or transparent = ignore. See `images.find_masks` for the names.
-        orientation: `exif` turns photos upright as EXIF says, `stored` takes them as they are stored. Codes of EXIF (1 to 8) by
-            name replace those in the files.
+        orientation: `exif` turns photos upright as EXIF says, `stored` takes them as they are stored. EXIF codes (1 to 8) by name
+            replace those in the files.
         executor: Decides where the photos are processed; None for threads of this process.
         num_workers: Number of these threads, 0 for one per core. Each works on one photo, or on one batch if the extractor
             takes several photos together. Not used if an executor is given.
@@ -130,14 +131,7 @@ def extract_features(
         ranges = camera_ranges(images, [*stamps], num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
-        load = functools.partial(
-            load_image,
-            Path(images),
-            masks=mask_files,
-            use_alpha=not getattr(extractor, "keeps_all_keypoints", False),
-            ranges=ranges,
-            longest=_useful_size(extractor),
-        )
+        load = _loader(Path(images), extractor, mask_files, ranges)
         read = functools.partial(_read_upright, load, {name: orientations[name] for name in todo if name in orientations})
         results = _extract_each(todo, read, extractor, executor)
         bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
@@ -258,7 +252,7 @@ def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> 
 def photo_orientations(
     images: Path, names: Iterable[str], orientation: str | Mapping[str, int], extractor: Extractor
 ) -> dict[str, int]:
-    """Name -> code of EXIF for the photos that are not upright as they are stored. See `extract_features` for `orientation`.
+    """Name -> EXIF code for the photos that are not upright as they are stored. See `extract_features` for `orientation`.
 
     Photos that cannot be read count as upright; reading their pixels gives the reason.
 
@@ -275,6 +269,18 @@ def photo_orientations(
             codes[name] = given[name] if name in given else read_orientation(images / name)
             check_orientation(codes[name])
     return {name: code for name, code in codes.items() if code != UPRIGHT}
+
+
+def _loader(images: Path, extractor: Extractor, masks: Mapping[str, Path], ranges: Mapping[str, Range]) -> Callable[[str], Image]:
+    """From the name of a photo to the decoded photo with its mask, as the extractor needs it. Picklable."""
+    return functools.partial(
+        load_image,
+        images,
+        masks=masks,
+        use_alpha=not getattr(extractor, "keeps_all_keypoints", False),
+        ranges=ranges,
+        longest=_useful_size(extractor),
+    )
 
 
 def _read_upright(load: Callable[[str], Image], orientations: Mapping[str, int], name: str) -> tuple[Image, int]:
@@ -306,7 +312,7 @@ def _photo_stamps(
 
 
 def _content_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return sha256_of(path)[:16]
 
 
 def _checked_group(image: Image, orientation: int, features: Features) -> Extracted:

@@ -1,9 +1,9 @@
 """Finds what stands still in the frame although the camera moves: logos, car hoods, borders, time strips.
 
-Their matches agree with "no motion" and bend the geometry of a pair. Some matches of the scene also stand still: distant ones in
-the direction of motion, or those at which the camera stays pointed. Around these the motion grows slowly from zero. An overlay is
-sharp: its matches stand still or are absent. Only regions of the frame that stand still in several pairs count as overlays.
-Everything is measured in the stored frame of the photos, because overlays are burnt into the pixels.
+Matches in them say that the camera did not move, and bend the geometry of a pair. Some matches of the scene also stand still:
+distant points in the direction of motion, and points that the camera keeps in view. Around these points the motion grows slowly
+from zero. An overlay has sharp borders: inside, all matches stand still. Only regions of the frame that stand still in several
+pairs count as overlays. Everything is measured in the stored frame of the photos, because overlays are part of the stored pixels.
 """
 
 from __future__ import annotations

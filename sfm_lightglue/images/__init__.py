@@ -20,6 +20,6 @@ from sfm_lightglue.images.masks import check_masks as check_masks
 from sfm_lightglue.images.masks import find_masks as find_masks
 from sfm_lightglue.images.names import similar_name as similar_name
 from sfm_lightglue.images.names import warn_of_spaces as warn_of_spaces
-from sfm_lightglue.images.ranges import Range as Range
 from sfm_lightglue.images.resizing import resize_longest as resize_longest
 from sfm_lightglue.images.resizing import to_grey as to_grey
+from sfm_lightglue.images.value_ranges import Range as Range

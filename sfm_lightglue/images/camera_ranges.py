@@ -12,7 +12,7 @@ import numpy as np
 from sfm_lightglue.images.decoding import UnreadableImage, has_many_bits, open_photo
 from sfm_lightglue.images.headers import read_header
 from sfm_lightglue.images.limits import decoding_bytes, decoding_memory
-from sfm_lightglue.images.ranges import Range, UsedValues
+from sfm_lightglue.images.value_ranges import Range, UsedValues
 
 
 def camera_ranges(images: Path | str, names: Sequence[str], num_threads: int = 1) -> Mapping[str, Range]:

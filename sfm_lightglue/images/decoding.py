@@ -1,7 +1,7 @@
 """Decoding photos to pixels.
 
-Pixels stay as the file stores them. EXIF orientation is never applied: COLMAP does not apply it either, and features, cameras
-and colours must refer to the same pixels.
+Pixels are decoded as the file stores them, as COLMAP does: features, cameras and colours refer to these pixels. `orientation.py`
+turns them upright for extractors and pictures.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from PIL import Image as PILImage
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sfm_lightglue.images.limits import ORDINARY_PIXELS, decoding_bytes, memory_bytes, too_large
+from sfm_lightglue.images.limits import ORDINARY_PIXELS, decoding_bytes, too_large
 from sfm_lightglue.images.listing import EXTENSIONS, HEIC
-from sfm_lightglue.images.ranges import Range, UsedValues, to_eight_bits
+from sfm_lightglue.images.value_ranges import Range, UsedValues, to_eight_bits
+from sfm_lightglue.memory import memory_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def formats() -> tuple[str, ...]:
 def exif_orientation(image: PILImage.Image) -> int:
     """EXIF orientation 1 to 8 of an opened photo; 1 if it has none, or one that does not exist.
 
-    In a PNG file the tags count if they stand before the pixels, as programs write them. Else PIL would decode all pixels.
+    In a PNG file, only tags before the pixels count: PIL would decode all pixels to find others. Programs write them before.
     """
     if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
         return 1
@@ -142,8 +143,8 @@ def to_rgb(image: PILImage.Image, stretch: Range | Literal["bits", "own"] = "own
 
     Args:
         image: The image.
-        stretch: Values of 16-bit and float images that become black and white. `bits` for the range of the bits in use, `own` for
-            that or, if few grey levels would be left, the range of the values in use.
+        stretch: Values of 16-bit and float images that become black and white. `bits`: the range of the bits in use. `own`: the
+            same, or the range of the values in use if few grey levels would be left.
     """
     image.load()
     if has_many_bits(image.mode):

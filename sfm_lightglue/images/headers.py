@@ -1,4 +1,4 @@
-"""What a photo says before it is decoded: size, focal length, camera and GPS position, from EXIF."""
+"""What the header of a photo says: its size, and focal length, camera, orientation and GPS position from EXIF."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PhotoHeader:
     camera_key: str
     """Make, model, focal length and size. Photos with the same key come from one camera. Empty if EXIF does not have them."""
     orientation: int = 1
-    """Code of EXIF that turns the stored pixels upright, 1 to 8; 1 without one."""
+    """EXIF code that turns the stored pixels upright, 1 to 8; 1 without one."""
 
 
 def read_header(path: Path) -> PhotoHeader:
@@ -49,7 +49,7 @@ def read_header(path: Path) -> PhotoHeader:
 
 
 def read_orientation(path: Path) -> int:
-    """The code of EXIF that turns the stored pixels upright, 1 to 8; 1 without one. No pixels are decoded.
+    """The EXIF code that turns the stored pixels upright, 1 to 8; 1 without one. No pixels are decoded.
 
     Raises: UnreadableImage if the header cannot be read.
     """

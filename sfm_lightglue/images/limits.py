@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+
+from sfm_lightglue.memory import memory_bytes
 
 ORDINARY_PIXELS = 178_956_970
 """Photos up to this size are decoded on every machine. PIL refuses larger ones by default."""
 MAX_PIXELS_PER_BYTE = 500
 """Larger photos must not be compressed more than this. A photo has less than 50 pixels for each byte of its file, and a black
 JPEG less than 200. Files that are made to fill the memory have thousands."""
-CGROUP_FILES = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Limit of the memory of a container, in the versions 2 and 1 of Linux's control groups."""
-UNKNOWN_MEMORY = 8 << 30
-"""Memory that is assumed if the system does not tell, bytes."""
-
-
-@functools.cache
-def memory_bytes() -> int:
-    """Memory of this machine, or of the container if it has a limit, bytes."""
-    sizes = []
-    with contextlib.suppress(ValueError, OSError, AttributeError):  # Windows has no sysconf
-        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for path in CGROUP_FILES:
-        with contextlib.suppress(ValueError, OSError):  # `max`, or not in a container
-            sizes.append(int(path.read_text()))
-    return min((size for size in sizes if size > 0), default=UNKNOWN_MEMORY)
 
 
 def decoding_bytes(size: tuple[int, int], mode: str) -> int:

@@ -10,7 +10,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from sfm_lightglue.images.names import folded, mask_names, similar_name, tell_once, warn_of_twins, warn_once
+from sfm_lightglue.images.names import mask_names, similar_name, tell_once, warn_of_twins, warn_once
+from sfm_lightglue.photo_names import folded
 
 HEIC = (".heic", ".heif")
 """Readable only if the package pillow-heif is installed."""
@@ -21,8 +22,6 @@ EXTENSIONS = (
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".m4v", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".3gp", ".insv", ".360")
 NO_PHOTOS = ("thumbs", "thumbnails", "@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found")
 """Folders, in lower case, that file managers and network storage fill with thumbnails and deleted files."""
-
-
 MASKS = ("mask", "masks")
 """Names, in lower case, of folders that may hold the masks of the photos beside them."""
 
@@ -32,17 +31,17 @@ def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> li
 
     Some files are skipped: hidden folders, the `._*` files that macOS writes beside photos, folders of thumbnails and of deleted
     files, outputs of earlier runs and of COLMAP's dense reconstruction, a folder `masks` with the masks of the photos, links to a
-    folder above or to one that is already listed, and file names that are not UTF-8. Each folder is told once in the log.
+    folder above or to one that is already listed, and file names that are not UTF-8. The log names each of these folders once.
 
     Args:
         folder: Folder of the photos, searched recursively. Linked folders are followed.
-        without: Folders and files to skip, such as a folder of masks. Others than those below `folder` are ignored.
+        without: Folders and files to skip, such as a folder of masks. Paths outside `folder` have no effect.
 
     Returns:
         Paths relative to `folder`, with forward slashes, sorted. All other functions use these names.
 
     Raises:
-        FileNotFoundError: If the folder does not exist or contains no photos. The message tells what was found instead.
+        FileNotFoundError: If the folder does not exist or contains no photos. The message says what was found instead.
 
     Example:
         >>> list_images(photos)
@@ -156,7 +155,7 @@ def _why_no_photos(folder: Path) -> str:
 
 @functools.cache
 def _tell_left_out(folder: Path, reason: str) -> None:
-    """Logs, once, that a folder is left out. Folders without pictures, such as `.git`, are not worth a line."""
+    """Logs, once, that a folder is left out. Folders without pictures, such as `.git`, are not mentioned."""
     if any(_extension(file) in EXTENSIONS for _, _, files in os.walk(folder) for file in files):
         tell_once(f"{folder} is left out: {reason}")
 
@@ -173,7 +172,7 @@ def _is_output(folder: Path) -> bool:
 def _without_masks(folder: Path, names: list[str]) -> list[str]:
     """The names without masks of other photos: `a.jpg.png` beside `a.jpg`, and folders called `mask` or `masks`.
 
-    The names in such a folder must be those of masks, too: a folder of photos of masks is one of photos.
+    A folder is left out only if at least half of its pictures are named like masks of other photos: it may hold photos of masks.
     """
     known = {*names}
     beside = {name for name in names if name.lower().endswith(".png") and name[:-4] in known}

@@ -8,7 +8,7 @@ from pathlib import Path
 from sfm_lightglue.images.decoding import exif_orientation, opaque_parts, open_photo, reduce_large_jpeg, to_rgb
 from sfm_lightglue.images.limits import decoding_bytes, decoding_memory
 from sfm_lightglue.images.masks import find_masks, read_mask
-from sfm_lightglue.images.ranges import Range
+from sfm_lightglue.images.value_ranges import Range
 from sfm_lightglue.products import Image
 
 
@@ -21,17 +21,17 @@ def load_image(
     ranges: Mapping[str, Range] | None = None,
     longest: int | None = None,
 ) -> Image:
-    """The decoded photo `folder/name` with its mask, as stored. Its `orientation` is that of EXIF.
+    """The decoded photo `folder/name` with its mask, as it is stored. Its `orientation` is the EXIF code.
 
     Args:
         folder: Folder of the photos.
         name: Name of the photo, relative to the folder.
-        masks: Folder of masks or one mask for all photos, see `find_masks`; or the files by the name of their photo, which saves
-            looking through the folder for each photo.
+        masks: Folder of masks or one mask for all photos, see `find_masks`; or the files by the name of their photo, so that the
+            folder is not searched for each photo.
         use_alpha: Whether transparent parts of the photo are masked out.
         ranges: The ranges of the 16-bit photos of a collection, from `camera_ranges`. Without them, the photo alone decides.
         longest: A JPEG of more than 179 megapixels may be decoded at 1/2, 1/4 or 1/8 of its size if its longest side then still
-            has as many px. `full_size` of the result tells. None decodes all pixels.
+            has as many px. `full_size` of the result is then set. None decodes all pixels.
 
     Raises:
         UnreadableImage: If the photo or its mask cannot be decoded completely and safely, is too small, or they do not fit.

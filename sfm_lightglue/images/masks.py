@@ -17,19 +17,15 @@ from PIL import Image as PILImage
 
 from sfm_lightglue.images.decoding import UnreadableImage, exif_orientation, opaque_parts, open_photo
 from sfm_lightglue.images.listing import find_pictures
-from sfm_lightglue.images.names import folded, mask_names, stem
+from sfm_lightglue.images.names import mask_names, stem
+from sfm_lightglue.mistakes import shortened
+from sfm_lightglue.orientation import turn_pixels_back, upright_size
+from sfm_lightglue.photo_names import folded
 
 logger = logging.getLogger(__name__)
 
 FOR_ALL = "mask"
 """Name, without extension, of a mask that counts for all photos of its folder."""
-STORED_FROM_UPRIGHT = {
-    5: PILImage.Transpose.TRANSPOSE,
-    6: PILImage.Transpose.ROTATE_90,
-    7: PILImage.Transpose.TRANSVERSE,
-    8: PILImage.Transpose.ROTATE_270,
-}
-"""EXIF orientation -> how PIL turns an upright picture into the stored one. Only those that swap width and height."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +46,11 @@ class MaskFiles:
         total = len(self.files) + len(self.without)
         logger.info("masks: %d of %d photos", len(self.files), total)
         if self.without:
-            logger.warning("%d of %d photos have no mask and are used whole: %s", len(self.without), total, _some(self.without))
+            logger.warning(
+                "%d of %d photos have no mask and are used whole: %s", len(self.without), total, shortened(self.without)
+            )
         if self.unused:
-            logger.warning("%d masks belong to no photo: %s", len(self.unused), _some(self.unused))
+            logger.warning("%d masks belong to no photo: %s", len(self.unused), shortened(self.unused))
 
 
 def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
@@ -60,7 +58,7 @@ def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
 
     A mask for one photo comes before a mask for its folder, and this before a mask for all photos. For `cam1/0000.jpg` these are
 
-    - `cam1/0000.jpg.png` (COLMAP's naming), `cam1/0000.png`, `cam1/0000_mask.png`: the mask of this photo,
+    - `cam1/0000.jpg.png` (as COLMAP names it), `cam1/0000.png`, `cam1/0000_mask.png`: the mask of this photo,
     - `cam1/mask.png`, `cam1.png`: the mask of all photos of the folder,
     - `mask.png`, or a file given as `masks`: the mask of all photos.
 
@@ -123,25 +121,24 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int = 1) -> np.nda
     """
     try:
         with open_photo(path) as mask:
-            turn = _turn(mask.size, size, orientation)
+            is_upright = _is_upright(mask.size, size, orientation)
             opaque = opaque_parts(mask)
-            kept = mask.convert("L") if opaque is None else PILImage.fromarray(opaque.astype(np.uint8))
-            if turn is not None:
-                kept = kept.transpose(turn)
-            return np.asarray(kept.resize(size, PILImage.Resampling.NEAREST)) > 0
+            kept = np.asarray(mask.convert("L")) if opaque is None else opaque.astype(np.uint8)
+            stored = turn_pixels_back(kept, orientation) if is_upright else kept
+            return np.asarray(PILImage.fromarray(stored).resize(size, PILImage.Resampling.NEAREST)) > 0
     except UnreadableImage as error:
         raise UnreadableImage(f"its mask {path}: {error}") from error
 
 
 def _assign(pictures: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """Name of a photo -> its mask. Raises: ValueError if two masks fit a photo."""
-    by_stem, byfolded = _grouped(pictures, str), _grouped(pictures, folded)
+    by_stem, by_folded = _grouped(pictures, str), _grouped(pictures, folded)
     spelled = {name: [picture for key in mask_names(name) for picture in by_stem.get(key, ())] for name in names}
     taken = {picture for own in spelled.values() for picture in own}
     chosen = {}
     for name in names:
         levels = [mask_names(name), *_shared_keys(name)]
-        similar = [[picture for key in keys for picture in byfolded.get(folded(key), ())] for keys in levels]
+        similar = [[picture for key in keys for picture in by_folded.get(folded(key), ())] for keys in levels]
         free = [[picture for picture in level if picture not in taken] for level in similar]
         fitting = next((level for level in (spelled[name], *free) if level), [])
         if folded(f"{name}.png") in map(folded, fitting):  # COLMAP's mask beside the photo itself
@@ -194,20 +191,20 @@ def _problems(images: Path, files: Mapping[str, Path]) -> Iterator[str]:
                 photo_size, orientation = photo.size, exif_orientation(photo)
             try:
                 if size is not None:
-                    _turn(size, photo_size, orientation)
+                    _is_upright(size, photo_size, orientation)
             except UnreadableImage as error:
                 yield f"the mask {path} does not fit the photo {name}: {error}"
 
 
-def _turn(mask: tuple[int, int], photo: tuple[int, int], orientation: int) -> PILImage.Transpose | None:
-    """How to turn a mask of this (width, height) to the stored photo; None if it need not be turned.
+def _is_upright(mask: tuple[int, int], photo: tuple[int, int], orientation: int) -> bool:
+    """Whether a mask of this (width, height) was drawn on the upright photo; False if it has the shape of the stored photo.
 
     Raises: UnreadableImage if the mask has another shape than the photo.
     """
     if _same_shape(mask, photo):
-        return None
-    if orientation in STORED_FROM_UPRIGHT and _same_shape((mask[1], mask[0]), photo):
-        return STORED_FROM_UPRIGHT[orientation]
+        return False
+    if _same_shape(mask, upright_size(photo, orientation)):
+        return True
     message = f"the mask has {mask[0]} x {mask[1]} px, the photo has {photo[0]} x {photo[1]} px"
     if _same_shape((mask[1], mask[0]), photo):
         message += ", and its EXIF does not say how it was turned"
@@ -224,11 +221,7 @@ def _nothing_fits(found: MaskFiles) -> str:
     if not found.unused:
         return f"the folder of masks {found.folder} contains no pictures"
     return (
-        f"no mask in {found.folder} belongs to a photo: found {_some(found.unused)}, expected {example}.png or "
+        f"no mask in {found.folder} belongs to a photo: found {shortened(found.unused)}, expected {example}.png or "
         f"{stem(example)}.png for the photo {example}. For one mask for all photos give its file: "
         f"dataset.masks={found.folder / found.unused[0]}"
     )
-
-
-def _some(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

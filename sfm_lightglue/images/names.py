@@ -1,4 +1,4 @@
-"""Names of photos that look alike, or that other programs read differently."""
+"""Names of photos that look alike or that other programs misread, the names of masks, and warnings that are given once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from sfm_lightglue.photo_names import folded
+
 logger = logging.getLogger(__name__)
 
 
@@ -16,18 +18,13 @@ def stem(name: str) -> str:
     return name.removesuffix(PurePosixPath(name).suffix)
 
 
-def folded(name: str) -> str:
-    """A spelling that names share if they differ only in case, or in how Unicode composes their letters."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def mask_names(name: str) -> list[str]:
     """Names, without extension, of the mask of the photo `name`: as COLMAP adds .png, with the photo's stem, and with _mask."""
     return [name, stem(name), f"{stem(name)}_mask"]
 
 
 def explain_difference(name0: str, name1: str) -> str:
-    """How two names differ that `folded` makes equal, for a message."""
+    """For a message: the difference between two names with the same `folded` spelling."""
     if name0.casefold() == name1.casefold():
         return f"{name0} and {name1} differ only in upper and lower case"
     return f"{_with_form(name0)} and {_with_form(name1)} look alike, but their letters are composed differently"
@@ -47,7 +44,7 @@ def warn_of_twins(folder: Path, names: Sequence[str]) -> None:
     twins = [group for group in spellings.values() if len(group) > 1]
     if twins:
         warn_once(
-            f"{folder} has {len(twins)} pairs of names that Windows and macOS take for one: "
+            f"{folder} has {len(twins)} pairs of names that Windows and macOS treat as one name: "
             f"{explain_difference(*twins[0][:2])}. They are used as different photos"
         )
 
@@ -69,7 +66,7 @@ def warn_once(message: str) -> None:
 
 @functools.cache
 def tell_once(message: str) -> None:
-    """Logs what is left out the first time that this process says it."""
+    """Logs an information the first time that this process gives it."""
     logger.info("%s", message)
 
 

@@ -30,7 +30,7 @@ class _Frame:
 def extract_frames(video: Path | str, output: Path | str, every: float = SECONDS) -> list[str]:
     """Writes the sharpest frame of each window of a video as a JPEG photo, upright as players show it.
 
-    Motion blur is what spoils frames of a moving camera, and it changes from frame to frame.
+    A moving camera blurs its frames, some more than others.
 
     Args:
         video: The video, in any format of FFmpeg.

@@ -8,11 +8,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pycolmap
 from PIL import Image as PILImage
 
 from sfm_lightglue.images import camera_ranges, load_image
 from sfm_lightglue.images.decoding import open_photo
+from sfm_lightglue.model_files import read_model
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "PPM")
@@ -34,13 +34,14 @@ def write_for_colmap(model: Path | str, images: Path | str, output: Path | str) 
         Names of the photos that became PNG files, sorted.
 
     Raises:
-        ValueError: If `output` has files.
+        FileNotFoundError: If the model does not exist.
+        ValueError: If the model is damaged, or `output` has files.
         UnreadableImage: If a photo of the model is missing or cannot be decoded.
     """
     images, output = Path(images), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} has other files already: give a new folder")
-    reconstruction = pycolmap.Reconstruction(model)
+    reconstruction = read_model(model)
     by_name = {reconstruction.image(image_id).name: image_id for image_id in reconstruction.reg_image_ids()}
     ranges = camera_ranges(images, sorted(by_name))
     converted = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfm_lightglue.download import sha256_of
+from sfm_lightglue.files import sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.storage import H5Reader

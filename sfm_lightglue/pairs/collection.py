@@ -32,7 +32,7 @@ class Collection:
         images: Folder of the photos.
         features: HDF5 file of local features.
         poses: File of camera poses; see `poses.py` for its format.
-        positions: File of GPS positions; see `positions.py` for its format. None takes them from the EXIF of the photos.
+        positions: File of GPS positions; see `position_files.py` for its forms. None takes them from the EXIF of the photos.
         device: Device of torch on which a source may compute: `cpu`, `cuda` or `cuda:0`.
         load_descriptors: Gives the local descriptors (n, d) of an image by name, in place of the file of features.
     """
@@ -113,12 +113,11 @@ class Collection:
 
         Raises:
             FileNotFoundError: The folder does not exist.
+            ValueError: The model is damaged.
         """
-        import pycolmap
+        from sfm_lightglue.model_files import read_model  # imported here: other pair sources need no pycolmap
 
-        if not Path(path).is_dir():
-            raise FileNotFoundError(f"the COLMAP model {path} does not exist: expected a folder of cameras, images and points")
-        return pycolmap.Reconstruction(path)
+        return read_model(path)
 
     @functools.cached_property
     def positions(self) -> dict[str, GeoPosition]:

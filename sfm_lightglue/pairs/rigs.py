@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MIN_SHARED = 0.8
 """Smallest share of photos of the larger folder that have a photo of the same time in the other folder."""
 MAX_CAMERAS = 8
-"""Largest number of folders that are taken for one rig without being told: n cameras give n (n - 1) / 2 pairs for each time."""
+"""Largest number of folders that are taken for one rig with `auto`: n cameras give n (n - 1) / 2 pairs for each time."""
 MAX_FOLDERS = 64
 """Largest number of folders beside each other that are compared."""
 

@@ -161,8 +161,8 @@ def _loop_pairs(options: SequentialOptions, names: Iterable[str], descriptors: n
     queries, position_of, start = set(), {}, 0
     start_of: dict[str, int] = {}
     first_camera: dict[str, str] = {}
-    # The cameras of a rig share their positions, because photos of one time always look alike and would hide the loops. That
-    # folders are a rig must be said: two walks along one path, whose photos have equal numbers, are loops.
+    # The cameras of a rig share their positions, because photos of one time always look alike and would hide the loops. This
+    # needs across_folders=true: two walks along one path may have photos with equal numbers too, and they are loops.
     for same in _rig_folders(ordered, options.across_folders) if options.across_folders == "true" else []:
         first_camera.setdefault(_folder(same[0][1]), _folder(same[0][0]))
     for sequence in ordered:

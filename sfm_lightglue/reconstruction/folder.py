@@ -7,7 +7,6 @@ belong to the user. They are never deleted: when other models take the place of 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.files import foreign_file, free_path, read_own_json, temporary_files, write_json
+from sfm_lightglue.files import foreign_file, free_path, read_own_json, sha256_of, temporary_files, write_json
+from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.model_files import BINARY_FILES, TEXT_FILES, find_damage, read_model
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ STATE = "settings.json"
 BEGINNINGS = ('{"unfinished":', '{"options":')
 """The first key in `settings.json`; version 0.10 had no other."""
 NOT_SETTINGS = ("unfinished", "joining", "files")
-"""Other keys in it."""
+"""Keys in `settings.json` that are no settings."""
 OUR_NAMES = {*BINARY_FILES, *TEXT_FILES, "points.ply", "georeference.json"}
-"""Files of a model. Version 0.10 did not write down what it wrote."""
+"""Files of a model, for folders of version 0.10, which recorded no files."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ModelsFolder:
         return list((self._read() or {}).get("joining", []))
 
     def users_files(self) -> list[str]:
-        """Paths in the folder that a run has not written, or that were changed since, sorted. A damaged file is not changed."""
+        """Sorted paths in the folder that no run has written, or that were changed since. Damaged models count as unchanged."""
         recorded = (self._read() or {}).get("files")
         found = [path.relative_to(self.path).as_posix() for path in sorted(self.path.rglob("*")) if self._counts(path)]
         if recorded is None:
@@ -71,7 +71,7 @@ class ModelsFolder:
         number, _, file = name.partition("/")
         if number in damaged and file in BINARY_FILES:
             return True
-        return name in recorded and file_hash(self.path / name) == recorded[name]
+        return name in recorded and _file_hash(self.path / name) == recorded[name]
 
     def num_images(self) -> int:
         """Images of the largest whole model; 0 without one."""
@@ -118,7 +118,7 @@ class ModelsFolder:
             path = self.path / number / name
             if not path.is_file():
                 return f"{name} is missing"
-            if file_hash(path) != recorded and (problem := find_damage(self.path / number)):
+            if _file_hash(path) != recorded and (problem := find_damage(self.path / number)):
                 return problem
         return ""
 
@@ -145,7 +145,7 @@ class ModelsFolder:
         If the old folder holds files of the user, it moves aside; or it stays, if its models were the same.
         """
         files = {
-            path.relative_to(partial).as_posix(): file_hash(path)
+            path.relative_to(partial).as_posix(): _file_hash(path)
             for path in sorted(partial.rglob("*"))
             if path.is_file() and path.name != STATE
         }
@@ -160,7 +160,7 @@ class ModelsFolder:
                 return
             kept = free_path(self.path, "kept")
             self.path.rename(kept)
-            logger.warning("%s holds what no run has written (%s): it is kept as %s", self.path, _shortened(others), kept.name)
+            logger.warning("%s has files that no run has written (%s): it is kept as %s", self.path, shortened(others), kept.name)
         old = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp.old")
         if self.path.exists():
             self.path.rename(old)
@@ -169,19 +169,13 @@ class ModelsFolder:
             shutil.rmtree(old)
 
     def _unproven(self) -> list[str]:
-        """Names of models without `settings.json`: they look like ours, but nobody knows."""
+        """The content of a folder without `settings.json`: it looks like ours, but may be the user's."""
         return [] if (self.path / STATE).exists() else sorted(path.name for path in self.path.iterdir())
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file; of the target, for a link."""
-    if not path.is_file():  # a link to nothing
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _file_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the file that a link points to; empty if that does not exist."""
+    return sha256_of(path) if path.is_file() else ""
 
 
 def _by_model(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -196,7 +190,3 @@ def _by_model(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
 def _is_name_of_ours(path: str) -> bool:
     number, _, name = path.partition("/")
     return number.isdigit() and name in OUR_NAMES
-
-
-def _shortened(names: list[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

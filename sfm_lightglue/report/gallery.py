@@ -64,7 +64,7 @@ def _is_ours(picture: Path, run: RunFolder) -> bool:
     if not picture.is_file() or is_marked(picture):
         return picture.is_file()
     listed: list[str] = []
-    with contextlib.suppress(ValueError):  # a summary of others lists none of ours
+    with contextlib.suppress(ValueError):  # a summary.json of another program lists no pictures of ours
         listed = run.read_summary()["stages"].get("plots", {}).get("files", [])
     has_marks = any((run.path / name).is_file() and is_marked(run.path / name) for name in listed)
     return not has_marks and picture.relative_to(run.path).as_posix() in listed

@@ -185,7 +185,7 @@ def read_global_descriptors(path: str, datasets: Mapping[str, h5py.Dataset]) -> 
 
 
 def orientation_from_group(group: h5py.Group, name: str) -> int:
-    """`Features.orientation` of one image; 1 if the file does not say. Raises: ValueError if it is no code of EXIF."""
+    """`Features.orientation` of one image; 1 if the file does not say. Raises: ValueError if it is no EXIF code."""
     orientation = int(group.attrs.get("orientation", 1))
     try:
         check_orientation(orientation)

@@ -7,14 +7,14 @@ datasets through this module, which refuses such files, including files that cla
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import h5py
+
+from sfm_lightglue.memory import memory_bytes
 
 MAX_KEYPOINTS = 4_000_000
 """Largest number of keypoints of an image; dense matchers give a few 100,000."""
@@ -26,8 +26,6 @@ MAX_GZIP_FACTOR = 1032
 """gzip can make data smaller by this factor. HDF5 inflates a chunk to its end, beyond the size that the file declares."""
 UNCHECKED_BYTES = 256_000_000
 """Compressed datasets that can inflate to more bytes than this are inflated under control once, before HDF5 does it."""
-
-
 NUMBERS = "iufb"
 """Kinds of numpy types that are read: whole numbers, floating-point numbers, booleans."""
 
@@ -146,14 +144,9 @@ def _inflation_problem(dataset: h5py.Dataset, chunk_bytes: int, filter_bit: int)
     return ""
 
 
-@functools.cache
 def max_bytes() -> int:
-    """Largest array that is read from a file, bytes: an eighth of the memory of the computer, at most 8 GB."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        memory = 8 << 30
-    return min(memory // 8, 8 << 30)
+    """Largest array that is read from a file, bytes: an eighth of the memory, see `memory_bytes`, and at most 8 GB."""
+    return min(memory_bytes() // 8, 8 << 30)
 
 
 def leaf_groups(group: h5py.Group) -> Iterator[str]:

@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 MAX_OPEN_FILES = 32
 LIBVER = ("v110", "v110")
 """The format of HDF5 1.10, with checksums. HDF5 2.0 would write a newer format by default, which HDF5 1.14 cannot read."""
-
-
 SHARD, TEMPORARY_SHARD = re.compile(r"\d{6}\.h5"), re.compile(r"\d{6}\.h5\.\d+\.tmp")
 
 

@@ -38,7 +38,7 @@ def check_features(features: Features, place: str) -> None:
 
 
 def check_keypoints(keypoints: np.ndarray, image_size: tuple[int, int], pixel_scale: float, place: str) -> None:
-    """Checks what COLMAP gets: keypoints (n, 2), the size of the image and of a detection pixel. It takes some 10 us.
+    """Checks what COLMAP gets: keypoints (n, 2), the size of the image and of a detection pixel. It takes about 10 us.
 
     Raises: ValueError that begins with `place`.
     """

@@ -89,15 +89,6 @@ def test_a_photo_is_decoded_if_half_of_the_memory_holds_it(
     assert reason in found and bool(reason) == bool(found)
 
 
-def test_the_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "memory.max").write_text("123456789\n")
-    (tmp_path / "unlimited").write_text("max\n")
-    for files, expected in [((), 2**30), ((tmp_path / "unlimited",), 2**30), ((tmp_path / "memory.max",), 123456789)]:
-        monkeypatch.setattr(limits, "CGROUP_FILES", files)
-        found = limits.memory_bytes.__wrapped__()
-        assert found == expected if expected != 2**30 else found >= 2**28
-
-
 def test_photos_are_decoded_together_only_as_far_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "memory_bytes", lambda: 200)
     budget, running, peak, lock = limits._MemoryBudget(), 0, 0, threading.Lock()

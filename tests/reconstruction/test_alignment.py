@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pycolmap
 import pytest
+from known_scene import MAPPER_OPTIONS as OPTIONS
 from known_scene import KnownScene, make_database
 
 from sfm_lightglue.georeference import Georeference, Origin, read_georeference
 from sfm_lightglue.images import list_images
 from sfm_lightglue.pose_priors import PosePrior, find_positions
 from sfm_lightglue.positions import GeoPosition
-from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
+from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import (
     UNKNOWN_ACCURACY_M,
     GpsPositions,
@@ -29,19 +30,6 @@ from sfm_lightglue.reconstruction.alignment import (
 )
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data"
-OPTIONS = ReconstructionOptions(
-    name="incremental",
-    refine_intrinsics=False,
-    refine_principal_point=False,
-    join=True,
-    min_model_size=2,
-    min_num_matches=15,
-    max_error_px=4.0,
-    align="gps",
-    extract_colors=False,
-    num_threads=1,
-    seed=0,
-)
 ORIGIN = Origin(46.84, -91.99, 198.6)
 LOCAL_FROM_WORLD = 5.0 * np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])
 """The scene's y points down; its x becomes north, its z east, and 1 unit is 5 m. The determinant is -1, so x is negated below."""

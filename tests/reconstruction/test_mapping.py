@@ -17,25 +17,13 @@ import numpy as np
 import pycolmap
 import pytest
 from known_scene import COLOR, FOCAL, SIZE, KnownScene, make_database
+from known_scene import MAPPER_OPTIONS as OPTIONS
 from PIL import Image as PILImage
 
 from sfm_lightglue import api
 from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group
 
-OPTIONS = ReconstructionOptions(
-    name="incremental",
-    refine_intrinsics=False,
-    refine_principal_point=False,
-    join=True,
-    min_model_size=2,
-    min_num_matches=15,
-    max_error_px=4.0,
-    align="gps",
-    extract_colors=False,
-    num_threads=1,
-    seed=0,
-)
 FREE_MAPPERS = ("incremental", "global", "hierarchical")
 
 

@@ -12,25 +12,13 @@ from typing import Any
 
 import pycolmap
 import pytest
+from known_scene import MAPPER_OPTIONS as OPTIONS
 from known_scene import KnownScene, make_database
 
 from sfm_lightglue.model_files import BINARY_FILES, find_damage, read_model
-from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
+from sfm_lightglue.reconstruction import MAPPERS, ReconstructionReport, reconstruct
 
 NUM_IMAGES = 4
-OPTIONS = ReconstructionOptions(
-    name="incremental",
-    refine_intrinsics=False,
-    refine_principal_point=False,
-    join=True,
-    min_model_size=2,
-    min_num_matches=15,
-    max_error_px=4.0,
-    extract_colors=False,
-    num_threads=1,
-    seed=0,
-    align="gps",
-)
 
 
 @pytest.fixture(scope="module")

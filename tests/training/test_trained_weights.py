@@ -22,8 +22,8 @@ from torch import nn
 
 from sfm_lightglue import __version__
 from sfm_lightglue.config import bind, compose_config
-from sfm_lightglue.download import sha256_of
 from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
+from sfm_lightglue.files import sha256_of
 from sfm_lightglue.images import to_grey
 from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_superpoint, sample_descriptors
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
