@@ -1,4 +1,4 @@
-"""Real photos of very different sizes, each with its own camera: the mapper fails with its first pair, and starts again."""
+"""Real photos of tourists: the mapper starts several times and leaves parts, which a run puts together."""
 
 from __future__ import annotations
 
@@ -56,3 +56,14 @@ def test_a_first_attempt_of_two_photos_does_not_hide_the_model_of_all_seven(tmp_
     with colmap_log(None):
         run_mapper(tmp_path / "out" / "database.db", alone, options, {})
     assert [pycolmap.Reconstruction(folder).num_reg_images() for folder in model_folders(alone)] == [2, 7]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the shared photos")
+def test_parts_of_four_and_three_photos_become_a_model_of_all_ten(tmp_path: Path) -> None:
+    """With few keypoints the mapper stops twice: no photo has 30 matches with points that fit."""
+    short = ("features=sift", "features.resize_max=640", "features.max_keypoints=1024", "features.orientation=stored")
+    options = [*short, "matches=nearest_neighbor", f"dataset.images={PHOTOS}", "+dataset=folder", f"output={tmp_path}"]
+    result = pipeline.run_all(pipeline.Run.create(compose_config(options)))["stages"]["reconstruct"]
+    assert [model["num_images"] for model in result["models"]] == [10]
+    assert any("a model of 3 images was continued: 10 images" in note for note in result["joining"]), result["joining"]
