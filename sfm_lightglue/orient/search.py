@@ -75,11 +75,20 @@ class Search:
         return near + [others[int(i * step)] for i in range(min(room, len(others)))]
 
 
-def settle(turns: Mapping[str, int], tagged: Collection[str]) -> dict[str, int]:
-    """The turns, so that most photos whose EXIF has an orientation keep it: only turns relative to each other were found."""
-    votes = Counter(turns[name] for name in tagged if name in turns)
-    shift = max(range(4), key=lambda turn: (votes[turn], -turn))
-    return {name: (turn - shift) % 4 for name, turn in turns.items()}
+def settle(turns: Mapping[str, int], largest: Collection[str], tagged: Collection[str]) -> int:
+    """The turn that becomes upright, in quarters: only turns relative to the largest group were found.
+
+    Each photo of the largest group votes for turn 0. A photo outside it votes for its own turn if EXIF turns it. If two turns
+    have as many votes, that with more votes from EXIF wins.
+
+    Args:
+        turns: Quarter turns clockwise of each photo, relative to the largest group.
+        largest: The photos of the largest group.
+        tagged: The photos that EXIF turns.
+    """
+    from_exif = Counter(turns[name] for name in tagged if name in turns)
+    votes = Counter(turns[name] for name in {*largest, *tagged} if name in turns)
+    return max(range(4), key=lambda turn: (votes[turn], from_exif[turn], -turn))
 
 
 def neighbours_of(pairs: Iterable[Pair]) -> dict[str, list[str]]:

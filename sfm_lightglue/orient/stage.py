@@ -7,7 +7,7 @@ small pictures, with a few photos of the largest group. Only the decisions are w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sfm_lightglue.images import UnreadableImage, read_orientation
 from sfm_lightglue.orient.decisions import Decision, content_hash, read_decisions, write_decisions
 from sfm_lightglue.orient.groups import find_groups
 from sfm_lightglue.orient.search import FAILURES_PER_PAIR, MAX_FAILURES, Search, neighbours_of, settle
-from sfm_lightglue.orient.trials import Trials
+from sfm_lightglue.orient.trials import Outcome, Trials
 from sfm_lightglue.orientation import UPRIGHT, turned_further
 from sfm_lightglue.run_folder import RunFolder
 
@@ -62,7 +62,7 @@ def find_orientations(
         return OrientationReport(bool(first) + len(others), 0, _described(known), [])
     search = Search(open_trials(orientations).compare, list(first), neighbours_of(pairs))
     search.run(waiting, max(MAX_FAILURES, int(FAILURES_PER_PAIR * len(pairs))))
-    decided = _decisions(search, orientations, images)
+    decided = _decisions(search, first, orientations, images)
     changed = sorted(name for name, decision in decided.items() if decision.turned)
     known |= decided
     write_decisions(folder.orientations, known.values())
@@ -76,30 +76,45 @@ def _is_open(group: Sequence[str], known: Mapping[str, Decision], size: int) -> 
     return any(name not in known or not (known[name].turned or known[name].group >= size) for name in group)
 
 
-def _decisions(search: Search, orientations: Mapping[str, int], images: Path) -> dict[str, Decision]:
+def _decisions(search: Search, largest: Collection[str], orientations: Mapping[str, int], images: Path) -> dict[str, Decision]:
     """The decision for each photo that was tried, and for photos that must turn with the others."""
-    tagged = [name for name in search.turns if _is_turned_by_exif(images / name)]
-    turns, decided = settle(search.turns, tagged), {}
-    for name in sorted({*search.outcomes, *(name for name, turn in turns.items() if turn)}):
-        turn, outcome = turns.get(name, 0), search.outcomes.get(name)
-        if turn and outcome is not None:
-            reason = f"turned: {outcome}"
-        elif turn:
-            reason = "turned with its group, so that photos with an orientation in EXIF keep it"
-        elif name in turns:
-            reason = f"best as it is: {outcome}"
-        else:
-            reason = f"no turn is clearly the best: {outcome}"
+    tagged = [name for name in search.turns if _is_turned_by_exif(images / name, orientations[name])]
+    shift, decided = settle(search.turns, largest, tagged), {}
+    for name in sorted({*search.outcomes, *(search.turns if shift else ())}):
+        outcome, is_clear = search.outcomes.get(name), name in search.turns
+        turn = (search.turns[name] - shift) % 4 if is_clear else 0
         best = max(outcome.inliers) if outcome else 0
-        code = turned_further(orientations[name], turn)
+        code, reason = turned_further(orientations[name], turn), _reason(turn, shift, is_clear, outcome)
         decided[name] = Decision(name, code, turn != 0, reason, best, len(search.group), content_hash(images / name))
     return decided
 
 
-def _is_turned_by_exif(path: Path) -> bool:
-    """True if EXIF says to turn the photo. Code 1 does not count: cameras without a sensor of orientation write it too."""
+def _reason(turn: int, shift: int, is_clear: bool, outcome: Outcome | None) -> str:
+    """Why a photo is turned by `turn` quarters, or not.
+
+    Args:
+        turn: The decision.
+        shift: How far the largest group was from upright, in quarters counter-clockwise.
+        is_clear: True if the turn relative to the largest group is known.
+        outcome: Inliers relative to the largest group; None for a photo of this group.
+    """
+    if not is_clear:
+        return f"no turn is clearly the best: {outcome}"
+    if not shift:
+        return f"turned: {outcome}" if turn else f"best as it is: {outcome}"
+    decision = "turned" if turn else "not turned"
+    if outcome is None:
+        return f"{decision} with its group: EXIF of more photos says so"
+    return f"{decision}: the largest group turns, because EXIF of more photos says so; relative to it before, {outcome}"
+
+
+def _is_turned_by_exif(path: Path, orientation: int) -> bool:
+    """True if EXIF says to turn the photo, and the pictures have not decided otherwise before.
+
+    Code 1 does not count: cameras without a sensor of orientation write it too.
+    """
     try:
-        return read_orientation(path) != UPRIGHT
+        return UPRIGHT != read_orientation(path) == orientation
     except UnreadableImage:
         return False
 

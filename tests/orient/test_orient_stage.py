@@ -174,15 +174,41 @@ def test_a_changed_photo_loses_its_decision(oriented: Path, tmp_path: Path) -> N
     assert orientations(run)["e.png"] == 1 and num_verified(run) == 10
 
 
-def test_photos_that_exif_turns_decide_what_is_up(tmp_path: Path) -> None:
-    """Three photos without EXIF are the largest group. One that EXIF turns joins it, and the three turn until it is upright."""
-    photos = write_photos(tmp_path / "photos", {"a.png": 3, "b.png": 3, "c.png": 3, "d.png": 1, "e.png": 2})
+def write_exif(photo: Path, code: int) -> None:
+    """Gives a photo this orientation in EXIF. Its pixels stay."""
     exif = PILImage.Exif()
-    exif[0x0112] = 6
-    PILImage.open(photos / "d.png").save(photos / "d.png", exif=exif)
+    exif[0x0112] = code
+    PILImage.open(photo).save(photo, exif=exif)
+
+
+def decided(run: pipeline.Run) -> dict[str, list[str]]:
+    """Name -> the columns of `orientations.tsv` after it."""
+    rows = [line.split("\t") for line in run.folder.orientations.read_text().splitlines()[1:]]
+    return {name: columns for name, *columns in rows}
+
+
+def test_one_wrong_note_in_exif_does_not_turn_the_photos_that_are_upright(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", dict.fromkeys(TURNS, 0))
+    for name, code in {"a.png": 1, "b.png": 1, "d.png": 6}.items():
+        write_exif(photos / name, code)
     run = open_run(photos)
     run_to_orient(run)
-    assert orientations(run) == {"a.png": 8, "b.png": 8, "c.png": 8, "d.png": 6, "e.png": 3}
+    assert orientations(run) == dict.fromkeys(TURNS, 1)
+    assert [*decided(run)] == ["d.png"] and decided(run)["d.png"][:2] == ["1", "True"]
+
+
+def test_as_many_photos_that_exif_turns_decide_what_is_up(tmp_path: Path) -> None:
+    """Two photos without EXIF are the largest group. Two others, turned by EXIF, join it, and the first two turn to them."""
+    turns = {"a.png": 3, "b.png": 3, "d.png": 1, "e.png": 2}
+    photos = write_photos(tmp_path / "photos", turns)
+    write_exif(photos / "d.png", 6)
+    write_exif(photos / "e.png", 3)
+    run = open_run(photos)
+    run_to_orient(run)
+    assert orientations(run) == {name: CODES[turn] for name, turn in turns.items()}
+    for name, (_, turned, reason, *_) in decided(run).items():
+        assert reason.startswith("turned" if turned == "True" else "not turned"), name
+        assert "best as it is" not in reason
 
 
 def test_a_photo_of_something_else_keeps_its_orientation(photos: Path) -> None:

@@ -112,9 +112,12 @@ def test_only_a_clear_turn_counts(inliers: tuple[int, ...], clear: bool) -> None
     assert Outcome(inliers).is_clear == clear
 
 
-def test_photos_that_exif_turns_keep_their_turn_and_the_others_follow() -> None:
-    turns = {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1}
-    assert settle(turns, []) == turns
-    assert settle(turns, ["d"]) == {"a": 3, "b": 3, "c": 3, "d": 0, "e": 0}
-    assert settle(turns, ["a", "d"]) == turns, "as many either way: the larger group stays"
-    assert settle(turns, ["a", "d", "e", "unknown"])["d"] == 0
+def test_the_largest_group_and_photos_that_exif_turns_vote_for_what_is_upright() -> None:
+    turns = {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1, "f": 1, "g": 2}
+    largest = ["a", "b", "c"]
+    assert settle(turns, largest, []) == 0
+    assert settle(turns, largest, ["d"]) == 0, "one old note does not turn three photos"
+    assert settle(turns, largest, ["d", "e", "g"]) == 0
+    assert settle(turns, largest, ["d", "e", "f"]) == 1, "as many either way: EXIF counts more"
+    assert settle(turns, largest, ["a", "b", "c", "d", "e", "f"]) == 0, "EXIF on both sides: the larger group stays"
+    assert settle(turns, largest, ["d", "e", "unknown"]) == 0
