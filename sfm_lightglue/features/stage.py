@@ -172,7 +172,7 @@ def _masks_of(images: Path, names: Sequence[str], masks: Path | str | None) -> M
     """The mask of each photo that has one. Says how many have one. Raises: as `find_masks` and `check_masks`."""
     if masks is None:
         return {}
-    found = find_masks(masks, names)
+    found = find_masks(masks, names, images)
     check_masks(images, names, found)
     found.log()
     return found.files
