@@ -266,3 +266,22 @@ def test_a_folder_of_masks_without_photos_is_left_out_whole(tmp_path: Path) -> N
     touch(tmp_path, "a.jpg", "b.jpg", "drawn/a.png", "drawn/b.png", "drawn/old.jpg")
     assert list_images(tmp_path, masks=tmp_path / "drawn") == ["a.jpg", "b.jpg"]
     assert list_images(tmp_path, masks=tmp_path / "drawn" / "a.png") == ["a.jpg", "b.jpg", "drawn/b.png", "drawn/old.jpg"]
+
+
+@pytest.mark.parametrize(
+    "code, is_square, warns", [(3, False, True), (2, False, True), (6, True, True), (6, False, False), (1, False, False)]
+)
+def test_a_mask_that_fits_the_stored_and_the_upright_photo_gets_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int, is_square: bool, warns: bool
+) -> None:
+    size = (48, 48) if is_square else SIZE
+    for name in ("a", "b"):
+        exif = PILImage.Exif()
+        exif[0x0112] = code
+        PILImage.new("RGB", size).save(tmp_path / f"{name}.jpg", exif=exif)
+        PILImage.new("L", size).save(tmp_path / f"{name}.jpg.png")
+    for _ in range(2):  # once before the run, once in it
+        check_masks(tmp_path, ["a.jpg", "b.jpg"], tmp_path)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == warns
+    assert not warns or ("2 photos" in warnings[0] and "a.jpg, b.jpg" in warnings[0] and "stored photo" in warnings[0])
