@@ -84,11 +84,11 @@ def reconstruct(
         interrupted = run_mapper(database, partial, options, known_poses or {})
         joining = join_models(partial, database, options) if options.join and not interrupted else []
         candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
-        number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
+        discarded = number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
         # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
         align_models(partial, database, options)
         write_models(partial, images if options.extract_colors else None)
-    report = replace(describe_models(partial, names), joining=joining)
+    report = replace(describe_models(partial, names), joining=joining, discarded=discarded)
     if _is_worse(report, folder, interrupted):
         shutil.rmtree(partial)
     else:
