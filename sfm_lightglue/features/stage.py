@@ -31,6 +31,7 @@ from sfm_lightglue.images import (
     read_orientation,
     similar_name,
 )
+from sfm_lightglue.mistakes import count_of, shortened
 from sfm_lightglue.orientation import UPRIGHT, check_orientation, stored_features, upright_image, upright_size
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
@@ -130,6 +131,11 @@ def extract_features(
         ranges = camera_ranges(images, [*stamps], num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
+        if changed := [name for name in todo if name in store.stamps]:
+            logger.info(
+                "%s changed, or their masks or turns: their features are computed again: %s",
+                *(count_of(len(changed), "photo"), shortened(changed)),
+            )
         load = functools.partial(
             load_image,
             Path(images),
