@@ -101,8 +101,8 @@ class Run:
 
     def listed_photos(self) -> PhotoList:
         """The photos as `list_photos` gives them, and the names of `dataset.list` that are no photos of the folder."""
-        masks = [self.options.dataset.masks] if self.options.dataset.masks else []
-        names = list_images(self.images, without=[self.folder.path, self.folder.plots, *masks])
+        masks = self.options.dataset.masks or None
+        names = list_images(self.images, without=[self.folder.path, self.folder.plots], masks=masks)
         if self.options.dataset.list is None:
             return PhotoList(names, {})
         return read_photo_list(self.options.dataset.list, PhotoNames(names, self.images))
