@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pycolmap
 
-from sfm_lightglue.model_files import read_model
+from sfm_lightglue.model_files import read_model, write_copies
 from sfm_lightglue.reconstruction.colors import color_points
 
 logger = logging.getLogger(__name__)
@@ -131,5 +131,4 @@ def write_models(output: Path, images: Path | None) -> None:
         if images is not None:
             color_points(model, images)
             model.write(folder)
-        model.write_text(folder)
-        model.export_PLY(folder / "points.ply")
+        write_copies(model, folder)
