@@ -121,12 +121,18 @@ class _Walk:
         for entry in entries:
             if entry.path in self._left_out or not _is_text(folder, entry.name):
                 continue
-            if entry.is_dir():
-                self._enter_subfolder(entry, folder / entry.name, f"{prefix}{entry.name}/")
-            elif entry.is_file():
-                self._names.extend([prefix + entry.name] if not entry.name.startswith("._") else [])
-            elif entry.is_symlink():
-                warn_once(f"{folder / entry.name} is left out: the file that it links to does not exist")
+            try:
+                self._add(entry, folder, prefix)
+            except OSError as error:  # a link to itself, or a broken disk
+                warn_once(f"{folder / entry.name} is left out: it cannot be read ({error})")
+
+    def _add(self, entry: os.DirEntry[str], folder: Path, prefix: str) -> None:
+        if entry.is_dir():
+            self._enter_subfolder(entry, folder / entry.name, f"{prefix}{entry.name}/")
+        elif entry.is_file():
+            self._names.extend([prefix + entry.name] if not entry.name.startswith("._") else [])
+        elif entry.is_symlink():
+            warn_once(f"{folder / entry.name} is left out: the file that it links to does not exist")
 
     def _enter_subfolder(self, entry: os.DirEntry[str], path: Path, prefix: str) -> None:
         if reason := _why_no_photos(path):

@@ -137,6 +137,15 @@ def test_links_in_a_loop_are_refused_with_a_message(tmp_path: Path, caplog: pyte
     assert "gone.jpg is left out: the file that it links to does not exist" in caplog.text
 
 
+def test_links_to_themselves_and_to_each_other_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.jpg", "odd/b.jpg")
+    for link, target in {"odd/loop": "loop", "odd/c.jpg": "c.jpg", "ping": "pong", "pong": "ping"}.items():
+        (tmp_path / link).symlink_to(target)
+    assert list_images(tmp_path) == ["a.jpg", "odd/b.jpg"]
+    for link in ("odd/loop", "odd/c.jpg", "ping", "pong"):
+        assert f"{tmp_path / link} is left out: it cannot be read" in caplog.text
+
+
 def test_a_link_to_a_folder_that_is_left_out_is_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "photos/a.jpg", "out/plots/b.png")
     (tmp_path / "photos" / "results").symlink_to(tmp_path / "out")
