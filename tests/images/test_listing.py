@@ -52,6 +52,16 @@ def test_outputs_of_earlier_runs_are_left_out(tmp_path: Path, caplog: pytest.Log
     assert "out is left out: it is the output of a run" in caplog.text
 
 
+@pytest.mark.parametrize("summary", ['{\n "stages": {\n  "extract": {"num_im', '{"stages": {}} x', "", None])
+def test_outputs_are_left_out_also_if_their_summary_is_damaged(tmp_path: Path, summary: str | None) -> None:
+    touch(tmp_path, "a.jpg", "b/c.jpg", "out/plots/matches.png", "b/database.db")  # one file may be of another program
+    if summary is not None:
+        (tmp_path / "out" / "summary.json").write_text(summary)
+    if not summary:
+        touch(tmp_path, "out/features.h5", "out/reconstruction/settings.json")
+    assert list_images(tmp_path) == ["a.jpg", "b/c.jpg"]
+
+
 def test_plots_of_a_run_that_wrote_into_the_photo_folder_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "plots/matches.png")
     assert list_images(tmp_path) == ["a.jpg", "plots/matches.png"]
