@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
+import re
 import shlex
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -23,6 +23,10 @@ EXTENSIONS = (
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".m4v", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".3gp", ".insv", ".360")
 NO_PHOTOS = ("thumbs", "thumbnails", "@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found")
 """Folders, in lower case, that file managers and network storage fill with thumbnails and deleted files."""
+SUMMARY_BEGINNING = b'{"stages":{'
+"""The beginning of `summary.json`, without white space."""
+OUTPUTS = ("features.h5", "pairs.tsv", "matches.h5", "verification.h5", "database.db", "reconstruction/settings.json")
+"""Files of a run. A folder with two of them is an output."""
 MASKS = ("mask", "masks")
 """Names, in lower case, of folders that may hold the masks of the photos beside them."""
 
@@ -126,12 +130,18 @@ class _Walk:
         for entry in entries:
             if entry.path in self._left_out or not _is_text(folder, entry.name):
                 continue
-            if entry.is_dir():
-                self._enter_subfolder(entry, folder / entry.name, f"{prefix}{entry.name}/")
-            elif entry.is_file():
-                self._names.extend([prefix + entry.name] if not entry.name.startswith("._") else [])
-            elif entry.is_symlink():
-                warn_once(f"{folder / entry.name} is left out: the file that it links to does not exist")
+            try:
+                self._add(entry, folder, prefix)
+            except OSError as error:  # a link to itself, or a broken disk
+                warn_once(f"{folder / entry.name} is left out: it cannot be read ({error})")
+
+    def _add(self, entry: os.DirEntry[str], folder: Path, prefix: str) -> None:
+        if entry.is_dir():
+            self._enter_subfolder(entry, folder / entry.name, f"{prefix}{entry.name}/")
+        elif entry.is_file():
+            self._names.extend([prefix + entry.name] if not entry.name.startswith("._") else [])
+        elif entry.is_symlink():
+            warn_once(f"{folder / entry.name} is left out: the file that it links to does not exist")
 
     def _enter_subfolder(self, entry: os.DirEntry[str], path: Path, prefix: str) -> None:
         if reason := _why_no_photos(path):
@@ -166,12 +176,14 @@ def _tell_left_out(folder: Path, reason: str) -> None:
 
 
 def _is_output(folder: Path) -> bool:
-    """Whether this package wrote its results to the folder."""
+    """Whether this package wrote its results to the folder, also if `summary.json` is damaged or missing."""
     try:
-        content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and isinstance(content.get("stages"), dict)
+        with (folder / "summary.json").open("rb") as summary:
+            if re.sub(rb"\s", b"", summary.read(1000)).startswith(SUMMARY_BEGINNING):
+                return True
+    except OSError:
+        pass
+    return sum((folder / name).is_file() for name in OUTPUTS) >= 2
 
 
 def _without_masks(folder: Path, names: list[str]) -> list[str]:

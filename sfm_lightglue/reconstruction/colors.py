@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ MAX_MEGAPIXELS = 200
 """Photos that are decoded at the same time have at most this size together, or are a single photo."""
 
 
-def color_points(model: pycolmap.Reconstruction, images: Path) -> None:
+def color_points(model: pycolmap.Reconstruction, images: Path, orientations: Mapping[str, int] | None = None) -> None:
     """Gives each point of `model` the mean colour of its observations, interpolated bilinearly in the photos.
 
     Each photo is read once. Points that no readable photo observes become black, as in COLMAP.
@@ -29,10 +29,13 @@ def color_points(model: pycolmap.Reconstruction, images: Path) -> None:
         model: The model; its points are changed.
         images: Folder of the photos. A photo that is missing, unreadable or of another size than its camera is left out, with
             a warning.
+        orientations: `Features.orientation` by name of the photo, with which the database was built. The keypoints of mirrored
+            photos are flipped, see `orientation.colmap_keypoints`. Photos that are missing here are not mirrored, whatever EXIF
+            says.
     """
     ids = np.array(sorted(model.point3D_ids()), np.uint64)
     sums, counts = np.zeros((len(ids), 3)), np.zeros(len(ids))
-    for observed, colors in _observed_colors(model, images):
+    for observed, colors in _observed_colors(model, images, orientations or {}):
         rows = np.searchsorted(ids, observed)
         np.add.at(sums, rows, colors)
         np.add.at(counts, rows, 1)
@@ -41,7 +44,9 @@ def color_points(model: pycolmap.Reconstruction, images: Path) -> None:
         model.point3D(point_id).color = mean
 
 
-def _observed_colors(model: pycolmap.Reconstruction, images: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _observed_colors(
+    model: pycolmap.Reconstruction, images: Path, orientations: Mapping[str, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each photo: ids of the points it observes, uint64 (n,), and their colours in it, float64 (n, 3), in 0..255."""
 
     def observe(image_id: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -55,8 +60,7 @@ def _observed_colors(model: pycolmap.Reconstruction, images: Path) -> Iterator[t
         except UnreadableImage as error:
             logger.warning("%s gives no colours to the points: %s", image.name, error)
             return None
-        # The keypoints of a mirrored photo are those of the photo flipped left-right, see `orientation.colmap_keypoints`.
-        pixels = photo.pixels[:, ::-1] if photo.orientation in MIRRORED else photo.pixels
+        pixels = photo.pixels[:, ::-1] if orientations.get(image.name) in MIRRORED else photo.pixels
         size, camera = (pixels.shape[1], pixels.shape[0]), model.camera(image.camera_id)
         if size != (camera.width, camera.height):
             logger.warning(

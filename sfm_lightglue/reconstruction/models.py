@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,14 +122,14 @@ def number_models(output: Path, min_images: int) -> list[str]:
     return discarded
 
 
-def write_models(output: Path, images: Path | None) -> None:
+def write_models(output: Path, images: Path | None, orientations: Mapping[str, int]) -> None:
     """Colours the points of the models in the folder `output`, and writes text and PLY files beside the binary files.
 
-    `images` is the folder of the photos. Without it the points stay black.
+    `images` is the folder of the photos. Without it the points stay black. `orientations`: see `color_points`.
     """
     for folder in model_folders(output):
         model = read_model(folder)
         if images is not None:
-            color_points(model, images)
+            color_points(model, images, orientations)
             model.write(folder)
         write_copies(model, folder)

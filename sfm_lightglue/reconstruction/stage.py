@@ -1,8 +1,8 @@
 """The stage database -> reconstruction: runs one of COLMAP's mappers on the verified matches, and describes the models.
 
-Reads `database.db`, the pixel scales in `features.h5`, and the photos for the colours of the points. Writes `reconstruction/0` to
-`reconstruction/n`, the largest model first, each in COLMAP's binary and text format and as `points.ply`. A killed run leaves the
-previous reconstruction as it was. Ctrl-C keeps the partial reconstruction.
+Reads `database.db`, the pixel scales and orientations in `features.h5`, and the photos for the colours of the points. Writes
+`reconstruction/0` to `reconstruction/n`, the largest model first, each in COLMAP's binary and text format and as `points.ply`.
+A killed run leaves the previous reconstruction as it was. Ctrl-C keeps the partial reconstruction.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def reconstruct(
         images: folder of the photos, for the colours of the points.
         output: folder to write.
         options: options of the mapper. `max_error_px` is multiplied by the median of `Features.pixel_scale` over the images.
-        features: file of features that the database was built from, for the pixel scales. Default: `features.h5` beside the
-            database. The scale is 1 if that file does not exist or has none of the images.
+        features: file of features that the database was built from, for the pixel scales and orientations. Default: `features.h5`
+            beside the database. The scale is 1 if that file does not exist or has none of the images, and no photo then counts
+            as mirrored.
         known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
 
     Raises:
@@ -70,7 +71,7 @@ def reconstruct(
     names = image_names(database)
     if features is None and database.with_name("features.h5").is_file():
         features = database.with_name("features.h5")
-    scale = _detection_scale(features, names) if features is not None else 1.0
+    scale, orientations = _about_photos(features, names) if features is not None else (1.0, {})
     poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
     options = replace(options, max_error_px=options.max_error_px * scale)
     settings = {"options": asdict(options), "database": content_hash(database), "poses": poses, "version": __version__}
@@ -89,7 +90,7 @@ def reconstruct(
         discarded = number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
         # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
         align_models(partial, database, options)
-        write_models(partial, images if options.extract_colors else None)
+        write_models(partial, images if options.extract_colors else None, orientations)
     report = replace(describe_models(partial, names), joining=joining, discarded=discarded)
     if _is_worse(report, folder, interrupted):
         shutil.rmtree(partial)
@@ -117,7 +118,8 @@ def _warn_of_changes(output: Path, previous: Mapping[str, Any], settings: Mappin
         logger.warning("%s was made with other settings (%s): it is replaced", output, changes)
 
 
-def _detection_scale(features: Path | str, names: list[str]) -> float:
-    """Median of `Features.pixel_scale` over the images; 1 if the file has none of them."""
+def _about_photos(features: Path | str, names: list[str]) -> tuple[float, dict[str, int]]:
+    """Median of `Features.pixel_scale` over the images, 1 if the file has none of them; and `Features.orientation` by name."""
     with H5Reader(features) as reader:
-        return float(np.median([reader.pixel_scale(name) for name in names if reader.has(name)] or [1.0]))
+        orientations = reader.orientations(names)
+        return float(np.median([reader.pixel_scale(name) for name in orientations] or [1.0])), orientations

@@ -133,6 +133,10 @@ class H5Reader:
         """`Features.orientation` without reading the features. Raises: ValueError if the file has no valid code."""
         return orientation_from_group(self._file[name], name)
 
+    def orientations(self, names: Iterable[str]) -> dict[str, int]:
+        """`orientation` of those `names` that the file has."""
+        return {name: orientation_from_group(self._image_group(name), name) for name in names if self.has(name)}
+
     def pixel_scale(self, name: str) -> float:
         """`Features.pixel_scale` without reading the features; 1 if the file does not say."""
         return stored_pixel_scale(required_dataset(self._image_group(name), "keypoints", name), f"{self.path}: {name}")

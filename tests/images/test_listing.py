@@ -52,6 +52,16 @@ def test_outputs_of_earlier_runs_are_left_out(tmp_path: Path, caplog: pytest.Log
     assert "out is left out: it is the output of a run" in caplog.text
 
 
+@pytest.mark.parametrize("summary", ['{\n "stages": {\n  "extract": {"num_im', '{"stages": {}} x', "", None])
+def test_outputs_are_left_out_also_if_their_summary_is_damaged(tmp_path: Path, summary: str | None) -> None:
+    touch(tmp_path, "a.jpg", "b/c.jpg", "out/plots/matches.png", "b/database.db")  # one file may be of another program
+    if summary is not None:
+        (tmp_path / "out" / "summary.json").write_text(summary)
+    if not summary:
+        touch(tmp_path, "out/features.h5", "out/reconstruction/settings.json")
+    assert list_images(tmp_path) == ["a.jpg", "b/c.jpg"]
+
+
 def test_plots_of_a_run_that_wrote_into_the_photo_folder_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "plots/matches.png")
     assert list_images(tmp_path) == ["a.jpg", "plots/matches.png"]
@@ -135,6 +145,15 @@ def test_links_in_a_loop_are_refused_with_a_message(tmp_path: Path, caplog: pyte
     assert list_images(tmp_path / "photos") == ["a.jpg", "other/c.jpg", "sub/b.jpg"]
     assert caplog.text.count("which contains it") == 3
     assert "gone.jpg is left out: the file that it links to does not exist" in caplog.text
+
+
+def test_links_to_themselves_and_to_each_other_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.jpg", "odd/b.jpg")
+    for link, target in {"odd/loop": "loop", "odd/c.jpg": "c.jpg", "ping": "pong", "pong": "ping"}.items():
+        (tmp_path / link).symlink_to(target)
+    assert list_images(tmp_path) == ["a.jpg", "odd/b.jpg"]
+    for link in ("odd/loop", "odd/c.jpg", "ping", "pong"):
+        assert f"{tmp_path / link} is left out: it cannot be read" in caplog.text
 
 
 def test_a_link_to_a_folder_that_is_left_out_is_left_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image as PILImage
 
 from sfm_lightglue.images import UnreadableImage, load_image
 from sfm_lightglue.integrations.colmap_photos import write_for_colmap
+from sfm_lightglue.products import Features
+from sfm_lightglue.storage import ShardStore, features_to_group
 
 SIZE = 64, 48
 
@@ -52,6 +55,31 @@ def test_every_photo_is_undistorted(model: Path, tmp_path: Path) -> None:
     for name in ("b.webp", "e.gif", "sub/c.avif"):
         copy = np.asarray(PILImage.open(tmp_path / "readable" / "images" / f"{name}.png"))
         np.testing.assert_array_equal(copy, load_image(tmp_path / "photos", name).pixels)
+
+
+def test_mirrored_photos_are_flipped_as_their_keypoints(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "reconstruction").mkdir(parents=True)
+    model = model.rename(run / "reconstruction" / "0")
+    exif = PILImage.Exif()
+    exif[0x0112] = 2
+    for name in ("a.jpg", "b.webp", "sub/d.png"):
+        photo = PILImage.open(tmp_path / "photos" / name)
+        photo.save(tmp_path / "photos" / name, exif=exif)
+    assert "a.jpg.png" not in write_for_colmap(model, tmp_path / "photos", tmp_path / "unknown"), "no features.h5"
+
+    blank = Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), SIZE)
+    with ShardStore(run / "features.h5", {}) as store:
+        for name, orientation in {"a.jpg": 2, "b.webp": 2, "sub/d.png": 1}.items():  # d.png was used as it is stored
+            store.add(name, features_to_group(dataclasses.replace(blank, name=name, orientation=orientation)), "")
+        store.merge()
+    converted = write_for_colmap(model, tmp_path / "photos", tmp_path / "copy")
+    assert converted == ["a.jpg", "b.webp", "e.gif", "sub/c.avif"]
+    for name in ("a.jpg", "b.webp"):
+        copy = np.asarray(PILImage.open(tmp_path / "copy" / "images" / f"{name}.png"))
+        np.testing.assert_array_equal(copy, load_image(tmp_path / "photos", name).pixels[:, ::-1])
+    with pytest.raises(FileNotFoundError, match=r"none\.h5 does not exist"):
+        write_for_colmap(model, tmp_path / "photos", tmp_path / "other", features=run / "none.h5")
 
 
 def test_the_model_and_the_photos_stay_as_they_are(model: Path, tmp_path: Path) -> None:

@@ -89,6 +89,22 @@ def test_photos_that_are_missing_or_of_another_size_are_left_out_with_a_warning(
     assert "gone.png" in caplog.text and "40 x 30 px, its camera 80 x 60 px" in caplog.text
 
 
+@pytest.mark.parametrize("extracted_with", [{}, {"a.png": 1}, {"a.png": 2}])
+def test_a_mirrored_photo_is_flipped_only_if_its_keypoints_were(tmp_path: Path, extracted_with: dict[str, int]) -> None:
+    """EXIF alone does not count: photos can be used as they are stored, and imported features have no orientation."""
+    exif = PILImage.Exif()
+    exif[0x0112] = 2
+    photo(0).save(tmp_path / "a.png", exif=exif)
+    photo(0).save(tmp_path / "plain.png")
+    stored = keypoints_in(0)
+    flipped = np.column_stack([SIZE[0] - stored[:, 0], stored[:, 1]])
+    model = build_model(["a.png"], [flipped if extracted_with.get("a.png") == 2 else stored])
+    plain = build_model(["plain.png"], [stored])
+    color_points(model, tmp_path, extracted_with)
+    color_points(plain, tmp_path)
+    np.testing.assert_array_equal(colors_of(model), colors_of(plain))
+
+
 def test_points_without_a_readable_photo_are_black_and_a_model_may_have_no_points(tmp_path: Path) -> None:
     model = build_model(["gone.png"], [keypoints_in(0)])
     for point_id in model.point3D_ids():

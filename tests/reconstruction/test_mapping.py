@@ -284,6 +284,31 @@ def test_points_have_the_colors_of_photos_that_colmap_cannot_read(scene: KnownSc
     np.testing.assert_array_equal(colors, np.broadcast_to(COLOR, (len(colors), 3)))
 
 
+def test_colors_are_flipped_for_the_photos_whose_keypoints_are(scene: KnownScene, tmp_path: Path) -> None:
+    """`features.h5` says which, not EXIF: photos can be used as they are stored."""
+    database = make_database(tmp_path, scene, range(3), [(0, 1), (0, 2), (1, 2)])
+    ramp = np.broadcast_to(np.linspace(0, 255, SIZE[0])[None, :, None], (SIZE[1], SIZE[0], 3)).astype(np.uint8)
+    exif = PILImage.Exif()
+    exif[0x0112] = 2
+
+    def colors(pixels: np.ndarray, features: Path) -> np.ndarray:
+        for photo in (tmp_path / "images").iterdir():
+            PILImage.fromarray(pixels).save(photo, "PNG", exif=exif)
+        run(database, tmp_path / features.stem, options(extract_colors=True), features=features)
+        model = pycolmap.Reconstruction(tmp_path / features.stem / "0")
+        return np.array([model.point3D(point_id).color for point_id in sorted(model.point3D_ids())], int)
+
+    turned = rewrite_features(database, "turned.h5", orientation=2)
+    found = colors(ramp, database.with_name("features.h5"))
+    np.testing.assert_array_equal(colors(ramp[:, ::-1], turned), found)
+    model = pycolmap.Reconstruction(tmp_path / "features" / "0")
+    columns = [
+        np.mean([model.image(element.image_id).points2D[element.point2D_idx].xy[0] for element in point.track.elements])
+        for _, point in sorted(model.points3D.items())
+    ]
+    np.testing.assert_allclose(found[:, 0], (np.array(columns) - 0.5) * 255 / (SIZE[0] - 1), atol=1.5)
+
+
 # --- equal input gives equal output, and is not computed twice ------------------------------------------------------------
 
 
@@ -336,12 +361,12 @@ def test_other_options_replace_the_models_with_a_warning_and_other_matches_witho
     assert "out was made with other settings (options.max_error_px: 4.0 -> 3.0): it is replaced" in caplog.text
 
 
-def write_pixel_scale(database: Path, pixel_scale: float, name: str = "features.h5") -> Path:
-    """Writes a file of features beside the database, with this pixel scale for all images; returns its path."""
+def rewrite_features(database: Path, name: str = "features.h5", **changes: Any) -> Path:
+    """Writes a file of features beside the database, with these changes in all images; returns its path."""
     path = database.with_name(name)
     with H5Reader(database.with_name("features.h5")) as reader, ShardStore(path.with_suffix(".new"), {}) as store:
         for image in reader.names():
-            features = dataclasses.replace(reader.features(image), pixel_scale=pixel_scale)
+            features = dataclasses.replace(reader.features(image), **changes)
             store.add(image, features_to_group(features), "")
         store.merge()
     return path.with_suffix(".new").replace(path)
@@ -352,10 +377,10 @@ def test_error_limits_are_multiplied_by_the_pixel_scale(noisy_database: Path, tm
     database = tmp_path / "scene" / "database.db"
     same = run(database, tmp_path / "same", options(max_error_px=4.0)).models[0]
     strict = run(database, tmp_path / "out", options(max_error_px=1.0)).models[0]
-    coarse = write_pixel_scale(database, 4.0, "coarse.h5")
+    coarse = rewrite_features(database, "coarse.h5", pixel_scale=4.0)
     assert run(database, tmp_path / "out", options(max_error_px=1.0), features=coarse).models[0] == same
     assert strict.num_observations < 0.9 * same.num_observations
-    write_pixel_scale(database, 4.0)
+    rewrite_features(database, pixel_scale=4.0)
     assert run(database, tmp_path / "out", options(max_error_px=1.0)).models[0] == same
     assert mapped == ["incremental"] * 3
 
@@ -371,7 +396,7 @@ def test_error_limits_are_px_of_the_photos_without_a_file_of_features(noisy_data
 def test_the_python_api_scales_error_limits_as_the_pipeline_does(noisy_database: Path, tmp_path: Path) -> None:
     shutil.copytree(noisy_database.parent, tmp_path / "scene")
     database = tmp_path / "scene" / "database.db"
-    write_pixel_scale(database, 3.0)
+    rewrite_features(database, pixel_scale=3.0)
     api.reconstruct(database, database.parent / "images", tmp_path / "out", max_error_px=1.0)
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["options"]["max_error_px"] == 3.0
 
