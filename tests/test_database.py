@@ -37,7 +37,13 @@ from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 
 OPTIONS = VerificationOptions(
-    max_error_px=2.0, min_num_inliers=20, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
+    max_error_px=2.0,
+    min_num_inliers=20,
+    min_mean_score=0.0,
+    confidence=0.9999,
+    max_num_trials=200,
+    seed=0,
+    stationary_max_error_px=None,
 )
 NAMES = ["a.jpg", "b c.jpg", "b/d.jpg", "z.jpg", "ü/東京 1.jpg"]
 """Names of the images, sorted: the database numbers them in this order."""
