@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.images import UnreadableImage, read_orientation
 from sfm_lightglue.orient.decisions import Decision, content_hash, read_decisions, write_decisions
 from sfm_lightglue.orient.groups import find_groups
-from sfm_lightglue.orient.search import FAILURES_PER_PAIR, MAX_FAILURES, Search, neighbours_of, settle
+from sfm_lightglue.orient.search import Search, max_failures, neighbours_of, settle
 from sfm_lightglue.orient.trials import Outcome, Trials
 from sfm_lightglue.orientation import UPRIGHT, turned_further
 from sfm_lightglue.run_folder import RunFolder
@@ -52,19 +53,25 @@ def find_orientations(
     """
     known = read_decisions(folder.orientations, images)
     with folder.open_features() as features, folder.open_verification() as verified:
-        here = {*names}
+        here = {name for name in names if features.num_keypoints(name)}
         pairs = [pair for pair in folder.read_pairs() if {pair.name0, pair.name1} <= here]
         inliers = {pair: verified.num_inliers(pair.name0, pair.name1) for pair in pairs}
-        orientations = {name: features.orientation(name) for name in names}
-    first, *others = find_groups(names, inliers) or [[]]
+        # No turn helps a photo without keypoints, or one that the user's list of pairs leaves out.
+        paired = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
+        orientations = {name: features.orientation(name) for name in paired}
+    first, *others = find_groups(orientations, inliers) or [[]]
     waiting = [group for group in others if _is_open(group, known, len(first))]
     if not waiting:
         return OrientationReport(bool(first) + len(others), 0, _described(known), [])
-    search = Search(open_trials(orientations).compare, list(first), neighbours_of(pairs))
-    search.run(waiting, max(MAX_FAILURES, int(FAILURES_PER_PAIR * len(pairs))))
+    trials = open_trials(orientations)
+    with progress_bar(sum(map(len, waiting)), "orient", "img") as bar:
+        search = Search(trials.compare, list(first), neighbours_of(pairs), progress=bar.update)
+        search.run(waiting, max_failures(len(first), len(pairs)))
     decided = _decisions(search, first, orientations, images)
     changed = sorted(name for name, decision in decided.items() if decision.turned)
+    not_tried = {name for group in waiting for name in group} - {*search.turns, *search.outcomes, *known}
     known |= decided
+    known |= {name: _not_tried(name, orientations[name], len(search.group), images) for name in not_tried}
     write_decisions(folder.orientations, known.values())
     report = OrientationReport(1 + len(others), len(search.outcomes), _described(known), changed)
     _log(report)
@@ -106,6 +113,12 @@ def _reason(turn: int, shift: int, is_clear: bool, outcome: Outcome | None) -> s
     if outcome is None:
         return f"{decision} with its group: EXIF of more photos says so"
     return f"{decision}: the largest group turns, because EXIF of more photos says so; relative to it before, {outcome}"
+
+
+def _not_tried(name: str, orientation: int, size: int, images: Path) -> Decision:
+    """The decision for a photo when the search has ended before it. The same command again does not try it either."""
+    reason = "not tried: too many photos before it had no clear turn"
+    return Decision(name, orientation, False, reason, 0, size, content_hash(images / name))
 
 
 def _is_turned_by_exif(path: Path, orientation: int) -> bool:

@@ -222,6 +222,37 @@ def test_a_photo_of_something_else_keeps_its_orientation(photos: Path) -> None:
     assert "False\tno turn is clearly the best: 0, 0, 0, 0 inliers" in row
 
 
+def test_photos_that_no_turn_can_help_are_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has no keypoints, the other is in no pair of the user's list."""
+    photos, masks = write_photos(tmp_path / "photos", TURNS), tmp_path / "masks"
+    masks.mkdir()
+    PILImage.fromarray(np.zeros((180, 140), np.uint8)).save(masks / "d.png")
+    (tmp_path / "list.txt").write_text("a.png b.png\na.png c.png\nb.png c.png\na.png d.png\nd.png e.png\n")
+    monkeypatch.setattr(trials.Trials, "compare", lambda *arguments: pytest.fail("a photo is tried"))
+    run = open_run(photos, "out", "pairs=list", f"pairs.path='{tmp_path / 'list.txt'}'", f"dataset.masks='{masks}'")
+    run_to_orient(run)
+    assert not run.folder.orientations.exists()
+
+
+def test_unrelated_photos_are_given_up_soon_and_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, photos, tried = np.random.default_rng(3), tmp_path / "photos", []
+    photos.mkdir()
+    for name in "abcdefg":
+        pixels = PILImage.fromarray(rng.integers(0, 256, (20, 25, 3), np.uint8))
+        pixels.resize((100, 80), PILImage.Resampling.BICUBIC).save(photos / f"{name}.png")
+    compare = trials.Trials.compare
+    monkeypatch.setattr(trials.Trials, "compare", lambda self, name, *rest: tried.append(name) or compare(self, name, *rest))
+    run = open_run(photos)
+    run_to_orient(run)
+    assert tried == ["b.png", "c.png", "d.png"]
+    assert decided(run)["g.png"][2].startswith("not tried: ")
+    assert "orient     :" in capsys.readouterr().err, "a progress bar"
+    pipeline.run_stage(run, "orient")
+    assert len(tried) == 3
+
+
 def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos: Path) -> None:
     masks = photos.parent / "masks"
     masks.mkdir()
