@@ -15,7 +15,10 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.orient import trials
+from sfm_lightglue.orient import stage, trials
+from sfm_lightglue.orient.decisions import Decision, content_hash
+from sfm_lightglue.orient.search import Search
+from sfm_lightglue.orient.trials import Outcome
 from sfm_lightglue.orientation import upright_image
 from sfm_lightglue.storage import H5Reader
 
@@ -55,8 +58,8 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `photos`, and `out` in which the stages up to `verify` have run."""
     folder = tmp_path_factory.mktemp("verified")
     run = open_run(write_photos(folder / "photos", TURNS))
-    for stage in ("extract", "pairs", "match", "verify"):
-        pipeline.run_stage(run, stage)
+    for name in ("extract", "pairs", "match", "verify"):
+        pipeline.run_stage(run, name)
     return folder
 
 
@@ -83,8 +86,8 @@ def open_run(photos: Path, output: str = "out", *overrides: str) -> pipeline.Run
 
 
 def run_to_orient(run: pipeline.Run) -> None:
-    for stage in ("extract", "pairs", "match", "verify", "orient"):
-        pipeline.run_stage(run, stage)
+    for name in ("extract", "pairs", "match", "verify", "orient"):
+        pipeline.run_stage(run, name)
 
 
 def orientations(run: pipeline.Run) -> dict[str, int]:
@@ -109,11 +112,13 @@ def test_photos_turned_at_random_are_all_turned_back(photos: Path, caplog: pytes
     assert orientations(run) == {name: CODES[turn] for name, turn in TURNS.items()}
     assert num_verified(run) == 10, "all pairs, as if the photos had been upright"
     record = json.loads(run.folder.summary.read_text())["stages"]
-    assert [*record["orient"]["turned"]] == ["d.png", "e.png"]
+    assert [*record["orient"]["turned"]] == record["orient"]["changed"] == ["d.png", "e.png"]
+    assert record["orient"]["num_tried"] == 2, "of all passes: the last one tries nothing"
     assert record["orient"]["turned"]["e.png"].startswith("orientation 3, turned: 0, 0, ")
     assert record["verify"]["num_verified_pairs"] == 10
     lines = [message for message in caplog.messages if message.startswith("orient: ")]
     assert lines[0].endswith("2 are turned: d.png, e.png (reasons in orientations.tsv)")
+    assert sum("may lie on its side" in message for message in lines) == 1
 
 
 def test_the_same_command_again_tries_nothing(oriented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +237,16 @@ def test_photos_that_no_turn_can_help_are_not_tried(tmp_path: Path, monkeypatch:
     run = open_run(photos, "out", "pairs=list", f"pairs.path='{tmp_path / 'list.txt'}'", f"dataset.masks='{masks}'")
     run_to_orient(run)
     assert not run.folder.orientations.exists()
+
+
+def test_a_turned_photo_stays_turned_if_it_is_tried_again(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", {"a.png": 0, "b.png": 0, "d.png": 1})
+    known = {"d.png": Decision("d.png", 6, True, "turned: before", 100, 2, content_hash(photos / "d.png"))}
+    for inliers in ((0, 0, 0, 0), (99, 0, 0, 0)):
+        search = Search(lambda *arguments, inliers=inliers: Outcome(inliers), ["a.png", "b.png"], {})  # type: ignore[misc]
+        search.run([["d.png"]], 5)
+        decided = stage._decisions(search, ["a.png", "b.png"], {"a.png": 1, "b.png": 1, "d.png": 6}, photos, known)
+        assert decided == known
 
 
 def test_unrelated_photos_are_given_up_soon_and_for_good(
