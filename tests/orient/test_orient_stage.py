@@ -243,7 +243,7 @@ def test_a_turned_photo_stays_turned_if_it_is_tried_again(tmp_path: Path) -> Non
     photos = write_photos(tmp_path / "photos", {"a.png": 0, "b.png": 0, "d.png": 1})
     known = {"d.png": Decision("d.png", 6, True, "turned: before", 100, 2, content_hash(photos / "d.png"))}
     for inliers in ((0, 0, 0, 0), (99, 0, 0, 0)):
-        search = Search(lambda *arguments, inliers=inliers: Outcome(inliers), ["a.png", "b.png"], {})  # type: ignore[misc]
+        search = Search(lambda *arguments, inliers=inliers: Outcome(inliers), ["a.png", "b.png"], {})
         search.run([["d.png"]], 5)
         decided = stage._decisions(search, ["a.png", "b.png"], {"a.png": 1, "b.png": 1, "d.png": 6}, photos, known)
         assert decided == known
@@ -268,7 +268,7 @@ def test_unrelated_photos_are_given_up_soon_and_for_good(
     assert len(tried) == 3
 
 
-def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos: Path) -> None:
+def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = photos.parent / "masks"
     masks.mkdir()
     upright = np.full((140, 180), 255, np.uint8)
@@ -279,6 +279,11 @@ def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos
     (photos / "b.png").write_bytes(b"no photo any more")
     outcome = tried.compare("d.png", ["a.png", "b.png", "c.png"], dict.fromkeys(TURNS, 0))
     assert outcome.is_clear and outcome.best == 1
+    calls: list[int] = []
+    count = tried._inliers
+    monkeypatch.setattr(tried, "_inliers", lambda *both: calls.append(count(*both)) or calls[-1])
+    assert tried.compare("d.png", ["a.png", "c.png"], dict.fromkeys(TURNS, 0)).is_clear
+    assert len(calls) == 4, "the first partner is enough"
     assert not tried.compare("b.png", ["a.png"], dict.fromkeys(TURNS, 0)).is_clear
     picture = upright_image(dataclasses.replace(tried._picture("d.png"), orientation=CODES[1]))
     np.testing.assert_array_equal(picture.mask, upright > 0)
