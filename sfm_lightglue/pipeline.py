@@ -300,11 +300,13 @@ def orient(run: Run) -> None:
     Then it repeats the stages before for the turned photos, as long as more photos can be turned. It does nothing unless
     `features.orientation` is `auto`.
     """
+    whole = None
     while _turns_by_pictures(run):
         with run.recorded("orient") as record:
             open_trials = functools.partial(_open_trials, run)
             report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials)
-            record |= dataclasses.asdict(report)
+            whole = report.after(whole)
+            record |= whole.to_json()
         if not report.changed:
             break
         run = dataclasses.replace(run, repeats=True)

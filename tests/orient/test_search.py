@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from sfm_lightglue.orient.groups import find_groups
-from sfm_lightglue.orient.search import MAX_FAILURES, Search, neighbours_of, settle
+from sfm_lightglue.orient.search import MAX_FAILURES, Search, max_failures, neighbours_of, settle
 from sfm_lightglue.orient.trials import Outcome
 from sfm_lightglue.products import Pair
 
@@ -92,6 +92,18 @@ def test_the_search_ends_after_some_failures() -> None:
     search = Search(scene.compare, ["a"], {})
     search.run([[name] for name in names], 7)
     assert len(scene.calls) == 7
+
+
+def test_little_is_tried_if_no_pair_is_verified() -> None:
+    assert max_failures(1, 4950) == 3
+    assert max_failures(2, 10) == MAX_FAILURES and max_failures(50, 4950) == 99
+
+
+def test_the_progress_counts_each_photo_once() -> None:
+    scene, counts = Scene({"a": 0, "b": 0, "y": 8, "z": 8, "c": 0.5}, dict.fromkeys("abcyz", 0)), []
+    Search(scene.compare, ["a", "b"], {}, progress=counts.append).run([["y", "z"], ["c"]], MAX_FAILURES)
+    assert len(scene.calls) == 5, "the first group is tried again after c has joined"
+    assert counts == [2, 1]
 
 
 def test_partners_are_neighbours_of_the_run_and_others_evenly_spaced() -> None:
