@@ -9,6 +9,7 @@ import collections
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from sfm_lightglue.images import UnreadableImage, read_header
 from sfm_lightglue.intrinsics import MODELS as MODELS
 from sfm_lightglue.intrinsics import Camera as Camera
 from sfm_lightglue.intrinsics import find_camera_of_photos, parse_camera, read_given_cameras, wrong_size
+from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.poses import PosedCamera
 from sfm_lightglue.registry import closest
 
@@ -76,7 +78,16 @@ def choose_cameras(
             raise ValueError("database.intrinsics=poses takes the intrinsics from a file of poses: give dataset.poses=FILE")
         cameras = find_camera_of_photos(known, sizes, images)
     elif os.path.exists(intrinsics):  # noqa: PTH110 - Path.exists raises if the text is longer than a file name
-        cameras = find_camera_of_photos(read_given_cameras(Path(intrinsics)), sizes, images)
+        given = read_given_cameras(Path(intrinsics))
+        cameras = find_camera_of_photos(given, sizes, images)
+        if given and sizes and not cameras:
+            raise ValueError(
+                f"database.intrinsics={intrinsics} names other photos, such as {shortened(sorted(given))}, and none of the "
+                f"{len(sizes)} photos, such as {shortened(sorted(sizes))}: names are paths below the photo folder, folders or "
+                "patterns (* for all photos)"
+            )
+    elif _is_meant_as_file(intrinsics):
+        raise FileNotFoundError(f"database.intrinsics={intrinsics} does not exist")
     else:
         cameras = _single_camera(intrinsics, sizes)
     _check_given(cameras, sizes, intrinsics)
@@ -123,6 +134,11 @@ def _single_camera(intrinsics: str, sizes: Mapping[str, tuple[int, int]]) -> dic
             "line for each folder or pattern"
         )
     return {name: Camera(camera.model, size, camera.params, True) for name, size in sizes.items()}
+
+
+def _is_meant_as_file(intrinsics: str) -> bool:
+    """Whether the text is the path of a file, by its form: a slash in it, or the extension of a text file or a model."""
+    return bool(re.search(r"[/\\]|\.(txt|csv|bin|json|yaml|yml|xml|db|dat|tsv)$", intrinsics, re.IGNORECASE))
 
 
 def _check_given(cameras: Mapping[str, Camera], sizes: Mapping[str, tuple[int, int]], intrinsics: str) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,9 +22,9 @@ from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
 from sfm_lightglue.files import foreign_file
-from sfm_lightglue.images import check_masks
+from sfm_lightglue.images import HEIC, check_masks, warn_once
 from sfm_lightglue.matches.imported import ImportedMatcher
-from sfm_lightglue.mistakes import MISTAKES, message_of
+from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
 from sfm_lightglue.outputs import check_outputs
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.pairing import check_source
@@ -172,11 +173,18 @@ def _check_space(inputs: Inputs) -> None:
     largest = len(inputs.names) * count * features.descriptors.shape[1] * 4  # bytes
     existing = next(folder for folder in (inputs.folder.path, *inputs.folder.path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
+    if free < 1e5:
+        raise ValueError(f"{existing} has no free space: the disk is full, read-only or no real disk. Choose another output=DIR")
     if free < largest / 4:
         raise ValueError(
-            f"{existing} has {free / 1e9:.1f} GB free, and the features of {len(inputs.names)} photos need about "
-            f"{largest / 4e9:.1f} to {largest / 1e9:.1f} GB: choose another output=DIR or a smaller features.max_keypoints"
+            f"{existing} has {_size(free)} free, and the features of {count_of(len(inputs.names), 'photo')} need about "
+            f"{_size(largest / 4)} to {_size(largest)}: choose another output=DIR or a smaller features.max_keypoints"
         )
+
+
+def _size(num_bytes: float) -> str:
+    """A number of bytes for people."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 # --- the photos and what is known about them ---------------------------------------------------------------------------------
@@ -185,6 +193,20 @@ def _check_space(inputs: Inputs) -> None:
 def _check_photos(inputs: Inputs) -> None:
     inputs.list_photos()
     check_match_keys(inputs.names)
+
+
+def _check_heic(inputs: Inputs) -> None:
+    """HEIC photos need a package. If other photos are there too, a warning is enough: the HEIC photos are skipped."""
+    heic = [name for name in inputs.names if name.lower().endswith(HEIC)]
+    if not heic or find_spec("pillow_heif") is not None:
+        return
+    message = (
+        f"{len(heic)} of {len(inputs.names)} photos are HEIC, such as {heic[0]}, and the package that decodes them is missing: "
+        "pip install pillow-heif"
+    )
+    if 2 * len(heic) >= len(inputs.names):
+        raise ValueError(message)
+    warn_once(f"{message}. They are skipped")
 
 
 def _check_masks(inputs: Inputs) -> None:
@@ -327,6 +349,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_devices, ("run", "extract", "pairs", "match", "orient")),
     (_check_photos, ("run", "extract", "pairs", "verify", "orient", "database")),
+    (_check_heic, ("run", "extract")),
     (_check_masks, ("run", "extract", "orient")),
     (_check_extractor, ("run", "extract", "orient")),
     (_check_pairs, ("run", "pairs", "orient")),

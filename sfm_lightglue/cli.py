@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 from sfm_lightglue import __version__
 from sfm_lightglue.mistakes import MISTAKES, message_of, raise_together
-from sfm_lightglue.overrides import SWEEP_FLAGS, expanded, hydra_overrides, separate_paths, with_photos_and_output
+from sfm_lightglue.overrides import (
+    SWEEP_FLAGS,
+    check_flags,
+    expanded,
+    hydra_overrides,
+    separate_paths,
+    with_photos_and_output,
+)
 from sfm_lightglue.registry import closest
 from sfm_lightglue.stages import STAGES, stage_names
 
@@ -52,6 +59,16 @@ groups of choices (GROUP=CHOICE), options are GROUP.KEY=VALUE:
 {groups}
 """
 
+USAGE = {
+    "match-pair": "match-pair IMAGE0 IMAGE1 [--json] [output=DIR] [features=... matches=... key=value ...]",
+    "frames": "frames VIDEO FOLDER [every=SECONDS]",
+    "weights": "weights [list] or weights fetch NAME",
+    "datasets": "datasets [list] or datasets fetch NAME",
+    "kernels": "kernels, without arguments (CXX names the compiler)",
+    "doctor": "doctor, without arguments",
+}
+"""Commands that take no configuration of a run -> their arguments."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status. A mistake of the user prints one line on stderr instead of a traceback."""
@@ -76,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in commands:
         print(f"error: there is no command {command!r}. {closest(command, commands)}", file=sys.stderr)
         return 2
+    if command in USAGE and {"--help", "-h"} & {*rest}:
+        print(f"usage: {USAGE[command]}")
+        return 0
     try:
         return commands[command](rest)
     except KeyboardInterrupt:
@@ -120,6 +140,7 @@ def _run_command(command: str, overrides: list[str]) -> int:
     if {"--help", "-h"} & set(overrides):
         print(_help())
         return 0
+    check_flags(overrides)
     overrides = with_photos_and_output(overrides)
     chosen = [override for override in overrides if override.lstrip("+").startswith(("dataset=", "dataset.images="))]
     if command != "evaluate" and not chosen and "--cfg" not in overrides:  # before Hydra makes a folder for the run
@@ -220,7 +241,7 @@ def _match_pair(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     paths, overrides = separate_paths([argument for argument in arguments if argument != "--json"])
     if len(paths) != 2 or any(override.startswith("-") for override in overrides):
-        raise ValueError("usage: match-pair IMAGE0 IMAGE1 [--json] [output=DIR] [features=... matches=... key=value ...]")
+        raise ValueError(f"usage: {USAGE['match-pair']}")
     from sfm_lightglue import match_pair
 
     print(match_pair.match_pair(expanded(paths[0]), expanded(paths[1]), overrides, as_json=as_json))
@@ -231,7 +252,7 @@ def _frames(arguments: list[str]) -> int:
     """Writes photos from a video."""
     options = {key: value for key, equals, value in (argument.partition("=") for argument in arguments[2:]) if equals}
     if len(arguments) < 2 or len(options) != len(arguments) - 2 or not options.keys() <= {"every"}:
-        raise ValueError("usage: frames VIDEO FOLDER [every=SECONDS]")
+        raise ValueError(f"usage: {USAGE['frames']}")
     from sfm_lightglue.images import video
 
     try:
@@ -275,12 +296,12 @@ def _datasets(arguments: list[str]) -> int:
 
 def _expect_list(arguments: list[str], command: str) -> None:
     if arguments not in ([], ["list"]):
-        raise ValueError(f"usage: {command} [list] or {command} fetch NAME; found {' '.join(arguments)!r}")
+        raise ValueError(f"usage: {USAGE[command]}; found {' '.join(arguments)!r}")
 
 
 def _kernels(arguments: list[str]) -> int:
     if arguments:
-        raise ValueError(f"usage: kernels, without arguments (CXX names the compiler); found {' '.join(arguments)!r}")
+        raise ValueError(f"usage: {USAGE['kernels']}; found {' '.join(arguments)!r}")
     from sfm_lightglue.engine.kernels import compile_kernels, load_kernels
 
     try:

@@ -29,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, config_dir
+from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, choices_with, config_dir
 from sfm_lightglue.datasets import dataset_folder
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.pairs import PAIR_SOURCES
@@ -84,7 +84,8 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
     for key in node:
         if key not in known:
             former = explain_former(f"{where}.{key!s}")
-            raise ValueError(f"unknown option '{where}.{key!s}'.{former or ' ' + closest(str(key), known)}")
+            hint = former or _hint_of_choice(f"{where}.{key!s}") or f" {closest(str(key), known)}"
+            raise ValueError(f"unknown option '{where}.{key!s}'.{hint}")
     for key in sorted(known):
         if key not in node or OmegaConf.is_missing(node, key):
             raise ValueError(f"the option '{where}.{key}' must be given: {where}.{key}=...")
@@ -223,8 +224,8 @@ def _explain(error: Exception, where: str) -> str:
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         prefix = cause.parent_node._get_full_key(None)
         key = f"{prefix}.{cause.key}" if prefix else str(cause.key)
-        if former := explain_former(key):
-            return f"unknown option '{key}'.{former}"
+        if hint := explain_former(key) or _hint_of_choice(key):
+            return f"unknown option '{key}'.{hint}"
         return f"unknown option '{key}'. {closest(str(cause.key), map(str, cause.parent_node))}"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: expected key=value, or key=\"'value'\" if the value has special characters"
@@ -233,3 +234,12 @@ def _explain(error: Exception, where: str) -> str:
         return f"unknown option '{match[1]}'. {closest(match[1], [*GROUPS, 'output'])}"
     full_key = getattr(error, "full_key", None)
     return f"option '{where + '.' if where else ''}{full_key}': {message}" if full_key else message
+
+
+def _hint_of_choice(key: str) -> str:
+    """A sentence if an option, such as `pairs.path`, belongs to other choices of its group than the chosen one; else empty."""
+    group, _, option = key.partition(".")
+    others = [f"{group}={name}" for name in choices_with(group, option)] if group in GROUPS and option.isidentifier() else []
+    if not others:
+        return ""
+    return f" It is an option of {' and '.join(others)}: give {'one of them' if len(others) > 1 else others[0]} too"

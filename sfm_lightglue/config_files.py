@@ -24,3 +24,10 @@ def choices(group: str) -> list[str]:
     """Names of the choices of a config group, including the user's own, sorted."""
     folders = [config_dir(), *([Path(os.environ[USER_CONFIGS])] if os.environ.get(USER_CONFIGS) else [])]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def choices_with(group: str, option: str) -> list[str]:
+    """Names of the choices of a config group whose YAML file has the option, sorted."""
+    folders = [config_dir(), *([Path(os.environ[USER_CONFIGS])] if os.environ.get(USER_CONFIGS) else [])]
+    files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+    return sorted({path.stem for path in files if f"\n{option}:" in f"\n{path.read_text(encoding='utf-8')}"})

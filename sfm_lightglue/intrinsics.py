@@ -186,7 +186,8 @@ def find_camera_of_photos(
 
 def wrong_size(name: str, camera: Camera, size: tuple[int, int]) -> str:
     """A message for a camera that is for another size than the photo, with what to do."""
-    message = f"the intrinsics of {name!r} are for {camera.size} px, but the photo has {size} px"
+    given, found = (f"{width} x {height} px" for width, height in (camera.size, size))
+    message = f"the intrinsics of {name!r} are for {given}, but the photo has {found}"
     if camera.size == size[::-1]:
         return f"{message}: the photo was turned by 90 degrees; give the turned photos a line with intrinsics of their own"
     scale_x, scale_y = (side / given for side, given in zip(size, camera.size, strict=True))

@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 
-from sfm_lightglue.config_files import GROUPS
+from sfm_lightglue.config_files import GROUPS, choices
 from sfm_lightglue.renames import current_overrides
 
 PATH_OPTION = re.compile(
@@ -26,6 +26,8 @@ FLAGS_WITH_VALUE = (
 )
 """Hydra's flags that take the next argument."""
 SWEEP_FLAGS = ("-m", "--multirun")
+OTHER_FLAGS = ("--resolve", "--run", "-r", "--shell-completion", "-sc", "--info", "-i", "--hydra-help", "--version")
+"""Hydra's other flags."""
 CAMERA = re.compile(r"([A-Za-z_]+,)?[-\d.,eE+]+")
 """A camera with commas, which is one value and no sweep."""
 
@@ -58,12 +60,19 @@ def _is_path(argument: str) -> bool:
 def with_photos_and_output(arguments: Sequence[str]) -> list[str]:
     """The arguments of a run in which `PHOTOS OUT` is replaced by `+dataset=folder dataset.images=PHOTOS output=OUT`.
 
-    Raises: ValueError if there are more than two paths, if the photos or the output are given twice, or if the output is missing.
+    Raises: ValueError if there are more than two paths, if photos are given instead of their folder, if the photos or the output
+    are given twice, or if the output is missing.
     """
     paths, others = separate_paths(arguments)
     if not paths:
         return others
     given = {key: other for other in others for key in [other.partition("=")[0].lstrip("+")]}
+    if len(paths) > 1 and all(_is_photo(path) for path in paths[:2]):
+        folder = os.path.dirname(paths[0]) or "."  # noqa: PTH120
+        raise ValueError(
+            f"found {len(paths)} paths, the first are photos: give the folder that holds the photos, not each photo, such as "
+            f"{folder} {'OUT' if _is_photo(paths[-1]) else paths[-1]}"
+        )
     if "dataset.images" in given or len(paths) > 2:
         raise ValueError(f"cannot read {paths[-1]!r}: expected key=value, or PHOTOS OUT in front, two paths that are given once")
     if "dataset" in given and given["dataset"].lstrip("+") != "dataset=folder":
@@ -75,6 +84,24 @@ def with_photos_and_output(arguments: Sequence[str]) -> list[str]:
     chosen = [] if "dataset" in given else ["+dataset=folder"]
     keys = ("dataset.images", "output")
     return [*chosen, *(f"{key}={literal(path)}" for key, path in zip(keys, paths, strict=False)), *others]
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Raises: ValueError for a flag that does not exist, such as `--quality`."""
+    known = (*FLAGS_WITH_VALUE, *SWEEP_FLAGS, *OTHER_FLAGS)
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if not flag.startswith("-") or flag in known:
+            continue
+        name = flag.lstrip("-")
+        hint = f"experiment={name}" if name in choices("experiment") else "features.max_keypoints=2048"
+        raise ValueError(f"there is no flag {flag}: options are written KEY=VALUE without dashes, such as {hint}")
+
+
+def _is_photo(path: str) -> bool:
+    from sfm_lightglue.images.listing import EXTENSIONS  # here, because it imports PIL
+
+    return path.lower().endswith(EXTENSIONS) and os.path.isfile(expanded(path))  # noqa: PTH113
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:

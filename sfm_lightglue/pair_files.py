@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("name0", "name1", "reason", "score")
 """The first line of the table of reasons."""
 
+MAX_PROBLEMS = 10
+"""Lines of a list that an error names."""
+
 
 def read_pairs(path: Path | str) -> list[Pair]:
     """The pairs of a list, sorted, with the reason `list`.
@@ -76,8 +79,13 @@ def read_pair_list(path: Path | str, photos: PhotoNames) -> PairList:
     photo_of: dict[str, str] = {}
     unknown: dict[str, int] = {}
     num_selves = num_unknown_pairs = 0
+    problems: list[str] = []
     for number, line in lines:
-        names = _read_names(line, photos, f"{path}:{number}")
+        try:
+            names = _read_names(line, photos, f"{path}:{number}")
+        except ValueError as error:
+            problems.append(str(error))
+            continue
         found = {name: photos.find(name) for name in names}
         photo_of |= {name: photo for name, photo in found.items() if photo is not None}
         ends = [photo for name in names if (photo := found[name]) is not None]
@@ -91,6 +99,9 @@ def read_pair_list(path: Path | str, photos: PhotoNames) -> PairList:
             num_selves += 1
         else:
             pairs.add(Pair(ends[0], ends[1], "list"))
+    if problems:
+        more = [f"{path}: and {len(problems) - MAX_PROBLEMS} more lines"] if len(problems) > MAX_PROBLEMS else []
+        raise ValueError("\n".join(problems[:MAX_PROBLEMS] + more))
     if num_selves:
         logger.warning("%s: skipped %d lines that pair an image with itself", path, num_selves)
     photos.warn_of_other_letters(path, photo_of)

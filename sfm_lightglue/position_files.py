@@ -90,6 +90,11 @@ def _described_columns(line: str) -> dict[str, int] | None:
     if not {"name", "latitude", "longitude"} <= set(found):
         if "name" in found and {"easting", "northing"} <= {re.sub("^[xy](?=east|north)", "", title) for title in titles}:
             raise ValueError("the coordinates are easting and northing: convert them to latitude and longitude (EPSG:4326)")
+        if "name" in found and {"x", "y"} <= {*titles}:
+            raise ValueError(
+                "the coordinates are x and y: convert eastings and northings to latitude and longitude (EPSG:4326) first, and "
+                "name the columns latitude and longitude"
+            )
         return None
     # A comment may describe only the first columns, such as `# name latitude longitude`.
     return {key: index for key, index in OWN_COLUMNS.items() if index >= len(titles)} | found

@@ -28,8 +28,10 @@ class GeoPosition:
 
     def __post_init__(self) -> None:
         if not (abs(self.latitude_deg) <= 90 and abs(self.longitude_deg) <= 180):
+            is_projected = max(abs(self.latitude_deg), abs(self.longitude_deg)) > 360
             raise ValueError(
                 f"latitude {self.latitude_deg}, longitude {self.longitude_deg}: expected -90..90 and -180..180 degrees"
+                + (". Convert eastings and northings to degrees (EPSG:4326) first" if is_projected else "")
             )
 
 

@@ -198,14 +198,20 @@ def test_a_camera_longer_than_a_file_name_is_read_as_a_camera(tmp_path: Path) ->
         ("1,2,3,4,5", r"has 5 numbers: expected .*SIMPLE_RADIAL,f,cx,cy,k"),
         ("pinhol,1,2,3,4", r"Did you mean 'PINHOLE'\?"),
         ("exiff", r"'exiff' is not known. Did you mean 'exif'\?"),
-        ("no such file.txt", r"'no such file.txt' is not known"),
-        ("no/such/intrinsics.txt", r"'no/such/intrinsics.txt' is not known"),
+        ("no such file.txt", r"=no such file.txt does not exist"),
+        ("no/such/intrinsics", r"=no/such/intrinsics does not exist"),
         ("", r"is not known"),
     ],
 )
 def test_a_wrong_camera_is_refused_with_the_reason(tmp_path: Path, text: str, expected: str) -> None:
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
         choose(tmp_path, text, {"a.jpg": SIZE})
+
+
+def test_intrinsics_of_other_photos_are_told(tmp_path: Path) -> None:
+    (tmp_path / "cameras.csv").write_text("old/1.jpg PINHOLE 64 48 50 50 32 24\n")
+    with pytest.raises(ValueError, match=r"names other photos, such as old/1\.jpg, and none of the 1 photos, such as a\.jpg"):
+        choose(tmp_path, str(tmp_path / "cameras.csv"), {"a.jpg": SIZE})
 
 
 def test_one_camera_for_photos_of_two_sizes_is_refused(tmp_path: Path) -> None:
@@ -234,7 +240,7 @@ def test_a_photo_without_intrinsics_is_named(tmp_path: Path) -> None:
 
 def test_intrinsics_for_another_image_size_are_refused(tmp_path: Path) -> None:
     known = {"a.jpg": Camera("PINHOLE", (48, 64), (50.0, 50.0, 32.0, 24.0), True)}
-    with pytest.raises(ValueError, match=r"intrinsics of 'a.jpg' are for \(48, 64\) px, but the photo has \(64, 48\) px"):
+    with pytest.raises(ValueError, match=r"intrinsics of 'a.jpg' are for 48 x 64 px, but the photo has 64 x 48 px"):
         choose(tmp_path, "poses", {"a.jpg": SIZE}, known=known)
 
 

@@ -17,8 +17,10 @@ from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
 from sfm_lightglue import api, checks, cli
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.mistakes import raise_together
 from sfm_lightglue.products import Image
+from sfm_lightglue.run_options import resolve
 from sfm_lightglue.stages import stage_names
 from sfm_lightglue.storage import SettingsChanged
 
@@ -72,7 +74,7 @@ MISTAKES = [
     ([*TRIANGULATION, "dataset.poses=others.txt"], "none is a photo of the 3"),
     (["database.intrinsics=poses"], "database.intrinsics=poses takes the intrinsics from a file of poses"),
     (["database.intrinsics=poses", "dataset.poses=part.txt"], "2 of 3 images have no intrinsics, the first is '1.jpg'"),
-    (["database.intrinsics=poses", "dataset.poses=large.txt"], r"for \(640, 480\) px, but the photo has \(64, 48\) px"),
+    (["database.intrinsics=poses", "dataset.poses=large.txt"], r"for 640 x 480 px, but the photo has 64 x 48 px"),
     (["database.intrinsics=intrinsics.txt"], "1 of 3 images have no intrinsics, the first is '2.jpg'"),
     (["database.intrinsics=PINHOLE,1,2"], "camera model PINHOLE takes the parameters"),
     (["database.camera_model=PINHOL"], "Did you mean 'PINHOLE'"),
@@ -191,7 +193,10 @@ def test_a_read_only_place_is_refused(folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_disk_that_is_much_too_small_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 2**20))  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"GB free, and the features of 3 photos need about"):
+    with pytest.raises(ValueError, match=r"1\.0 MB free, and the features of 3 photos need about 3\.\d MB to"):
+        api.run("photos", "out", *SIFT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="has no free space: the disk is full, read-only or no real disk"):
         api.run("photos", "out", *SIFT)
 
 
@@ -230,6 +235,22 @@ def test_a_thousand_photos_are_checked_in_seconds(folder: Path) -> None:
     with pytest.raises(ValueError, match="3 of 1003 images have no intrinsics"):
         api.run("photos", "out", *SIFT, "database.intrinsics=part.txt")
     assert time.process_time() - begin < 5  # measured 0.6
+
+
+def test_heic_photos_without_their_decoder_are_told_before_any_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    find_spec = checks.find_spec
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "pillow_heif" else find_spec(name))
+    options = compose_config(["dataset=folder", f"dataset.images={folder / 'photos'}", "output=out", *SIFT])
+    (folder / "photos" / "a.heic").touch()
+    for _ in range(2):
+        checks._check_heic(checks.Inputs(resolve(options), lambda: ["0.jpg", "1.jpg", "2.jpg", "a.heic"]))
+    assert caplog.text.count("1 of 4 photos are HEIC") == 1 and "pip install pillow-heif" in caplog.text
+    for name in "bc":
+        (folder / "photos" / f"{name}.HEIC").touch()
+    with pytest.raises(ValueError, match=r"3 of 6 photos are HEIC, such as a\.heic.*pip install pillow-heif"):
+        api.run("photos", "out", *SIFT)
 
 
 # --- the exit status ---------------------------------------------------------------------------------------------------------

@@ -110,6 +110,13 @@ def test_every_stage_is_a_command() -> None:
     assert set(stage_names()) <= set(cli.RUN_COMMANDS)
 
 
+@pytest.mark.parametrize("command", ["match-pair", "frames", "weights", "datasets", "kernels", "doctor"])
+def test_help_of_a_command_is_its_usage(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    for flag in ("--help", "-h"):
+        assert cli.main([command, flag]) == 0
+        assert capsys.readouterr().out.startswith(f"usage: {command}")
+
+
 @pytest.mark.parametrize("arguments", [["weights"], ["weights", "list"]])
 def test_weights_are_listed_with_their_licences(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
@@ -189,6 +196,16 @@ def test_the_configuration_is_printed_on_request(folder: Path, capsys: pytest.Ca
             ["train", "data.images=.", "training.name=superpont"],
             1,
             "training 'superpont' does not exist. Did you mean 'superpoint'?",
+        ),
+        (
+            ["run", "photos", "out", "--quality"],
+            1,
+            "there is no flag --quality: options are written KEY=VALUE without dashes, such as experiment=quality",
+        ),
+        (
+            ["run", "photos", "out", "pairs.path=a.txt"],
+            1,
+            "unknown option 'pairs.path'. It is an option of pairs=list: give pairs=list too",
         ),
         (["train", "data.images=.", "trainin=superpoint"], 1, "unknown option 'trainin'. Did you mean 'training'?"),
         (

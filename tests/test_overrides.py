@@ -180,3 +180,13 @@ def test_what_is_missing_or_given_twice_is_named(arguments: list[str], expected:
 
 def test_a_path_of_python_is_quoted() -> None:
     assert literal(Path("it's (1)") / "b") == f"'it\\'s (1){os.sep}b'"
+
+
+def test_photos_instead_of_their_folder_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    for name in ("p/1.jpg", "p/2.JPG"):
+        (tmp_path / name).touch()
+    for given, shown in ((["p/1.jpg", "p/2.JPG", "out"], "p out"), (["p/1.jpg", "p/2.JPG"], "p OUT")):
+        with pytest.raises(ValueError, match=f"give the folder that holds the photos, not each photo, such as {shown}$"):
+            with_photos_and_output([*given, "features=sift"])

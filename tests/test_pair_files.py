@@ -261,3 +261,15 @@ def test_any_list_with_tabs_or_quotes_gives_its_pairs(names: list[str], style: s
         text = "\r\n".join(row.format(*pair) + (score if has_score else "") for pair in pairs)
         found = read_list(Path(folder), text, names)
     assert found.pairs == sorted({Pair(*pair) for pair in pairs}) and not found.unknown
+
+
+def test_all_lines_with_mistakes_are_told_up_to_ten(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text("a.jpg b.jpg\na.jpg\nb.jpg a.jpg\nb.jpg\n")
+    with pytest.raises(ValueError) as caught:
+        read_pair_list(path, PhotoNames(["a.jpg", "b.jpg"]))
+    assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [f"{path}:2", f"{path}:4"]
+    path.write_text("a.jpg\n" * 13)
+    with pytest.raises(ValueError, match="and 3 more lines") as caught:
+        read_pair_list(path, PhotoNames(["a.jpg", "b.jpg"]))
+    assert len(str(caught.value).splitlines()) == 11

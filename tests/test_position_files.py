@@ -98,6 +98,13 @@ def test_projected_coordinates_are_refused(tmp_path: Path, text: str) -> None:
         read_positions(tmp_path / "geo.txt")
 
 
+@pytest.mark.parametrize("text", ["name,x,y,z\na.jpg,500000,5200000,10\n", "a.jpg 500000 5200000 10\n"])
+def test_eastings_and_northings_without_a_system_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "geo.txt").write_text(text)
+    with pytest.raises(ValueError, match=r"geo\.txt:1: .*[cC]onvert eastings and northings to .*EPSG:4326\) first"):
+        read_positions(tmp_path / "geo.txt")
+
+
 def test_photos_without_a_fix_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "gps.csv").write_text("name,lat,lon,alt\na.jpg,46.5,-91.25,198.5\nb.jpg,,,\nc.jpg,0,0,0\nd.jpg,46.5,-91.25,\n")
     positions = read_positions(tmp_path / "gps.csv")

@@ -363,6 +363,6 @@ def _check(features: Features, image: Image) -> None:
     elif features.image_size != image.size:
         problem = f"image_size is {features.image_size}, the photo has {image.size}"
     elif count and not (features.keypoints.min() >= -0.5 and (features.keypoints.max(axis=0) < image.size).all()):
-        problem = f"keypoints lie outside the image of {image.size} px"
+        problem = f"keypoints lie outside the image of {image.size[0]} x {image.size[1]} px"
     if problem:
         raise ValueError(f"the extractor's result for {image.name} is not valid: {problem}")

@@ -52,13 +52,18 @@ class Overlays:
         return {f"{size[0]}x{size[1]}": sorted(cells) for size, cells in sorted(self.cells.items())}
 
     def describe(self) -> str:
-        """Where the regions lie, such as `rows 75-100 %, columns 0-100 %`, for the most common kind of photo."""
+        """Where the regions lie, such as `rows 75-100 %, columns 0-100 %`, for the most common kind of photo.
+
+        A region that ends within a cell of the frame's edge is said to reach it: detectors find nothing at the edge itself.
+        """
         size, cells = max(self.cells.items(), key=lambda item: (len(item[1]), item[0]))
         shape = _grid_shape(size)
         spans = []
         for axis, name in ((1, "rows"), (0, "columns")):
             values = [cell[axis] for cell in cells]
-            first, last = min(values) / shape[axis], min(1.0, (max(values) + 1) / shape[axis])
+            lowest, highest = min(values), max(values) + 1
+            first = 0.0 if lowest <= 1 else lowest / shape[axis]
+            last = 1.0 if highest >= shape[axis] - 1 else highest / shape[axis]
             spans.append(f"{name} {100 * first:.0f}-{100 * last:.0f} %")
         return ", ".join(spans)
 

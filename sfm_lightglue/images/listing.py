@@ -21,6 +21,25 @@ EXTENSIONS = (
     *HEIC,
 )
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".m4v", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".3gp", ".insv", ".360")
+RAW = (
+    ".cr2",
+    ".cr3",
+    ".crw",
+    ".nef",
+    ".nrw",
+    ".arw",
+    ".sr2",
+    ".dng",
+    ".raf",
+    ".orf",
+    ".rw2",
+    ".pef",
+    ".srw",
+    ".x3f",
+    ".3fr",
+    ".iiq",
+)
+"""Raw files of cameras. No decoder here reads them."""
 NO_PHOTOS = ("thumbs", "thumbnails", "@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found")
 """Folders, in lower case, that file managers and network storage fill with thumbnails and deleted files."""
 SUMMARY_BEGINNING = b'{"stages":{'
@@ -63,6 +82,8 @@ def list_images(folder: Path | str, *, without: Iterable[Path | str] = (), masks
     names = _without_masks(folder, names if shared is None else _without_used_masks(folder, names, shared))
     if not names:
         raise FileNotFoundError(_no_photos(folder, files))
+    if raw := [name for name in files if _extension(name) in RAW]:
+        tell_once(f"the raw files of {folder} are left out ({_counted(raw)}): raw files are not read")
     if videos := [name for name in files if _extension(name) in VIDEOS]:
         tell_once(f"the videos of {folder} are left out ({_counted(videos)}). {how_to_use_videos(folder / videos[0])}")
     warn_of_twins(folder, names)
@@ -258,6 +279,8 @@ def _no_photos(folder: Path, files: list[str]) -> str:
     """Why a folder has no photos, and what it has instead."""
     if videos := [name for name in files if _extension(name) in VIDEOS]:
         return f"{folder} contains no photos, but {_counted(videos)}. {how_to_use_videos(folder / videos[0])}"
+    if raw := [name for name in files if _extension(name) in RAW]:
+        return f"{folder} contains no photos, but raw files ({_counted(raw)}): convert them to JPEG, PNG or TIFF first"
     message = f"{folder} contains no photos: expected files that end in {' '.join(EXTENSIONS)}"
     return f"{message}; found {_counted(files)}" if files else message
 

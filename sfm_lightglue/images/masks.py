@@ -89,6 +89,10 @@ def find_masks(masks: Path | str, names: Sequence[str], images: Path | str | Non
         found = _assign(pictures, [*below.values()])
         chosen = {name: found[short] for name, short in below.items() if short in found}
     unused = sorted({*pictures} - {*chosen.values()} - {*names})
+    if chosen and part == "":  # the other pictures are photos
+        unused = []
+    elif chosen and unused and images is not None:
+        unused = _without_masks_of_others(unused, names, Path(images))
     files = {name: masks / chosen[name] for name in names if name in chosen}
     return MaskFiles(masks, files, tuple(name for name in names if name not in chosen), tuple(unused))
 
@@ -159,6 +163,14 @@ def _assign(pictures: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         if fitting:
             chosen[name] = fitting[0]
     return chosen
+
+
+def _without_masks_of_others(pictures: Sequence[str], names: Sequence[str], images: Path) -> list[str]:
+    """The pictures that are no mask of a photo of the folder either that is not among `names`, as with `dataset.list`."""
+    others = {*find_pictures(images)} - {*names}
+    common = _common_folder([*names, *others])
+    keys = {folded(key) for name in others for short in (name, name.removeprefix(common)) for key in mask_names(short)}
+    return [picture for picture in pictures if folded(stem(picture)) not in keys]
 
 
 def _shared_keys(name: str) -> list[list[str]]:

@@ -68,7 +68,7 @@ def align_models(output: Path, database: Path, options: ReconstructionOptions) -
         try:
             georeference = estimate_georeference(model, positions, options.seed)
         except NotAligned as reason:
-            logger.warning("model %s keeps its own coordinates: %s", folder.name, reason)
+            logger.warning("model %s keeps its own coordinates: %s. The model itself is not affected", folder.name, reason)
             continue
         rotation = pycolmap.Rotation3d(georeference.rotation)
         model.transform(pycolmap.Sim3d(georeference.scale, rotation, georeference.translation))

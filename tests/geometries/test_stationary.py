@@ -11,7 +11,7 @@ import pytest
 
 from sfm_lightglue.cameras import Camera
 from sfm_lightglue.geometries.stage import VerificationReport, verify_pairs
-from sfm_lightglue.geometries.stationary import Overlays, drop_stationary, find_overlays
+from sfm_lightglue.geometries.stationary import GRID, Overlays, drop_stationary, find_overlays
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.geometry import essential_matrix, sampson_error
 from sfm_lightglue.products import Features, Matches, Pair
@@ -205,3 +205,10 @@ def test_the_true_geometry_of_the_scene_is_what_the_errors_are_measured_against(
     fundamental = inverse.T @ essential_matrix(rotation, translation1 - rotation @ translation0) @ inverse
     errors = sampson_error(fundamental, features[0].keypoints, features[3].keypoints)
     assert errors[:NUM_SCENE].mean() < 0.3 < 2 < errors[NUM_SCENE:].mean()
+
+
+def test_a_region_that_ends_within_a_cell_of_the_edge_is_said_to_reach_it() -> None:
+    size = 640, 640
+    last = GRID - 2  # the last row has no keypoints
+    overlays = Overlays(1.0, {size: frozenset((column, row) for column in range(1, 5) for row in (last - 1, last))})
+    assert overlays.describe() == f"rows {100 * (last - 1) / GRID:.0f}-100 %, columns 0-{100 * 5 / GRID:.0f} %"

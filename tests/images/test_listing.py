@@ -176,11 +176,18 @@ def test_a_video_gets_an_answer_that_says_how_to_make_photos(tmp_path: Path, cap
     assert "videos" in caplog.text and "1 .mp4, 1 .mov" in caplog.text
 
 
+def test_raw_files_beside_photos_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.jpg", "a.CR2", "b.dng")
+    with caplog.at_level(logging.INFO):
+        assert list_images(tmp_path) == list_images(tmp_path) == ["a.jpg"]
+    assert [record.getMessage().count("1 .cr2, 1 .dng") for record in caplog.records] == [1]
+
+
 def test_a_photo_instead_of_a_folder_and_a_folder_of_raw_files_are_told(tmp_path: Path) -> None:
     touch(tmp_path, "photos/a.jpg", "raw/a.nef", "raw/b.NEF")
     with pytest.raises(FileNotFoundError, match="is a file, not a folder of photos"):
         list_images(tmp_path / "photos" / "a.jpg")
-    with pytest.raises(FileNotFoundError, match=r"contains no photos.*found 2 \.nef"):
+    with pytest.raises(FileNotFoundError, match=r"contains no photos, but raw files \(2 \.nef\): convert them"):
         list_images(tmp_path / "raw")
 
 

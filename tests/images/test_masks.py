@@ -285,3 +285,8 @@ def test_a_mask_that_fits_the_stored_and_the_upright_photo_gets_one_warning(
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == warns
     assert not warns or ("2 photos" in warnings[0] and "a.jpg, b.jpg" in warnings[0] and "stored photo" in warnings[0])
+
+
+def test_masks_of_photos_that_are_not_listed_are_not_unused(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg", "photos/b.jpg", "masks/a.png", "masks/b.jpg.png", "masks/old.png")
+    assert find_masks(tmp_path / "masks", ["a.jpg"], tmp_path / "photos").unused == ("old.png",)
