@@ -24,9 +24,9 @@ import pycolmap
 
 from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.database_mark import is_marked, is_unchanged, mark_database
+from sfm_lightglue.database_mark import SQLITE_SUFFIXES, is_marked, is_unchanged, mark_database
 from sfm_lightglue.execution.executor import Executor
-from sfm_lightglue.files import foreign_file, free_path, temporary_files, written_whole
+from sfm_lightglue.files import foreign_file, free_path, remove_stale, written_whole
 from sfm_lightglue.geometries.stage import VerificationReport, check_geometries, check_names, read_matches, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.orientation import colmap_keypoints
@@ -35,9 +35,6 @@ from sfm_lightglue.products import Pair, TwoViewGeometry
 from sfm_lightglue.storage import H5Reader
 
 logger = logging.getLogger(__name__)
-
-SQLITE_SUFFIXES = ("-journal", "-wal", "-shm")
-"""SQLite keeps files with these suffixes beside an open database."""
 
 
 @dataclass(frozen=True)
@@ -261,8 +258,7 @@ def _keep_changed(path: Path) -> None:
 def _remove_stale(path: Path) -> None:
     """Deletes the temporary databases that killed processes left beside `path`, and SQLite's files beside them."""
     for suffix in ("", *SQLITE_SUFFIXES):
-        for stale in temporary_files(path, suffix):
-            stale.unlink(missing_ok=True)
+        remove_stale(path, suffix)
 
 
 def _write_images(

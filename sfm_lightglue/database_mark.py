@@ -18,6 +18,8 @@ PLACE = 68
 """Offset of the application id in the header. Source: https://www.sqlite.org/fileformat.html."""
 MARK = b"sG"
 """The first half of the application id."""
+SQLITE_SUFFIXES = ("-journal", "-wal", "-shm")
+"""SQLite keeps files with these suffixes beside an open database."""
 SQLITE = b"SQLite format 3\0"
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,35 @@ def written_whole(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_stale(path: Path | str) -> None:
-    """Deletes the temporary files `NAME.PID.tmp` that killed processes left beside `path`.
+def remove_stale(path: Path | str, ending: str = "") -> None:
+    """Deletes the temporary files `NAME.PID.tmp` + `ending` that killed processes left beside `path`. Folders stay.
 
     Call it only while no other process writes `path`.
     """
-    for stale in temporary_files(path):
-        stale.unlink(missing_ok=True)
+    for stale in temporary_files(path, ending):
+        if stale.is_file():
+            stale.unlink(missing_ok=True)
+
+
+def remove_stale_folders(path: Path, mark: str) -> None:
+    """Deletes the folders `NAME.PID.tmp` with a file `mark` that killed processes left beside the folder `path`.
+
+    If the process was killed between two renames, the old folder `NAME.PID.tmp.old` becomes `path` again.
+
+    Call it only while no other process writes `path`.
+    """
+    for old in filter(_is_folder, temporary_files(path, ".old")):
+        if os.path.lexists(path):
+            shutil.rmtree(old)
+        else:
+            old.rename(path)
+    for stale in filter(_is_folder, temporary_files(path)):
+        if (stale / mark).is_file() or {*stale.iterdir()} <= {*temporary_files(stale / mark)}:
+            shutil.rmtree(stale)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def temporary_files(path: Path | str, ending: str = "") -> list[Path]:
@@ -102,10 +125,10 @@ def sha256_of(path: Path, *, skip: int = 0) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path | str, *, wait: bool = True) -> Iterator[None]:
+def locked(path: Path | str, *, wait: bool = True) -> Iterator[bool]:
     """Holds the lock file `path` during the block, so that only one process at a time is inside. A killed process frees it.
 
-    On file systems without locks (some network drives) it logs a warning and goes on.
+    Yields True. On file systems without locks (some network drives) it logs a warning, yields False and goes on.
 
     Raises: BlockingIOError if `wait` is False and another process holds the lock.
     """
@@ -117,9 +140,9 @@ def locked(path: Path | str, *, wait: bool = True) -> Iterator[None]:
         raise BlockingIOError(f"another process holds the lock {path}") from error
     except (OSError, NotImplementedError) as error:
         logger.warning("%s cannot be locked (%s): do not start a second process there", path, error)
-        yield
+        yield False
         return
     try:
-        yield
+        yield True
     finally:
         lock.release()

@@ -30,7 +30,7 @@ from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.files import write_json
+from sfm_lightglue.files import remove_stale, write_json
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import list_images, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
@@ -222,6 +222,7 @@ def evaluate(run: Run) -> str:
         homographies = read_homographies(dataset.homographies)
         scores["homographies"] = evaluate_matched_homographies(folder.features, folder.matches, homographies)
         tables.append(scores_table("homographies", scores["homographies"]))
+    remove_stale(folder.evaluation)
     write_json(folder.evaluation, scores)
     return "\n".join(tables)
 

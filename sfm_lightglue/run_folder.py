@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfm_lightglue.files import foreign_file, locked, read_own_json
+from sfm_lightglue.database_mark import SQLITE_SUFFIXES
+from sfm_lightglue.files import foreign_file, locked, read_own_json, remove_stale, remove_stale_folders
 from sfm_lightglue.pair_files import read_pairs
 from sfm_lightglue.products import Pair
-from sfm_lightglue.stages import check_exists
+from sfm_lightglue.stages import STAGES, check_exists
 from sfm_lightglue.storage import H5Reader
 
 if TYPE_CHECKING:
@@ -155,12 +156,23 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keeps other runs out of the folder during the block. The folder is created if it does not exist.
 
+        Temporary files that killed runs left in it are deleted.
+
         Raises: ValueError if another process works in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(self.path / ".lock", wait=False))
+                is_alone = stack.enter_context(locked(self.path / ".lock", wait=False))
             except BlockingIOError as error:
                 raise ValueError(f"another run is working in {self.path}: wait for it or choose another output=DIR") from error
+            if is_alone:
+                self._remove_stale()
             yield
+
+    def _remove_stale(self) -> None:
+        for path in (*(self.path / name for stage in STAGES for name in stage.writes), self.summary):
+            remove_stale(path)
+        for suffix in SQLITE_SUFFIXES:
+            remove_stale(self.database, suffix)
+        remove_stale_folders(self.reconstruction, "settings.json")

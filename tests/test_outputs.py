@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
+from sfm_lightglue.orient.decisions import Decision, write_decisions
 from sfm_lightglue.outputs import check_outputs
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.products import Pair
@@ -180,6 +181,30 @@ def test_a_cut_file_is_named_and_written_again(
     if name != "evaluation.json":
         assert f"{Path(name).name} is damaged" in caplog.text
     assert json.loads((output / name).read_text()).keys() == json.loads(data).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        *((f"{name}.h5", share) for name in ("features", "matches", "verification") for share in (0, 0.5, 0.99)),
+        *(("orientations.tsv", share) for share in (0, 0.2, 0.9)),
+    ],
+)
+def test_a_cut_file_is_damaged_and_not_called_foreign(photos: Path, output: Path, name: str, share: float) -> None:
+    path = output / name
+    if name == "orientations.tsv":
+        write_decisions(path, [Decision("a.jpg", 6, True, "clear", 30, 3, "abc")])
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    before = contents(output)
+    for command in (NAMES[name], "run"):
+        with pytest.raises(ValueError) as error:  # before any work
+            pipeline.check_inputs(create_run(photos, output), command)
+        lines = [line for line in str(error.value).splitlines() if name in line]
+        assert len(lines) == 1 and "delete it" in lines[0] and "not written by" not in str(error.value), lines
+    assert contents(output) == before
+    path.unlink()
+    do(create_run(photos, output), "run")
 
 
 def test_pictures_of_version_0_10_have_no_mark_and_are_ours(photos: Path, output: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 from sfm_lightglue.pair_files import write_pairs
@@ -67,6 +68,30 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
         other.communicate()
     with RunFolder(tmp_path / "out").locked():
         pass
+
+
+def test_what_killed_runs_left_is_removed_when_the_folder_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ("features.h5", "pairs.txt", "pairs.tsv", "orientations.tsv", "database.db", "summary.json")
+    stale = [f"{name}.12.tmp" for name in files] + ["database.db.12.tmp-wal"]
+    folders = ["reconstruction.34.tmp/settings.json", "reconstruction.56.tmp/settings.json.56.tmp"]
+    others = ["pairs.txt.mine.tmp", "pairs.txt.tmp", "pairs.txt.1a.tmp", "notes.txt.12.tmp", "pairs.txt.12.tmp2"]
+    others += ["reconstruction.12.tmp/notes.txt", "pairs.tsv.13.tmp/notes.txt"]
+    (tmp_path / "reconstruction.78.tmp").mkdir()
+    for name in (*stale, *folders, *others, "reconstruction.9.tmp.old/settings.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("left")
+    everything = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as no_locks:
+        no_locks.setattr(filelock.FileLock, "acquire", lambda self: (_ for _ in ()).throw(NotImplementedError))
+        with RunFolder(tmp_path).locked():
+            pass
+    assert sorted(tmp_path.rglob("*")) == everything  # another run may be there
+    for put_back in (True, False):  # the old folder becomes `reconstruction` only if there is none
+        with RunFolder(tmp_path).locked():
+            pass
+        left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if not path.is_dir()}
+        assert left == {*others, ".lock", "reconstruction/settings.json"}, put_back
+        (tmp_path / "reconstruction.9.tmp.old").mkdir()
 
 
 def test_an_error_of_the_block_is_not_taken_for_a_lock(tmp_path: Path) -> None:

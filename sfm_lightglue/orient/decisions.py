@@ -38,18 +38,25 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Decision))
 def read_decisions(path: Path, images: Path) -> dict[str, Decision]:
     """The decisions by name for photos that still have the content they were made for; empty if there is no file.
 
-    Raises: ValueError if the file is damaged.
+    Raises: ValueError if the file is damaged, or if no run has written it.
     """
-    if not path.is_file():
-        return {}
-    try:
-        first, *lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        if first.split("\t") != list(COLUMNS):
-            raise ValueError(f"the columns are {first[:100]!r}")
-        decisions = [_parse(line) for line in lines]
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged or not from sfm_lightglue ({error}): delete it, `orient` makes it again") from error
+    decisions = _read(path) if path.is_file() else []
     return {known.name: known for known in decisions if known.content == content_hash(images / known.name)}
+
+
+def _read(path: Path) -> list[Decision]:
+    """All decisions in the file. Raises: ValueError if it is damaged, or if no run has written it."""
+    header, data = "\t".join(COLUMNS), path.read_bytes()
+    begin = data.rstrip(b"\0").split(b"\n", 1)[0]
+    if not header.encode().startswith(begin):
+        raise foreign_file(path)
+    try:
+        first, *lines = data.decode("utf-8").rstrip("\n").split("\n")
+        if first != header:
+            raise ValueError("it is cut")
+        return [_parse(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, `orient` makes it again") from error
 
 
 def write_decisions(path: Path, decisions: Iterable[Decision]) -> None:
@@ -62,11 +69,11 @@ def write_decisions(path: Path, decisions: Iterable[Decision]) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Raises: ValueError if the table exists and no run has written it."""
-    if os.path.lexists(path):
-        first = path.read_bytes().split(b"\n", 1)[0] if path.is_file() else b""
-        if first != "\t".join(COLUMNS).encode():
-            raise foreign_file(path)
+    """Raises: ValueError if the table exists and is damaged, or no run has written it."""
+    if path.is_file():
+        _read(path)
+    elif os.path.lexists(path):
+        raise foreign_file(path)
 
 
 def turned_orientations(decisions: Mapping[str, Decision]) -> dict[str, int]:

@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.files import foreign_file, free_path, read_own_json, sha256_of, temporary_files, write_json, written_whole
+from sfm_lightglue.files import (
+    foreign_file,
+    free_path,
+    read_own_json,
+    remove_stale,
+    remove_stale_folders,
+    sha256_of,
+    write_json,
+    written_whole,
+)
 from sfm_lightglue.georeference import FILE_NAME
 from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.model_files import BINARY_FILES, COPIES, find_damage, read_model, write_copies
@@ -143,6 +152,7 @@ class ModelsFolder:
                 whole, found = (Path(temporary) / name).read_bytes(), (folder / name).read_bytes().rstrip(b"\0")
                 if whole.startswith(found):
                     logger.warning("%s is cut: it is written again", folder / name)
+                    remove_stale(folder / name)
                     with written_whole(folder / name) as path:
                         path.write_bytes(whole)
 
@@ -150,14 +160,7 @@ class ModelsFolder:
 
     def start(self) -> Path:
         """A new folder beside `path` for models that are being made. What killed runs left is removed, or put back."""
-        for old in temporary_files(self.path, ".old"):
-            if self.path.exists():
-                shutil.rmtree(old)
-            else:  # killed between two renames
-                old.rename(self.path)
-        for stale in temporary_files(self.path):
-            if (stale / STATE).is_file():
-                shutil.rmtree(stale)
+        remove_stale_folders(self.path, STATE)
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         partial.mkdir(parents=True)
         write_json(partial / STATE, {"unfinished": True})

@@ -29,24 +29,32 @@ logger = logging.getLogger(__name__)
 MAX_OPEN_FILES = 32
 LIBVER = ("v110", "v110")
 """The format of HDF5 1.10, with checksums. HDF5 2.0 would write a newer format by default, which HDF5 1.14 cannot read."""
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""The first bytes of every HDF5 file that h5py writes."""
 SHARD, TEMPORARY_SHARD = re.compile(r"\d{6}\.h5"), re.compile(r"\d{6}\.h5\.\d+\.tmp")
 
 
 def check_output(path: Path | str) -> None:
-    """Raises: ValueError if there is a file, or a folder of shards, that no run has written, see `files.foreign_file`."""
+    """Raises: ValueError if there is a file, or a folder of shards, that no run has written, or if the file is damaged."""
     path, shards = Path(path), Path(f"{path}.shards")
     if os.path.lexists(path):
-        try:
-            with h5py.File(path, "r") as file:
-                is_ours = "fingerprint" in file.attrs
-        except (OSError, RuntimeError):
-            is_ours = False
+        if not path.is_file() or not _begins_as_hdf5(path):
+            raise foreign_file(path)
+        with explained_damage(path), h5py.File(path, "r") as file:
+            is_ours = "fingerprint" in file.attrs
         if not is_ours:
             raise foreign_file(path)
     if os.path.lexists(shards):
         names = [shard.name for shard in shards.iterdir()] if shards.is_dir() else [""]
         if not all(SHARD.fullmatch(name) or TEMPORARY_SHARD.fullmatch(name) for name in names):
             raise foreign_file(shards)
+
+
+def _begins_as_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 files do, or was cut before. A power cut may leave zeros."""
+    with path.open("rb") as file:
+        begin = file.read(len(SIGNATURE))
+    return SIGNATURE.startswith(begin.rstrip(b"\0"))
 
 
 class SettingsChanged(ValueError):
