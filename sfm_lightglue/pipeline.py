@@ -25,7 +25,7 @@ from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
-from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
+from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
 from sfm_lightglue.execution.devices import chosen_devices, num_cores
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.features.extractor import Extractor
@@ -211,7 +211,11 @@ def evaluate(run: Run) -> str:
     scores: dict[str, Any] = {}
     truth = read_poses(Path(dataset.poses)) if dataset.poses else {}
     if truth and (folder.reconstruction.exists() or not dataset.pairs):
-        evaluation = evaluate_reconstruction(read_reconstruction_poses(folder.reconstruction), truth)
+        estimated = read_reconstruction_poses(folder.reconstruction)
+        evaluation = evaluate_reconstruction(estimated, truth)
+        if folder.features.is_file():
+            with folder.open_features() as features:
+                warn_of_upright_poses(estimated, truth, features.orientations(estimated))
         scores |= evaluation.to_json()
         tables.append(evaluation.table())
     if truth and dataset.pairs:
