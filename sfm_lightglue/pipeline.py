@@ -25,14 +25,14 @@ from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
-from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
-from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
+from sfm_lightglue.execution.devices import chosen_devices, num_cores
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import remove_stale, write_json
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import list_images, warn_of_spaces
+from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
@@ -211,7 +211,11 @@ def evaluate(run: Run) -> str:
     scores: dict[str, Any] = {}
     truth = read_poses(Path(dataset.poses)) if dataset.poses else {}
     if truth and (folder.reconstruction.exists() or not dataset.pairs):
-        evaluation = evaluate_reconstruction(read_reconstruction_poses(folder.reconstruction), truth)
+        estimated = read_reconstruction_poses(folder.reconstruction)
+        evaluation = evaluate_reconstruction(estimated, truth)
+        if folder.features.is_file():
+            with folder.open_features() as features:
+                warn_of_upright_poses(estimated, truth, features.orientations(estimated))
         scores |= evaluation.to_json()
         tables.append(evaluation.table())
     if truth and dataset.pairs:
@@ -399,8 +403,10 @@ def _turns_by_pictures(run: Run) -> bool:
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
     """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run."""
     features = dataclasses.replace(run.options.features, options=small_options(run.options.features.options))
-    extractor, masks = features.create(run.device), run.options.dataset.masks
-    return Trials(run.images, masks, orientations, extractor, run.matcher(), run.options.geometries)
+    masks = {} if run.options.dataset.masks is None else find_masks(run.options.dataset.masks, run.list_photos()).files
+    ranges = camera_ranges(run.images, [*orientations], num_cores())
+    extractor = features.create(run.device)
+    return Trials(run.images, masks, ranges, orientations, extractor, run.matcher(), run.options.geometries)
 
 
 def _warn_if_outdated(folder: RunFolder) -> None:

@@ -111,8 +111,6 @@ def _parse_line(line: str, columns: Mapping[str, int]) -> tuple[str, GeoPosition
     if (math.isnan(latitude) and math.isnan(longitude)) or latitude == longitude == 0:
         return name, None
     accuracies = [values.get(key, math.nan) for key in ("accuracy", "vertical_accuracy")]
-    if any(accuracy <= 0 for accuracy in accuracies):  # False for NaN
-        raise ValueError(f"found the accuracies {accuracies}, expected metres above 0")
     return name, GeoPosition(latitude, longitude, values.get("altitude", math.nan), *accuracies)
 
 

@@ -8,6 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+ALTITUDES_M = -12_000.0, 9_000_000.0
+"""Lowest and highest altitude: below the deepest sea, and above the atmosphere."""
+ACCURACIES_M = 1e-6, 1e6
+"""Smallest and largest standard deviation."""
+
 
 @dataclass(frozen=True)
 class GeoPosition:
@@ -33,6 +38,12 @@ class GeoPosition:
                 f"latitude {self.latitude_deg}, longitude {self.longitude_deg}: expected -90..90 and -180..180 degrees"
                 + (". Convert eastings and northings to degrees (EPSG:4326) first" if is_projected else "")
             )
+        lowest, highest = ALTITUDES_M
+        if self.altitude_m < lowest or self.altitude_m > highest:  # False for NaN
+            raise ValueError(f"altitude {self.altitude_m}: expected {lowest:.0f}..{highest:.0f} m")
+        for accuracy in (self.accuracy_m, self.vertical_accuracy_m):
+            if accuracy < ACCURACIES_M[0] or accuracy > ACCURACIES_M[1]:
+                raise ValueError(f"accuracy {accuracy}: expected 0.000001..1000000 m")
 
 
 def position_from_exif(gps: Mapping[int, Any], xmp: str = "") -> GeoPosition | None:
@@ -45,7 +56,8 @@ def position_from_exif(gps: Mapping[int, Any], xmp: str = "") -> GeoPosition | N
         xmp: The photo's XMP, in which drones give the accuracy, see `_accuracy`.
 
     Returns:
-        None if latitude or longitude is missing or not a number, or if both are 0, which devices write without a fix.
+        None if latitude or longitude is missing or not a number, or if both are 0, which devices write without a fix. An altitude
+        or accuracy that is out of range counts as unknown.
 
     Source: EXIF 3.0, GPS attribute information.
     """
@@ -74,8 +86,8 @@ def _degrees(parts: Iterable[Any]) -> float:
 
 def _altitude(gps: Mapping[int, Any]) -> float:
     is_below = gps.get(5) in (1, 3, b"\x01", b"\x03")
-    altitude = _number(gps.get(6))
-    return -altitude if is_below else altitude
+    altitude = _number(gps.get(6)) * (-1 if is_below else 1)
+    return altitude if ALTITUDES_M[0] <= altitude <= ALTITUDES_M[1] else math.nan
 
 
 def _heading(gps: Mapping[int, Any]) -> float:
@@ -92,7 +104,7 @@ def _accuracy(gps: Mapping[int, Any], xmp: str) -> tuple[float, float]:
     by_axis = _xmp_number(xmp, "RtkStdLat"), _xmp_number(xmp, "RtkStdLon"), _xmp_number(xmp, "GPSXYAccuracy")
     horizontal = [value for value in by_axis if value > 0] or [_number(gps.get(31))]
     vertical = [value for value in (_xmp_number(xmp, "RtkStdHgt"), _xmp_number(xmp, "GPSZAccuracy")) if value > 0]
-    return _positive(max(horizontal)), _positive(max(vertical, default=math.nan))
+    return _plausible(max(horizontal)), _plausible(max(vertical, default=math.nan))
 
 
 def _xmp_number(xmp: str, name: str) -> float:
@@ -101,8 +113,8 @@ def _xmp_number(xmp: str, name: str) -> float:
     return _number(found[1] or found[2]) if found else math.nan
 
 
-def _positive(value: float) -> float:
-    return value if value > 0 else math.nan
+def _plausible(value: float) -> float:
+    return value if ACCURACIES_M[0] <= value <= ACCURACIES_M[1] else math.nan
 
 
 def _number(value: Any) -> float:

@@ -105,6 +105,23 @@ def test_eastings_and_northings_without_a_system_are_refused(tmp_path: Path, tex
         read_positions(tmp_path / "geo.txt")
 
 
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        ("1e300,,", r"altitude 1e\+300: expected -12000\.\.9000000 m"),
+        ("-12001,,", r"altitude -12001\.0"),
+        ("198.5,1e300,", r"accuracy 1e\+300: expected 0\.000001\.\.1000000 m"),
+        ("198.5,2,1e-300", "accuracy 1e-300"),
+        ("198.5,0,2", r"accuracy 0\.0"),
+    ],
+)
+def test_impossible_altitudes_and_accuracies_are_refused_with_their_line(tmp_path: Path, cells: str, found: str) -> None:
+    """An altitude of 1e300 m became NaN in the model."""
+    (tmp_path / "gps.csv").write_text(f"name,lat,lon,alt,accuracy,accuracy vertical\na.jpg,46.5,-91.25,{cells}\n")
+    with pytest.raises(ValueError, match=rf"gps\.csv:2: {found}"):
+        read_positions(tmp_path / "gps.csv")
+
+
 def test_photos_without_a_fix_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "gps.csv").write_text("name,lat,lon,alt\na.jpg,46.5,-91.25,198.5\nb.jpg,,,\nc.jpg,0,0,0\nd.jpg,46.5,-91.25,\n")
     positions = read_positions(tmp_path / "gps.csv")

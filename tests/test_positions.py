@@ -25,7 +25,8 @@ def test_degrees_minutes_and_seconds_become_degrees_with_a_sign() -> None:
 
 
 def test_an_unknown_altitude_is_not_a_number() -> None:
-    for gps in ({key: GPS[key] for key in (1, 2, 3, 4)}, {**GPS, 6: "?"}):
+    absurd = ({**GPS, 6: value} for value in (1e300, 9_000_001, math.inf))
+    for gps in ({key: GPS[key] for key in (1, 2, 3, 4)}, {**GPS, 6: "?"}, {**GPS, 5: b"\1", 6: 12_001}, *absurd):
         position = position_from_exif(gps)
         assert position is not None and math.isnan(position.altitude_m)
 
@@ -56,7 +57,8 @@ def test_accuracy_and_heading_are_read() -> None:
     assert position == GeoPosition(46.51, 91.25, 198.5, 6.0, heading_deg=359.25)
     magnetic = position_from_exif({**GPS, 16: "M\0", 17: 359.25, 31: 0})
     assert magnetic == GeoPosition(46.51, 91.25, 198.5)
-    assert position_from_exif({**GPS, 16: "T", 17: 400, 31: "?"}) == magnetic
+    for accuracy in ("?", 1e300, 1e-300, -1):
+        assert position_from_exif({**GPS, 16: "T", 17: 400, 31: accuracy}) == magnetic
 
 
 @pytest.mark.parametrize(

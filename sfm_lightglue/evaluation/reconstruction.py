@@ -12,6 +12,7 @@ import numpy as np
 
 from sfm_lightglue.evaluation.pairs import pose_auc
 from sfm_lightglue.model_files import read_model
+from sfm_lightglue.orientation import UPRIGHT, camera_upright_from_stored
 from sfm_lightglue.poses import Pose, direction_angle_deg, nearest_rotation, rotation_angle_deg
 from sfm_lightglue.similarity import align_similarity
 
@@ -23,6 +24,9 @@ MIN_BASELINE_SHARE = 1e-4
 all true camera centres. Only the rotation of the pair is compared then."""
 MIN_REGISTERED = 3
 """Errors after alignment need this many images: the positions of two cameras can always be aligned exactly."""
+
+UPRIGHT_TEST_DEG, MIN_UPRIGHT_GAIN = 10, 10.0
+"""The truth is taken for that of upright photos if the AUC at this angle, in percent, rises by more than this."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,32 @@ def evaluate_reconstruction(estimated: Mapping[str, Pose], truth: Mapping[str, P
         num_pairs=len(errors),
         unregistered=[name for name in names if name not in estimated],
     )
+
+
+def warn_of_upright_poses(estimated: Mapping[str, Pose], truth: Mapping[str, Pose], orientations: Mapping[str, int]) -> None:
+    """Logs a warning if the true poses are those of the upright photos, while poses are always of the photos as stored.
+
+    Args:
+        estimated: Estimated poses by image name, of the stored photos.
+        truth: True poses by image name.
+        orientations: `Features.orientation` by image name.
+    """
+    turned = [name for name in estimated if name in truth and orientations.get(name, UPRIGHT) != UPRIGHT]
+    upright = dict(estimated)
+    for name in turned:
+        turn = camera_upright_from_stored(orientations[name])
+        upright[name] = Pose(turn @ estimated[name].rotation, turn @ estimated[name].translation)
+    if not turned or len(truth) < 2:
+        return
+    errors = [_relative_pose_errors(poses, truth) for poses in (estimated, upright)]
+    as_stored, as_upright = (pose_auc(of_pairs, [UPRIGHT_TEST_DEG])[0] for of_pairs in errors)
+    if as_upright > as_stored + MIN_UPRIGHT_GAIN:
+        logger.warning(
+            "the true poses seem to be of the upright photos: %d, such as %s, were turned, and if their poses in the model "
+            "are turned too, the AUC @ %g deg is %.0f instead of %.0f. Poses must be of the photos as they are stored "
+            "(docs/reference/conventions.md)",
+            *(len(turned), turned[0], UPRIGHT_TEST_DEG, as_upright, as_stored),
+        )
 
 
 def read_reconstruction_poses(folder: Path | str) -> dict[str, Pose]:

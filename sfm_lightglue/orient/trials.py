@@ -16,7 +16,7 @@ from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
-from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
+from sfm_lightglue.images import Range, UnreadableImage, load_image, resize_longest
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions
 from sfm_lightglue.orientation import turned_further, upright_image
@@ -70,7 +70,8 @@ class Trials:
 
     Args:
         images: Folder of the photos.
-        masks: Folder of masks, or None.
+        masks: Files of the masks by the name of their photo, from `find_masks` with the names of all photos.
+        ranges: Ranges of the 16-bit photos, from `camera_ranges`.
         orientations: Code of EXIF that each photo has now: turn 0.
         extractor: For small pictures, see `small_options`.
         matcher: The matcher of the run.
@@ -80,13 +81,14 @@ class Trials:
     def __init__(
         self,
         images: Path,
-        masks: Path | str | None,
+        masks: Mapping[str, Path],
+        ranges: Mapping[str, Range],
         orientations: Mapping[str, int],
         extractor: Extractor,
         matcher: Matcher,
         options: VerificationOptions,
     ) -> None:
-        self.images, self.masks, self.orientations = images, masks, orientations
+        self.images, self.masks, self.ranges, self.orientations = images, masks, ranges, orientations
         self.extractor, self.matcher, self.options = extractor, matcher, options
         self._nearest = NearestNeighborMatcher(NearestNeighborOptions("nearest_neighbor", True, 0.9, None))
         self._pictures = BoundedCache(self._picture, lambda picture: picture.pixels.nbytes, CACHE_BYTES)
@@ -133,7 +135,7 @@ class Trials:
 
     def _picture(self, name: str) -> Image:
         """The photo and its mask in the size of the trials, as stored."""
-        photo = load_image(self.images, name, masks=self.masks, longest=SMALL["resize_max"])
+        photo = load_image(self.images, name, masks=self.masks, ranges=self.ranges, longest=SMALL["resize_max"])
         small = resize_longest(photo.pixels, SMALL["resize_max"])
         return Image(name, small, None if photo.mask is None else _resized(photo.mask, small.shape[:2]))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pycolmap
 import pytest
 
-from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses
+from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
 from sfm_lightglue.poses import Pose, rotation_angle_deg
 from sfm_lightglue.similarity import align_similarity
 
@@ -64,6 +64,23 @@ def test_a_camera_turned_by_five_degrees_affects_only_its_own_pairs(truth: dict[
     assert result.auc["10"] == pytest.approx(85, abs=1e-4)
     assert result.position_error_mean == pytest.approx(0, abs=1e-9)
     assert result.rotation_error_median_deg == pytest.approx(5 / 6, abs=1e-2)  # the mean rotation contains a sixth of it
+
+
+@pytest.mark.parametrize("codes", [{"1.jpg": 6, "2.jpg": 3, "4.jpg": 7}, dict.fromkeys(map("{}.jpg".format, range(6)), 8)])
+def test_poses_of_upright_photos_are_noticed(
+    truth: dict[str, Pose], codes: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The camera of a photo with code 6 must turn by 90 degrees clockwise, so the content of the upright photo does too."""
+    angles = {3: 180, 6: 90, 7: 90, 8: -90}  # code 7 counts as flipped left-right: what is left is code 6
+    upright = truth | {name: turned(truth[name], angles[code], (0, 0, 1)) for name, code in codes.items()}
+    stored = {name: turned(pose, 1, (0, 1, 0)) for name, pose in truth.items()}
+    orientations = dict.fromkeys(truth, 1) | codes
+    warn_of_upright_poses(stored, truth, orientations)
+    warn_of_upright_poses({}, upright, orientations)
+    warn_of_upright_poses(stored, upright, dict.fromkeys(truth, 1))
+    assert not caplog.text
+    warn_of_upright_poses(stored, upright, orientations)
+    assert f"{len(codes)}, such as {min(codes)}, were turned" in caplog.text
 
 
 def test_pairs_with_an_unregistered_image_count_as_wrong(truth: dict[str, Pose]) -> None:

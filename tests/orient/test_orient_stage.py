@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
+from sfm_lightglue.images import camera_ranges, load_image
 from sfm_lightglue.orient import stage, trials
 from sfm_lightglue.orient.decisions import Decision, content_hash
 from sfm_lightglue.orient.search import Search
@@ -287,3 +288,24 @@ def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos
     assert not tried.compare("b.png", ["a.png"], dict.fromkeys(TURNS, 0)).is_clear
     picture = upright_image(dataclasses.replace(tried._picture("d.png"), orientation=CODES[1]))
     np.testing.assert_array_equal(picture.mask, upright > 0)
+
+
+def test_the_trials_see_the_photos_and_masks_of_the_run(tmp_path: Path) -> None:
+    """Masks may be relative to the folder that holds all photos, and 16-bit photos have the range of their camera."""
+    (tmp_path / "photos" / "cam").mkdir(parents=True)
+    (tmp_path / "masks").mkdir()
+    ramp = np.linspace(0, 1000, 180 * 140).reshape(140, 180)
+    for name, contrast in {"a": 1, "b": 8}.items():
+        PILImage.fromarray((1000 + contrast * ramp).astype(np.uint16)).save(tmp_path / "photos" / "cam" / f"{name}.png")
+    kept = ramp > 300
+    PILImage.fromarray(kept).save(tmp_path / "masks" / "b.png")
+    run = open_run(tmp_path / "photos", "out", f"dataset.masks='{tmp_path / 'masks'}'")
+    names = ["cam/a.png", "cam/b.png"]
+    tried = pipeline._open_trials(run, dict.fromkeys(names, 1))
+    ranges = camera_ranges(tmp_path / "photos", names)
+    for name in names:
+        expected = load_image(tmp_path / "photos", name, ranges=ranges).pixels
+        np.testing.assert_array_equal(tried._picture(name).pixels, expected)
+    assert expected.max() > 3 * load_image(tmp_path / "photos", "cam/a.png", ranges=ranges).pixels.max(), "one range for both"
+    assert tried._picture("cam/a.png").mask is None
+    np.testing.assert_array_equal(tried._picture("cam/b.png").mask, kept)
