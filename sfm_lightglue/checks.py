@@ -273,7 +273,7 @@ def _check_extractor(inputs: Inputs) -> None:
         names = _imported_names(path, "features.path")
         if inputs.names and not names & {*inputs.names}:
             raise ValueError(
-                f"features.path={path} has features of other photos, such as {min(names, default='none')!r}, and of none of the "
+                f"features.path={path} has features of other photos, such as {min(names)!r}, and of none of the "
                 f"{len(inputs.names)} photos, such as {inputs.names[0]!r}: names are paths below the photo folder"
             )
         if inputs.options.matches.plugin is not ImportedMatcher:
@@ -288,7 +288,7 @@ def _check_matcher(inputs: Inputs) -> None:
         keys = {key.replace("/", "-") for key in _imported_names(path, "matches.path")}
         if inputs.names and not any(_begins_or_ends(key, inputs.names) for key in keys):
             raise ValueError(
-                f"matches.path={path} has matches of other photos, such as {min(keys, default='none')!r}, and of none of the "
+                f"matches.path={path} has matches of other photos, such as {min(keys)!r}, and of none of the "
                 f"{len(inputs.names)} photos, such as {inputs.names[0]!r}: names are paths below the photo folder"
             )
 
@@ -297,7 +297,12 @@ def _imported_names(path: str, option: str) -> set[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{option}={path} does not exist")
     with H5Reader(path) as reader:
-        return set(reader.names())
+        names = set(reader.names())
+    if not names:
+        raise ValueError(
+            f"{option}={path} has no groups with datasets: expected a group for each photo, or for each pair of them"
+        )
+    return names
 
 
 def _begins_or_ends(key: str, names: Iterable[str]) -> bool:

@@ -56,6 +56,8 @@ def write_files(folder: Path) -> None:
     (folder / "unknown.txt").write_text("0.jpg 9.jpg\n")
     (folder / "one.txt").write_text("0.jpg\n")
     (folder / "text.h5").write_text("no HDF5")
+    with h5py.File(folder / "flat.h5", "w") as file:
+        file["keypoints"] = np.zeros((0, 2), np.float32)
     with h5py.File(folder / "others.h5", "w") as file:
         file["a.jpg/keypoints"] = np.zeros((0, 2), np.float32)
         file["a.jpg/b.jpg/matches0"] = np.zeros(0, np.int16)
@@ -95,6 +97,8 @@ MISTAKES = [
     (["features=imported", "features.path=none.h5"], "features.path=none.h5 does not exist"),
     (["features=imported", "features.path=text.h5"], "text.h5 is not a readable HDF5 file"),
     (["features=imported", "features.path=others.h5"], "of none of the 3 photos"),
+    (["features=imported", "features.path=flat.h5"], "features.path=flat.h5 has no groups with datasets"),
+    (["matches=imported", "matches.path=flat.h5"], "matches.path=flat.h5 has no groups with datasets"),
     (["matches=imported", "matches.path=none.h5"], "matches.path=none.h5 does not exist"),
     (["matches=imported", "matches.path=others.h5"], "matches of other photos, such as 'a.jpg'"),
     (["geometries.max_error_px=0"], "geometries.max_error_px must be more than 0, found 0"),

@@ -174,6 +174,34 @@ def test_texts_beside_the_numbers_do_not_matter(tmp_path: Path) -> None:
         assert reader.stamp("a.png")
 
 
+@pytest.mark.parametrize("name", ["keypoints", "0"])
+def test_datasets_outside_the_groups_are_no_image(tmp_path: Path, name: str) -> None:
+    path = write_features(tmp_path / "feats.h5")
+    with h5py.File(path, "a") as file:
+        file[name] = np.ones((3, 2))
+    with H5Reader(path) as reader:
+        assert reader.names() == ["a.png"]
+    assert len(extractor(path)(image())) == COUNT
+    check_has_descriptors(path)
+
+
+@pytest.mark.parametrize("value", ["six", 3.5, 12, [1, 2], float("nan"), float("inf"), h5py.Empty("f")])
+def test_attributes_that_are_no_numbers_are_named_with_file_and_key(tmp_path: Path, value: Any) -> None:
+    features, matches = write_features(tmp_path / "feats.h5"), write_matches(tmp_path / "own.h5", matches0=np.arange(COUNT))
+    for path, key, name in ((features, "a.png", "orientation"), (matches, "a.png/b.png", "stop_layer")):
+        with h5py.File(path, "a") as file:
+            file[key].attrs[name] = value
+    with H5Reader(features) as reader:
+        for read in (reader.features, reader.orientation):
+            with pytest.raises(ValueError, match=r"feats\.h5: a\.png: orientation"):
+                read("a.png")
+        with pytest.raises(KeyError, match=r"feats\.h5 has no features of image 'b\.png'"):
+            reader.orientation("b.png")
+    if value != 12:
+        with pytest.raises(ValueError, match=r"own\.h5: a\.png/b\.png: stop_layer is .*, expected a whole number"):
+            matcher(matches)(plain_features("a.png"), plain_features("b.png"))
+
+
 # --- sizes ----------------------------------------------------------------------------------------------------------------
 
 

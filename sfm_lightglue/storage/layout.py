@@ -20,6 +20,7 @@ from sfm_lightglue.storage.values import (
     checked_image_size,
     checked_matches0,
     checked_pixel_scale,
+    checked_whole_number,
     matches_from_list,
 )
 
@@ -184,9 +185,14 @@ def read_global_descriptors(path: str, datasets: Mapping[str, h5py.Dataset]) -> 
     return descriptors
 
 
+def _whole_number(group: h5py.Group, key: str, default: int | None = None) -> int:
+    """The attribute `key`. Raises: ValueError if it is no whole number, or missing without a `default`."""
+    return checked_whole_number(group.attrs.get(key, default), f"{group.file.filename}: {group.name[1:]}: {key}")
+
+
 def orientation_from_group(group: h5py.Group, name: str) -> int:
     """`Features.orientation` of one image; 1 if the file does not say. Raises: ValueError if it is no EXIF code."""
-    orientation = int(group.attrs.get("orientation", 1))
+    orientation = _whole_number(group, "orientation", 1)
     try:
         check_orientation(orientation)
     except ValueError as error:
@@ -221,7 +227,7 @@ def matches_from_group(group: h5py.Group) -> Matches:
         if scores is not None and scores.shape != matches0.shape:
             raise ValueError(f"{place} has matches0, matching_scores0 of shapes {matches0.shape}, {scores.shape}, expected (n0,)")
         values = np.ones(matches0.shape) if scores is None else scores[()]
-        stop_layer = int(group.attrs.get("stop_layer", 0))
+        stop_layer = _whole_number(group, "stop_layer", 0)
         found = Matches.from_dense(checked_matches0(matches0[()], place), values.astype(np.float32), stop_layer)
     else:
         rows = required_dataset(group, "matches", group.name[1:])
@@ -258,9 +264,9 @@ def geometry_from_group(group: h5py.Group) -> TwoViewGeometry:
     found = {name: find_dataset(group, name) for name in "EFH"}
     matrices = {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
     return TwoViewGeometry(
-        configuration=CONFIGURATIONS[int(group.attrs["config"])],
+        configuration=CONFIGURATIONS[_whole_number(group, "config")],
         inlier_matches=required_dataset(group, "inlier_matches", group.name[1:])[()],
-        num_matches=int(group.attrs["num_matches"]),
+        num_matches=_whole_number(group, "num_matches"),
         max_error_px=float(group.attrs["max_error_px"]),
         rejected_because=str(group.attrs.get("rejected_because", "")),
         **matrices,

@@ -130,8 +130,8 @@ class H5Reader:
         return stored_image_size(self._image_group(name), name)
 
     def orientation(self, name: str) -> int:
-        """`Features.orientation` without reading the features. Raises: ValueError if the file has no valid code."""
-        return orientation_from_group(self._file[name], name)
+        """`Features.orientation` without reading the features. Raises: as `features`."""
+        return orientation_from_group(self._image_group(name), name)
 
     def orientations(self, names: Iterable[str]) -> dict[str, int]:
         """`orientation` of those `names` that the file has."""

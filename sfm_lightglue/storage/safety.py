@@ -150,7 +150,7 @@ def max_bytes() -> int:
 
 
 def leaf_groups(group: h5py.Group) -> Iterator[str]:
-    """Keys of all groups that contain datasets, without following links out of the file.
+    """Keys of all groups that contain datasets, without following links out of the file. Datasets outside groups have no key.
 
     Raises: RefusedFile for links, groups that contain themselves, and more than `MAX_DEPTH` nested groups.
     """
@@ -162,6 +162,8 @@ def _leaf_groups(group: h5py.Group, prefix: str, seen: set[tuple[int, int]]) -> 
         has_member(group, name)  # raises for links
         child = group[name]
         if isinstance(child, h5py.Dataset):
+            if not prefix:
+                continue
             yield prefix.rstrip("/")
             return
         _enter(child, f"{prefix}{name}", seen)
@@ -179,7 +181,7 @@ def _enter(group: h5py.Group, key: str, seen: set[tuple[int, int]]) -> None:
 def check_file(file: h5py.File) -> None:
     """Checks all links and all datasets of numbers, without reading the numbers. Raises: RefusedFile."""
     for key in leaf_groups(file):
-        for _ in numeric_datasets(file[key] if key else file):
+        for _ in numeric_datasets(file[key]):
             pass
 
 

@@ -79,6 +79,17 @@ def checked_pixel_scale(value: Any, place: str) -> float:
         raise ValueError(f"{place} has uncertainty={value!r:.80}, expected a number") from None
 
 
+def checked_whole_number(value: Any, place: str) -> int:
+    """A whole number from an attribute as stored. Raises: ValueError that begins with `place` if it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not number.is_integer():  # nor NaN and infinity
+        raise ValueError(f"{place} is {np.asarray(value).tolist()!r:.80}, expected a whole number")
+    return int(number)
+
+
 def checked_matches0(matches0: np.ndarray, place: str) -> np.ndarray:
     """int64 (n0,): for each keypoint of image 0 the index of its match or -1, from an array as stored.
 
