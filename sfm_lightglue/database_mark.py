@@ -6,6 +6,8 @@ two bytes of the hash of the content.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 from sfm_lightglue.files import sha256_of
@@ -40,7 +42,28 @@ def is_marked(path: Path) -> bool:
 
 
 def is_unchanged(path: Path) -> bool:
-    """Whether a database has the mark of a run, and the content that this run wrote."""
+    """Whether a database has the mark of a run, and the content that this run wrote.
+
+    Changes that a killed program left in SQLite's log beside the database (`-wal`) are written into the database first.
+    """
+    if not _apply_log(path):
+        return False
     with path.open("rb") as file:
         mark = file.read(HEADER_BYTES)[PLACE : PLACE + 4]
     return mark == MARK + bytes.fromhex(content_hash(path))[:2]
+
+
+def _apply_log(path: Path) -> bool:
+    """Lets SQLite write its log into a database, as it does whenever a program opens the database. Damaged logs do not count.
+
+    False if that is not possible, for example because another program is writing.
+    """
+    logs = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-journal")]
+    if not any(log.is_file() and log.stat().st_size for log in logs):
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=1)) as connection:
+            (is_busy, *_), *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return not is_busy
+    except sqlite3.Error:
+        return False

@@ -163,7 +163,7 @@ def read_georeference(model: Path | str) -> Georeference | None:
             float(content["rotation_error_deg"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): run the stage reconstruct again") from error
+        raise ValueError(f"{path} is damaged ({error!r}): delete it and run the stage reconstruct again") from error
 
 
 def write_georeference(model: Path | str, georeference: Georeference) -> None:

@@ -18,6 +18,11 @@ def shortened(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
+def count_of(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: `1 photo`, `2 photos`; `many` is the plural if it is not `one` with an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def raise_together(mistakes: Sequence[Exception]) -> None:
     """Raises the only mistake as it is, or several as one ValueError with a line for each; nothing if there are none.
 

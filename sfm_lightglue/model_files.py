@@ -14,6 +14,8 @@ import pycolmap
 
 BINARY_FILES = ("cameras.bin", "images.bin", "points3D.bin", "rigs.bin", "frames.bin")
 TEXT_FILES = tuple(name.replace(".bin", ".txt") for name in BINARY_FILES)
+COPIES = (*TEXT_FILES, "points.ply")
+"""Files that `write_copies` makes from the binary ones."""
 POSE = 7 * 8
 """Bytes of a pose: a quaternion and a translation, float64."""
 
@@ -35,6 +37,12 @@ def read_model(folder: Path | str) -> pycolmap.Reconstruction:
         except (ValueError, IndexError, RuntimeError, MemoryError) as error:
             problem = str(error).splitlines()[0]
     raise ValueError(f"the COLMAP model {folder} is damaged ({problem}): run the stage reconstruct again, or remove it")
+
+
+def write_copies(model: pycolmap.Reconstruction, folder: Path) -> None:
+    """Writes a model as text and as `points.ply`."""
+    model.write_text(folder)
+    model.export_PLY(folder / "points.ply")
 
 
 def find_damage(folder: Path) -> str:

@@ -101,8 +101,8 @@ class Run:
 
     def listed_photos(self) -> PhotoList:
         """The photos as `list_photos` gives them, and the names of `dataset.list` that are no photos of the folder."""
-        masks = [self.options.dataset.masks] if self.options.dataset.masks else []
-        names = list_images(self.images, without=[self.folder.path, self.folder.plots, *masks])
+        masks = self.options.dataset.masks or None
+        names = list_images(self.images, without=[self.folder.path, self.folder.plots], masks=masks)
         if self.options.dataset.list is None:
             return PhotoList(names, {})
         return read_photo_list(self.options.dataset.list, PhotoNames(names, self.images))
@@ -304,11 +304,13 @@ def orient(run: Run) -> None:
     Then it repeats the stages before for the turned photos, as long as more photos can be turned. It does nothing unless
     `features.orientation` is `auto`.
     """
+    whole = None
     while _turns_by_pictures(run):
         with run.recorded("orient") as record:
             open_trials = functools.partial(_open_trials, run)
             report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials)
-            record |= dataclasses.asdict(report)
+            whole = report.after(whole)
+            record |= whole.to_json()
         if not report.changed:
             break
         run = dataclasses.replace(run, repeats=True)

@@ -25,6 +25,9 @@ from sfm_lightglue.stages import stage_names
 
 Report = TypeVar("Report")
 
+NEARLY_ALL = 0.1
+"""If fewer than this part of the photos have keypoints, the lack of keypoints is the reason of a failure."""
+
 
 @dataclass(frozen=True)
 class Summary(Mapping[str, Any]):
@@ -92,20 +95,50 @@ class Summary(Mapping[str, Any]):
         if extraction and extraction.num_images < 2:
             total = extraction.num_images + len(extraction.skipped)
             return f"{extraction.num_images} of {total} photos could be used, and two are needed"
+        if reason := self._lack_of_keypoints():
+            return reason
         if self.num_pairs == 0:
             return "no pairs of photos were selected; check the options of `pairs`"
         if verification and verification.num_verified_pairs == 0:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in verification.rejected_because.items())
+            pictures = any(self.folder.plots.glob("*.*"))
             return (
                 f"none of {verification.num_pairs} pairs has a two-view geometry ({reasons or 'no matches'}); the photos may "
-                f"overlap too little, or other features may match them: look at {self.folder.plots}"
+                "show different things or overlap too little, or other features may match them"
+                + (f": look at {self.folder.plots}" if pictures else "")
             )
-        smallest = self.content.get("configuration", {}).get("reconstruction", {}).get("min_model_size")
-        verified = f"{verification.num_verified_pairs} of {verification.num_pairs} pairs were verified" if verification else ""
-        return (
-            f"{verified or 'the database has verified pairs'}, but the mapper found no first pair with enough parallax, or every "
-            f"model had fewer than {smallest} photos (reconstruction.min_model_size)"
+        return self._lack_of_models()
+
+    def _lack_of_keypoints(self) -> str:
+        """That nearly all photos have no keypoints, and why; empty if it is not so."""
+        if self.extraction is None or not self.folder.features.is_file():
+            return ""
+        with self.folder.open_features() as reader:
+            counts = {name: reader.num_keypoints(name) for name in reader.names()}
+        empty = [name for name, count in counts.items() if count == 0]
+        if not empty or len(counts) - len(empty) >= max(2, NEARLY_ALL * len(counts)):
+            return ""
+        why = "the photos may be black, blank or very blurred"
+        if self.extraction.num_masks:
+            why = (
+                f"{self.extraction.num_masks} photos have a mask, and its black or transparent parts get no keypoints: look "
+                "whether the masks are black throughout, or black and white are swapped (dataset.masks)"
+            )
+        return f"{len(empty)} of {len(counts)} photos have no keypoints, such as {shortened(empty)}; {why}"
+
+    def _lack_of_models(self) -> str:
+        """Why the mapper found no model, although pairs were verified."""
+        verification = self.verification
+        options = self.content.get("configuration", {}).get("reconstruction", {})
+        verified = "the database has verified pairs"
+        if verification:
+            verified = f"{verification.num_verified_pairs} of {verification.num_pairs} pairs were verified"
+        smallest = options.get("min_model_size")
+        found = "; ".join(self.reconstruction.discarded if self.reconstruction else []) or (
+            f"the mapper found no first pair with enough parallax, or every model had fewer than {smallest} photos "
+            "(reconstruction.min_model_size)"
         )
+        return f"{verified}, but {found}. More keypoints may help (features.max_keypoints), or photos from more places"
 
     def __getitem__(self, key: str) -> Any:
         """A part of summary.json, such as `summary["stages"]`, as `run` returned it before version 0.11."""

@@ -115,6 +115,7 @@ def make_database(
             confidence=0.9999,
             max_num_trials=200,
             seed=0,
+            stationary_max_error_px=None,
         ),
         intrinsics=f"SIMPLE_PINHOLE:{focal}:{SIZE[0] / 2}:{SIZE[1] / 2}",
         camera_model="SIMPLE_RADIAL",

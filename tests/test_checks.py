@@ -241,11 +241,27 @@ def test_nothing_reconstructed_is_a_failure_with_its_reason(folder: Path, capsys
     assert "nothing could be reconstructed" in printed.out
     last = printed.err.splitlines()[-1]
     assert last.startswith("error: nothing was reconstructed: none of 3 pairs has a two-view geometry (3 x ")
+    assert "plots" not in last or any((folder / "out" / "plots").iterdir())
     assert last.endswith("All files are kept in out") and (folder / "out" / "database.db").is_file()
     assert cli.main(["reconstruct", "photos", "out", *SIFT]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == last
     summary = api.run("photos", "out", *SIFT)  # Python gets the summary
     assert f"error: {summary.failure}" == last
+
+
+def test_a_lack_of_keypoints_is_the_reason_and_masks_are_blamed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    PILImage.new("L", (64, 48)).save(folder / "mask.png")
+    assert cli.main(["run", "photos", "out", *SIFT, "dataset.masks=mask.png"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "3 of 3 photos have no keypoints, such as 0.jpg, 1.jpg, 2.jpg" in last
+    assert "3 photos have a mask" in last and "plots" not in last
+    assert cli.main(["run", "photos", "out", *SIFT, "dataset.masks=mask.png"]) == 1  # nothing is computed
+    assert capsys.readouterr().err.splitlines()[-1] == last
+    for i in range(3):
+        PILImage.new("RGB", (64, 48)).save(folder / "photos" / f"{i}.jpg")
+    assert cli.main(["run", "photos", "black", *SIFT]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "3 of 3 photos have no keypoints" in last and "black, blank" in last and "mask" not in last
 
 
 def test_one_photo_is_told_to_be_too_few(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

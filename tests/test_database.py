@@ -37,7 +37,13 @@ from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 
 OPTIONS = VerificationOptions(
-    max_error_px=2.0, min_num_inliers=20, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
+    max_error_px=2.0,
+    min_num_inliers=20,
+    min_mean_score=0.0,
+    confidence=0.9999,
+    max_num_trials=200,
+    seed=0,
+    stationary_max_error_px=None,
 )
 NAMES = ["a.jpg", "b c.jpg", "b/d.jpg", "z.jpg", "ü/東京 1.jpg"]
 """Names of the images, sorted: the database numbers them in this order."""
@@ -358,6 +364,28 @@ def test_a_database_that_another_program_changed_is_kept_aside(flow: Flow, caplo
     assert "database.db was changed since a run wrote it" in caplog.text
     flow.build()
     assert leftovers(flow) == {"database.kept-1.db"}
+
+
+@pytest.mark.parametrize("change", ["camera", "nothing"])
+def test_a_change_that_a_killed_program_left_in_its_log_is_kept(flow: Flow, change: str) -> None:
+    """COLMAP writes to `-wal` first, and to the database when it ends. Opening alone writes there too."""
+    flow.build()
+
+    def work() -> None:
+        database = pycolmap.Database.open(flow.database)
+        if change == "camera":
+            database.write_camera(pycolmap.Camera(model="SIMPLE_PINHOLE", width=2, height=2, params=[1, 1, 1]))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    before = flow.database.read_bytes()
+    kill_in_a_child(work)
+    assert flow.database.read_bytes()[100:] == before[100:] and flow.database.with_name("database.db-shm").exists()
+    flow.build()
+    kept = flow.folder / "database.kept-1.db"
+    assert leftovers(flow) == ({kept.name} if change == "camera" else set())
+    if change == "camera":
+        with pycolmap.Database.open(kept) as database:
+            assert any(camera.width == 2 for camera in database.read_all_cameras())
 
 
 def without_mark(path: Path) -> None:

@@ -24,7 +24,13 @@ from sfm_lightglue.storage import ShardStore, features_to_group
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
 GPS: dict[int, Any] = {1: "N", 2: (46.0, 30.0, 36.0), 3: "E", 4: (91.0, 15.0, 0.0), 5: b"\0", 6: 198.5}
 OPTIONS = VerificationOptions(
-    max_error_px=2.0, min_num_inliers=20, min_mean_score=0.0, confidence=0.9999, max_num_trials=200, seed=0
+    max_error_px=2.0,
+    min_num_inliers=20,
+    min_mean_score=0.0,
+    confidence=0.9999,
+    max_num_trials=200,
+    seed=0,
+    stationary_max_error_px=None,
 )
 
 

@@ -152,3 +152,11 @@ def test_the_reason_of_a_failure_is_in_the_numbers_of_the_stages(folder: RunFold
     with recorded(folder, "extract", {}) as record:
         record |= dataclasses.asdict(ExtractionReport(1, 1, 9.0, [], {"b.jpg": "cut", "c.jpg": "cut"}))
     assert "1 of 3 photos could be used, and two are needed" in Summary.read(folder).failure
+
+
+def test_a_discarded_model_is_the_reason_of_a_failure(folder: RunFolder) -> None:
+    discarded = ["a model with 2 images is discarded: reconstruction.min_model_size=3"]
+    with recorded(folder, "reconstruct", {}) as record:
+        record |= {"models": [], "largest": None, "num_images": 4, "unregistered": [], "discarded": discarded}
+    failure = Summary.read(folder).failure
+    assert discarded[0] in failure and "features.max_keypoints" in failure and "parallax" not in failure

@@ -32,6 +32,7 @@ from sfm_lightglue.images import (
     read_orientation,
     similar_name,
 )
+from sfm_lightglue.mistakes import count_of, shortened
 from sfm_lightglue.orientation import UPRIGHT, check_orientation, stored_features, upright_image, upright_size
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
@@ -131,6 +132,11 @@ def extract_features(
         ranges = camera_ranges(images, [*stamps], num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
+        if changed := [name for name in todo if name in store.stamps]:
+            logger.info(
+                "%s changed, or their masks or turns: their features are computed again: %s",
+                *(count_of(len(changed), "photo"), shortened(changed)),
+            )
         load = _loader(Path(images), extractor, mask_files, ranges)
         read = functools.partial(_read_upright, load, {name: orientations[name] for name in todo if name in orientations})
         results = _extract_each(todo, read, extractor, executor)
@@ -166,7 +172,7 @@ def _masks_of(images: Path, names: Sequence[str], masks: Path | str | None) -> M
     """The mask of each photo that has one. Says how many have one. Raises: as `find_masks` and `check_masks`."""
     if masks is None:
         return {}
-    found = find_masks(masks, names)
+    found = find_masks(masks, names, images)
     check_masks(images, names, found)
     found.log()
     return found.files

@@ -46,7 +46,7 @@ class VerificationOptions:
     """Largest number of RANSAC trials. It limits the time for pairs that do not overlap."""
     seed: int
     """Seed of RANSAC's random samples."""
-    stationary_max_error_px: float | None = None
+    stationary_max_error_px: float | None
     """Matches in a logo, a car hood or another overlay move at most this much, px of the resized image that the detector saw;
     they are dropped, see `stationary.py`. None keeps them."""
 

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from sfm_lightglue.images.masks_among_photos import masks_beside_photos, part_of
 from sfm_lightglue.images.names import mask_names, similar_name, tell_once, warn_of_twins, warn_once
 from sfm_lightglue.photo_names import folded
 
@@ -30,7 +31,7 @@ MASKS = ("mask", "masks")
 """Names, in lower case, of folders that may hold the masks of the photos beside them."""
 
 
-def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> list[str]:
+def list_images(folder: Path | str, *, without: Iterable[Path | str] = (), masks: Path | str | None = None) -> list[str]:
     """Names of all photos in a folder. The file extension decides what is a photo.
 
     Some files are skipped: hidden folders, the `._*` files that macOS writes beside photos, folders of thumbnails and of deleted
@@ -39,7 +40,9 @@ def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> li
 
     Args:
         folder: Folder of the photos, searched recursively. Linked folders are followed.
-        without: Folders and files to skip, such as a folder of masks. Paths outside `folder` have no effect.
+        without: Folders and files to skip. Paths outside `folder` have no effect.
+        masks: Folder of masks, or one mask, that is in use. It is skipped. If the folder holds photos too, only the pictures
+            that are masks of others are skipped.
 
     Returns:
         Paths relative to `folder`, with forward slashes, sorted. All other functions use these names.
@@ -54,8 +57,10 @@ def list_images(folder: Path | str, *, without: Iterable[Path | str] = ()) -> li
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(_no_folder(folder))
-    files = _find_files(folder, without)
-    names = _without_masks(folder, [name for name in files if _extension(name) in EXTENSIONS])
+    shared = None if masks is None else _shared_with_masks(folder, Path(masks))
+    files = _find_files(folder, [*without, *([masks] if masks is not None and shared is None else [])])
+    names = [name for name in files if _extension(name) in EXTENSIONS]
+    names = _without_masks(folder, names if shared is None else _without_used_masks(folder, names, shared))
     if not names:
         raise FileNotFoundError(_no_photos(folder, files))
     if videos := [name for name in files if _extension(name) in VIDEOS]:
@@ -206,6 +211,20 @@ def _without_masks(folder: Path, names: list[str]) -> list[str]:
             warn_once(f"{path} is left out: it holds masks of the photos. To use them, give dataset.masks={path}")
         else:
             masks -= {*group}
+    return [name for name in names if name not in masks]
+
+
+def _shared_with_masks(folder: Path, masks: Path) -> str | None:
+    """How the names of photos in the folder `masks` begin, if it holds photos and their masks; None if it holds no photos."""
+    part = part_of(folder, masks) if masks.is_dir() else None
+    return part if part == "" or (part and masks_beside_photos(find_pictures(masks))) else None
+
+
+def _without_used_masks(folder: Path, names: list[str], part: str) -> list[str]:
+    """The names without the masks among those that begin with `part`."""
+    masks = {part + name for name in masks_beside_photos(name.removeprefix(part) for name in names if name.startswith(part))}
+    if masks:
+        tell_once(f"{len(masks)} pictures in {folder / part} are masks and no photos, such as {min(masks)}")
     return [name for name in names if name not in masks]
 
 

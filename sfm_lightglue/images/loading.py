@@ -37,7 +37,7 @@ def load_image(
         UnreadableImage: If the photo or its mask cannot be decoded completely and safely, is too small, or they do not fit.
     """
     if masks is not None and not isinstance(masks, Mapping):
-        masks = find_masks(masks, [name]).files
+        masks = find_masks(masks, [name], folder).files
     with open_photo(Path(folder) / name) as image:
         orientation, size = exif_orientation(image), image.size
         if longest is not None:

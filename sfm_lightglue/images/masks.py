@@ -17,15 +17,13 @@ from PIL import Image as PILImage
 
 from sfm_lightglue.images.decoding import UnreadableImage, exif_orientation, opaque_parts, open_photo
 from sfm_lightglue.images.listing import find_pictures
-from sfm_lightglue.images.names import mask_names, stem
-from sfm_lightglue.mistakes import shortened
-from sfm_lightglue.orientation import turn_pixels_back, upright_size
+from sfm_lightglue.images.masks_among_photos import FOR_ALL, part_of
+from sfm_lightglue.images.names import mask_names, stem, warn_once
+from sfm_lightglue.mistakes import count_of, shortened
+from sfm_lightglue.orientation import UPRIGHT, turn_pixels_back, upright_size
 from sfm_lightglue.photo_names import folded
 
 logger = logging.getLogger(__name__)
-
-FOR_ALL = "mask"
-"""Name, without extension, of a mask that counts for all photos of its folder."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,12 @@ class MaskFiles:
                 "%d of %d photos have no mask and are used whole: %s", len(self.without), total, shortened(self.without)
             )
         if self.unused:
-            logger.warning("%d masks belong to no photo: %s", len(self.unused), shortened(self.unused))
+            logger.warning(
+                "%s to no photo: %s", count_of(len(self.unused), "mask belongs", "masks belong"), shortened(self.unused)
+            )
 
 
-def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
+def find_masks(masks: Path | str, names: Sequence[str], images: Path | str | None = None) -> MaskFiles:
     """The mask of each photo.
 
     A mask for one photo comes before a mask for its folder, and this before a mask for all photos. For `cam1/0000.jpg` these are
@@ -69,6 +69,7 @@ def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
     Args:
         masks: Folder of masks, searched recursively, or a single mask.
         names: Names of all photos.
+        images: Folder of the photos, if the masks may lie in it: a photo is never a mask.
 
     Raises:
         FileNotFoundError: If `masks` does not exist.
@@ -79,10 +80,12 @@ def find_masks(masks: Path | str, names: Sequence[str]) -> MaskFiles:
         return MaskFiles(masks, dict.fromkeys(names, masks))
     if not masks.is_dir():
         raise FileNotFoundError(f"the folder of masks {masks} does not exist: give a folder of masks, or one mask for all photos")
-    pictures = find_pictures(masks)
+    part = None if images is None else part_of(Path(images), masks)
+    photos = set() if part is None else {name.removeprefix(part) for name in names if name.startswith(part)}
+    pictures = [picture for picture in find_pictures(masks) if picture not in photos]
     chosen = _assign(pictures, names)
-    if not chosen and (common := _common_folder(names)):  # masks/0000.png beside images/0000.jpg
-        below = {name: name.removeprefix(common) for name in names}
+    if not chosen and (common := part or _common_folder(names)):  # masks/0000.png beside images/0000.jpg
+        below = {name: name.removeprefix(common) for name in names if name.startswith(common)}
         found = _assign(pictures, [*below.values()])
         chosen = {name: found[short] for name, short in below.items() if short in found}
     unused = sorted({*pictures} - {*chosen.values()} - {*names})
@@ -98,10 +101,18 @@ def check_masks(images: Path | str, names: Sequence[str], masks: Path | str | Ma
         ValueError: If no photo has a mask, if masks have another shape than their photos, if a mask of several photos cannot be
             read, or if two masks fit a photo.
     """
-    found = masks if isinstance(masks, MaskFiles) else find_masks(masks, names)
+    found = masks if isinstance(masks, MaskFiles) else find_masks(masks, names, images)
     if found.without and not found.files:
         raise ValueError(_nothing_fits(found))
-    if problems := list(_problems(Path(images), found.files)):
+    undecided: list[str] = []
+    problems = list(_problems(Path(images), found.files, undecided))
+    if undecided:
+        warn_once(
+            f"the masks of {count_of(len(undecided), 'photo')} in {found.folder} are used as drawn on the stored photo: EXIF "
+            "turns or mirrors the photo, and the shape of the mask does not say how it was drawn. If masks were drawn on the "
+            f"upright photo, store the photos upright: {shortened(undecided)}"
+        )
+    if problems:
         more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise ValueError("\n".join(problems[:10] + more))
 
@@ -173,8 +184,8 @@ def _grouped(pictures: Sequence[str], key_of: Callable[[str], str]) -> dict[str,
     return groups
 
 
-def _problems(images: Path, files: Mapping[str, Path]) -> Iterator[str]:
-    """What is wrong with the masks, a line each."""
+def _problems(images: Path, files: Mapping[str, Path], undecided: list[str]) -> Iterator[str]:
+    """What is wrong with the masks, a line each. Photos whose mask fits both stored and upright are added to `undecided`."""
     uses, sizes = Counter(files.values()), dict[Path, tuple[int, int] | None]()
     for name, path in files.items():
         if path not in sizes:
@@ -190,8 +201,8 @@ def _problems(images: Path, files: Mapping[str, Path]) -> Iterator[str]:
             with open_photo(images / name) as photo:
                 photo_size, orientation = photo.size, exif_orientation(photo)
             try:
-                if size is not None:
-                    _is_upright(size, photo_size, orientation)
+                if size is not None and not _is_upright(size, photo_size, orientation) and orientation != UPRIGHT:
+                    undecided += [name] if _same_shape(size, upright_size(photo_size, orientation)) else []
             except UnreadableImage as error:
                 yield f"the mask {path} does not fit the photo {name}: {error}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sfm_lightglue.orient.trials import Compare, Outcome
@@ -15,6 +15,8 @@ MAX_REPRESENTATIVES = 2
 """Photos of a group that are tried until the turn of the group is clear."""
 MAX_FAILURES, FAILURES_PER_PAIR = 10, 0.02
 """The search ends after this many groups without a clear turn, or this many for each pair of the run if these are more."""
+MAX_FAILURES_IF_NONE = 3
+"""And after this many if no pair is verified: most such photos have nothing in common. Four photos may have four turns."""
 
 
 @dataclass
@@ -30,6 +32,8 @@ class Search:
     """Quarter turns clockwise of each photo in `group`."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """The last outcome of each photo in a group that was tried."""
+    progress: Callable[[int], object] = lambda num_photos: None
+    """Called with the number of photos in each group after its first try."""
 
     def run(self, groups: Iterable[Sequence[str]], max_failures: int) -> None:
         """Tries each group with the photos of `group`, and the failed ones again with the photos that joined since."""
@@ -44,6 +48,8 @@ class Search:
                     failed.append((members, seen))
                     continue
                 outcome = self._try(members, fresh)
+                if not seen:
+                    self.progress(len(members))
                 self.outcomes |= dict.fromkeys(members, outcome)
                 if outcome.is_clear:
                     self.turns |= dict.fromkeys(members, outcome.best)
@@ -75,11 +81,25 @@ class Search:
         return near + [others[int(i * step)] for i in range(min(room, len(others)))]
 
 
-def settle(turns: Mapping[str, int], tagged: Collection[str]) -> dict[str, int]:
-    """The turns, so that most photos whose EXIF has an orientation keep it: only turns relative to each other were found."""
-    votes = Counter(turns[name] for name in tagged if name in turns)
-    shift = max(range(4), key=lambda turn: (votes[turn], -turn))
-    return {name: (turn - shift) % 4 for name, turn in turns.items()}
+def settle(turns: Mapping[str, int], largest: Collection[str], tagged: Collection[str]) -> int:
+    """The turn that becomes upright, in quarters: only turns relative to the largest group were found.
+
+    Each photo of the largest group votes for turn 0. A photo outside it votes for its own turn if EXIF turns it. If two turns
+    have as many votes, that with more votes from EXIF wins.
+
+    Args:
+        turns: Quarter turns clockwise of each photo, relative to the largest group.
+        largest: The photos of the largest group.
+        tagged: The photos that EXIF turns.
+    """
+    from_exif = Counter(turns[name] for name in tagged if name in turns)
+    votes = Counter(turns[name] for name in {*largest, *tagged} if name in turns)
+    return max(range(4), key=lambda turn: (votes[turn], from_exif[turn], -turn))
+
+
+def max_failures(size: int, num_pairs: int) -> int:
+    """Groups without a clear turn after which the search ends, for a largest group of `size` photos."""
+    return max(MAX_FAILURES, int(FAILURES_PER_PAIR * num_pairs)) if size > 1 else MAX_FAILURES_IF_NONE
 
 
 def neighbours_of(pairs: Iterable[Pair]) -> dict[str, list[str]]:

@@ -34,6 +34,9 @@ MAX_PARTNERS = 3
 MIN_INLIERS, MIN_RATIO = 30, 3.0
 """The best turn needs this many inliers with all partners together, and this many times the inliers of the next best turn."""
 
+ENOUGH_INLIERS = 2 * MIN_INLIERS
+"""If the best turn is clear and has as many after one or two partners, the photo is not matched with the others."""
+
 
 def small_options(options: Any) -> Any:
     """The options of an extractor for small pictures."""
@@ -92,7 +95,7 @@ class Trials:
         self._features = BoundedCache(self._extract, lambda features: features.num_bytes, CACHE_BYTES)
 
     def compare(self, name: str, partners: Sequence[str], turns: Mapping[str, int]) -> Outcome:
-        """The inliers of the photo in four turns with those partners that look most alike.
+        """The inliers of the photo in four turns with those partners that look most alike, until a turn is clear.
 
         Args:
             name: The photo.
@@ -110,7 +113,13 @@ class Trials:
                 looked_at[partner] = self.features(partner, turns[partner])
         votes = {partner: max(len(self._nearest(turned, found)) for turned in own) for partner, found in looked_at.items()}
         chosen = sorted(votes, key=lambda partner: (-votes[partner], partner))[:MAX_PARTNERS]
-        return Outcome(tuple(sum(self._inliers(turned, looked_at[partner]) for partner in chosen) for turned in own))
+        outcome = Outcome((0, 0, 0, 0))
+        for partner in chosen:
+            found = (self._inliers(turned, looked_at[partner]) for turned in own)
+            outcome = Outcome(tuple(before + more for before, more in zip(outcome.inliers, found, strict=True)))
+            if outcome.is_clear and max(outcome.inliers) >= ENOUGH_INLIERS:
+                break
+        return outcome
 
     def features(self, name: str, turn: int) -> Features:
         """The features of the small picture, turned by quarters clockwise on top of its orientation.

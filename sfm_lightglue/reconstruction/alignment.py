@@ -91,14 +91,16 @@ def describe_alignments(output: Path, database: Path, options: ReconstructionOpt
         return {}
     described: dict[str, Any] = {}
     for folder in model_folders(output):
-        georeference = read_georeference(folder)
-        if georeference is not None:
-            described[folder.name] = {"is_aligned": True, **georeference.statistics()}
-            continue
         try:
-            estimate_georeference(read_model(folder), positions, options.seed)
+            if (georeference := read_georeference(folder)) is not None:
+                described[folder.name] = {"is_aligned": True, **georeference.statistics()}
+            else:
+                estimate_georeference(read_model(folder), positions, options.seed)
         except NotAligned as reason:
             described[folder.name] = {"is_aligned": False, "reason": str(reason)}
+        except ValueError as damage:  # the user has changed a file
+            logger.warning("%s", damage)
+            described[folder.name] = {"is_aligned": False, "reason": str(damage)}
     return described
 
 

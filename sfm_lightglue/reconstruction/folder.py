@@ -10,14 +10,16 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.files import foreign_file, free_path, read_own_json, sha256_of, temporary_files, write_json
+from sfm_lightglue.files import foreign_file, free_path, read_own_json, sha256_of, temporary_files, write_json, written_whole
+from sfm_lightglue.georeference import FILE_NAME
 from sfm_lightglue.mistakes import shortened
-from sfm_lightglue.model_files import BINARY_FILES, TEXT_FILES, find_damage, read_model
+from sfm_lightglue.model_files import BINARY_FILES, COPIES, find_damage, read_model, write_copies
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,9 @@ BEGINNINGS = ('{"unfinished":', '{"options":')
 """The first key in `settings.json`; version 0.10 had no other."""
 NOT_SETTINGS = ("unfinished", "joining", "files")
 """Keys in `settings.json` that are no settings."""
-OUR_NAMES = {*BINARY_FILES, *TEXT_FILES, "points.ply", "georeference.json"}
+GEOREFERENCE_BEGINNINGS = ('{"coordinates":',)
+"""The first key in `georeference.json`."""
+OUR_NAMES = {*BINARY_FILES, *COPIES, FILE_NAME}
 """Files of a model, for folders of version 0.10, which recorded no files."""
 
 
@@ -49,6 +53,7 @@ class ModelsFolder:
         if not state or state.get("unfinished"):
             return {}
         for number, files in _by_model(state.get("files", {})).items():
+            self._write_copies_again(number, files)
             if problem := self._damage(number, files):
                 logger.warning("%s is damaged (%s): the models are made again", self.path / number, problem)
                 return {}
@@ -70,6 +75,8 @@ class ModelsFolder:
     def _is_as_written(self, name: str, recorded: Mapping[str, str], damaged: set[str]) -> bool:
         number, _, file = name.partition("/")
         if number in damaged and file in BINARY_FILES:
+            return True
+        if file == FILE_NAME and name in recorded and _is_cut_georeference(self.path / name):
             return True
         return name in recorded and _file_hash(self.path / name) == recorded[name]
 
@@ -120,7 +127,24 @@ class ModelsFolder:
                 return f"{name} is missing"
             if _file_hash(path) != recorded and (problem := find_damage(self.path / number)):
                 return problem
+            if name == FILE_NAME and _is_cut_georeference(path):
+                return f"{name} is cut"
         return ""
+
+    def _write_copies_again(self, number: str, files: Mapping[str, str]) -> None:
+        """Writes text and PLY files that were cut again, from the binary files. Files that the user has changed stay."""
+        folder = self.path / number
+        changed = {name for name in files if (folder / name).is_file() and _file_hash(folder / name) != files[name]}
+        if not changed & {*COPIES} or changed & {*BINARY_FILES}:
+            return
+        with contextlib.suppress(ValueError), tempfile.TemporaryDirectory() as temporary:
+            write_copies(read_model(folder), Path(temporary))
+            for name in sorted(changed & {*COPIES}):
+                whole, found = (Path(temporary) / name).read_bytes(), (folder / name).read_bytes().rstrip(b"\0")
+                if whole.startswith(found):
+                    logger.warning("%s is cut: it is written again", folder / name)
+                    with written_whole(folder / name) as path:
+                        path.write_bytes(whole)
 
     # --- new models ---
 
@@ -171,6 +195,14 @@ class ModelsFolder:
     def _unproven(self) -> list[str]:
         """The content of a folder without `settings.json`: it looks like ours, but may be the user's."""
         return [] if (self.path / STATE).exists() else sorted(path.name for path in self.path.iterdir())
+
+
+def _is_cut_georeference(path: Path) -> bool:
+    """Whether a `georeference.json` is ours, but cut or full of zeros. One that the user has rewritten is not."""
+    try:
+        return path.is_file() and read_own_json(path, GEOREFERENCE_BEGINNINGS) is None
+    except ValueError:
+        return False
 
 
 def _file_hash(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pycolmap
 
-from sfm_lightglue.model_files import read_model
+from sfm_lightglue.model_files import read_model, write_copies
 from sfm_lightglue.reconstruction.colors import color_points
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class ReconstructionReport:
     """Names of the images that are not in the largest model, sorted."""
     joining: list[str] = field(default_factory=list)
     """A sentence about each attempt to join models or to continue one, with the reason if it was refused."""
+    discarded: list[str] = field(default_factory=list)
+    """A sentence about each model that this call discarded, with the reason."""
 
 
 def model_folders(output: Path) -> list[Path]:
@@ -97,25 +99,27 @@ def _rank(num_images: int, num_points: int) -> tuple[int, int]:
     return -num_images, -num_points
 
 
-def number_models(output: Path, min_images: int) -> None:
+def number_models(output: Path, min_images: int) -> list[str]:
     """Numbers the models in the folder `output` from 0 by size: images, then points, then the names of the images.
 
-    Models with fewer than `min_images` images or MIN_POINTS points are deleted, each with a warning.
+    Models with fewer than `min_images` images or MIN_POINTS points are deleted, each with a warning. Returns these warnings.
     """
-    ranked = []
+    ranked, discarded = [], []
     for folder in model_folders(output):
         model = read_model(folder)
         num_images, num_points = model.num_reg_images(), model.num_points3D()
-        if num_points < MIN_POINTS:
-            logger.warning("a model with %d images and %d points is discarded", num_images, num_points)
-            shutil.rmtree(folder)
-        elif num_images < min_images:
-            logger.warning("a model with %d images is discarded: reconstruction.min_model_size=%d", num_images, min_images)
+        if num_points < MIN_POINTS or num_images < min_images:
+            reason = f" and {num_points} points is discarded"
+            if num_points >= MIN_POINTS:
+                reason = f" is discarded: reconstruction.min_model_size={min_images}"
+            discarded.append(f"a model with {num_images} images{reason}")
+            logger.warning("%s", discarded[-1])
             shutil.rmtree(folder)
         else:
             ranked.append((_rank(num_images, num_points), registered_names(model), folder.rename(output / f"{folder.name}.tmp")))
     for number, (_, _, folder) in enumerate(sorted(ranked)):
         folder.rename(output / str(number))
+    return discarded
 
 
 def write_models(output: Path, images: Path | None, orientations: Mapping[str, int]) -> None:
@@ -128,5 +132,4 @@ def write_models(output: Path, images: Path | None, orientations: Mapping[str, i
         if images is not None:
             color_points(model, images, orientations)
             model.write(folder)
-        model.write_text(folder)
-        model.export_PLY(folder / "points.ply")
+        write_copies(model, folder)

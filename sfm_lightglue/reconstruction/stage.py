@@ -87,11 +87,11 @@ def reconstruct(
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)
         candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
-        number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
+        discarded = number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
         # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
         align_models(partial, database, options)
         write_models(partial, images if options.extract_colors else None, orientations)
-    report = replace(describe_models(partial, names), joining=joining)
+    report = replace(describe_models(partial, names), joining=joining, discarded=discarded)
     if _is_worse(report, folder, interrupted):
         shutil.rmtree(partial)
     else:

@@ -142,6 +142,17 @@ def write_mask(photos: Path, name: str, keep: np.ndarray) -> Path:
     return photos.parent / "masks"
 
 
+def test_features_that_are_computed_again_are_told(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    masks = write_mask(photos, "sub/c.png", np.arange(24)[:, None].repeat(32, 1) < 12)
+    with caplog.at_level(logging.INFO):
+        run(photos, masks=masks)
+        run(photos, masks=masks)
+        assert "computed again" not in caplog.text
+        run(photos)
+        assert caplog.text.count("computed again") == 1
+        assert "1 photo changed, or their masks or turns: their features are computed again: sub/c.png" in caplog.text
+
+
 def test_masks_reach_the_extractor_and_only_photos_with_another_mask_are_processed_again(photos: Path) -> None:
     keep = np.zeros((24, 32), bool)
     keep[10:14, 10:14] = True

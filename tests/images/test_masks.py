@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from sfm_lightglue import api
-from sfm_lightglue.images import UnreadableImage, check_masks, find_masks, load_image
+from sfm_lightglue.images import UnreadableImage, check_masks, find_masks, list_images, load_image
 
 SIZE = 64, 48
 """(width, height) px of the photos."""
@@ -228,3 +228,60 @@ def test_a_mask_for_all_photos_that_cannot_be_read_is_an_error_before_the_work(t
     (tmp_path / "mask.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"mask\.png of 2 photos cannot be used"):
         check_masks(tmp_path, ["a.jpg", "b.jpg"], tmp_path / "mask.png")
+
+
+# --- masks in the photo folder ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "cam1/"])
+def test_masks_beside_their_photos_are_masks_and_no_photos(tmp_path: Path, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    files = ["0000.jpg", "0000.png", "0001.jpg", "0001_mask.png", "0002.JPG", "0002.JPG.png", "0003.jpg", "whole.png"]
+    touch(tmp_path, "other/0009.jpg", *(prefix + file for file in files))
+    masks = tmp_path / prefix
+    with caplog.at_level(logging.INFO):
+        names = list_images(tmp_path, masks=masks)
+        assert list_images(tmp_path, masks=masks) == names
+    photos = ["0000.jpg", "0001.jpg", "0002.JPG", "0003.jpg", "whole.png"]
+    assert names == sorted(["other/0009.jpg", *(prefix + name for name in photos)])
+    found = find_masks(masks, names, tmp_path)
+    assert {name.removeprefix(prefix): path.name for name, path in found.files.items()} == {
+        "0000.jpg": "0000.png",
+        "0001.jpg": "0001_mask.png",
+        "0002.JPG": "0002.JPG.png",
+    }
+    assert found.unused == ()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1 and "3 pictures" in told[0] and "0000.png" in told[0]
+
+
+def test_a_mask_of_all_photos_or_of_a_folder_beside_them_is_no_photo(tmp_path: Path) -> None:
+    touch(tmp_path, "mask.png", "a.jpg", "cam1.png", "cam1/b.jpg")
+    names = list_images(tmp_path, masks=tmp_path)
+    assert names == ["a.jpg", "cam1/b.jpg"]
+    found = find_masks(tmp_path, names, tmp_path).files
+    assert {name: path.name for name, path in found.items()} == {"a.jpg": "mask.png", "cam1/b.jpg": "cam1.png"}
+
+
+def test_a_folder_of_masks_without_photos_is_left_out_whole(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "drawn/a.png", "drawn/b.png", "drawn/old.jpg")
+    assert list_images(tmp_path, masks=tmp_path / "drawn") == ["a.jpg", "b.jpg"]
+    assert list_images(tmp_path, masks=tmp_path / "drawn" / "a.png") == ["a.jpg", "b.jpg", "drawn/b.png", "drawn/old.jpg"]
+
+
+@pytest.mark.parametrize(
+    "code, is_square, warns", [(3, False, True), (2, False, True), (6, True, True), (6, False, False), (1, False, False)]
+)
+def test_a_mask_that_fits_the_stored_and_the_upright_photo_gets_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int, is_square: bool, warns: bool
+) -> None:
+    size = (48, 48) if is_square else SIZE
+    for name in ("a", "b"):
+        exif = PILImage.Exif()
+        exif[0x0112] = code
+        PILImage.new("RGB", size).save(tmp_path / f"{name}.jpg", exif=exif)
+        PILImage.new("L", size).save(tmp_path / f"{name}.jpg.png")
+    for _ in range(2):  # once before the run, once in it
+        check_masks(tmp_path, ["a.jpg", "b.jpg"], tmp_path)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == warns
+    assert not warns or ("2 photos" in warnings[0] and "a.jpg, b.jpg" in warnings[0] and "stored photo" in warnings[0])

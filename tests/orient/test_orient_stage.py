@@ -16,7 +16,10 @@ from PIL import Image as PILImage
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.images import camera_ranges, load_image
-from sfm_lightglue.orient import trials
+from sfm_lightglue.orient import stage, trials
+from sfm_lightglue.orient.decisions import Decision, content_hash
+from sfm_lightglue.orient.search import Search
+from sfm_lightglue.orient.trials import Outcome
 from sfm_lightglue.orientation import upright_image
 from sfm_lightglue.storage import H5Reader
 
@@ -56,8 +59,8 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `photos`, and `out` in which the stages up to `verify` have run."""
     folder = tmp_path_factory.mktemp("verified")
     run = open_run(write_photos(folder / "photos", TURNS))
-    for stage in ("extract", "pairs", "match", "verify"):
-        pipeline.run_stage(run, stage)
+    for name in ("extract", "pairs", "match", "verify"):
+        pipeline.run_stage(run, name)
     return folder
 
 
@@ -84,8 +87,8 @@ def open_run(photos: Path, output: str = "out", *overrides: str) -> pipeline.Run
 
 
 def run_to_orient(run: pipeline.Run) -> None:
-    for stage in ("extract", "pairs", "match", "verify", "orient"):
-        pipeline.run_stage(run, stage)
+    for name in ("extract", "pairs", "match", "verify", "orient"):
+        pipeline.run_stage(run, name)
 
 
 def orientations(run: pipeline.Run) -> dict[str, int]:
@@ -110,11 +113,13 @@ def test_photos_turned_at_random_are_all_turned_back(photos: Path, caplog: pytes
     assert orientations(run) == {name: CODES[turn] for name, turn in TURNS.items()}
     assert num_verified(run) == 10, "all pairs, as if the photos had been upright"
     record = json.loads(run.folder.summary.read_text())["stages"]
-    assert [*record["orient"]["turned"]] == ["d.png", "e.png"]
+    assert [*record["orient"]["turned"]] == record["orient"]["changed"] == ["d.png", "e.png"]
+    assert record["orient"]["num_tried"] == 2, "of all passes: the last one tries nothing"
     assert record["orient"]["turned"]["e.png"].startswith("orientation 3, turned: 0, 0, ")
     assert record["verify"]["num_verified_pairs"] == 10
     lines = [message for message in caplog.messages if message.startswith("orient: ")]
     assert lines[0].endswith("2 are turned: d.png, e.png (reasons in orientations.tsv)")
+    assert sum("may lie on its side" in message for message in lines) == 1
 
 
 def test_the_same_command_again_tries_nothing(oriented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,15 +180,41 @@ def test_a_changed_photo_loses_its_decision(oriented: Path, tmp_path: Path) -> N
     assert orientations(run)["e.png"] == 1 and num_verified(run) == 10
 
 
-def test_photos_that_exif_turns_decide_what_is_up(tmp_path: Path) -> None:
-    """Three photos without EXIF are the largest group. One that EXIF turns joins it, and the three turn until it is upright."""
-    photos = write_photos(tmp_path / "photos", {"a.png": 3, "b.png": 3, "c.png": 3, "d.png": 1, "e.png": 2})
+def write_exif(photo: Path, code: int) -> None:
+    """Gives a photo this orientation in EXIF. Its pixels stay."""
     exif = PILImage.Exif()
-    exif[0x0112] = 6
-    PILImage.open(photos / "d.png").save(photos / "d.png", exif=exif)
+    exif[0x0112] = code
+    PILImage.open(photo).save(photo, exif=exif)
+
+
+def decided(run: pipeline.Run) -> dict[str, list[str]]:
+    """Name -> the columns of `orientations.tsv` after it."""
+    rows = [line.split("\t") for line in run.folder.orientations.read_text().splitlines()[1:]]
+    return {name: columns for name, *columns in rows}
+
+
+def test_one_wrong_note_in_exif_does_not_turn_the_photos_that_are_upright(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", dict.fromkeys(TURNS, 0))
+    for name, code in {"a.png": 1, "b.png": 1, "d.png": 6}.items():
+        write_exif(photos / name, code)
     run = open_run(photos)
     run_to_orient(run)
-    assert orientations(run) == {"a.png": 8, "b.png": 8, "c.png": 8, "d.png": 6, "e.png": 3}
+    assert orientations(run) == dict.fromkeys(TURNS, 1)
+    assert [*decided(run)] == ["d.png"] and decided(run)["d.png"][:2] == ["1", "True"]
+
+
+def test_as_many_photos_that_exif_turns_decide_what_is_up(tmp_path: Path) -> None:
+    """Two photos without EXIF are the largest group. Two others, turned by EXIF, join it, and the first two turn to them."""
+    turns = {"a.png": 3, "b.png": 3, "d.png": 1, "e.png": 2}
+    photos = write_photos(tmp_path / "photos", turns)
+    write_exif(photos / "d.png", 6)
+    write_exif(photos / "e.png", 3)
+    run = open_run(photos)
+    run_to_orient(run)
+    assert orientations(run) == {name: CODES[turn] for name, turn in turns.items()}
+    for name, (_, turned, reason, *_) in decided(run).items():
+        assert reason.startswith("turned" if turned == "True" else "not turned"), name
+        assert "best as it is" not in reason
 
 
 def test_a_photo_of_something_else_keeps_its_orientation(photos: Path) -> None:
@@ -197,7 +228,48 @@ def test_a_photo_of_something_else_keeps_its_orientation(photos: Path) -> None:
     assert "False\tno turn is clearly the best: 0, 0, 0, 0 inliers" in row
 
 
-def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos: Path) -> None:
+def test_photos_that_no_turn_can_help_are_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has no keypoints, the other is in no pair of the user's list."""
+    photos, masks = write_photos(tmp_path / "photos", TURNS), tmp_path / "masks"
+    masks.mkdir()
+    PILImage.fromarray(np.zeros((180, 140), np.uint8)).save(masks / "d.png")
+    (tmp_path / "list.txt").write_text("a.png b.png\na.png c.png\nb.png c.png\na.png d.png\nd.png e.png\n")
+    monkeypatch.setattr(trials.Trials, "compare", lambda *arguments: pytest.fail("a photo is tried"))
+    run = open_run(photos, "out", "pairs=list", f"pairs.path='{tmp_path / 'list.txt'}'", f"dataset.masks='{masks}'")
+    run_to_orient(run)
+    assert not run.folder.orientations.exists()
+
+
+def test_a_turned_photo_stays_turned_if_it_is_tried_again(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", {"a.png": 0, "b.png": 0, "d.png": 1})
+    known = {"d.png": Decision("d.png", 6, True, "turned: before", 100, 2, content_hash(photos / "d.png"))}
+    for inliers in ((0, 0, 0, 0), (99, 0, 0, 0)):
+        search = Search(lambda *arguments, inliers=inliers: Outcome(inliers), ["a.png", "b.png"], {})
+        search.run([["d.png"]], 5)
+        decided = stage._decisions(search, ["a.png", "b.png"], {"a.png": 1, "b.png": 1, "d.png": 6}, photos, known)
+        assert decided == known
+
+
+def test_unrelated_photos_are_given_up_soon_and_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, photos, tried = np.random.default_rng(3), tmp_path / "photos", []
+    photos.mkdir()
+    for name in "abcdefg":
+        pixels = PILImage.fromarray(rng.integers(0, 256, (20, 25, 3), np.uint8))
+        pixels.resize((100, 80), PILImage.Resampling.BICUBIC).save(photos / f"{name}.png")
+    compare = trials.Trials.compare
+    monkeypatch.setattr(trials.Trials, "compare", lambda self, name, *rest: tried.append(name) or compare(self, name, *rest))
+    run = open_run(photos)
+    run_to_orient(run)
+    assert tried == ["b.png", "c.png", "d.png"]
+    assert decided(run)["g.png"][2].startswith("not tried: ")
+    assert "orient     :" in capsys.readouterr().err, "a progress bar"
+    pipeline.run_stage(run, "orient")
+    assert len(tried) == 3
+
+
+def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = photos.parent / "masks"
     masks.mkdir()
     upright = np.full((140, 180), 255, np.uint8)
@@ -208,6 +280,11 @@ def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos
     (photos / "b.png").write_bytes(b"no photo any more")
     outcome = tried.compare("d.png", ["a.png", "b.png", "c.png"], dict.fromkeys(TURNS, 0))
     assert outcome.is_clear and outcome.best == 1
+    calls: list[int] = []
+    count = tried._inliers
+    monkeypatch.setattr(tried, "_inliers", lambda *both: calls.append(count(*both)) or calls[-1])
+    assert tried.compare("d.png", ["a.png", "c.png"], dict.fromkeys(TURNS, 0)).is_clear
+    assert len(calls) == 4, "the first partner is enough"
     assert not tried.compare("b.png", ["a.png"], dict.fromkeys(TURNS, 0)).is_clear
     picture = upright_image(dataclasses.replace(tried._picture("d.png"), orientation=CODES[1]))
     np.testing.assert_array_equal(picture.mask, upright > 0)

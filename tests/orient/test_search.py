@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from sfm_lightglue.orient.groups import find_groups
-from sfm_lightglue.orient.search import MAX_FAILURES, Search, neighbours_of, settle
+from sfm_lightglue.orient.search import MAX_FAILURES, Search, max_failures, neighbours_of, settle
 from sfm_lightglue.orient.trials import Outcome
 from sfm_lightglue.products import Pair
 
@@ -94,6 +94,18 @@ def test_the_search_ends_after_some_failures() -> None:
     assert len(scene.calls) == 7
 
 
+def test_little_is_tried_if_no_pair_is_verified() -> None:
+    assert max_failures(1, 4950) == 3
+    assert max_failures(2, 10) == MAX_FAILURES and max_failures(50, 4950) == 99
+
+
+def test_the_progress_counts_each_photo_once() -> None:
+    scene, counts = Scene({"a": 0, "b": 0, "y": 8, "z": 8, "c": 0.5}, dict.fromkeys("abcyz", 0)), []
+    Search(scene.compare, ["a", "b"], {}, progress=counts.append).run([["y", "z"], ["c"]], MAX_FAILURES)
+    assert len(scene.calls) == 5, "the first group is tried again after c has joined"
+    assert counts == [2, 1]
+
+
 def test_partners_are_neighbours_of_the_run_and_others_evenly_spaced() -> None:
     names = [f"{i:03}" for i in range(100)]
     scene = Scene({"z": 0, **{name: 0.0 for name in names}}, dict.fromkeys(["z", *names], 0))
@@ -112,9 +124,12 @@ def test_only_a_clear_turn_counts(inliers: tuple[int, ...], clear: bool) -> None
     assert Outcome(inliers).is_clear == clear
 
 
-def test_photos_that_exif_turns_keep_their_turn_and_the_others_follow() -> None:
-    turns = {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1}
-    assert settle(turns, []) == turns
-    assert settle(turns, ["d"]) == {"a": 3, "b": 3, "c": 3, "d": 0, "e": 0}
-    assert settle(turns, ["a", "d"]) == turns, "as many either way: the larger group stays"
-    assert settle(turns, ["a", "d", "e", "unknown"])["d"] == 0
+def test_the_largest_group_and_photos_that_exif_turns_vote_for_what_is_upright() -> None:
+    turns = {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1, "f": 1, "g": 2}
+    largest = ["a", "b", "c"]
+    assert settle(turns, largest, []) == 0
+    assert settle(turns, largest, ["d"]) == 0, "one old note does not turn three photos"
+    assert settle(turns, largest, ["d", "e", "g"]) == 0
+    assert settle(turns, largest, ["d", "e", "f"]) == 1, "as many either way: EXIF counts more"
+    assert settle(turns, largest, ["a", "b", "c", "d", "e", "f"]) == 0, "EXIF on both sides: the larger group stays"
+    assert settle(turns, largest, ["d", "e", "unknown"]) == 0

@@ -28,7 +28,8 @@ class Patches:
     def __call__(self, image: Image) -> Features:
         grey = image.pixels.astype(np.float32).mean(axis=2)
         around = np.lib.stride_tricks.sliding_window_view(grey, (9, 9))  # h-8 w-8 9 9
-        y, x = np.nonzero(grey[4:-4, 4:-4] >= around.max(axis=(2, 3)))
+        is_maximum = grey[4:-4, 4:-4] >= around.max(axis=(2, 3))
+        y, x = np.nonzero(is_maximum if image.mask is None else is_maximum & image.mask[4:-4, 4:-4])
         order = np.argsort(-grey[y + 4, x + 4], kind="stable")[: self.options.max_keypoints]
         y, x = y[order], x[order]
         patches = around[y, x].reshape(len(x), 81)

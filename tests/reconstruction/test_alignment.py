@@ -199,6 +199,34 @@ def test_the_reason_is_told_again_for_a_model_that_was_kept(
     assert read_georeference(tmp_path / "out" / "0") is None
 
 
+@pytest.mark.parametrize("content", ["", '{\n "coordinates": "x east', "\0" * 90])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_cut_georeference_is_named_and_made_again(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, seed: int
+) -> None:
+    database = folder / "database.db"
+    reconstruct(database, folder / "images", tmp_path / "out", OPTIONS)
+    path = tmp_path / "out" / "0" / "georeference.json"
+    before = path.read_bytes()
+    path.write_text(content)
+    reconstruct(database, folder / "images", tmp_path / "out", dataclasses.replace(OPTIONS, seed=seed))
+    assert "0 is damaged (georeference.json is cut): the models are made again" in caplog.text
+    assert path.read_bytes() == before or seed
+    assert read_georeference(path.parent) is not None and not (tmp_path / "out.kept-1").exists()
+
+
+def test_a_georeference_of_the_user_stays_and_is_named(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    database = folder / "database.db"
+    reconstruct(database, folder / "images", tmp_path / "out", OPTIONS)
+    path = tmp_path / "out" / "0" / "georeference.json"
+    path.write_text('{"origin": "my village"}')
+    reconstruct(database, folder / "images", tmp_path / "out", OPTIONS)
+    assert path.read_text() == '{"origin": "my village"}'
+    described = describe_alignments(tmp_path / "out", database, OPTIONS)
+    assert not described["0"]["is_aligned"] and "georeference.json" in described["0"]["reason"]
+    assert "georeference.json" in caplog.text
+
+
 def test_several_models_share_the_origin(scene: KnownScene, tmp_path: Path) -> None:
     groups = (range(4), range(4, 8))
     pairs = [pair for group in groups for pair in itertools.combinations(group, 2)]

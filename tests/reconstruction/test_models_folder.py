@@ -15,7 +15,7 @@ import pytest
 from known_scene import MAPPER_OPTIONS as OPTIONS
 from known_scene import KnownScene, make_database
 
-from sfm_lightglue.model_files import BINARY_FILES, find_damage, read_model
+from sfm_lightglue.model_files import BINARY_FILES, TEXT_FILES, find_damage, read_model
 from sfm_lightglue.reconstruction import MAPPERS, ReconstructionReport, reconstruct
 
 NUM_IMAGES = 4
@@ -213,6 +213,34 @@ def test_a_damaged_model_is_named_and_made_again(
     assert contents(output) == contents(finished)
     run(database, output)
     assert mapped == [1]
+
+
+@pytest.mark.parametrize("name", [*TEXT_FILES, "points.ply"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_cut_copy_of_the_model_is_named_and_written_again_from_the_binary_files(
+    database: Path, output: Path, mapped: list[int], caplog: pytest.LogCaptureFixture, name: str, share: float, seed: int
+) -> None:
+    before = contents(output)
+    cut(output / "0" / name, share)
+    if share == 0.5:  # a power cut may leave zeros
+        with (output / "0" / name).open("ab") as file:
+            file.write(bytes(100))
+    run(database, output, seed=seed)
+    assert f"{name} is cut: it is written again" in caplog.text
+    assert [path.name for path in output.parent.iterdir()] == ["reconstruction"] and len(mapped) == seed
+    if not seed:
+        assert contents(output) == before
+
+
+@pytest.mark.parametrize("name", ["cameras.txt", "points.ply"])
+def test_an_edited_copy_of_the_model_stays(database: Path, output: Path, mapped: list[int], name: str) -> None:
+    path = output / "0" / name
+    for change in (lambda data: data + b"# mine\n", lambda data: data[:-9] + b"mine", lambda data: data.replace(b"#", b"//")):
+        path.write_bytes(change(path.read_bytes()))
+        before = contents(output)
+        run(database, output)
+        assert contents(output) == before and not mapped
 
 
 @pytest.mark.parametrize("name", BINARY_FILES)
