@@ -42,7 +42,7 @@ class MaskFiles:
     def log(self) -> None:
         """Logs how many photos have a mask. Warns about photos without a mask and masks without a photo."""
         total = len(self.files) + len(self.without)
-        logger.info("masks: %d of %s", len(self.files), count_of(total, "photo"))
+        logger.info("masks: %d of %d photos", len(self.files), total)
         if self.without:
             logger.warning(
                 "%d of %d photos have no mask and are used whole: %s", len(self.without), total, shortened(self.without)
