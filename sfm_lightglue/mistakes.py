@@ -1,8 +1,12 @@
-"""Error messages: which errors are mistakes of the user, and several of them as one error; lists of names for a message."""
+"""Messages: mistakes of the user, several of them as one error; names and numbers in a message; warnings given once."""
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
 
 MISTAKES = (ValueError, KeyError, OSError)
 """Errors that a user can cause. Others are faults of the package."""
@@ -21,6 +25,23 @@ def shortened(names: Sequence[str], limit: int = 3) -> str:
 def count_of(number: int, one: str, many: str | None = None) -> str:
     """A number with its noun: `1 photo`, `2 photos`; `many` is the plural if it is not `one` with an s."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def shown(name: str) -> str:
+    """A name for a message in quotes. Letters beyond ASCII are escapes, because forms of Unicode look the same in print."""
+    return f"'{name}'" if name.isascii() and name.isprintable() else ascii(name)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Logs a warning the first time that this process gives it."""
+    logger.warning("%s", message)
+
+
+@functools.cache
+def tell_once(message: str) -> None:
+    """Logs an information the first time that this process gives it."""
+    logger.info("%s", message)
 
 
 def raise_together(mistakes: Sequence[Exception]) -> None:

@@ -67,11 +67,11 @@ def with_photos_and_output(arguments: Sequence[str]) -> list[str]:
     if not paths:
         return others
     given = {key: other for other in others for key in [other.partition("=")[0].lstrip("+")]}
-    if len(paths) > 1 and all(_is_photo(path) for path in paths[:2]):
+    if len(paths) > 1 and all(_is_file(path) for path in paths[:2]):
         folder = os.path.dirname(paths[0]) or "."  # noqa: PTH120
         raise ValueError(
-            f"found {len(paths)} paths, the first are photos: give the folder that holds the photos, not each photo, such as "
-            f"{folder} {'OUT' if _is_photo(paths[-1]) else paths[-1]}"
+            f"found {len(paths)} paths, and the first are files: give the folder that holds the photos, not each photo, such as "
+            f"{folder} {'OUT' if _is_file(paths[-1]) else paths[-1]}"
         )
     if "dataset.images" in given or len(paths) > 2:
         raise ValueError(f"cannot read {paths[-1]!r}: expected key=value, or PHOTOS OUT in front, two paths that are given once")
@@ -98,10 +98,8 @@ def check_flags(arguments: Sequence[str]) -> None:
         raise ValueError(f"there is no flag {flag}: options are written KEY=VALUE without dashes, such as {hint}")
 
 
-def _is_photo(path: str) -> bool:
-    from sfm_lightglue.images.listing import EXTENSIONS  # here, because it imports PIL
-
-    return path.lower().endswith(EXTENSIONS) and os.path.isfile(expanded(path))  # noqa: PTH113
+def _is_file(path: str) -> bool:
+    return os.path.isfile(expanded(path))  # noqa: PTH113
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:

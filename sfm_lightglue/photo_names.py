@@ -7,7 +7,6 @@ Our names are paths below the photo folder with forward slashes. Lists from othe
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import posixpath
 import re
@@ -17,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from sfm_lightglue.mistakes import count_of, shown, warn_once
 from sfm_lightglue.text_files import SEPARATOR, numbered_lines, read_text, split_columns
-
-logger = logging.getLogger(__name__)
 
 Entry = TypeVar("Entry")
 
@@ -99,9 +97,9 @@ class PhotoNames:
         """An unknown name for a message: with the photos that differ only in case or Unicode form, or the closest name."""
         twins = next(filter(None, (self._similar.get(folded(name)) for name in self._candidates(text))), [])
         if len(twins) > 1:
-            return f"{text!r} (could be any of {', '.join(map(ascii, twins))})"
+            return f"{shown(text)} (could be any of {', '.join(map(shown, twins))})"
         close = difflib.get_close_matches(text, self.names, n=1)
-        return f"{text!r}" + (f" (closest: {close[0]!r})" if close else "")
+        return shown(text) + (f" (closest: {shown(close[0])})" if close else "")
 
     def warn_of_other_letters(self, path: Path | str, found: Mapping[str, str]) -> None:
         """Logs a warning if names of the file `path` only fit photos with other letter case or in another Unicode form.
@@ -113,9 +111,10 @@ class PhotoNames:
         others = {text: name for text, name in found.items() if text != name and name not in self._candidates(text)}
         if others:
             text, name = min(others.items())
-            logger.warning(
-                "%s: %d names have other letter case or another Unicode form than the photos, for example %a for %a",
-                *(path, len(others), text, name),
+            count = count_of(len(others), "name has", "names have")
+            warn_once(
+                f"{path}: {count} other letter case or another Unicode form than the photos, for example {shown(text)} for "
+                f"{shown(name)}"
             )
 
     def _search(self, text: str) -> str | None:

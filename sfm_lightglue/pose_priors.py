@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfm_lightglue.images import UnreadableImage, read_pose_tags
-from sfm_lightglue.mistakes import shortened
+from sfm_lightglue.mistakes import count_of, shortened, warn_once
 from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.position_files import read_positions
 from sfm_lightglue.positions import GeoPosition
@@ -129,7 +129,8 @@ def listed_positions(path: Path | str, names: Iterable[str]) -> dict[str, GeoPos
             f"the photos are {shortened(names)}"
         )
     if unknown:
-        logger.warning("%s names %d files that are not among the photos: %s", path, len(unknown), shortened(unknown))
+        files = count_of(len(unknown), "file that is", "files that are")
+        warn_once(f"{path} names {files} not among the photos: {shortened(unknown)}")
     return {name: listed[line_of[name]] for name in names if name in line_of}
 
 

@@ -152,3 +152,12 @@ def test_mistakes_in_files_are_told_before_features_are_extracted(tmp_path: Path
     with pytest.raises(ValueError, match=expected):
         pipeline.check_inputs(run)
     assert not (tmp_path / "out").exists()
+
+
+def test_warnings_about_letter_case_are_given_once_and_as_people_write(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert PhotoNames(["sub/0002.jpg"]).match("once.csv", {"sub\\0002.JPG": 1}) == {"sub/0002.jpg": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        "once.csv: 1 name has other letter case or another Unicode form than the photos, for example 'sub\\0002.JPG' for "
+        "'sub/0002.jpg'"
+    ]

@@ -149,7 +149,7 @@ def test_a_file_of_positions_replaces_those_of_exif(tmp_path: Path, caplog: pyte
         priors = find_pose_priors(tmp_path, ["b.jpg", "a.jpg"], tmp_path / "gps.txt")
     assert priors == {"a.jpg": PosePrior(GeoPosition(1, 2, 3), 6), "b.jpg": PosePrior(None, 6)}
     assert "positions: 1 of 2 photos, from" in caplog.text
-    assert "gps.txt names 1 files that are not among the photos: z.jpg" in caplog.text
+    assert "gps.txt names 1 file that is not among the photos: z.jpg" in caplog.text
     assert find_positions(tmp_path, ["a.jpg"]) == {"a.jpg": GeoPosition(46.51, 91.25, 198.5)}
 
 

@@ -132,7 +132,7 @@ def test_photos_are_found_by_their_file_name_if_there_is_only_one(tmp_path: Path
     (tmp_path / "gps.txt").write_text("C:\\flight\\A.JPG 46.5 -91.25 198.5\nb.jpg 1 2\nc.jpg 3 4\n")
     found = listed_positions(tmp_path / "gps.txt", ["day/a.jpg", "left/b.jpg", "right/b.jpg", "c.jpg", "sub/c.jpg"])
     assert list(found) == ["c.jpg", "day/a.jpg"] and found["day/a.jpg"] == PLACE
-    assert "names 1 files that are not among the photos: b.jpg" in caplog.text
+    assert "names 1 file that is not among the photos: b.jpg" in caplog.text
 
 
 def test_two_positions_of_one_photo_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from sfm_lightglue.images.masks_among_photos import masks_beside_photos, part_of
 from sfm_lightglue.images.names import mask_names, similar_name, tell_once, warn_of_twins, warn_once
+from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.photo_names import folded
 
 HEIC = (".heic", ".heif")
@@ -216,7 +217,7 @@ def _without_masks(folder: Path, names: list[str]) -> list[str]:
     beside = {name for name in names if name.lower().endswith(".png") and name[:-4] in known}
     if beside:
         warn_once(
-            f"{len(beside)} masks in {folder} are left out, such as {min(beside)}. To use them, give dataset.masks={folder}"
+            f"{folder}: {count_of(len(beside), 'mask')} left out, such as {min(beside)}. To use them, give dataset.masks={folder}"
         )
     inside: dict[str, list[str]] = {}
     for name in names:
@@ -245,7 +246,10 @@ def _without_used_masks(folder: Path, names: list[str], part: str) -> list[str]:
     """The names without the masks among those that begin with `part`."""
     masks = {part + name for name in masks_beside_photos(name.removeprefix(part) for name in names if name.startswith(part))}
     if masks:
-        tell_once(f"{len(masks)} pictures in {folder / part} are masks and no photos, such as {min(masks)}")
+        tell_once(
+            f"{folder / part}: {count_of(len(masks), 'picture is a mask', 'pictures are masks')} and no photos, "
+            f"such as {min(masks)}"
+        )
     return [name for name in names if name not in masks]
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from sfm_lightglue.mistakes import count_of
+from sfm_lightglue.mistakes import tell_once as tell_once
+from sfm_lightglue.mistakes import warn_once as warn_once
 from sfm_lightglue.photo_names import folded
-
-logger = logging.getLogger(__name__)
 
 
 def stem(name: str) -> str:
@@ -44,7 +43,7 @@ def warn_of_twins(folder: Path, names: Sequence[str]) -> None:
     twins = [group for group in spellings.values() if len(group) > 1]
     if twins:
         warn_once(
-            f"{folder} has {len(twins)} pairs of names that Windows and macOS treat as one name: "
+            f"{folder} has {count_of(len(twins), 'pair')} of names that Windows and macOS treat as one name: "
             f"{explain_difference(*twins[0][:2])}. They are used as different photos"
         )
 
@@ -53,21 +52,10 @@ def warn_of_spaces(names: Sequence[str]) -> None:
     """Warns, once, of names with spaces: COLMAP writes them to images.txt, and its reader cuts them at the first space."""
     if spaced := [name for name in names if " " in name]:
         warn_once(
-            f"{len(spaced)} names of photos have spaces, for example {spaced[0]!r}: COLMAP's reader of images.txt cuts them. "
+            f"{count_of(len(spaced), 'name of a photo has', 'names of photos have')} spaces, for example '{spaced[0]}': COLMAP's "
+            "reader of images.txt cuts them. "
             "Its binary files and the database are not affected"
         )
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Logs a warning the first time that this process gives it."""
-    logger.warning("%s", message)
-
-
-@functools.cache
-def tell_once(message: str) -> None:
-    """Logs an information the first time that this process gives it."""
-    logger.info("%s", message)
 
 
 def _with_form(name: str) -> str:

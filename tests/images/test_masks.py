@@ -251,7 +251,7 @@ def test_masks_beside_their_photos_are_masks_and_no_photos(tmp_path: Path, prefi
     }
     assert found.unused == ()
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 1 and "3 pictures" in told[0] and "0000.png" in told[0]
+    assert len(told) == 1 and "3 pictures are masks" in told[0] and "0000.png" in told[0]
 
 
 def test_a_mask_of_all_photos_or_of_a_folder_beside_them_is_no_photo(tmp_path: Path) -> None:
