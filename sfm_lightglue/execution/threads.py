@@ -67,7 +67,7 @@ def run_jobs(
                 if not running:
                     return
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
+                for future in [future for future in running if future in finished]:  # in the order of the keys
                     error = future.exception()
                     if error is not None and not isinstance(error, Exception):
                         raise error

@@ -87,3 +87,12 @@ def test_a_bar_begins_at_the_number_of_finished_jobs(capsys: pytest.CaptureFixtu
     with progress_bar(10, "extract", "img", initial=7) as bar:
         bar.update(3)
     assert "10/10" in capsys.readouterr().err
+
+
+def test_results_that_wait_together_come_in_the_order_of_their_keys() -> None:
+    """Otherwise a job after a failed one could be stored before the error is seen."""
+    found = []
+    for key, _ in run_jobs(lambda key: key, range(60), 1):
+        found.append(key)
+        time.sleep(0.002)  # meanwhile both jobs in flight finish
+    assert found == list(range(60))
