@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 
 import sfm_lightglue
 from sfm_lightglue import __version__, cli, pipeline, train
+from sfm_lightglue.commands.table import COMMANDS, command_names, find_command
 from sfm_lightglue.config_files import GROUPS, choices
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import STAGES, stage_names, writer_of
@@ -92,7 +93,7 @@ def test_the_module_runs_as_a_program() -> None:
 def test_help_names_every_command_and_choice(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in (*cli.RUN_COMMANDS, "train", "match-pair", "frames", "weights", "datasets", "kernels", "doctor"):
+    for command in command_names():
         assert f"\n  {command} " in printed or f"\n    {command} " in printed
     for group in GROUPS:
         line = next(line for line in printed.splitlines() if line.startswith(f"  {group} ") and line.endswith(choices(group)[-1]))
@@ -107,7 +108,12 @@ def test_a_stage_whose_input_is_missing_names_the_one_before(folder: Path, capsy
 
 
 def test_every_stage_is_a_command() -> None:
-    assert set(stage_names()) <= set(cli.RUN_COMMANDS)
+    assert all(find_command(name).takes_configuration for name in stage_names())
+
+
+def test_the_function_of_every_command_exists() -> None:
+    for command in COMMANDS:
+        assert callable(command.load()), command.name
 
 
 @pytest.mark.parametrize("command", ["match-pair", "frames", "weights", "datasets", "kernels", "doctor"])

@@ -1,0 +1,62 @@
+"""Calls a command with its configuration: Hydra handles overrides, sweeps (-m), --cfg and the log folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import hydra
+from omegaconf import DictConfig
+
+from sfm_lightglue import config as configuration
+from sfm_lightglue.config_files import CONFIG_NAME, config_dir
+from sfm_lightglue.mistakes import MISTAKES, message_of
+
+
+def inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], config_name: str | None = None) -> None:
+    """Calls `command` with the composed configuration, once or for each job of a sweep.
+
+    Raises: ValueError that explains a mistake in the overrides; the worst error of the command.
+    """
+    failures: list[Exception] = []
+
+    def task(config: DictConfig) -> None:
+        try:
+            command(config)
+        except Exception as error:  # Hydra would print its own message and stop; the other jobs of a sweep still run
+            failures.append(error)
+
+    configuration.register()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `explained_errors` explains the mistake
+    sys.argv = [sys.argv[0], *overrides]
+    folder = str(config_dir())
+    with configuration.explained_errors():
+        hydra.main(version_base="1.3", config_path=folder, config_name=config_name or CONFIG_NAME)(task)()
+    if failures:
+        worst = next((failure for failure in failures if not isinstance(failure, MISTAKES)), failures[0])
+        for failure in failures:  # of a sweep
+            if failure is not worst:
+                print(f"error: {message_of(failure)}", file=sys.stderr)
+        raise worst
+
+
+@contextlib.contextmanager
+def held_messages() -> Iterator[list[logging.LogRecord]]:
+    """Keeps the messages of the package that are logged in the block, in a list. If the block raises, they are printed."""
+    records: list[logging.LogRecord] = []
+    logger, handler = logging.getLogger("sfm_lightglue"), logging.Handler(logging.WARNING)
+    handler.emit = records.append  # type: ignore[method-assign, assignment]
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield records
+    except BaseException:
+        for record in records:
+            print(record.getMessage(), file=sys.stderr)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
