@@ -20,14 +20,12 @@ from sfm_lightglue.images import MIN_SIDE, to_grey
 from sfm_lightglue.networks.heatmaps import detect_keypoints
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import (
-    DESCRIPTOR_SIZE,
     SMALL_OCTAVE,
     SMALL_SHARE,
     SuperPoint,
     SuperPointOutput,
     load_superpoint,
     octave_to_image,
-    sample_descriptors,
 )
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
@@ -82,7 +80,7 @@ class SuperPointExtractor:
     def __init__(self, options: SuperPointOptions, network: SuperPoint, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
         self.centred = weights.metadata.get("descriptor_sampling") == "centred"
-        default_share = SMALL_SHARE if network.octaves else 0.0
+        default_share = SMALL_SHARE if network.octaves or network.head else 0.0
         self.small_share = default_share if options.small_share is None else options.small_share
         self.octaves = (0, SMALL_OCTAVE) if self.small_share > 0 else (0,)
         self.batch_size = batch_size_on(device)
@@ -110,7 +108,12 @@ class SuperPointExtractor:
     def extract_many(self, images: Sequence[Image]) -> list[Features]:
         """The features of each image. Up to `batch_size` images of the same size run together."""
         return extract_in_batches(
-            images, self.options.resize_max, self.options.enlarge_max, self.batch_size, self._extract, DESCRIPTOR_SIZE
+            images,
+            self.options.resize_max,
+            self.options.enlarge_max,
+            self.batch_size,
+            self._extract,
+            self.network.descriptor_size,
         )
 
     @torch.inference_mode()
@@ -141,7 +144,7 @@ class SuperPointExtractor:
             places = octave_to_image(keypoints, octave)
             kept = strongest(image, size, places, scores, self.num_small(room) if octave else room)
             room -= len(kept)
-            descriptors = sample_descriptors(keypoints[kept][None], output.descriptors[i : i + 1], centred=self.centred)[0]
+            descriptors = self.network.describe(output, i, keypoints[kept], centred=self.centred)
             found.append((places[kept], scores[kept], descriptors))
         keypoints, scores, descriptors = (torch.cat(parts) for parts in zip(*reversed(found), strict=True))
         order = torch.argsort(scores, descending=True, stable=True)

@@ -19,12 +19,13 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int32, Int64, Integer
+from jaxtyping import Float, Float32, Int64, Integer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sfm_lightglue.networks.checkpoints import load_strictly
 from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
+from sfm_lightglue.networks.sampling import corners, weighted_rows
 
 MULTIPLE = 32
 """The sides of the network's input are multiples of this, px: the size of a pixel of the last level."""
@@ -81,9 +82,9 @@ class DeformableConv(nn.Module):
         taps = torch.cartesian_prod(step, step).flip(1)
         pixels = torch.cartesian_prod(torch.arange(height, device=x.device), torch.arange(width, device=x.device)).flip(1)
         positions = offsets + (pixels[:, None] + taps).reshape(height, width, 9, 2)
-        rows, weights = _corners(positions, (width, height))  # b h w k 4
+        rows, weights = corners(positions, (width, height))  # b h w k 4
         rows += height * width * torch.arange(batch, dtype=torch.int32, device=x.device).reshape(-1, 1, 1, 1, 1)
-        sampled = _weighted_rows(x.permute(0, 2, 3, 1).reshape(-1, channels), rows, weights)  # b*h*w*k c
+        sampled = weighted_rows(x.permute(0, 2, 3, 1).reshape(-1, channels), rows, weights)  # b*h*w*k c
         kernel = self.regular_conv.weight.permute(0, 2, 3, 1).flatten(1)
         result = F.linear(sampled.reshape(-1, 9 * channels), kernel, self.regular_conv.bias)
         return result.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
@@ -199,12 +200,12 @@ class ALIKED(nn.Module):
         self, levels: list[Tensor], origin: tuple[int, int], positions: Float32[Tensor, "n m 2"], size: tuple[int, int]
     ) -> Float32[Tensor, "n m d"]:
         """Normalised features, interpolated between pixels, at positions in an image of `size` (width, height)."""
-        numbers, weights = _corners(positions, size)  # n m 4
+        numbers, weights = corners(positions, size)  # n m 4
         pixels = torch.stack([numbers % size[0], numbers // size[0]], dim=-1)
         features = self._features(levels, origin, pixels).flatten(0, -2)
         norms = torch.linalg.vector_norm(features, dim=1).reshape(weights.shape)
         rows = torch.arange(len(features), device=features.device).reshape(weights.shape)
-        samples = _weighted_rows(features, rows, weights / norms.clamp(min=1e-12))  # normalised without a copy
+        samples = weighted_rows(features, rows, weights / norms.clamp(min=1e-12))  # normalised without a copy
         return samples.unflatten(0, positions.shape[:2])
 
     def _features(
@@ -218,7 +219,7 @@ class ALIKED(nn.Module):
         for level in levels[1:]:
             rows, columns = level.shape[:2]
             positions = torch.stack([x * ((columns - 1) / (width - 1)), y * ((rows - 1) / (height - 1))], dim=-1)
-            features.append(_weighted_rows(level.flatten(0, 1), *_corners(positions, (columns, rows))))
+            features.append(weighted_rows(level.flatten(0, 1), *corners(positions, (columns, rows))))
         return torch.cat(features, dim=1).unflatten(0, pixels.shape[:-1])
 
 
@@ -257,31 +258,3 @@ def _patch_pixels(keypoints: Float32[Tensor, "n 2"], size: tuple[int, int]) -> I
     corner = torch.stack([(k.long() - 1).clamp(0, max(0, side - 4)) for k, side in zip(keypoints.T, size, strict=True)], dim=1)
     step = torch.arange(3, device=keypoints.device)
     return corner[:, None] + torch.cartesian_prod(step, step).flip(1)
-
-
-def _corners(positions: Float[Tensor, "*n 2"], size: tuple[int, int]) -> tuple[Int32[Tensor, "*n 4"], Float[Tensor, "*n 4"]]:
-    """The four pixels around each position, and their weights in bilinear interpolation.
-
-    Pixels are numbered row by row through a map of `size` (width, height). A pixel outside the map has weight 0, and the number
-    of a pixel inside.
-    """
-    pixels, weights = [], []
-    for position, length in zip(positions.unbind(-1), size, strict=True):
-        first = position.floor()
-        pixel = torch.stack([first, first + 1])  # 2 n: operations on long rows are fast
-        weights.append(torch.stack([first + 1 - position, position - first]) * ((pixel >= 0) & (pixel < length)))
-        pixels.append(pixel.clamp_(0, length - 1).int())
-    (x, y), (weight_x, weight_y) = pixels, weights
-    numbers = y[:, None] * size[0] + x  # 2 2 n
-    return numbers.flatten(0, 1).movedim(0, -1), (weight_y[:, None] * weight_x).flatten(0, 1).movedim(0, -1)
-
-
-def _weighted_rows(
-    table: Float[Tensor, "r c"], indices: Integer[Tensor, "*n k"], weights: Float[Tensor, "*n k"]
-) -> Float[Tensor, "m c"]:
-    """Weighted sums of k rows of the table each, one for each entry of *n (m in all).
-
-    On channels-last maps this is several times as fast as grid_sample, which gathers channel by channel.
-    """
-    count = indices.shape[-1]
-    return F.embedding_bag(indices.reshape(-1, count), table, per_sample_weights=weights.reshape(-1, count), mode="sum")

@@ -1,7 +1,7 @@
 """SuperPoint: self-supervised interest point detection and description (DeTone et al., arXiv:1712.07629).
 
 Owns the network, the sampling of descriptors at keypoints, and the formats of its published weights. Training and inference share
-everything here.
+everything here. The open weights have another descriptor head than the published network: `hypercolumns.py`.
 Keypoints are (x, y) px of the network's input, centre of the top-left pixel at (0, 0).
 """
 
@@ -20,6 +20,8 @@ from torch.nn.utils import fuse_conv_bn_weights
 
 from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, rename_key
 from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
+from sfm_lightglue.networks.hypercolumns import DESCRIPTOR_SIZE as HEAD_DESCRIPTOR_SIZE
+from sfm_lightglue.networks.hypercolumns import LEVELS, HypercolumnHead
 
 CELL = 8
 """Side of a cell, px: the network's output has one cell for 8 x 8 pixels."""
@@ -27,6 +29,8 @@ DESCRIPTOR_SIZE = 256
 SMALL_OCTAVE = 2
 """Second octave in which keypoints are detected: the image at 1/4 of its size. Octave 0 is the image itself. Descriptors tolerate
 changes of scale by 2, so both octaves together match photos at the same scale and up to 6 or 8 times apart."""
+SUMMED_OCTAVES = 3
+"""Octaves that a hypercolumn reads: the one of its keypoint and the next two."""
 SMALL_SHARE = 0.1
 """Maximum fraction of keypoints detected in `SMALL_OCTAVE`, for weights with octaves. Other weights detect none there."""
 
@@ -51,16 +55,18 @@ class SuperPointOutput:
 
     scores: Float[Tensor, "b h w"]
     """Probability of a keypoint at each pixel; h = 8 hc and w = 8 wc, in smaller octaves up to 7 less."""
-    descriptors: Float[Tensor, "b 256 hc wc"]
-    """Unit length."""
+    descriptors: Float[Tensor, "b 256 hc wc"] | None
+    """Unit length; None for a network with a descriptor head that reads `levels`."""
     logits: Float[Tensor, "b 65 hc wc"]
     """Before the softmax: the 64 pixels of a cell, row by row, then "no keypoint in this cell"."""
+    levels: tuple[Float[Tensor, "b _ _ _"], ...] = ()
+    """The maps of `hypercolumns.LEVELS`; empty for a network with dense descriptors."""
 
 
 class SuperPoint(nn.Module):
     """The network of section 3. `pyramid` also detects keypoints in smaller copies of the image."""
 
-    def __init__(self, *, batch_norm: bool = False, octaves: int = 1) -> None:
+    def __init__(self, *, batch_norm: bool = False, octaves: int = 1, hypercolumns: bool = False) -> None:
         """Random weights.
 
         Args:
@@ -69,29 +75,45 @@ class SuperPoint(nn.Module):
             octaves: number of image sizes (1, 1/2, 1/4, ...) that a descriptor sums up. Each size goes through the same network
                 and then through a linear map of its own. A descriptor then sees more of the surroundings of its keypoint: 84 px
                 as published, 168 px with two octaves, 336 px with three. 1 is the published network.
+            hypercolumns: the descriptors come from `HypercolumnHead` instead of the published descriptor head.
         """
         super().__init__()
         self.batch_norm = batch_norm
+        self.head = HypercolumnHead() if hypercolumns else None
         self.octaves = nn.ModuleList(
             nn.Conv2d(DESCRIPTOR_SIZE, DESCRIPTOR_SIZE, 1, bias=False, dilation=ONE_DNN)
             for _ in range(octaves if octaves > 1 else 0)
         )
         for name, (channels_in, channels_out) in _LAYERS.items():
+            if name == "Da" and hypercolumns:
+                continue
             self.add_module(f"conv{name}", nn.Conv2d(channels_in, channels_out, 3, padding=1))
             if batch_norm:
                 self.add_module(f"bn{name}", nn.BatchNorm2d(channels_out))
         self.convPb = nn.Conv2d(256, CELL**2 + 1, 1, dilation=ONE_DNN)
-        self.convDb = nn.Conv2d(256, DESCRIPTOR_SIZE, 1, dilation=ONE_DNN)
+        if not hypercolumns:
+            self.convDb = nn.Conv2d(256, DESCRIPTOR_SIZE, 1, dilation=ONE_DNN)
+
+    @property
+    def descriptor_size(self) -> int:
+        """Dimension of the descriptors."""
+        return HEAD_DESCRIPTOR_SIZE if self.head else DESCRIPTOR_SIZE
 
     def lower(self, dtype: torch.dtype) -> None:
         """Makes the 3x3 convolutions compute in `dtype`, except the first: it is fast, and should read the image exactly."""
         for name, module in self.named_children():
-            if name not in ("conv1a", "bn1a", "convPb", "convDb", "octaves"):
+            if name not in ("conv1a", "bn1a", "convPb", "convDb", "octaves", "head"):
                 module.to(dtype)
+        if self.head:
+            self.head.layers.to(dtype)
 
     def forward(self, grey: Float[Tensor, "b 1 h w"]) -> SuperPointOutput:
         """The maps of images with values in 0..1. Rows and columns after the last whole cell are not used."""
         return self.pyramid(grey, (0,))[0]
+
+    def keypoint_logits(self, grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 65 hc wc"]:
+        """`SuperPointOutput.logits` alone."""
+        return cast(Tensor, self.convPb(self._layer("Pa", self._encode(grey)[-1]).float()))
 
     def pyramid(self, grey: Float[Tensor, "b 1 h w"], octaves: Sequence[int]) -> list[SuperPointOutput]:
         """The maps of images in each of some octaves. Keypoints from an octave match in photos taken from further away.
@@ -104,35 +126,54 @@ class SuperPoint(nn.Module):
             grey: values in 0..1.
             octaves: the octaves wanted, such as (0, 2).
         """
-        batch, _, height, width = grey.shape
+        height, width = grey.shape[2:]
         cells = height // CELL, width // CELL
         if 0 in cells:
-            empty = grey.new_zeros(batch, 1, *cells)  # max pooling refuses images without a whole cell
-            logits, descriptors = empty.expand(-1, CELL**2 + 1, -1, -1), empty.expand(-1, DESCRIPTOR_SIZE, -1, -1)
-            nothing = SuperPointOutput(grey.new_zeros(batch, CELL * cells[0], CELL * cells[1]), descriptors, logits)
-            return [nothing] * len(octaves)
-        summed = range(max(1, len(self.octaves)))
-        described = {octave + i for octave in octaves for i in summed}
-        found, maps = {}, {}
-        for octave in range(max(described) + 1):
+            return [self._nothing(grey, cells)] * len(octaves)
+        summed = range(SUMMED_OCTAVES if self.head else max(1, len(self.octaves)))
+        encoded = {octave + i for octave in octaves for i in summed}
+        blocks: dict[int, list[Tensor]] = {}
+        found = {}
+        for octave in range(max(encoded) + 1):
             if octave:
                 grey = F.avg_pool2d(grey[:, :, :height, :width], 2, ceil_mode=True)
                 height, width = grey.shape[2:]
                 grey = F.pad(grey, (0, -width % CELL, 0, -height % CELL), mode="replicate")
-            if octave not in described:
+            if octave not in encoded:
                 continue
-            x = self._encode(grey)
+            second, features = self._encode(grey)
+            blocks[octave] = [second, features] if self.head and octave in octaves else [features]
             if octave in octaves:
-                logits = self.convPb(self._layer("Pa", x).float())
+                logits = self.convPb(self._layer("Pa", features).float())
                 scores = F.pixel_shuffle(logits.softmax(dim=1)[:, :-1], CELL)[:, 0]
                 found[octave] = scores[:, :height, :width], logits
-            maps[octave] = self._describe(x)
-        outputs = []
-        for octave in octaves:
-            scores, logits = found[octave]
-            descriptors = self._sum_of_octaves([maps[octave + i] for i in summed])
-            outputs.append(SuperPointOutput(scores, descriptors, logits))
-        return outputs
+        if self.head:
+            coarser = {octave: tuple(blocks[octave + i][-1] for i in summed) for octave in octaves}
+            return [SuperPointOutput(found[o][0], None, found[o][1], (blocks[o][0], *coarser[o])) for o in octaves]
+        maps = {octave: self._describe(features) for octave, (features,) in blocks.items()}
+        sums = {octave: self._sum_of_octaves([maps[octave + i] for i in summed]) for octave in octaves}
+        return [SuperPointOutput(found[o][0], sums[o], found[o][1]) for o in octaves]
+
+    def describe(
+        self, output: SuperPointOutput, index: int, keypoints: Float[Tensor, "n 2"], *, centred: bool = False
+    ) -> Float[Tensor, "n d"]:
+        """Unit-length descriptors of keypoints in image `index` of a batch, px of the octave that `output` belongs to.
+
+        `centred` is for dense descriptors, see `sample_descriptors`.
+        """
+        if self.head:
+            return self.head.describe([level[index] for level in output.levels], keypoints)
+        assert output.descriptors is not None
+        return sample_descriptors(keypoints[None], output.descriptors[index : index + 1], centred=centred)[0]
+
+    def _nothing(self, grey: Tensor, cells: tuple[int, int]) -> SuperPointOutput:
+        """The maps of images without a whole cell, which max pooling refuses."""
+        empty = grey.new_zeros(len(grey), 1, *cells)
+        scores = grey.new_zeros(len(grey), CELL * cells[0], CELL * cells[1])
+        logits = empty.expand(-1, CELL**2 + 1, -1, -1)
+        if self.head:
+            return SuperPointOutput(scores, None, logits, tuple(empty.expand(-1, level.channels, -1, -1) for level in LEVELS))
+        return SuperPointOutput(scores, empty.expand(-1, DESCRIPTOR_SIZE, -1, -1), logits)
 
     def _sum_of_octaves(self, maps: list[Tensor]) -> Float[Tensor, "b 256 hc wc"]:
         """Unit-length descriptors at the cells of the first octave, from the descriptors (b, 256, ., .) of each octave.
@@ -149,12 +190,13 @@ class SuperPoint(nn.Module):
             total = finer + larger[:, :, : finer.shape[2], : finer.shape[3]]
         return F.normalize(total, dim=1)
 
-    def _encode(self, grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 128 h//8 w//8"]:
-        """The features that both heads read."""
-        x = grey
+    def _encode(self, grey: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b 64 h//4 w//4"], Float[Tensor, "b 128 h//8 w//8"]]:
+        """The results of the second and of the last block. The published heads read the last one."""
+        results = [grey]
         for block in "123":
-            x = in_bands(partial(self._block, block), x, halo=2, stride=2, whole=self.training and self.batch_norm)
-        return self._layer("4b", self._layer("4a", x))
+            whole = self.training and self.batch_norm
+            results.append(in_bands(partial(self._block, block), results[-1], halo=2, stride=2, whole=whole))
+        return results[2], self._layer("4b", self._layer("4a", results[3]))
 
     def _describe(self, x: Float[Tensor, "b 128 hc wc"]) -> Float[Tensor, "b 256 hc wc"]:
         """Unit-length descriptors from the features of the encoder."""
@@ -205,7 +247,8 @@ def load_superpoint(state: Mapping[str, Tensor]) -> SuperPoint:
     Raises: ValueError if keys are missing or unexpected; the text names them.
     """
     converted = convert_state_dict(state)
-    network = SuperPoint(octaves=max(1, sum(key.startswith("octaves.") for key in converted)))
+    octaves = max(1, sum(key.startswith("octaves.") for key in converted))
+    network = SuperPoint(octaves=octaves, hypercolumns=any(key.startswith("head.") for key in converted))
     load_strictly(network, converted)
     return network.eval()
 
@@ -219,13 +262,31 @@ def with_octaves(network: SuperPoint, octaves: int) -> SuperPoint:
     """A copy of the network, without batch normalisation, with this number of octaves.
 
     If the network has another number of octaves, all octaves of the copy get the same weight, and their linear maps are lost.
+
+    Raises: ValueError if the descriptors of the network come from hypercolumns.
     """
+    if network.head:
+        raise ValueError(
+            "the descriptors of these weights come from hypercolumns, and this training is for the published descriptor head: "
+            "give training=superpoint_light, or other weights as training.start"
+        )
     changed = SuperPoint(octaves=octaves)
     state = {key: value for key, value in network.state_dict().items() if not key.startswith("octaves.")}
     state |= {key: torch.eye(DESCRIPTOR_SIZE)[:, :, None, None] for key in changed.state_dict() if key.startswith("octaves.")}
     if len(changed.octaves) == len(network.octaves):
         state = network.state_dict()
     load_strictly(changed, state)
+    return changed.train(network.training)
+
+
+def with_hypercolumns(network: SuperPoint) -> SuperPoint:
+    """A copy of the network, without batch normalisation, with a descriptor head for hypercolumns.
+
+    If the network has none, the head has random weights, and the network's own descriptor layers are lost.
+    """
+    changed = SuperPoint(hypercolumns=True)
+    own = network.state_dict()
+    load_strictly(changed, {key: own.get(key, value) for key, value in changed.state_dict().items()})
     return changed.train(network.training)
 
 

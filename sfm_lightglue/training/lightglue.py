@@ -27,7 +27,7 @@ from sfm_lightglue.networks.heatmaps import non_maximum_suppression, strongest_k
 from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.precision import check_precision
-from sfm_lightglue.networks.superpoint import DESCRIPTOR_SIZE, octave_to_image, sample_descriptors
+from sfm_lightglue.networks.superpoint import octave_to_image
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Image
 from sfm_lightglue.training.curves import History
@@ -239,8 +239,8 @@ def _fitting_network(
 
     Raises: ValueError if the weights are for other descriptors, or if the map is given but has no use.
     """
-    settings = settings_from_state_dict(state)
-    if settings.input_dim == DESCRIPTOR_SIZE:
+    settings, descriptor_size = settings_from_state_dict(state), extractor.network.descriptor_size
+    if settings.input_dim == descriptor_size:
         if options.to_teacher is not None and options.teacher_share == 0:
             raise ValueError(
                 f"training.to_teacher is not used by this training: training.start={options.start} is for SuperPoint and "
@@ -249,7 +249,7 @@ def _fitting_network(
         return load_lightglue(state, settings)
     if options.to_teacher is None:
         raise ValueError(
-            f"training.start={options.start} takes {settings.input_dim}-d descriptors, SuperPoint's are {DESCRIPTOR_SIZE}-d: "
+            f"training.start={options.start} takes {settings.input_dim}-d descriptors, SuperPoint's are {descriptor_size}-d: "
             "give training.to_teacher, the map between them, or weights of a LightGlue for SuperPoint"
         )
     linear, _ = load_weights(options.to_teacher)
@@ -263,7 +263,7 @@ def _fitting_network(
 def detect_many(
     extractor: SuperPointExtractor, views: Tensor, number: int, generator: Generator, lost: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keypoints (b, number, 2) px, descriptors (b, number, 256) and scales (b, number) of views (b, 1, h, w).
+    """Keypoints (b, number, 2) px, descriptors (b, number, d) and scales (b, number) of views (b, 1, h, w).
 
     They are the strongest keypoints of each octave. If there are too few, random pixels are added: LightGlue must learn not to
     match indistinct keypoints. Each octave of a view loses a share of its keypoints, drawn between 0 and `lost`. The scale is the
@@ -282,7 +282,8 @@ def detect_many(
         count = small if octave else number - small
         found, _ = strongest_keypoints(strength, output.scores, count, border=options.border, subpixel=options.subpixel)
         keypoints.append(octave_to_image(found, octave))
-        descriptors.append(sample_descriptors(found, output.descriptors, centred=extractor.centred))
+        described = [extractor.network.describe(output, i, each, centred=extractor.centred) for i, each in enumerate(found)]
+        descriptors.append(torch.stack(described))
         scales.append(torch.full_like(found[..., 0], 2.0**octave))
     return torch.cat(keypoints, dim=1), torch.cat(descriptors, dim=1), torch.cat(scales, dim=1)
 
@@ -302,7 +303,7 @@ def mix_descriptors(descriptors: Tensor, max_weight: float, generator: Generator
 
 @torch.no_grad()
 def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Weight (256, 256) and bias (256,) that predict the descriptors of `old` from the descriptors of `new`, by least squares.
+    """Weight (e, d) and bias (e,) that predict the descriptors of `old` from the descriptors of `new`, by least squares.
 
     Both describe the keypoints that `new` finds in the grey photos, uint8 (h, w), at full size only. The mean length of the
     predictions is 1.
@@ -312,9 +313,9 @@ def map_between(new: SuperPointExtractor, old: SuperPointExtractor, photos: Sequ
     for photo in photos:
         features = new(Image("", np.repeat(photo[..., None], 3, axis=2)))
         grey = torch.from_numpy(photo).to(old.device)[None, None].float() / 255
-        keypoints = torch.from_numpy(features.keypoints).to(old.device)[None]
+        keypoints = torch.from_numpy(features.keypoints).to(old.device)
         known.append(torch.from_numpy(features.descriptors).float())
-        wanted.append(sample_descriptors(keypoints, old.network(grey).descriptors, centred=old.centred)[0].cpu())
+        wanted.append(old.network.describe(old.network(grey), 0, keypoints, centred=old.centred).cpu())
     inputs, outputs = torch.cat(known), torch.cat(wanted)
     weight, bias = fit_linear_map(inputs, outputs)
     predicted = F.linear(inputs, weight, bias)

@@ -54,7 +54,7 @@ def change_photos(views: Tensor, generator: Generator, ranges: PhotometricRange)
 
     `generator` is on the device of the views.
     """
-    draw = _Draws(len(views), generator)
+    draw = Draws(len(views), generator)
     x = views
     x = torch.where(draw.chosen(0.3), x * _shadows(x, draw, ranges.shadow), x)
     x = torch.where(draw.chosen(0.3), x * _lights(x, draw, ranges.lighting), x)
@@ -64,16 +64,16 @@ def change_photos(views: Tensor, generator: Generator, ranges: PhotometricRange)
     gamma = draw.uniform(-math.log(ranges.gamma), math.log(ranges.gamma)).exp()
     x = torch.where(draw.chosen(0.4), x.clamp(0, 1) ** gamma, x)
     which = draw.uniform(0, 1)
-    gaussian, motion = _gaussians(draw, ranges.blur), _motions(draw, 4 * ranges.blur)
-    x = torch.where(which < 0.3, _convolve(x, gaussian), x)
-    x = torch.where((which > 0.3) & (which < 0.37), _convolve(x, motion), x)
+    gaussian, motion = _gaussians(draw, ranges.blur), motions(draw, 4 * ranges.blur)
+    x = torch.where(which < 0.3, convolve(x, gaussian), x)
+    x = torch.where((which > 0.3) & (which < 0.37), convolve(x, motion), x)
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     x = torch.where(draw.chosen(0.5), x + noise * draw.uniform(0, ranges.noise), x)
     x = x.clamp(0, 1)
     return torch.where(draw.chosen(0.3), _jpeg(x, draw.uniform(ranges.jpeg_quality, _BEST_QUALITY)), x)
 
 
-class _Draws:
+class Draws:
     """Random numbers (b, 1, 1, 1), one for each view."""
 
     def __init__(self, number: int, generator: Generator) -> None:
@@ -88,7 +88,7 @@ class _Draws:
         return self.uniform(0, 1) < share
 
 
-def _shadows(x: Tensor, draw: _Draws, strength: float) -> Tensor:
+def _shadows(x: Tensor, draw: Draws, strength: float) -> Tensor:
     """(b, 1, h, w) factors: darker on one side of a line, with a sharp or a soft edge."""
     height, width = x.shape[2:]
     angle, edge = draw.uniform(0, 2 * math.pi), draw.uniform(math.log(2), math.log(width)).exp()
@@ -97,13 +97,13 @@ def _shadows(x: Tensor, draw: _Draws, strength: float) -> Tensor:
     return 1 - draw.uniform(0, strength) * torch.sigmoid(4 * (rows * angle.sin() + columns * angle.cos()) / edge)
 
 
-def _lights(x: Tensor, draw: _Draws, deviation: float) -> Tensor:
+def _lights(x: Tensor, draw: Draws, deviation: float) -> Tensor:
     """(b, 1, h, w) factors that vary slowly."""
     coarse = torch.randn(len(x), 1, 4, 5, generator=draw.generator, device=x.device) * deviation
     return F.interpolate(coarse, x.shape[2:], mode="bicubic", align_corners=True).exp()
 
 
-def _gaussians(draw: _Draws, largest: float) -> Tensor:
+def _gaussians(draw: Draws, largest: float) -> Tensor:
     """(b, 1, k, k) kernels of sum 1."""
     reach = math.ceil(3 * largest)
     along = (torch.arange(-reach, reach + 1, device=draw.device) / draw.uniform(0.3, largest)) ** 2  # b 1 1 k
@@ -111,7 +111,7 @@ def _gaussians(draw: _Draws, largest: float) -> Tensor:
     return kernels / kernels.sum(dim=(2, 3), keepdim=True)
 
 
-def _motions(draw: _Draws, longest: float) -> Tensor:
+def motions(draw: Draws, longest: float) -> Tensor:
     """(b, 1, k, k) kernels of sum 1 that average along short lines."""
     length, angle = draw.uniform(2, max(2.0, longest)), draw.uniform(0, math.pi)
     reach = math.ceil(max(2.0, longest) / 2)
@@ -122,7 +122,7 @@ def _motions(draw: _Draws, longest: float) -> Tensor:
     return kernels / kernels.sum(dim=(2, 3), keepdim=True)
 
 
-def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
+def convolve(x: Tensor, kernels: Tensor) -> Tensor:
     """Convolves each view (b, 1, h, w) with its own kernel (b, 1, k, k)."""
     padded = F.pad(x, (kernels.shape[-1] // 2,) * 4, mode="replicate")
     return F.conv2d(padded.transpose(0, 1), kernels, groups=len(x)).transpose(0, 1)

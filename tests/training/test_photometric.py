@@ -33,7 +33,7 @@ def view() -> Tensor:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switches off blur and JPEG."""
-    monkeypatch.setattr(photometric, "_convolve", lambda x, kernels: x)
+    monkeypatch.setattr(photometric, "convolve", lambda x, kernels: x)
     monkeypatch.setattr(photometric, "_jpeg", lambda x, quality: x)
 
 
@@ -44,8 +44,8 @@ def changed(view: Tensor, **ranges: float) -> list[Tensor]:
     return [each for each in views if (each - view).abs().max() > 1e-4]
 
 
-def draws(number: int, seed: int = 0) -> photometric._Draws:
-    return photometric._Draws(number, seeded(seed))
+def draws(number: int, seed: int = 0) -> photometric.Draws:
+    return photometric.Draws(number, seeded(seed))
 
 
 def test_values_stay_in_range_and_views_are_not_changed_in_place(shipped, view: Tensor) -> None:
@@ -77,7 +77,7 @@ def test_each_kind_of_change_is_applied_to_its_share_of_views(view: Tensor, plai
     shares = {kind: len(changed(view, **{kind: strength})) / NUMBER for kind, strength in kinds.items()}
     expected = {"shadow": 0.3, "lighting": 0.3, "contrast": 0.8, "brightness": 0.8, "gamma": 0.4, "noise": 0.5}
     assert shares == pytest.approx(expected, abs=0.075)  # three standard deviations of a share of 400
-    for kind, share in (("_jpeg", 0.3), ("_convolve", 0.37)):
+    for kind, share in (("_jpeg", 0.3), ("convolve", 0.37)):
         with monkeypatch.context() as patch:
             patch.setattr(photometric, kind, lambda x, *_: 1 - x)
             assert len(changed(view)) / NUMBER == pytest.approx(share, abs=0.075)
@@ -159,7 +159,7 @@ def test_blur_equals_gaussian_blur(view: Tensor) -> None:
     reach = kernels.shape[-1] // 2
     step = np.arange(-reach, reach + 1)
     views = torch.stack([view, 1 - view] * 10)[:, None]
-    blurred = photometric._convolve(views, kernels)
+    blurred = photometric.convolve(views, kernels)
     assert blurred.shape == views.shape and reach >= 3 * 1.4
     sigmas = []
     for blur, before, kernel in zip(
@@ -174,7 +174,7 @@ def test_blur_equals_gaussian_blur(view: Tensor) -> None:
 
 
 def test_motion_blur_is_a_mean_along_a_short_line() -> None:
-    kernels = photometric._motions(draws(60), 5.6)[:, 0].double()
+    kernels = photometric.motions(draws(60), 5.6)[:, 0].double()
     reach = kernels.shape[-1] // 2
     rows, columns = torch.meshgrid(*[torch.arange(-reach, reach + 1).double()] * 2, indexing="ij")
     directions, lengths = [], []
