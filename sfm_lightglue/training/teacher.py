@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfm_lightglue.download import sha256_once
-from sfm_lightglue.features.aliked import detect
+from sfm_lightglue.features.aliked import refine
 from sfm_lightglue.features.extractor import local_maxima
 from sfm_lightglue.files import written_whole
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
@@ -107,7 +107,9 @@ def teacher_targets(
     homographies = torch.from_numpy(np.array(random).reshape(-1, 3, 3)).to(device)
     views, visible = warp_photos(photo.expand(options.views, -1, -1, -1), sizes, homographies, size)
     output = network(torch.cat([photo, views * visible[:, None]]))
-    detected = [detect(scores, options.detection_threshold, options.nms_radius)[0] for scores in output.scores]
+    radius = options.nms_radius
+    maxima = [local_maxima(scores, radius, options.detection_threshold) for scores in output.scores]
+    detected = [refine(scores, pixels, radius) for scores, pixels in zip(output.scores, maxima, strict=True)]
     found = torch.zeros(height, width, device=device)
     _splat(found, detected[0])
     # Detections at the edge of the photo inside a view are dropped.
@@ -119,7 +121,7 @@ def teacher_targets(
         _splat(found, warp(to_photo[i : i + 1], kept[None].double())[0].float())
     seen = 1 + shown_pixels(to_photo, sizes, size).sum(dim=0)
     counts = _gather(found) / seen
-    pixels_found = local_maxima(counts, options.nms_radius, 0.5 / (options.views + 1))
+    pixels_found = local_maxima(counts, radius, 0.5 / (options.views + 1))
     keypoints = pixels_found + expected_offsets(windows(found, pixels_found, 2) + 1e-6)
     column, row = pixels_found.unbind(1)
     repeatability = counts[row, column].clamp(max=1)
