@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pycolmap
 
 BINARY_FILES = ("cameras.bin", "images.bin", "points3D.bin", "rigs.bin", "frames.bin")
@@ -37,6 +39,35 @@ def read_model(folder: Path | str) -> pycolmap.Reconstruction:
         except (ValueError, IndexError, RuntimeError, MemoryError) as error:
             problem = str(error).splitlines()[0]
     raise ValueError(f"the COLMAP model {folder} is damaged ({problem}): run the stage reconstruct again, or remove it")
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a registered photo sees of its model."""
+
+    errors_px: np.ndarray
+    """float64 (m,): distance of each observed point, projected into the photo, from its keypoint, px of the photo. Points behind
+    the camera are left out."""
+    has_point: np.ndarray
+    """bool (n,): whether each keypoint of the photo observes a point."""
+
+
+def observations_of(model: pycolmap.Reconstruction) -> dict[str, Observations]:
+    """What each registered photo of a model sees, by name, sorted."""
+    ids = np.array(sorted(model.point3D_ids()), np.uint64)
+    positions = np.array([model.point3D(int(point)).xyz for point in ids]).reshape(-1, 3)
+    found = {}
+    for image_id in model.reg_image_ids():
+        image, camera = model.image(image_id), model.camera(model.image(image_id).camera_id)
+        points = image.get_observation_points2D()
+        rows = np.searchsorted(ids, np.array([point.point3D_id for point in points], np.uint64))
+        keypoints = np.array([point.xy for point in points]).reshape(-1, 2)
+        projected = camera.img_from_cam(image.cam_from_world() * positions[rows])
+        errors_px = np.linalg.norm(projected - keypoints, axis=1)
+        has_point = np.zeros(image.num_points2D(), bool)
+        has_point[image.get_observation_point2D_idxs()] = True
+        found[image.name] = Observations(errors_px[np.isfinite(errors_px)], has_point)
+    return dict(sorted(found.items()))
 
 
 def write_copies(model: pycolmap.Reconstruction, folder: Path) -> None:

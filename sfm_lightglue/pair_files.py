@@ -22,8 +22,10 @@ from sfm_lightglue.text_files import SEPARATOR, numbered_lines, read_text, split
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("name0", "name1", "reason", "score")
-"""The first line of the table of reasons."""
+COLUMNS = ("photo0", "photo1", "source", "score")
+"""The first line of the table of reasons begins with these. A run adds further columns, see `tables.py`."""
+FORMER_COLUMNS = ("name0", "name1", "reason", "score")
+"""Titles of the same columns in version 0.10."""
 
 MAX_PROBLEMS = 10
 """Lines of a list that an error names."""
@@ -130,7 +132,7 @@ def check_output(pairs: Path | str, reasons: Path | str) -> None:
     if os.path.lexists(reasons):
         text = reasons.read_bytes().decode("utf-8", "replace") if reasons.is_file() else ""
         header, *lines = text.split("\n")
-        if header != "\t".join(COLUMNS):
+        if not _is_header(header):
             raise foreign_file(reasons)
         rows = [line.split("\t") for line in lines if line]
     if not os.path.lexists(pairs):
@@ -146,7 +148,7 @@ def check_output(pairs: Path | str, reasons: Path | str) -> None:
 
 
 def write_reasons(path: Path | str, pairs: Iterable[Pair]) -> None:
-    """Writes a table of the pairs with the columns name0, name1, reason and score, whole or not at all.
+    """Writes a table of the pairs with the columns photo0, photo1, source and score, whole or not at all.
 
     Args:
         path: The text file; an older one is replaced. Columns are separated by tabs, and the first line is a header.
@@ -161,6 +163,22 @@ def write_reasons(path: Path | str, pairs: Iterable[Pair]) -> None:
         reason = " ".join(pair.reason.split())  # a source of the user may write tabs, which would shift the columns
         rows.append((pair.name0, pair.name1, reason, "" if math.isnan(pair.score) else f"{pair.score:.5f}"))
     _write_text(path, "".join("\t".join(row) + "\n" for row in rows))
+
+
+def read_reasons(path: Path | str) -> list[Pair]:
+    """The pairs of a table of reasons with their reasons and scores, in its order. Further columns are ignored.
+
+    Raises: FileNotFoundError if there is no table, ValueError if a run has not written it.
+    """
+    header, *lines = read_text(path, "table of pairs").split("\n")
+    if not _is_header(header):
+        raise foreign_file(path)
+    rows = [line.split("\t") for line in lines if line]
+    return [Pair(name0, name1, reason, float(score) if score else math.nan) for name0, name1, reason, score, *_ in rows]
+
+
+def _is_header(line: str) -> bool:
+    return tuple(line.split("\t")[: len(COLUMNS)]) in (COLUMNS, FORMER_COLUMNS)
 
 
 def _split(line: str, place: str) -> tuple[str, str]:

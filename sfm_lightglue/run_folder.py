@@ -46,8 +46,13 @@ class RunFolder:
         return self.path / "pairs.txt"
 
     @property
+    def photo_table(self) -> Path:
+        """Table of what became of each photo, see `tables.py`."""
+        return self.path / "photos.tsv"
+
+    @property
     def pair_reasons(self) -> Path:
-        """Table with the reason and the similarity of each pair."""
+        """Table with the source and the similarity of each pair, and of what became of it, see `tables.py`."""
         return self.path / "pairs.tsv"
 
     @property

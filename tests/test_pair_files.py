@@ -110,7 +110,7 @@ def test_a_pair_without_score_has_an_empty_cell_in_the_table_of_reasons(tmp_path
     write_reasons(tmp_path / "odd.tsv", [Pair("a", "b", "two\twords\n")])
     assert (tmp_path / "odd.tsv").read_text().splitlines()[1] == "a\tb\ttwo words\t"
     lines = path.read_text().splitlines()
-    assert lines == ["name0\tname1\treason\tscore", "a 1.jpg\tb.jpg\tsequential+1,loop#2\t0.25000", "a.jpg\tb.jpg\tlist\t"]
+    assert lines == ["photo0\tphoto1\tsource\tscore", "a 1.jpg\tb.jpg\tsequential+1,loop#2\t0.25000", "a.jpg\tb.jpg\tlist\t"]
 
 
 # --- lists of the user ----------------------------------------------------------------------------------------------------

@@ -205,6 +205,10 @@ class H5Reader:
         with explained_damage(self.path, (OSError, RuntimeError)):
             return geometry_from_group(self._geometry_group(name0, name1))
 
+    def find_geometry(self, name0: str, name1: str) -> TwoViewGeometry | None:
+        """As `geometry`, but None if the pair was not verified."""
+        return self.geometry(name0, name1) if self.has(match_key(name0, name1)) else None
+
     def num_inliers(self, name0: str, name1: str) -> int:
         """Number of verified matches of a pair, without reading them; 0 if it was rejected. Raises: as `geometry`."""
         return int(required_dataset(self._geometry_group(name0, name1), "inlier_matches", name0).shape[0])

@@ -1,0 +1,383 @@
+"""`photos.tsv` and `pairs.tsv`: what became of each photo and each pair of a run, why, and what to try.
+
+`tables_of` computes both tables from the files of any run: finished, failed or half finished. It needs no configuration.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import numpy as np
+
+from sfm_lightglue.files import written_whole
+from sfm_lightglue.pair_files import read_reasons
+from sfm_lightglue.photo_names import PhotoNames, read_photo_list
+from sfm_lightglue.products import Pair, TwoViewGeometry
+from sfm_lightglue.reasons import VERIFIED, Limits, Partner, PhotoFacts, RunFacts, judge_pair, judge_photo
+from sfm_lightglue.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+Row = TypeVar("Row", "PhotoRow", "PairRow")
+
+
+@dataclass(frozen=True)
+class PhotoRow:
+    """A line of `photos.tsv`. None, and an empty cell, is what is not known."""
+
+    photo: str
+    """Name of the photo."""
+    width: int | None
+    """px of the photo as it is stored."""
+    height: int | None
+    keypoints: int | None
+    pairs: int
+    """Pairs that were selected with it."""
+    verified_pairs: int
+    matches: int
+    """Matches of all its pairs together."""
+    inliers: int
+    """Inliers of its verified pairs together."""
+    mean_score: float | None
+    """Mean matching score of these inliers, 0..1."""
+    model: int | None
+    """Number of the model's folder; None if no model has the photo."""
+    points: int
+    """Points of the model that it sees."""
+    reprojection_error_px: float | None
+    """Mean distance of its keypoints from these points, px of the photo."""
+    verdict: str
+    """One of `reasons.PHOTO_VERDICTS`."""
+    reason: str
+    """Why it is not in the largest model; empty if it is."""
+    advice: str
+    """What to try."""
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A line of `pairs.tsv`. None, and an empty cell, is what is not known."""
+
+    photo0: str
+    photo1: str
+    source: str
+    """Why the pair was chosen: `exhaustive`, `sequential+4`, `retrieval#3`, ..., see `products.Pair.reason`."""
+    score: float | None
+    """Similarity of the photos from retrieval."""
+    matches: int | None
+    inliers: int | None
+    """Matches that agree with the best two-view geometry; of a rejected pair as far as it is known."""
+    inlier_ratio: float | None
+    """Inliers per match, 0..1."""
+    mean_score: float | None
+    """Mean matching score of the inliers, 0..1."""
+    configuration: str
+    """COLMAP's name of the two-view geometry; DEGENERATE if it was rejected."""
+    verdict: str
+    """One of `reasons.PAIR_VERDICTS`."""
+    reason: str
+    """Why it was rejected, or what its geometry lacks; empty if there is nothing to explain."""
+    advice: str
+    """What to try."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What became of all photos and pairs."""
+
+    photos: list[PhotoRow]
+    """In the order of their names."""
+    pairs: list[PairRow]
+    """In the order of `pairs.txt`."""
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def read_photos(path: Path | str) -> list[PhotoRow]:
+    """The rows of `photos.tsv`. Raises: FileNotFoundError, or ValueError if a run has not written the file."""
+    return _read(Path(path), PhotoRow)
+
+
+def read_pairs(path: Path | str) -> list[PairRow]:
+    """The rows of `pairs.tsv` after a run. Raises: FileNotFoundError, or ValueError if a run has not written the file."""
+    return _read(Path(path), PairRow)
+
+
+def write_table(path: Path | str, rows: Iterable[PhotoRow] | Iterable[PairRow], kind: type[PhotoRow] | type[PairRow]) -> None:
+    """Writes rows of `kind` with a header, separated by tabs, whole or not at all."""
+    lines = ["\t".join(field.name for field in fields(kind))]
+    lines += ["\t".join(map(_cell, astuple(row))) for row in rows]
+    with written_whole(path) as temporary:
+        temporary.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.5f}"
+    return " ".join(str(value).replace("\t", " ").splitlines()) if isinstance(value, str) else str(value)
+
+
+def _read(path: Path, kind: type[Row]) -> list[Row]:
+    header, *lines = path.read_bytes().decode("utf-8").split("\n")
+    names = [field.name for field in fields(kind)]
+    if header.split("\t")[: len(names)] != names:
+        raise ValueError(f"{path} is not a table that a run has finished: expected the columns {', '.join(names)}")
+    hints = get_type_hints(kind)
+    return [
+        kind(*(_value(cell, hints[name]) for name, cell in zip(names, line.split("\t"), strict=False))) for line in lines if line
+    ]
+
+
+def _value(cell: str, hint: Any) -> Any:
+    if hint is str:
+        return cell
+    if not cell:
+        return None
+    return int(cell) if hint in (int, int | None) else float(cell)
+
+
+# --- from the files of a run ---------------------------------------------------------------------------------------------
+
+
+def tables_of(folder: RunFolder) -> Tables:
+    """The tables of a run, from its files, whether it has finished or not.
+
+    Photos that are no longer in the photo folder are left out, if the folder is known and exists.
+
+    Raises: ValueError if a file of the run is damaged.
+    """
+    summary = folder.read_summary()
+    skipped: dict[str, str] = summary["stages"].get("extract", {}).get("skipped", {})
+    images = _read_images(folder, summary, skipped)
+    pairs, limits = _read_pair_rows(folder, summary, {name: image.keypoints for name, image in images.items()})
+    return Tables(_photo_rows(folder, images, skipped, pairs, limits), pairs)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A photo in the file of features."""
+
+    size: tuple[int, int]
+    keypoints: int
+
+
+def _read_images(folder: RunFolder, summary: Mapping[str, Any], skipped: Mapping[str, str]) -> dict[str, _Image]:
+    """The photos that have features, by name, sorted."""
+    if not folder.features.is_file():
+        return {}
+    with folder.open_features() as reader:
+        names = sorted({*_present(reader.names(), summary)} - skipped.keys())
+        return {name: _Image(reader.image_size(name), reader.num_keypoints(name)) for name in names}
+
+
+def _present(names: list[str], summary: Mapping[str, Any]) -> list[str]:
+    """Those of the names that are still in the photo folder, and in the list of photos if there is one."""
+    dataset = summary.get("dataset", {})
+    if not dataset.get("images") or not Path(dataset["images"]).is_dir():
+        return names
+    images = Path(dataset["images"])
+    names = [name for name in names if (images / name).exists()]
+    if dataset.get("list") and Path(dataset["list"]).is_file():
+        return read_photo_list(dataset["list"], PhotoNames(names, images)).names
+    return names
+
+
+def _read_pair_rows(folder: RunFolder, summary: Mapping[str, Any], keypoints: Mapping[str, int]) -> tuple[list[PairRow], Limits]:
+    """The rows of the pairs, and the limits of the run."""
+    options = summary.get("configuration", {})
+    size = options.get("reconstruction", {}).get("min_model_size")
+    pairs = _listed_pairs(folder)
+    matches, geometries = dict[Pair, int](), dict[Pair, TwoViewGeometry]()
+    verification = options.get("geometries", {})
+    if folder.verification.is_file():
+        with folder.open_verification() as reader:
+            found_geometries = {pair: reader.find_geometry(pair.name0, pair.name1) for pair in pairs}
+            geometries = {pair: geometry for pair, geometry in found_geometries.items() if geometry is not None}
+            verification = reader.settings.get("options", verification)
+    if folder.matches.is_file() and len(geometries) < len(pairs):
+        with folder.open_matches() as reader:
+            found = {pair: reader.find_matches(pair.name0, pair.name1) for pair in pairs if pair not in geometries}
+        matches = {pair: len(of_pair) for pair, of_pair in found.items() if of_pair is not None}
+    limits = Limits(verification.get("min_num_inliers"), verification.get("min_mean_score"), size)
+    return [_pair_row(pair, geometries.get(pair), matches.get(pair), keypoints, limits) for pair in pairs], limits
+
+
+def _listed_pairs(folder: RunFolder) -> list[Pair]:
+    """The pairs of `pairs.txt`, with sources and scores if `pairs.tsv` has them: in its order, or sorted if they differ."""
+    if not folder.pairs.is_file():
+        return []
+    listed = folder.read_pairs()
+    known = {pair: pair for pair in read_reasons(folder.pair_reasons)} if folder.pair_reasons.is_file() else {}
+    return list(known) if known.keys() == set(listed) else [known.get(pair, pair) for pair in listed]
+
+
+def _pair_row(
+    pair: Pair, geometry: TwoViewGeometry | None, num_matches: int | None, keypoints: Mapping[str, int], limits: Limits
+) -> PairRow:
+    if geometry is not None:
+        num_matches = geometry.num_matches
+    finding = judge_pair(geometry, num_matches, (keypoints.get(pair.name0), keypoints.get(pair.name1)), limits)
+    inliers = len(geometry.inlier_matches) if geometry is not None and geometry.is_verified else None
+    return PairRow(
+        photo0=pair.name0,
+        photo1=pair.name1,
+        source=pair.reason,
+        score=None if math.isnan(pair.score) else pair.score,
+        matches=num_matches,
+        inliers=inliers,
+        inlier_ratio=inliers / num_matches if inliers is not None and num_matches else None,
+        mean_score=None,
+        configuration=geometry.configuration if geometry is not None else "",
+        verdict=finding.verdict,
+        reason=finding.reason,
+        advice=finding.advice,
+    )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A photo in a model."""
+
+    model: int
+    points: int
+    error_px: float | None
+    has_point: np.ndarray
+    """bool (n,): whether each keypoint belongs to a point."""
+
+
+def _read_models(folder: RunFolder) -> tuple[dict[str, _Placed], list[int]]:
+    """The registered photos by name, and the number of photos of each model. A photo of several models counts in the first."""
+    from sfm_lightglue.model_files import observations_of  # imported here: reading the tables must not load pycolmap
+
+    placed: dict[str, _Placed] = {}
+    sizes = []
+    for path in folder.models():
+        try:
+            observed = observations_of(folder.open_model(path))
+        except ValueError as error:
+            logger.warning("%s", error)
+            sizes.append(0)
+            continue
+        sizes.append(len(observed))
+        for name, seen in observed.items():
+            error_px = float(seen.errors_px.mean()) if len(seen.errors_px) else None
+            placed.setdefault(name, _Placed(int(path.name), int(seen.has_point.sum()), error_px, seen.has_point))
+    return placed, sizes
+
+
+def _photo_rows(
+    folder: RunFolder,
+    images: Mapping[str, _Image],
+    skipped: Mapping[str, str],
+    pairs: Sequence[PairRow],
+    limits: Limits,
+) -> list[PhotoRow]:
+    placed, sizes = _read_models(folder)
+    partners = _partners(pairs, placed)
+    groups = _groups(partners)
+    run = RunFacts(limits, sizes, float(np.median([image.keypoints for image in images.values()] or [0])), _finished(folder))
+    names = sorted({*images, *skipped, *partners})
+    waiting = {name for name in names if name not in placed}
+    known_points = _known_points(folder, {name: partners[name] for name in waiting if name in partners}, placed)
+    rows = []
+    for name in names:
+        image, place, of_photo = images.get(name), placed.get(name), partners.get(name, [])
+        facts = PhotoFacts(
+            keypoints=None if image is None else image.keypoints,
+            skipped=skipped.get(name, ""),
+            model=None if place is None else place.model,
+            partners=of_photo,
+            group=groups.get(name, 1),
+            known_points=known_points.get(name),
+        )
+        verified = [partner for partner in of_photo if partner.verdict == VERIFIED]
+        inliers = sum(partner.inliers for partner in verified)
+        scored = [(partner.mean_score, partner.inliers) for partner in verified if partner.mean_score is not None]
+        rows.append(
+            PhotoRow(
+                photo=name,
+                width=None if image is None else image.size[0],
+                height=None if image is None else image.size[1],
+                keypoints=facts.keypoints,
+                pairs=len(of_photo),
+                verified_pairs=len(verified),
+                matches=sum(partner.matches for partner in of_photo),
+                inliers=inliers,
+                mean_score=sum(score * count for score, count in scored) / total
+                if (total := sum(count for _, count in scored))
+                else None,
+                model=facts.model,
+                points=0 if place is None else place.points,
+                reprojection_error_px=None if place is None else place.error_px,
+                **judge_photo(facts, run)._asdict(),
+            )
+        )
+    return rows
+
+
+def _finished(folder: RunFolder) -> list[str]:
+    """The stages among `pairs`, `verify` and `reconstruct` that have written their files."""
+    files = {"pairs": folder.pairs, "verify": folder.verification}
+    finished = [stage for stage, path in files.items() if path.is_file()]
+    if folder.models() or "reconstruct" in folder.read_summary()["stages"]:
+        finished.append("reconstruct")
+    return finished
+
+
+def _partners(pairs: Sequence[PairRow], placed: Mapping[str, _Placed]) -> dict[str, list[Partner]]:
+    """The pairs of each photo, as seen from the photo."""
+    partners = defaultdict[str, list[Partner]](list)
+    for row in pairs:
+        for name, other in ((row.photo0, row.photo1), (row.photo1, row.photo0)):
+            model = placed[other].model if other in placed else None
+            numbers = row.matches or 0, row.inliers or 0, row.mean_score
+            partners[name].append(Partner(other, row.verdict, row.reason, *numbers, row.configuration, model))
+    return dict(partners)
+
+
+def _groups(partners: Mapping[str, Sequence[Partner]]) -> dict[str, int]:
+    """Size of the group of each photo: those that verified pairs connect, directly or by way of others."""
+    sizes: dict[str, int] = {}
+    for start in partners:
+        if start in sizes:
+            continue
+        group, todo = {start}, [start]
+        while todo:
+            new = {partner.photo for partner in partners[todo.pop()] if partner.verdict == VERIFIED} - group
+            group |= new
+            todo += sorted(new)
+        sizes |= dict.fromkeys(group, len(group))
+    return sizes
+
+
+def _known_points(folder: RunFolder, waiting: Mapping[str, Sequence[Partner]], placed: Mapping[str, _Placed]) -> dict[str, int]:
+    """For photos in no model: how many of their keypoints match a keypoint with a point of the largest model."""
+    links = {
+        name: [partner.photo for partner in partners if partner.verdict == VERIFIED and partner.model == 0]
+        for name, partners in waiting.items()
+    }
+    if not any(links.values()):
+        return {}
+    counts = {}
+    with folder.open_verification() as reader:
+        for name, others in links.items():
+            known = set[int]()
+            for other in others:
+                pair = Pair(name, other)
+                matches = reader.geometry(pair.name0, pair.name1).inlier_matches
+                own, theirs = matches.T if pair.name0 == name else matches.T[::-1]
+                has_point = placed[other].has_point
+                inside = theirs < len(has_point)  # features may have changed since the reconstruction
+                known.update(own[inside][has_point[theirs[inside]]].tolist())
+            if others:
+                counts[name] = len(known)
+    return counts
