@@ -41,6 +41,7 @@ python -m sfm_lightglue COMMAND [PHOTOS OUT] [key=value ...]
   evaluate       reconstruction against ground truth -> evaluation.json
   train          photos -> weights of a network                             (training=superpoint data.images=DIR)
   match-pair     two photos: keypoints, matches and scores, and a picture   (IMAGE0 IMAGE1 [--json])
+  export         finished run -> files for splatting, nerfstudio, ...       (FORMAT OUT DIR | list)
   frames         video -> photos, the sharpest of each half second         (VIDEO FOLDER [every=SECONDS])
   weights        all weights, their licences and where they are             (list | fetch NAME)
   datasets       all datasets, their licences and sizes                     (list | fetch NAME)
@@ -66,6 +67,7 @@ USAGE = {
     "datasets": "datasets [list] or datasets fetch NAME",
     "kernels": "kernels, without arguments (CXX names the compiler)",
     "doctor": "doctor, without arguments",
+    "export": "export FORMAT OUT DIR [key=value ...], or export list",
 }
 """Commands that take no configuration of a run -> their arguments."""
 
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "datasets": _datasets,
         "kernels": _kernels,
         "doctor": _doctor,
+        "export": _export,
     }
     if command not in commands:
         print(f"error: there is no command {command!r}. {closest(command, commands)}", file=sys.stderr)
@@ -310,6 +313,12 @@ def _kernels(arguments: list[str]) -> int:
         raise ValueError(str(error)) from error
     print(f"{path}\n{'used from now on' if load_kernels() else 'not used: this CPU lacks the instructions'}")
     return 0
+
+
+def _export(arguments: list[str]) -> int:
+    from sfm_lightglue.exports import command
+
+    return command.main(arguments)
 
 
 def _doctor(arguments: list[str]) -> int:
