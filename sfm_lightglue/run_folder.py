@@ -140,6 +140,11 @@ class RunFolder:
         images = self.read_summary().get("dataset", {}).get("images")
         return Path(images) if images else None
 
+    def masks(self) -> Path | None:
+        """Folder of the masks of the photos, or the mask for all of them; None without masks, or if summary.json does not say."""
+        masks = self.read_summary().get("dataset", {}).get("masks")
+        return Path(masks) if masks else None
+
     def models(self) -> list[Path]:
         """Folders of the COLMAP models, in the order of their numbers; empty if there are none."""
         if not self.reconstruction.is_dir():

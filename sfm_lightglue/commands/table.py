@@ -58,6 +58,12 @@ COMMANDS = (
         "sfm_lightglue.commands.match_pair:main",
     ),
     Command(
+        "export",
+        "FORMAT OUT DIR [key=value ...], or export list",
+        "finished run -> files for splatting, nerfstudio, ...",
+        "sfm_lightglue.commands.export:main",
+    ),
+    Command(
         "frames",
         "VIDEO FOLDER [every=SECONDS]",
         "video -> photos, the sharpest of each half second",

@@ -7,17 +7,15 @@ mirrored (EXIF 2, 4, 5, 7) need a copy too: the model is that of the photo flipp
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
 
+from sfm_lightglue.exports.source import mirrored_photos
 from sfm_lightglue.images import camera_ranges, load_image
 from sfm_lightglue.images.decoding import open_photo
 from sfm_lightglue.model_files import read_model
-from sfm_lightglue.orientation import MIRRORED
-from sfm_lightglue.storage import H5Reader
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "PPM")
@@ -53,7 +51,9 @@ def write_for_colmap(
         raise ValueError(f"{output} has other files already: give a new folder")
     reconstruction = read_model(model)
     by_name = {reconstruction.image(image_id).name: image_id for image_id in reconstruction.reg_image_ids()}
-    mirrored = _mirrored(Path(model), features, by_name)
+    if features is not None and not Path(features).is_file():
+        raise FileNotFoundError(f"the file of features {features} does not exist")
+    mirrored = mirrored_photos(Path(features or Path(model).absolute().parent.parent / "features.h5"), by_name)
     ranges = camera_ranges(images, sorted(by_name))
     converted = []
     for name, image_id in sorted(by_name.items()):
@@ -71,16 +71,6 @@ def write_for_colmap(
     (output / "sparse").mkdir(parents=True, exist_ok=True)
     reconstruction.write(output / "sparse")
     return converted
-
-
-def _mirrored(model: Path, features: Path | str | None, names: Iterable[str]) -> set[str]:
-    """Those of the photos whose features were found in a mirrored photo."""
-    if features is None:
-        features = model.absolute().parent.parent / "features.h5"
-        if not features.is_file():
-            return set()
-    with H5Reader(features) as reader:
-        return {name for name, orientation in reader.orientations(names).items() if orientation in MIRRORED}
 
 
 def _link(target: Path, link: Path) -> None:
