@@ -13,8 +13,12 @@ DATA holds one folder per set. Each has `images/`, and one of these files beside
 - `pairs.txt` alone: the verified matches of these pairs.
 - `poses.txt` alone, or none: the command line reconstructs the set, as in photo_sets.py.
 
-The set `different_places` has no folder. Its pairs show different places, so none should be verified. They come from
-`retrieval_groups.txt` in DATA, and from the pairs of homographies and marked points.
+Three sets have no folder of their own:
+
+- `different_places`: none of its pairs should be verified. They come from `retrieval_groups.txt` in DATA, and from the pairs of
+  homographies and marked points.
+- `hard_light14`: the pairs of `light_pairs10` and `illumination_pairs4`; see hard_light.py.
+- `aligned_series`: photos of fixed cameras, in `train_photos_light/aligned`; see aligned_series.py.
 
 Small photos are enlarged by default as each kind of features says. `--enlarge default 2` measures a second time with the same
 limit for all kinds.
@@ -29,8 +33,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from aligned_series import ALIGNED_SERIES, SCENES, aligned_scores
+from hard_light import HARD_LIGHT, SOURCES, hard_light_geometries, hard_light_scores
 from measure import RESULTS, append_section, cpu_seconds, markdown_table, section
 from photo_pairs import (
     MatchedPair,
@@ -60,8 +67,11 @@ KINDS = ("aliked", "disk", "sift", "xfeat", "superpoint")
 DIFFERENT_PLACES = "different_places"
 SETS = (
     *("homography_seq", "illumination_pairs4", "scannet_pairs15", "phototourism9", DIFFERENT_PLACES),
+    *(HARD_LIGHT, ALIGNED_SERIES),
     *("fountain_p11", "herzjesu_p8", "lund_door12", "temple_sparse16", "tum_fr2_desk20", "sacre_coeur10"),
 )
+FOLDERS = {DIFFERENT_PLACES: (), HARD_LIGHT: tuple(f"{name}/images" for name in SOURCES), ALIGNED_SERIES: SCENES}
+"""Folders in DATA that the sets without a folder of their own need."""
 OWN = "default"
 """Value of --enlarge: the enlargement that the configuration of the features gives."""
 # The scores of nearest neighbours are similarities of descriptors, which differ between kinds of features, and most matches may
@@ -93,9 +103,9 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    folders = [name for name in options.sets if name != DIFFERENT_PLACES]
-    if missing := [name for name in folders if not (options.data / name / "images").is_dir()]:
-        raise FileNotFoundError(f"{options.data} has no {missing[0]}/images: choose sets with --sets")
+    folders = [folder for name in options.sets for folder in FOLDERS.get(name, (f"{name}/images",))]
+    if missing := [folder for folder in folders if not (options.data / folder).is_dir()]:
+        raise FileNotFoundError(f"{options.data} has no {missing[0]}: choose sets with --sets")
     tables = [table(options.data / name, options) for name in options.sets]
     text = section("Features", facts(options, options.features) | matcher_facts(options), tables)
     print(text)
@@ -132,15 +142,25 @@ def weights_fact(weights: WeightsRecord) -> str:
 
 def table(folder: Path, options: argparse.Namespace) -> str:
     """The table of one set, with a row for each kind of features and each limit of the enlargement."""
-    score, rows = scoring(folder), {}
+    measure = hard_light_geometries if folder.name == HARD_LIGHT else scoring(folder)
+    found: dict[Row, Any] = {}
     for row in rows_of(options):
         start = cpu_seconds()
-        rows[row] = score(folder, output_of(row.kind, folder, options, row.enlarge), overrides(row.kind, options, row.enlarge))
-        told = ", ".join(f"{key} {value}" for key, value in rows[row].items())
+        found[row] = measure(folder, output_of(row.kind, folder, options, row.enlarge), overrides(row.kind, options, row.enlarge))
+        told = ", ".join(f"{key} {value}" for key, value in columns(folder, {row: found[row]})[row].items())
         which = f"{folder.name}, {row.kind}, largest enlargement {row.enlargement}"
         print(f"{which}: {told} ({cpu_seconds() - start:.0f} CPU s)", file=sys.stderr, flush=True)
+    rows = columns(folder, found)
     header = [folder.name, "largest enlargement", *next(iter(rows.values()))]
     return markdown_table(header, [[row.kind, row.enlargement, *cells.values()] for row, cells in rows.items()])
+
+
+def columns(folder: Path, found: Mapping[Row, Any]) -> Mapping[Row, Scores]:
+    """The cells of each row. Those of `hard_light14` also compare the kinds of features."""
+    if folder.name != HARD_LIGHT:
+        return found
+    others = {row: [found[other] for other in found if other.kind != row.kind] for row in found}
+    return {row: hard_light_scores(pairs, others[row]) for row, pairs in found.items()}
 
 
 def rows_of(options: argparse.Namespace) -> list[Row]:
@@ -189,6 +209,8 @@ def scoring(folder: Path) -> Callable[[Path, Path, Sequence[str]], Scores]:
     """The function that measures a set. The ground truth of the set decides."""
     if folder.name == DIFFERENT_PLACES:
         return different_places_scores
+    if folder.name == ALIGNED_SERIES:
+        return aligned_scores
     if (folder / "homographies.txt").exists():
         return homography_scores
     if (folder / "correspondences.txt").exists():
