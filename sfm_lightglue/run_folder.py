@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def report(self) -> Path:
+        """Report of the run as one page, if one was built."""
+        return self.path / "report.html"
+
+    @property
     def evaluation(self) -> Path:
         """Scores against ground truth."""
         return self.path / "evaluation.json"
@@ -181,7 +186,7 @@ class RunFolder:
             yield
 
     def _remove_stale(self) -> None:
-        for path in (*(self.path / name for stage in STAGES for name in stage.writes), self.summary):
+        for path in (*(self.path / name for stage in STAGES for name in stage.writes), self.photo_table, self.summary):
             remove_stale(path)
         for suffix in SQLITE_SUFFIXES:
             remove_stale(self.database, suffix)
