@@ -2,7 +2,7 @@
 
 Our files are recognised by a mark inside, never by the name alone: HDF5 files by their fingerprint, `pairs.txt` by `pairs.tsv`,
 `orientations.tsv` and `photos.tsv` by their first lines, `database.db` by SQLite's application id, `reconstruction/` by its
-`settings.json`, pictures by a comment, JSON files by their keys.
+`settings.json`, pictures and `report.html` by a comment, JSON files by their keys.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sfm_lightglue.orient.decisions import check_output as check_decisions
 from sfm_lightglue.pair_files import check_output as check_pairs
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.report.gallery import check_pictures
+from sfm_lightglue.report.page import check_report
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.tables import check_photo_table
 
@@ -25,7 +26,8 @@ EVALUATION_BEGINNINGS = ('{"images":', '{"pairs":', '{"homographies":')
 
 
 def check_outputs(folder: RunFolder, stages: Iterable[str]) -> None:
-    """Checks all files that `stages` write into the output folder of a run; `evaluate` is allowed among them. Decodes nothing.
+    """Checks all files that `stages` write into the output folder of a run; `evaluate` and `report` are allowed
+    among them. Decodes nothing.
 
     Raises: ValueError with a line for each file that no run has written, or that the user has changed. It says what to do.
     """
@@ -66,6 +68,7 @@ CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "database": lambda folder: database.check_output(folder.database),
     "reconstruct": lambda folder: ModelsFolder(folder.reconstruction).check(),
     "plots": check_pictures,
+    "report": check_report,
     "evaluate": lambda folder: check_evaluation(folder.evaluation),
 }
 """The check of each stage."""

@@ -36,7 +36,7 @@ from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import raise_together
+from sfm_lightglue.mistakes import message_of, raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
@@ -49,6 +49,7 @@ from sfm_lightglue.poses import read_poses
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.report.gallery import draw_match_gallery
+from sfm_lightglue.report.page import build_report
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve, resolve_all
@@ -166,15 +167,32 @@ def prepare_photos(dataset: DatasetOptions) -> Path:
 
 
 def run_all(run: Run) -> Summary:
-    """Runs every stage in order and returns the summary. Call `check_inputs` before."""
+    """Runs every stage in order, writes `report.html` and returns the summary. Call `check_inputs` before.
+
+    The page is written too if a stage raises, for what there is.
+    """
     with run.folder.locked():
         warn_of_spaces(run.list_photos())
-        for stage in STAGES:
-            stage.load()(run)
+        try:
+            for stage in STAGES:
+                stage.load()(run)
+        except Exception:
+            write_report(run.folder)
+            raise
         write_tables(run.folder)
+        write_report(run.folder)
         summary = Summary.read(run.folder)
     logger.debug("%s", summary)  # for the log file; the command line prints it
     return summary
+
+
+def write_report(folder: RunFolder) -> None:
+    """Writes `report.html`. A fault in it is logged as a warning: it must not fail a run."""
+    try:
+        build_report(folder)
+    except Exception as error:
+        logger.warning("%s was not written: %s", folder.report, message_of(error) or repr(error))
+        logger.debug("the reason is", exc_info=True)
 
 
 def run_stage(run: Run, name: str) -> None:
