@@ -268,10 +268,12 @@ def _judge_mapped(facts: PhotoFacts, run: RunFacts, verified: Sequence[Partner],
         reason = f"its verified pairs lead only to photos that are in no model either ({shortened(others)})"
     else:
         pairs = f"{count_of(len(verified), 'pair')} of this photo {'is' if len(verified) == 1 else 'are'} verified"
-        reason = f"the mapper found no model, although {pairs}"
+        best = max(verified, key=lambda partner: (partner.inliers, partner.photo))
+        reason = f"the mapper found no model, although {pairs} (the best, with {best.photo}, has {best.inliers} inliers)"
     if run.limits.min_model_size is not None and facts.group < run.limits.min_model_size:
         reason += f"; a group of {facts.group} is smaller than reconstruction.min_model_size={run.limits.min_model_size}"
         return Finding(
             UNREGISTERED, few + reason + note, "photos that connect this group with the others, or a smaller min_model_size"
         )
-    return Finding(UNREGISTERED, few + reason + note, "photos from more places around it: the mapper needs overlap and parallax")
+    advice = "look whether its verified pairs show the same thing; if so, photos from more places around it"
+    return Finding(UNREGISTERED, few + reason + note, advice)

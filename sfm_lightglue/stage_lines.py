@@ -13,7 +13,7 @@ Record: TypeAlias = Mapping[str, Any]
 def stage_line(stage: str, record: Record) -> str:
     """The line about a stage, such as `verify: 98 of 120 pairs verified, 12 x few matches, 10 x few inliers (3.2 s)`."""
     try:
-        parts = [part for part in LINES.get(stage, lambda _: [])(record) if part]
+        parts = [part for part in LINES[stage](record) if part] if stage in LINES else []
     except KeyError:  # a record with other fields, such as a benchmark's
         parts = []
     return f"{stage}: {', '.join(parts) or 'done'} ({record['seconds']:.1f} s)"
