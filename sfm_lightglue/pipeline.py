@@ -36,7 +36,7 @@ from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import message_of, raise_together
+from sfm_lightglue.mistakes import MISTAKES, message_of, raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
@@ -167,9 +167,9 @@ def prepare_photos(dataset: DatasetOptions) -> Path:
 
 
 def run_all(run: Run) -> Summary:
-    """Runs every stage in order, writes `report.html` and returns the summary. Call `check_inputs` before.
+    """Runs every stage in order, writes the tables and `report.html`, and returns the summary. Call `check_inputs` before.
 
-    The page is written too if a stage raises, for what there is.
+    Tables and page are written too if a stage raises, for what there is.
     """
     with run.folder.locked():
         warn_of_spaces(run.list_photos())
@@ -177,9 +177,10 @@ def run_all(run: Run) -> Summary:
             for stage in STAGES:
                 stage.load()(run)
         except Exception:
+            _write_tables(run.folder)
             write_report(run.folder)
             raise
-        write_tables(run.folder)
+        _write_tables(run.folder)
         write_report(run.folder)
         summary = Summary.read(run.folder)
     logger.debug("%s", summary)  # for the log file; the command line prints it
@@ -199,7 +200,7 @@ def run_stage(run: Run, name: str) -> None:
     """Runs the stage `name` alone. Call `check_inputs` before."""
     with run.folder.locked():
         find_stage(name).load()(run)
-        write_tables(run.folder)
+        _write_tables(run.folder)
 
 
 def raise_failure(run: Run) -> None:
@@ -388,6 +389,14 @@ def draw_plots(run: Run) -> None:
 
 
 # --- details -------------------------------------------------------------------------------------------------------------
+
+
+def _write_tables(folder: RunFolder) -> None:
+    """Writes `photos.tsv` and `pairs.tsv`. A damaged file of another stage does not end a stage that has done its work."""
+    try:
+        write_tables(folder)
+    except MISTAKES as error:
+        logger.warning("photos.tsv and pairs.tsv are not up to date: %s", message_of(error))
 
 
 def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:

@@ -200,10 +200,12 @@ def judge_photo(facts: PhotoFacts, run: RunFacts) -> Finding:
     for stage, done in (("pairs", "pairs were selected"), ("verify", "its pairs were verified")):
         if stage not in run.finished:
             return Finding(PENDING, f"the run stopped before {done}", "run again: what is done is kept")
-    finding = _judge_unregistered(facts, run)
-    if "reconstruct" not in run.finished and any(partner.verdict == VERIFIED for partner in facts.partners):
+    verdicts = {partner.verdict for partner in facts.partners}
+    if verdicts & {NOT_MATCHED, NOT_VERIFIED}:
+        return Finding(PENDING, "the run stopped before all its pairs were verified", "run again: what is done is kept")
+    if "reconstruct" not in run.finished and VERIFIED in verdicts:
         return Finding(PENDING, "the run stopped before the reconstruction", "run again: what is done is kept")
-    return finding
+    return _judge_unregistered(facts, run)
 
 
 def _judge_other_model(facts: PhotoFacts, run: RunFacts) -> Finding:

@@ -42,7 +42,7 @@ def test_two_photos(tmp_path: Path) -> None:
 def test_a_folder_and_what_its_run_left(tmp_path: Path, photos: Path) -> None:
     quick = ("features.resize_max=640", "features.enlarge_max=1", "features.max_keypoints=512")
     output = run_example("01_folder.py", tmp_path, photos, "out", *quick)
-    assert "4 of 4 images" in output and "in the frame of the model" in output
+    assert "4 of 4 photos registered" in output and "in the frame of the model" in output
     output = run_example("04_read_a_run.py", tmp_path, "out")
     assert "6 of 6 pairs are verified" in output and "licences of the weights: Apache-2.0" in output
 
@@ -55,7 +55,7 @@ def test_own_extractor(tmp_path: Path, photos: Path) -> None:
 
 def test_hloc_both_ways(tmp_path: Path, photos: Path) -> None:
     output = run_example("03_hloc.py", tmp_path, photos, "out")
-    assert "'keypoints': (512, 2)" in output and "4 of 4 images" in output
+    assert "'keypoints': (512, 2)" in output and "4 of 4 photos registered" in output
 
 
 def test_a_plot_of_matches(tmp_path: Path) -> None:

@@ -158,6 +158,15 @@ def test_a_changed_list_of_pairs_is_not_replaced(photos: Path, output: Path) -> 
     check_outputs(RunFolder(output), ["pairs"])
 
 
+def test_a_stage_alone_is_not_ended_by_a_damaged_file_of_another(
+    photos: Path, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = output / "verification.h5"
+    path.write_bytes(path.read_bytes()[:100])
+    do(create_run(photos, output), "extract")
+    assert "photos.tsv and pairs.tsv are not up to date: " in caplog.text and "verification.h5" in caplog.text
+
+
 def test_lists_of_pairs_with_spaces_or_without_pairs_are_ours(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for pairs in ([], [Pair("a b.jpg", "c.jpg", "list"), Pair("a.jpg", "ü.jpg", "gps", 0.5)]):

@@ -153,6 +153,7 @@ def test_a_run_that_stopped_before_says_so() -> None:
     assert photo(unfinished, partners=[partner()]).verdict == "pending"
     assert photo(unfinished).verdict == "unregistered", "without a partner, no reconstruction helps"
     assert photo(keypoints=None).verdict == "pending"
+    assert photo(partners=[partner(verdict="not verified"), partner("c.jpg", "rejected")]).verdict == "pending"
 
 
 def test_groups_are_what_verified_pairs_connect() -> None:
