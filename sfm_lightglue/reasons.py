@@ -31,6 +31,20 @@ WITHOUT_DEPTH = ("PLANAR", "PANORAMIC", "PLANAR_OR_PANORAMIC")
 OVERLAP = "nothing, if the photos show different things; else take photos between the two, or try other features"
 
 
+SAVE_AGAIN = "open the photo in another program and save it again, or remove it"
+UNREADABLE_ADVICE = (
+    ("pip install", "install the package and run again, or convert the photo to JPEG"),
+    ("not in the photo folder", "correct the list of photos, or put the file into the folder"),
+    ("truncated", "the file is cut: copy it again from the camera or a backup"),
+    ("is empty", "the file is cut: copy it again from the camera or a backup"),
+    ("cannot identify", "it is no photo, or in a format that is not read: convert it to JPEG, or remove it"),
+    ("is shorter than", "use the photo in its full size, or remove it"),
+    ("no such file", "put the file back, or remove it from the list of photos"),
+    ("permission denied", "allow this user to read the file"),
+)
+"""Words of the decoder in small letters -> what to try."""
+
+
 class Finding(NamedTuple):
     """What is said about a photo or a pair."""
 
@@ -190,7 +204,7 @@ def judge_photo(facts: PhotoFacts, run: RunFacts) -> Finding:
     if facts.keypoints is None:
         if not facts.skipped:
             return Finding(PENDING, "the stage extract did not come to this photo", "run again: what is done is kept")
-        return Finding(UNREADABLE, facts.skipped, "open the photo in another program and save it again, or remove it")
+        return Finding(UNREADABLE, facts.skipped, _advice_for_unreadable(facts.skipped))
     if facts.model == 0:
         return Finding(REGISTERED)
     if facts.model is not None:
@@ -206,6 +220,11 @@ def judge_photo(facts: PhotoFacts, run: RunFacts) -> Finding:
     if "reconstruct" not in run.finished and VERIFIED in verdicts:
         return Finding(PENDING, "the run stopped before the reconstruction", "run again: what is done is kept")
     return _judge_unregistered(facts, run)
+
+
+def _advice_for_unreadable(reason: str) -> str:
+    """What to try with a photo that could not be used, by the decoder's words."""
+    return next((advice for words, advice in UNREADABLE_ADVICE if words in reason.lower()), SAVE_AGAIN)
 
 
 def _judge_other_model(facts: PhotoFacts, run: RunFacts) -> Finding:

@@ -99,6 +99,22 @@ def test_an_unreadable_photo_keeps_the_reason_of_the_decoder() -> None:
     assert (finding.verdict, finding.reason) == ("unreadable", "the file is empty")
 
 
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("HEIC photos need a package: pip install pillow-heif", "install the package"),
+        ("unreadable image (OSError: image file is truncated (14 bytes not processed))", "copy it again"),
+        ("unreadable image (OSError: Truncated File Read)", "copy it again"),
+        ("unreadable image (UnidentifiedImageError: cannot identify image file 'a.jpg')", "convert it to JPEG"),
+        ("it is in line 3 of list.txt, but not in the photo folder", "correct the list"),
+        ("7 x 5 px: a side is shorter than 16 px", "full size"),
+        ("unreadable image (OSError: decoder error -2)", "save it again"),
+    ],
+)
+def test_the_advice_fits_the_reason_of_the_decoder(reason: str, advice: str) -> None:
+    assert advice in photo(keypoints=None, skipped=reason).advice
+
+
 def test_a_photo_without_keypoints_or_partners_is_told() -> None:
     assert photo(keypoints=0).verdict == "no features"
     assert photo().reason == "no partner: it is in no pair"
