@@ -1,8 +1,8 @@
-"""Compares local features on photo sets with ground truth: same matcher, number of keypoints and resolution for all.
+"""Compares local features on photo sets with ground truth: same number of keypoints, same longest side, same kind of matcher.
 
     python benchmarks/features.py DATA OUT [--features aliked disk sift xfeat superpoint] [--superpoint-weights FILE_OR_NAME]
         [--sets homography_seq,fountain_p11] [--matcher nearest_neighbor|lightglue] [--lightglue-weights FILE_OR_NAME]
-        [--keypoints 2048] [--resize 1024]
+        [--keypoints 2048] [--resize 1024] [--enlarge default 2]
 
 DATA holds one folder per set. Each has `images/`, and one of these files beside it decides what is measured:
 
@@ -13,8 +13,15 @@ DATA holds one folder per set. Each has `images/`, and one of these files beside
 - `pairs.txt` alone: the verified matches of these pairs.
 - `poses.txt` alone, or none: the command line reconstructs the set, as in photo_sets.py.
 
-The set `different_places` has no folder. Its pairs show different places, so none should be verified. They come from
-`retrieval_groups.txt` in DATA, and from the pairs of homographies and marked points.
+Three sets have no folder of their own:
+
+- `different_places`: none of its pairs should be verified. They come from `retrieval_groups.txt` in DATA, and from the pairs of
+  homographies and marked points.
+- `hard_light14`: the pairs of `light_pairs10` and `illumination_pairs4`; see hard_light.py.
+- `aligned_series`: photos of fixed cameras, in `train_photos_light/aligned`; see aligned_series.py.
+
+Small photos are enlarged by default as each kind of features says. `--enlarge default 2` measures a second time with the same
+limit for all kinds.
 
 OUT keeps features and matches for the next call. They are computed again if settings or weights change.
 """
@@ -24,9 +31,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from aligned_series import ALIGNED_SERIES, SCENES, aligned_scores
+from hard_light import HARD_LIGHT, SOURCES, hard_light_geometries, hard_light_scores
 from measure import RESULTS, append_section, cpu_seconds, markdown_table, section
 from photo_pairs import (
     MatchedPair,
@@ -56,8 +67,13 @@ KINDS = ("aliked", "disk", "sift", "xfeat", "superpoint")
 DIFFERENT_PLACES = "different_places"
 SETS = (
     *("homography_seq", "illumination_pairs4", "scannet_pairs15", "phototourism9", DIFFERENT_PLACES),
+    *(HARD_LIGHT, ALIGNED_SERIES),
     *("fountain_p11", "herzjesu_p8", "lund_door12", "temple_sparse16", "tum_fr2_desk20", "sacre_coeur10"),
 )
+FOLDERS = {DIFFERENT_PLACES: (), HARD_LIGHT: tuple(f"{name}/images" for name in SOURCES), ALIGNED_SERIES: SCENES}
+"""Folders in DATA that the sets without a folder of their own need."""
+OWN = "default"
+"""Value of --enlarge: the enlargement that the configuration of the features gives."""
 # The scores of nearest neighbours are similarities of descriptors, which differ between kinds of features, and most matches may
 # be wrong. The verification therefore uses the geometry alone, and COLMAP's own number of trials.
 NEAREST_NEIGHBOR = (
@@ -74,11 +90,22 @@ Scores = Mapping[str, str]
 """Head of a column -> text of the cell."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """A kind of features with a limit of the enlargement: a row of each table."""
+
+    kind: str
+    enlarge: str
+    """A value of --enlarge."""
+    enlargement: str
+    """Largest factor by which small photos are enlarged, and whether it is the default of this kind."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    folders = [name for name in options.sets if name != DIFFERENT_PLACES]
-    if missing := [name for name in folders if not (options.data / name / "images").is_dir()]:
-        raise FileNotFoundError(f"{options.data} has no {missing[0]}/images: choose sets with --sets")
+    folders = [folder for name in options.sets for folder in FOLDERS.get(name, (f"{name}/images",))]
+    if missing := [folder for folder in folders if not (options.data / folder).is_dir()]:
+        raise FileNotFoundError(f"{options.data} has no {missing[0]}: choose sets with --sets")
     tables = [table(options.data / name, options) for name in options.sets]
     text = section("Features", facts(options, options.features) | matcher_facts(options), tables)
     print(text)
@@ -114,24 +141,52 @@ def weights_fact(weights: WeightsRecord) -> str:
 
 
 def table(folder: Path, options: argparse.Namespace) -> str:
-    """The table of one set, with a row for each kind of features."""
-    score, rows = scoring(folder), {}
-    for kind in options.features:
+    """The table of one set, with a row for each kind of features and each limit of the enlargement."""
+    measure = hard_light_geometries if folder.name == HARD_LIGHT else scoring(folder)
+    found: dict[Row, Any] = {}
+    for row in rows_of(options):
         start = cpu_seconds()
-        rows[kind] = score(folder, output_of(kind, folder, options), overrides(kind, options))
-        told = ", ".join(f"{key} {value}" for key, value in rows[kind].items())
-        print(f"{folder.name}, {kind}: {told} ({cpu_seconds() - start:.0f} CPU s)", file=sys.stderr, flush=True)
-    return markdown_table([folder.name, *next(iter(rows.values()))], [[kind, *row.values()] for kind, row in rows.items()])
+        found[row] = measure(folder, output_of(row.kind, folder, options, row.enlarge), overrides(row.kind, options, row.enlarge))
+        told = ", ".join(f"{key} {value}" for key, value in columns(folder, {row: found[row]})[row].items())
+        which = f"{folder.name}, {row.kind}, largest enlargement {row.enlargement}"
+        print(f"{which}: {told} ({cpu_seconds() - start:.0f} CPU s)", file=sys.stderr, flush=True)
+    rows = columns(folder, found)
+    header = [folder.name, "largest enlargement", *next(iter(rows.values()))]
+    return markdown_table(header, [[row.kind, row.enlargement, *cells.values()] for row, cells in rows.items()])
 
 
-def output_of(kind: str, folder: Path, options: argparse.Namespace) -> Path:
+def columns(folder: Path, found: Mapping[Row, Any]) -> Mapping[Row, Scores]:
+    """The cells of each row. Those of `hard_light14` also compare the kinds of features."""
+    if folder.name != HARD_LIGHT:
+        return found
+    others = {row: [found[other] for other in found if other.kind != row.kind] for row in found}
+    return {row: hard_light_scores(pairs, others[row]) for row, pairs in found.items()}
+
+
+def rows_of(options: argparse.Namespace) -> list[Row]:
+    """The rows of each table. A limit that is also the default of a kind gives one row."""
+    rows: dict[tuple[str, float], Row] = {}
+    for enlarge in options.enlarge:
+        for kind in options.features:
+            factor, default = (
+                float(compose_config(given).features.enlarge_max)
+                for given in (overrides(kind, options, enlarge), [f"features={kind}"])
+            )
+            told = f"{factor:g}{' (default)' if factor == default else ''}"
+            rows.setdefault((kind, factor), Row(kind, enlarge, told))
+    return list(rows.values())
+
+
+def output_of(kind: str, folder: Path, options: argparse.Namespace, enlarge: str = OWN) -> Path:
     """The folder that keeps the features and matches of a set."""
-    return options.out / f"{kind}_{options.matcher}" / folder.name
+    return options.out / f"{kind}_{options.matcher}{'' if enlarge == OWN else f'_enlarge{enlarge}'}" / folder.name
 
 
-def overrides(kind: str, options: argparse.Namespace) -> list[str]:
+def overrides(kind: str, options: argparse.Namespace, enlarge: str = OWN) -> list[str]:
     """Overrides of the configuration for one kind of features."""
-    sizes = f"features.max_keypoints={options.keypoints}", f"features.resize_max={options.resize}"
+    sizes = [f"features.max_keypoints={options.keypoints}", f"features.resize_max={options.resize}"]
+    if enlarge != OWN:
+        sizes.append(f"features.enlarge_max={enlarge}")
     given = kind == "superpoint" and options.superpoint_weights
     weights = [f"features.weights={options.superpoint_weights}"] if given else []
     recompute = "execution.if_settings_changed=recompute"
@@ -154,6 +209,8 @@ def scoring(folder: Path) -> Callable[[Path, Path, Sequence[str]], Scores]:
     """The function that measures a set. The ground truth of the set decides."""
     if folder.name == DIFFERENT_PLACES:
         return different_places_scores
+    if folder.name == ALIGNED_SERIES:
+        return aligned_scores
     if (folder / "homographies.txt").exists():
         return homography_scores
     if (folder / "correspondences.txt").exists():
@@ -247,6 +304,17 @@ def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _enlargement(text: str) -> str:
+    """A value of --enlarge. Raises: argparse.ArgumentTypeError if it is neither `default` nor a factor from 1."""
+    if text != OWN:
+        try:
+            if not 1 <= float(text) < float("inf"):
+                raise ValueError
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {OWN}, or a factor from 1, found {text!r}") from None
+    return text
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser(__doc__).parse_args(arguments)
 
@@ -263,6 +331,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--lightglue-weights", metavar="FILE_OR_NAME", help="weights for superpoint, instead of the default")
     parser.add_argument("--keypoints", type=int, default=2048)
     parser.add_argument("--resize", type=int, default=1024, help="longest side, px")
+    parser.add_argument(
+        "--enlarge",
+        nargs="+",
+        type=_enlargement,
+        default=[OWN],
+        metavar="FACTOR",
+        help="largest factor by which smaller photos are enlarged, up to --resize; 1: never; default: as each kind is configured",
+    )
     parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="overrides for every run")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")
     parser.add_argument("--no-append", dest="results", action="store_const", const=None)

@@ -49,6 +49,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from sfm_lightglue.matches.stage import match_pairs as match_pairs
     from sfm_lightglue.pairs.collection import Collection as Collection
     from sfm_lightglue.pairs.pairing import PairSource as PairSource
+    from sfm_lightglue.plots.pairs import plot_pairs as plot_pairs
+    from sfm_lightglue.plots.photos import plot_keypoints as plot_keypoints
+    from sfm_lightglue.plots.photos import plot_matches as plot_matches
+    from sfm_lightglue.plots.scene import plot_reconstruction as plot_reconstruction
     from sfm_lightglue.products import Features as Features
     from sfm_lightglue.products import Image as Image
     from sfm_lightglue.products import Matches as Matches
@@ -77,6 +81,9 @@ _MODULES = {
     "matches.stage": ("MatchingReport", "match_pairs"),
     "pairs.collection": ("Collection",),
     "pairs.pairing": ("PairSource",),
+    "plots.pairs": ("plot_pairs",),
+    "plots.photos": ("plot_keypoints", "plot_matches"),
+    "plots.scene": ("plot_reconstruction",),
     "products": ("Features", "Image", "Matches", "Pair", "TwoViewGeometry"),
     "reconstruction": ("ModelReport", "ReconstructionReport"),
     "run_folder": ("RunFolder",),

@@ -114,7 +114,7 @@ def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
     """
     found: dict[str, Exception] = {}
     repeated = ["extract", "pairs", "match", "verify"] if command == "orient" else []
-    writing = stage_names() if command == "run" else [command, *repeated]
+    writing = [*stage_names(), "report"] if command == "run" else [command, *repeated]
     checks = [check for check, commands in CHECKS if command in commands]
     if inputs.folder.path.is_dir():
         checks.insert(0, lambda inputs: check_outputs(inputs.folder, writing))

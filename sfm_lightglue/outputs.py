@@ -1,8 +1,8 @@
 """Checks, before a stage starts, that it will replace only files that a run has written.
 
 Our files are recognised by a mark inside, never by the name alone: HDF5 files by their fingerprint, `pairs.txt` by `pairs.tsv`,
-`orientations.tsv` by its first line, `database.db` by SQLite's application id, `reconstruction/` by its `settings.json`, pictures
-by a comment, JSON files by their keys.
+`orientations.tsv` and `photos.tsv` by their first lines, `database.db` by SQLite's application id, `reconstruction/` by its
+`settings.json`, pictures and `report.html` by a comment, JSON files by their keys.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from sfm_lightglue.orient.decisions import check_output as check_decisions
 from sfm_lightglue.pair_files import check_output as check_pairs
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.report.gallery import check_pictures
+from sfm_lightglue.report.page import check_report
 from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.tables import check_photo_table
 
 EVALUATION_BEGINNINGS = ('{"images":', '{"pairs":', '{"homographies":')
 """The first key in `evaluation.json`."""
 
 
 def check_outputs(folder: RunFolder, stages: Iterable[str]) -> None:
-    """Checks all files that `stages` write into the output folder of a run; `evaluate` is allowed among them. Decodes nothing.
+    """Checks all files that `stages` write into the output folder of a run; `evaluate` and `report` are allowed
+    among them. Decodes nothing.
 
     Raises: ValueError with a line for each file that no run has written, or that the user has changed. It says what to do.
     """
     problems = []
-    for check in (_check_folders, RunFolder.read_summary, *(CHECKS[stage] for stage in stages)):
+    for check in (_check_folders, RunFolder.read_summary, _check_photo_table, *(CHECKS[stage] for stage in stages)):
         try:
             check(folder)
         except ValueError as error:
@@ -42,6 +45,10 @@ def _check_folders(folder: RunFolder) -> None:
     for path in (folder.path, folder.logs):
         if os.path.lexists(path) and not path.is_dir():
             raise foreign_file(path)
+
+
+def _check_photo_table(folder: RunFolder) -> None:
+    check_photo_table(folder.photo_table)
 
 
 def check_evaluation(path: Path) -> None:
@@ -61,6 +68,7 @@ CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "database": lambda folder: database.check_output(folder.database),
     "reconstruct": lambda folder: ModelsFolder(folder.reconstruction).check(),
     "plots": check_pictures,
+    "report": check_report,
     "evaluate": lambda folder: check_evaluation(folder.evaluation),
 }
 """The check of each stage."""

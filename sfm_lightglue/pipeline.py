@@ -36,7 +36,7 @@ from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import raise_together
+from sfm_lightglue.mistakes import message_of, raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
@@ -49,11 +49,13 @@ from sfm_lightglue.poses import read_poses
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.report.gallery import draw_match_gallery
+from sfm_lightglue.report.page import build_report
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve, resolve_all
 from sfm_lightglue.stages import STAGES, find_stage, stage_names
 from sfm_lightglue.summary import Summary, recorded
+from sfm_lightglue.tables import write_tables
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +144,8 @@ class Run:
     @contextlib.contextmanager
     def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
         """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block."""
-        about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": self.options.configuration}
+        configuration = {key: value for key, value in self.options.configuration.items() if key != "dataset"}
+        about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": configuration}
         with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=self.repeats) as record:
             yield record
 
@@ -164,18 +167,39 @@ def prepare_photos(dataset: DatasetOptions) -> Path:
 
 
 def run_all(run: Run) -> Summary:
-    """Runs every stage in order and returns the summary. Call `check_inputs` before."""
+    """Runs every stage in order, writes `report.html` and returns the summary. Call `check_inputs` before.
+
+    The page is written too if a stage raises, for what there is.
+    """
     with run.folder.locked():
         warn_of_spaces(run.list_photos())
-        for stage in STAGES:
-            stage.load()(run)
-        return Summary.read(run.folder)
+        try:
+            for stage in STAGES:
+                stage.load()(run)
+        except Exception:
+            write_report(run.folder)
+            raise
+        write_tables(run.folder)
+        write_report(run.folder)
+        summary = Summary.read(run.folder)
+    logger.debug("%s", summary)  # for the log file; the command line prints it
+    return summary
+
+
+def write_report(folder: RunFolder) -> None:
+    """Writes `report.html`. A fault in it is logged as a warning: it must not fail a run."""
+    try:
+        build_report(folder)
+    except Exception as error:
+        logger.warning("%s was not written: %s", folder.report, message_of(error) or repr(error))
+        logger.debug("the reason is", exc_info=True)
 
 
 def run_stage(run: Run, name: str) -> None:
     """Runs the stage `name` alone. Call `check_inputs` before."""
     with run.folder.locked():
         find_stage(name).load()(run)
+        write_tables(run.folder)
 
 
 def raise_failure(run: Run) -> None:
@@ -238,7 +262,7 @@ def extract(run: Run) -> None:
     """Detects and describes keypoints: photos -> features.h5."""
     with run.recorded("extract") as record:
         extractor = run.extractor()
-        record["weights"] = [dataclasses.asdict(weights) for weights in extractor.weights]
+        record["weights"] = [weights.to_json() for weights in extractor.weights]
         listed = run.listed_photos()
         report = extract_features(
             run.images,
@@ -269,7 +293,7 @@ def match(run: Run) -> None:
     """Matches the features of each pair: features.h5 and pairs.txt -> matches.h5."""
     with run.recorded("match") as record:
         matcher = run.matcher()
-        record["weights"] = [dataclasses.asdict(weights) for weights in matcher.weights]
+        record["weights"] = [weights.to_json() for weights in matcher.weights]
         report = match_pairs(
             run.folder.features,
             run.folder.read_pairs(),
@@ -347,6 +371,8 @@ def reconstruct_models(run: Run) -> None:
         _warn_if_outdated(run.folder)
         report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
+        for model in record["models"]:
+            del model["registered"]  # photos.tsv has them
         record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
 
 

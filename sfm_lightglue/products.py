@@ -151,6 +151,14 @@ class TwoViewGeometry:
     """float64 (3, 3) homography, x1 ~ H @ x0; None if it was not estimated."""
     rejected_because: str = ""
     """Empty if verified, else `few matches`, `few inliers` or `low score`."""
+    num_stationary: int = 0
+    """Matches that were dropped before, because they stand still in an overlay."""
+    num_agreeing: int | None = None
+    """Matches that agree with the best geometry, also if the pair was rejected; None if it is not known."""
+    num_needed: int | None = None
+    """Agreeing matches that a pair with these matches needs: the limit, and those that wrong matches give by chance."""
+    mean_score: float | None = None
+    """Mean matching score of the agreeing matches, 0..1; None if it is not known."""
 
     @property
     def is_verified(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,9 +28,6 @@ FEW_KEYPOINTS = 200
 """A photo with fewer keypoints than this, or than a fifth of the median, is said to have few."""
 WITHOUT_DEPTH = ("PLANAR", "PANORAMIC", "PLANAR_OR_PANORAMIC")
 """COLMAP's names of two-view geometries that a plane or a pure rotation gives."""
-ESTIMATORS_NEED = 8
-"""Matches that COLMAP's estimators of a two-view geometry need."""
-
 OVERLAP = "nothing, if the photos show different things; else take photos between the two, or try other features"
 
 
@@ -49,8 +46,6 @@ class Finding(NamedTuple):
 class Limits:
     """The limits that a run was made with. None if the files do not say."""
 
-    min_num_inliers: int | None = None
-    """`geometries.min_num_inliers`."""
     min_mean_score: float | None = None
     """`geometries.min_mean_score`."""
     min_model_size: int | None = None
@@ -96,21 +91,34 @@ def _judge_rejected(geometry: TwoViewGeometry, keypoints: tuple[int | None, int 
     known = [count for count in keypoints if count is not None]
     if known and min(known) == 0:
         return "one of the photos has no keypoints", "see the photo's reason in photos.tsv"
+    matches = _count_matches(geometry)
+    needed = geometry.num_needed
     if geometry.rejected_because == "few matches":
-        least = None if limits.min_num_inliers is None else max(limits.min_num_inliers, ESTIMATORS_NEED)
-        found = count_of(geometry.num_matches, "match", "matches") if geometry.num_matches else "no matches"
-        reason = f"few matches: {found}" + ("" if least is None else f", {least} are needed")
+        reason = f"few matches: {matches}" + ("" if needed is None else f", {needed} are needed")
+        if geometry.num_stationary >= geometry.num_matches - geometry.num_stationary:
+            return reason, "mask the overlay (dataset.masks), so that the keypoints are spent on the scene"
         if known and min(known) < FEW_KEYPOINTS:
             return f"{reason}; one photo has only {min(known)} keypoints", "a sharper, brighter photo, or features.max_keypoints"
         return reason, OVERLAP
     if geometry.rejected_because == "few inliers":
-        matches = count_of(geometry.num_matches, "match", "matches")
-        return f"few inliers: too few of the {matches} agree with one geometry, about as many as by chance", OVERLAP
+        found = f"{geometry.num_agreeing}" if geometry.num_agreeing is not None else "too few"
+        enough = "" if needed is None else f", {needed} are needed to be more than chance"
+        return f"few inliers: {found} of {matches} agree with one geometry{enough}", OVERLAP
     if geometry.rejected_because == "low score":
-        least_score = "" if limits.min_mean_score is None else f"; geometries.min_mean_score is {limits.min_mean_score:g}"
-        reason = f"low score: the matches that agree with one geometry are unsure{least_score}"
+        limit = "" if limits.min_mean_score is None else f", geometries.min_mean_score is {limits.min_mean_score:g}"
+        score = "are unsure" if geometry.mean_score is None else f"have a mean score of {geometry.mean_score:.2f}"
+        agreeing = "the inliers" if geometry.num_agreeing is None else f"the {geometry.num_agreeing} inliers"
+        reason = f"low score: {agreeing} {score}{limit}"
         return reason, "look whether both photos show the same side of the scene; if they do, lower geometries.min_mean_score"
     return "no two-view geometry was found", OVERLAP
+
+
+def _count_matches(geometry: TwoViewGeometry) -> str:
+    """The matches that verification saw, in words."""
+    left = geometry.num_matches - geometry.num_stationary
+    if not geometry.num_stationary:
+        return count_of(left, "match", "matches") if left else "no matches"
+    return f"{count_of(left, 'match', 'matches')} ({geometry.num_stationary} more stand still in an overlay and were dropped)"
 
 
 # --- photos --------------------------------------------------------------------------------------------------------------
@@ -131,6 +139,21 @@ class Partner:
     configuration: str
     model: int | None
     """Number of the model that has the other photo; None if none has it."""
+
+
+def group_sizes(partners: Mapping[str, Sequence[Partner]]) -> dict[str, int]:
+    """Size of the group of each photo: those that verified pairs connect, directly or by way of others."""
+    sizes: dict[str, int] = {}
+    for start in partners:
+        if start in sizes:
+            continue
+        group, todo = {start}, [start]
+        while todo:
+            new = {partner.photo for partner in partners[todo.pop()] if partner.verdict == VERIFIED} - group
+            group |= new
+            todo += sorted(new)
+        sizes |= dict.fromkeys(group, len(group))
+    return sizes
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,16 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def report(self) -> Path:
+        """Page for a browser that shows the run."""
+        return self.path / "report.html"
+
+    @property
+    def report_pictures(self) -> Path:
+        """Folder of the pictures of `report` if they do not fit into the page."""
+        return self.path / "report"
+
+    @property
     def logs(self) -> Path:
         """Folder with a log of each call, and COLMAP's own log."""
         return self.path / "logs"
@@ -181,7 +191,12 @@ class RunFolder:
             yield
 
     def _remove_stale(self) -> None:
-        for path in (*(self.path / name for stage in STAGES for name in stage.writes), self.summary):
+        for path in (
+            *(self.path / name for stage in STAGES for name in stage.writes),
+            self.photo_table,
+            self.summary,
+            self.report,
+        ):
             remove_stale(path)
         for suffix in SQLITE_SUFFIXES:
             remove_stale(self.database, suffix)

@@ -16,8 +16,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfm_lightglue.config import bind, bind_pairs, check_keys, drop_unknown, explained_errors, options_class, without_keys
-from sfm_lightglue.config_files import config_dir
+from sfm_lightglue.config import (
+    bind,
+    bind_pairs,
+    check_keys,
+    compose_config,
+    drop_unknown,
+    explained_errors,
+    options_class,
+    without_keys,
+)
+from sfm_lightglue.config_files import GROUPS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.execution import EXECUTORS
 from sfm_lightglue.features import EXTRACTORS
@@ -35,6 +44,8 @@ GROUPS_OF_RUN = {"geometries": VerificationOptions, "database": DatabaseOptions,
 """Config group -> dataclass of its options, for groups without plug-ins."""
 DEFAULTS = {"geometries": "ransac", "database": "colmap", "reconstruction": "incremental", "execution": "local"}
 """Config group -> the file that stands in for options with a mistake."""
+PLUGIN_GROUPS = (*PLUGINS, "reconstruction")
+"""Config groups of which a run chooses one file or another."""
 KEYS_OF_RUN = {"features": ("orientation",)}
 """Config group -> its options in configs/pipeline.yaml. They apply to every plug-in of the group, which does not get them."""
 ORIENTATIONS = ("exif", "auto", "stored")
@@ -155,6 +166,53 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
         **bound,
     )
     return options, mistakes
+
+
+def changed_options(configuration: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The options of a run that differ from the defaults: `features.max_keypoints` -> (value, default), sorted by group.
+
+    Options of a chosen plug-in are compared with its own file. If the choice itself is not the default, the group alone names
+    it. A plug-in of the user without a file has defaults of None.
+
+    Args:
+        configuration: `RunOptions.configuration`, or the same from summary.json.
+    """
+    usual = _plain_configuration([])
+    chosen = {group: _choice(configuration[group]) for group in PLUGIN_GROUPS if isinstance(configuration.get(group), Mapping)}
+    known = {group: choice for group, choice in chosen.items() if {*choice.strip("[]").split(",")} <= {*choices(group)}}
+    default = _plain_configuration([f"{group}={choice}" for group, choice in known.items()])
+    changed: dict[str, tuple[Any, Any]] = {}
+    for group, choice in chosen.items():
+        if choice != (before := _choice(usual[group])):
+            changed[group] = choice, before
+        if group not in known:
+            default[group] = {"name": choice}
+    before_all = _flat(default)
+    for key, value in _flat(configuration).items():
+        if not key.endswith(".name") and key not in ("output", "dataset.images") and value != before_all.get(key):
+            changed[key] = value, before_all.get(key)
+    order = [*GROUPS, "strict"]
+    return dict(
+        sorted(changed.items(), key=lambda item: order.index(group) if (group := item[0].partition(".")[0]) in order else -1)
+    )
+
+
+def _plain_configuration(overrides: list[str]) -> dict[str, Any]:
+    """All options for these overrides as plain values, as a run without mistakes records them."""
+    return dict(resolve_all(compose_config(overrides))[0].configuration)
+
+
+def _choice(node: Mapping[str, Any]) -> str:
+    """The choice of a group as on the command line: its name, or `[a,b]` for several pair sources."""
+    return f"[{','.join(key for key in node if key != 'name')}]" if node.get("name") == "union" else str(node.get("name"))
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested groups by `group.key`."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _bound_defaults(options: type, group: str) -> Any:

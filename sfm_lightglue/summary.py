@@ -1,13 +1,18 @@
-"""`summary.json`: what every stage of a run did, its time and memory, and the versions; and the same as a typed record."""
+"""`summary.json`: what a run has on disk, time and memory of each stage, and the versions; and the same as a typed record.
+
+The records of the stages are about the files, not about the last call: a run that finds all its files up to date writes the same
+records, but for times and memory. Facts of each photo and each pair are in `photos.tsv` and `pairs.tsv`, see `tables.py`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import importlib.metadata
+import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +23,14 @@ from sfm_lightglue.features.stage import ExtractionReport
 from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import VerificationReport
 from sfm_lightglue.matches.stage import MatchingReport
-from sfm_lightglue.mistakes import shortened
+from sfm_lightglue.mistakes import count_of, shortened
 from sfm_lightglue.reconstruction import ModelReport, ReconstructionReport
 from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.stage_lines import stage_line
 from sfm_lightglue.stages import stage_names
+from sfm_lightglue.tables import read_photos
+
+logger = logging.getLogger(__name__)
 
 Report = TypeVar("Report")
 
@@ -57,7 +66,12 @@ class Summary(Mapping[str, Any]):
         stages = content["stages"]
         reconstruction = stages.get("reconstruct")
         if reconstruction is not None:
-            reconstruction = {**reconstruction, "models": [_report(ModelReport, model) for model in reconstruction["models"]]}
+            registered = _registered(folder, reconstruction["models"])
+            models = [
+                _report(ModelReport, {"registered": registered.get(model["folder"], []), **model})
+                for model in reconstruction["models"]
+            ]
+            reconstruction = {**reconstruction, "models": models}
         return cls(
             folder=folder,
             extraction=_report(ExtractionReport, stages.get("extract")),
@@ -153,15 +167,29 @@ class Summary(Mapping[str, Any]):
         return len(self.content)
 
     def __str__(self) -> str:
-        """A few lines for the terminal: what was reconstructed and how long it took."""
-        lines = _describe_models(self.reconstruction)
-        if self.extraction and self.extraction.skipped:
-            lines.append(f"skipped photos: {shortened(list(self.extraction.skipped), 5)} (reasons in summary.json)")
+        """A few lines for the terminal: time and licences, the models, what was lost, and where everything is."""
         if not self.seconds:
             return f"no stage has finished in {self.folder.path}"
-        lines.append("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()))
+        lines = ["time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())]
         lines.append(f"licences of the weights: {', '.join(self.licences) or 'none used'}")
-        return "\n".join(lines)
+        lines += _describe_models(self.reconstruction)
+        lines += self._describe_lost()
+        places = [("report", self.folder.report), ("pictures", self.folder.plots)]
+        if self.reconstruction and self.reconstruction.largest is not None:
+            places.insert(0, ("model", self.folder.reconstruction / self.reconstruction.largest))
+        return "\n".join([*lines, *(f"{what}: {path.resolve()}" for what, path in places if path.exists())])
+
+    def _describe_lost(self) -> list[str]:
+        """A line about the photos that are in no model or only in a smaller one, and the file with the reasons."""
+        lost = {
+            *(self.reconstruction.unregistered if self.reconstruction else []),
+            *(self.extraction.skipped if self.extraction else {}),
+        }
+        if not lost:
+            return ["lost: no photo"] if self.reconstruction else []
+        return [
+            f"lost: {count_of(len(lost), 'photo')}: {shortened(sorted(lost), 5)}; reasons in {self.folder.photo_table.resolve()}"
+        ]
 
 
 @contextlib.contextmanager
@@ -178,6 +206,7 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any], *, adds: b
     start, cpu = time.perf_counter(), time.process_time()
     record: dict[str, Any] = {}
     yield record
+    computed = {key: record.pop(key) for key in ("num_computed",) if key in record}  # of this call, not of the files
     record = {
         "seconds": round(time.perf_counter() - start, 3),
         "cpu_seconds": round(time.process_time() - cpu, 3),
@@ -190,6 +219,7 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any], *, adds: b
     stages[stage] = record
     ordered = {name: stages[name] for name in stage_names() if name in stages}
     write_json(folder.summary, {"stages": ordered, **about, "versions": _versions()})
+    logger.info("%s", stage_line(stage, {**record, **computed}))
 
 
 def _report(report: type[Report], record: Mapping[str, Any] | None) -> Report | None:
@@ -202,24 +232,29 @@ def _report(report: type[Report], record: Mapping[str, Any] | None) -> Report | 
         return None
 
 
+def _registered(folder: RunFolder, models: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Names of the registered photos by folder of the model, from `photos.tsv`; empty if it is missing or damaged."""
+    registered: dict[str, list[str]] = {}
+    if models:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            for row in read_photos(folder.photo_table):
+                registered.setdefault(str(row.model), []).append(row.photo)
+    return registered
+
+
 def _describe_models(result: ReconstructionReport | None) -> list[str]:
-    """A line for each model, and one for the images that are not registered."""
+    """A line for each model."""
     if result is None:
         return []
     lines = []
     for model in result.models:
         mark = " (largest)" if model.folder == result.largest and len(result.models) > 1 else ""
         lines.append(
-            f"reconstruction/{model.folder}{mark}: {model.num_images} of {result.num_images} images, "
+            f"reconstruction/{model.folder}{mark}: {model.num_images} of {result.num_images} photos registered, "
             f"{model.num_points} points, track length {model.mean_track_length:.2f}, "
             f"reprojection error {model.mean_reprojection_error_px:.2f} px"
         )
-    if not lines:
-        lines.append("nothing could be reconstructed")
-    lines += result.joining
-    if result.unregistered:
-        lines.append(f"not registered: {shortened(result.unregistered, 5)}")
-    return lines
+    return lines or ["nothing could be reconstructed"]
 
 
 def _versions() -> dict[str, str]:

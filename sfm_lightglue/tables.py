@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -15,11 +16,11 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
-from sfm_lightglue.files import written_whole
+from sfm_lightglue.files import foreign_file, written_whole
 from sfm_lightglue.pair_files import read_reasons
 from sfm_lightglue.photo_names import PhotoNames, read_photo_list
 from sfm_lightglue.products import Pair, TwoViewGeometry
-from sfm_lightglue.reasons import VERIFIED, Limits, Partner, PhotoFacts, RunFacts, judge_pair, judge_photo
+from sfm_lightglue.reasons import VERIFIED, Limits, Partner, PhotoFacts, RunFacts, group_sizes, judge_pair, judge_photo
 from sfm_lightglue.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,29 @@ def write_table(path: Path | str, rows: Iterable[PhotoRow] | Iterable[PairRow], 
         temporary.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
 
 
+def write_tables(folder: RunFolder) -> None:
+    """Writes `photos.tsv`, and `pairs.tsv` if the stage `pairs` has written the list of pairs.
+
+    A `pairs.txt` of the user gets no table: `pairs.tsv` is the proof that a run has written it.
+
+    Raises: ValueError if a file of the run is damaged.
+    """
+    tables = tables_of(folder)
+    write_table(folder.photo_table, tables.photos, PhotoRow)
+    if folder.pair_reasons.is_file() and {(row.photo0, row.photo1) for row in tables.pairs} == {
+        (pair.name0, pair.name1) for pair in read_reasons(folder.pair_reasons)
+    }:
+        write_table(folder.pair_reasons, tables.pairs, PairRow)
+
+
+def check_photo_table(path: Path) -> None:
+    """Raises: ValueError if `photos.tsv` exists and no run has written it, see `files.foreign_file`."""
+    if os.path.lexists(path):
+        header = path.read_bytes().split(b"\n")[0] if path.is_file() else b""
+        if header != "\t".join(field.name for field in fields(PhotoRow)).encode():
+            raise foreign_file(path)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -205,9 +229,9 @@ def _read_pair_rows(folder: RunFolder, summary: Mapping[str, Any], keypoints: Ma
             verification = reader.settings.get("options", verification)
     if folder.matches.is_file() and len(geometries) < len(pairs):
         with folder.open_matches() as reader:
-            found = {pair: reader.find_matches(pair.name0, pair.name1) for pair in pairs if pair not in geometries}
-        matches = {pair: len(of_pair) for pair, of_pair in found.items() if of_pair is not None}
-    limits = Limits(verification.get("min_num_inliers"), verification.get("min_mean_score"), size)
+            found = {pair: reader.match_counts(pair.name0, pair.name1) for pair in pairs if pair not in geometries}
+        matches = {pair: counts[0] for pair, counts in found.items() if counts is not None}
+    limits = Limits(verification.get("min_mean_score"), size)
     return [_pair_row(pair, geometries.get(pair), matches.get(pair), keypoints, limits) for pair in pairs], limits
 
 
@@ -226,7 +250,7 @@ def _pair_row(
     if geometry is not None:
         num_matches = geometry.num_matches
     finding = judge_pair(geometry, num_matches, (keypoints.get(pair.name0), keypoints.get(pair.name1)), limits)
-    inliers = len(geometry.inlier_matches) if geometry is not None and geometry.is_verified else None
+    inliers = geometry.num_agreeing if geometry is not None else None
     return PairRow(
         photo0=pair.name0,
         photo1=pair.name1,
@@ -235,7 +259,7 @@ def _pair_row(
         matches=num_matches,
         inliers=inliers,
         inlier_ratio=inliers / num_matches if inliers is not None and num_matches else None,
-        mean_score=None,
+        mean_score=geometry.mean_score if geometry is not None else None,
         configuration=geometry.configuration if geometry is not None else "",
         verdict=finding.verdict,
         reason=finding.reason,
@@ -283,7 +307,7 @@ def _photo_rows(
 ) -> list[PhotoRow]:
     placed, sizes = _read_models(folder)
     partners = _partners(pairs, placed)
-    groups = _groups(partners)
+    groups = group_sizes(partners)
     run = RunFacts(limits, sizes, float(np.median([image.keypoints for image in images.values()] or [0])), _finished(folder))
     names = sorted({*images, *skipped, *partners})
     waiting = {name for name in names if name not in placed}
@@ -342,21 +366,6 @@ def _partners(pairs: Sequence[PairRow], placed: Mapping[str, _Placed]) -> dict[s
             numbers = row.matches or 0, row.inliers or 0, row.mean_score
             partners[name].append(Partner(other, row.verdict, row.reason, *numbers, row.configuration, model))
     return dict(partners)
-
-
-def _groups(partners: Mapping[str, Sequence[Partner]]) -> dict[str, int]:
-    """Size of the group of each photo: those that verified pairs connect, directly or by way of others."""
-    sizes: dict[str, int] = {}
-    for start in partners:
-        if start in sizes:
-            continue
-        group, todo = {start}, [start]
-        while todo:
-            new = {partner.photo for partner in partners[todo.pop()] if partner.verdict == VERIFIED} - group
-            group |= new
-            todo += sorted(new)
-        sizes |= dict.fromkeys(group, len(group))
-    return sizes
 
 
 def _known_points(folder: RunFolder, waiting: Mapping[str, Sequence[Partner]], placed: Mapping[str, _Placed]) -> dict[str, int]:

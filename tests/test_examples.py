@@ -58,6 +58,12 @@ def test_hloc_both_ways(tmp_path: Path, photos: Path) -> None:
     assert "'keypoints': (512, 2)" in output and "4 of 4 images" in output
 
 
+def test_a_plot_of_matches(tmp_path: Path) -> None:
+    output = run_example("05_plots.py", tmp_path)
+    assert output.count("with a score of") > 100
+    assert (tmp_path / "matches.png").stat().st_size > 100_000
+
+
 def test_each_example_is_tested() -> None:
     text = Path(__file__).read_text()
     assert EXAMPLES and all(f'"{example.name}"' in text for example in EXAMPLES)

@@ -43,7 +43,7 @@ NAMES = {
     "evaluation.json": "evaluate",
 }
 """A name that a run writes, or looks into -> the first stage that does."""
-ALWAYS = ("summary.json", "logs")
+ALWAYS = ("summary.json", "photos.tsv", "logs")
 """Names that every stage writes."""
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +20,8 @@ import pytest
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue.pair_files import read_pairs
 from sfm_lightglue.stages import stage_names
+from sfm_lightglue.tables import read_pairs as read_pair_rows
+from sfm_lightglue.tables import read_photos
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAST = (
@@ -54,6 +57,15 @@ def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def facts_of(output: Path) -> dict[str, Any]:
+    """summary.json without times and memory."""
+    summary: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    for record in summary["stages"].values():
+        for key in ("seconds", "cpu_seconds", "peak_memory_mb"):
+            del record[key]
+    return summary
+
+
 def same_model(output0: Path, output1: Path) -> bool:
     files = [path.relative_to(output0) for path in sorted((output0 / "reconstruction").rglob("*.bin"))]
     return bool(files) and all((output0 / file).read_bytes() == (output1 / file).read_bytes() for file in files)
@@ -69,15 +81,22 @@ def test_a_folder_of_photos_becomes_a_model_with_all_its_artefacts(undisturbed: 
     assert set(summary["stages"]) == set(stage_names())
     assert all(stage["seconds"] >= 0 and stage["peak_memory_mb"] > 50 for stage in summary["stages"].values())
     assert summary["stages"]["plots"]["files"]
+    assert (undisturbed / "summary.json").stat().st_size < 6000
+    assert [row.verdict for row in read_photos(undisturbed / "photos.tsv")] == 6 * ["registered"]
+    assert len(read_pair_rows(undisturbed / "pairs.tsv")) == 15
+    logged = next((undisturbed / "logs").glob("*/sfm_lightglue.log")).read_text()
+    assert "verify: " in logged and f"model: {undisturbed.resolve()}/reconstruction/0" in logged
     assert not list(undisturbed.glob("*.tmp")) and not (undisturbed / "features").exists()
 
 
 def test_a_second_run_computes_nothing_and_changes_no_file(photos: Path, undisturbed: Path) -> None:
     files = [undisturbed / name for name in ("features.h5", "matches.h5", "verification.h5", "reconstruction/0/points3D.bin")]
     before = [path.stat().st_mtime_ns for path in files]
-    run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={undisturbed}", *FAST)
+    facts = [facts_of(undisturbed), *((undisturbed / name).read_bytes() for name in ("photos.tsv", "pairs.tsv"))]
+    result = run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={undisturbed}", *FAST)
     assert [path.stat().st_mtime_ns for path in files] == before
-    assert json.loads((undisturbed / "summary.json").read_text())["stages"]["match"]["num_computed"] == 0
+    assert "6 photos (0 new), " in result.stderr and "15 pairs (0 new), " in result.stderr
+    assert [facts_of(undisturbed), *((undisturbed / name).read_bytes() for name in ("photos.tsv", "pairs.tsv"))] == facts
 
 
 @pytest.mark.slow
@@ -107,10 +126,9 @@ def test_new_photos_are_added_and_only_they_are_processed(photos: Path, undistur
     arguments = ("run", "+dataset=folder", f"dataset.images={tmp_path / 'images'}", f"output={output}", *FAST)
     run(*arguments)
     held_back.rename(last)
-    run(*arguments)
-    stages = json.loads((output / "summary.json").read_text())["stages"]
-    assert stages["extract"]["num_computed"] == 1
-    assert stages["match"]["num_computed"] == 5
+    result = run(*arguments)
+    assert "6 photos (1 new), " in result.stderr and "15 pairs (5 new), " in result.stderr
+    assert facts_of(output)["stages"] == facts_of(undisturbed)["stages"], "about the files, not about the last call"
     assert (output / "matches.h5").read_bytes() == (undisturbed / "matches.h5").read_bytes()
     assert same_model(undisturbed, output)
 

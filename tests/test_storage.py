@@ -170,9 +170,28 @@ VERIFIED = TwoViewGeometry(
     "CALIBRATED", np.array([[1, 7], [2, 0]], np.int32), 5, 3.5, E=np.arange(9.0).reshape(3, 3), F=np.ones((3, 3))
 )
 REJECTED = TwoViewGeometry("DEGENERATE", np.zeros((0, 2), np.int32), 5, 2.0, rejected_because="few inliers")
+EXPLAINED = dataclasses.replace(REJECTED, num_stationary=2, num_agreeing=3, num_needed=21, mean_score=0.25)
 
 
-@pytest.mark.parametrize("geometry", [VERIFIED, REJECTED])
+def test_the_numbers_of_a_pair_are_read_without_its_arrays(tmp_path: Path) -> None:
+    write(tmp_path / "verification.h5", {match_key("a", "b"): geometry_to_group(VERIFIED)})
+    with H5Reader(tmp_path / "verification.h5") as reader:
+        found = reader.find_geometry("a", "b")
+        assert reader.find_geometry("a", "c") is None
+    assert found is not None and found.inlier_matches.shape == (0, 2) and found.E is None
+    assert (found.num_agreeing, found.num_matches, found.mean_score) == (2, 5, None), "of a file of version 0.10"
+
+
+def test_matches_are_counted_without_reading_them(tmp_path: Path) -> None:
+    matches = matches_to_group(Matches(np.array([[0, 9], [1, 2]], np.int32), np.ones(2, np.float32), 6), 5)
+    former = GroupData(matches.datasets, {"": {"stop_layer": 6}})
+    write(tmp_path / "matches.h5", {match_key("a", "b"): matches, match_key("a", "c"): former})
+    with H5Reader(tmp_path / "matches.h5") as reader:
+        assert reader.match_counts("a", "b") == reader.match_counts("b", "a") == reader.match_counts("a", "c") == (2, 6)
+        assert reader.match_counts("b", "c") is None
+
+
+@pytest.mark.parametrize("geometry", [VERIFIED, REJECTED, EXPLAINED])
 def test_geometries_survive_the_round_trip(tmp_path: Path, geometry: TwoViewGeometry) -> None:
     write(tmp_path / "verification.h5", {match_key("sub/a", "sub/b"): geometry_to_group(geometry)})
     with H5Reader(tmp_path / "verification.h5") as reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sfm_lightglue.reconstruction import ModelReport
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import stage_names
 from sfm_lightglue.summary import Summary, recorded
+from sfm_lightglue.tables import PhotoRow, write_table
 
 
 @pytest.fixture
@@ -106,27 +108,53 @@ def test_a_folder_without_a_run_has_an_empty_summary(folder: RunFolder) -> None:
 
 def test_a_model_is_described_in_a_line(folder: RunFolder) -> None:
     assert str(write(folder, models=[model("0", 9)], largest="0")).splitlines() == [
-        "reconstruction/0: 9 of 9 images, 100 points, track length 3.14, reprojection error 0.67 px",
         "time: extract 1.3 s, reconstruct 2.0 s",
         "licences of the weights: MIT",
+        "reconstruction/0: 9 of 9 photos registered, 100 points, track length 3.14, reprojection error 0.67 px",
+        "lost: no photo",
     ]
 
 
 def test_the_largest_of_several_models_is_marked(folder: RunFolder) -> None:
     lines = str(write(folder, models=[model("0", 3), model("1", 6)], largest="1")).splitlines()
-    assert lines[0].startswith("reconstruction/0: 3 of 9 images")
-    assert lines[1].startswith("reconstruction/1 (largest): 6 of 9 images")
+    assert lines[2].startswith("reconstruction/0: 3 of 9 photos")
+    assert lines[3].startswith("reconstruction/1 (largest): 6 of 9 photos")
+
+
+def test_the_last_lines_say_where_everything_is(folder: RunFolder) -> None:
+    (folder.reconstruction / "0").mkdir(parents=True)
+    folder.plots.mkdir()
+    lines = str(write(folder, models=[model("0", 9)], largest="0", joining=["models were joined"])).splitlines()
+    assert lines[-2:] == [f"model: {folder.reconstruction.resolve()}/0", f"pictures: {folder.plots.resolve()}"]
+    assert not [line for line in lines if "joined" in line], "the log says it"
+    folder.report.touch()
+    assert f"report: {folder.report.resolve()}" in str(Summary.read(folder)).splitlines()
+
+
+def test_the_names_of_registered_photos_come_from_the_table(folder: RunFolder) -> None:
+    row = PhotoRow("a.jpg", 640, 480, 512, 3, 2, 90, 71, 0.75, 0, 40, 0.5, "registered", "", "")
+    other = dataclasses.replace(row, photo="b.jpg", model=None)
+    write_table(folder.photo_table, [row, other], PhotoRow)
+    entry = {key: value for key, value in model("0", 9).items() if key != "registered"}
+    found = write(folder, models=[entry], largest="0").reconstruction
+    assert found is not None and found.models[0].registered == ["a.jpg"]
+
+
+def test_what_a_call_computed_is_not_recorded(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), recorded(folder, "match", {}) as record:
+        record |= {"num_pairs": 3, "num_computed": 0, "mean_matches": 41.4, "mean_stop_layer": 0.0}
+    assert "num_computed" not in folder.read_summary()["stages"]["match"]
+    assert caplog.messages[0].startswith("match: 3 pairs (0 new), 41 matches on average (")
 
 
 def test_what_went_wrong_is_described(folder: RunFolder) -> None:
     names = [f"{number}.jpg" for number in range(8)]
     lines = str(write(folder, unregistered=names, skipped={"broken.jpg": "the file is empty"}, weights=0)).splitlines()
-    assert lines[:3] == [
+    assert lines[1:] == [
+        "licences of the weights: none used",
         "nothing could be reconstructed",
-        "not registered: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 3 more",
-        "skipped photos: broken.jpg (reasons in summary.json)",
+        f"lost: 9 photos: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 4 more; reasons in {folder.photo_table.resolve()}",
     ]
-    assert lines[-1] == "licences of the weights: none used"
 
 
 @pytest.mark.parametrize(("strict", "unregistered", "failure"), [(True, 3, "1 of 4 photos"), (True, 2, ""), (False, 3, "")])

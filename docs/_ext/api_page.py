@@ -15,6 +15,7 @@ PLUG_IN_MODULES = {
 }
 FUNCTIONS = ("run", "match_images", "create_extractor", "create_matcher", "list_images", "load_image", "extract_features")
 FUNCTIONS += ("select_pairs", "match_pairs", "build_database", "reconstruct")
+FUNCTIONS += ("plot_matches", "plot_keypoints", "plot_pairs", "plot_reconstruction")
 """In the order in which a reader needs them; others follow."""
 INTRODUCTION = """\
 # API

@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from sfm_lightglue.commands.report import open_page
 from sfm_lightglue.mistakes import MISTAKES, raise_together
 from sfm_lightglue.overrides import SWEEP_FLAGS, check_flags, hydra_overrides, with_photos_and_output
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 def main(command: str, arguments: list[str]) -> int:
     """`run`, a stage alone, or `evaluate`. Raises: ValueError or FileNotFoundError with all mistakes, before any work."""
+    opens = command == "run" and "--open" in arguments
+    arguments = [argument for argument in arguments if not (opens and argument == "--open")]
     check_flags(arguments)
     overrides = with_photos_and_output(arguments)
     chosen = [override for override in overrides if override.lstrip("+").startswith(("dataset=", "dataset.images="))]
@@ -28,7 +31,7 @@ def main(command: str, arguments: list[str]) -> int:
     with held_messages() as held:
         if is_checked:
             _check(command, overrides)
-    inside_hydra(functools.partial(_run_configured, command, is_checked, held), overrides)
+    inside_hydra(functools.partial(_run_configured, command, is_checked, held, opens), overrides)
     return 0
 
 
@@ -46,7 +49,7 @@ def _check(command: str, overrides: list[str]) -> None:
     raise_together(mistakes)
 
 
-def _run_configured(command: str, is_checked: bool, held: list[logging.LogRecord], config: DictConfig) -> None:
+def _run_configured(command: str, is_checked: bool, held: list[logging.LogRecord], opens: bool, config: DictConfig) -> None:
     from sfm_lightglue import pipeline
     from sfm_lightglue.config import separate_sweep_outputs
 
@@ -56,7 +59,11 @@ def _run_configured(command: str, is_checked: bool, held: list[logging.LogRecord
     config = separate_sweep_outputs(config, sys.argv)
     run = pipeline.Run.create(config) if is_checked else pipeline.Run.checked(config, command)
     if command == "run":
-        print(pipeline.run_all(run))
+        try:
+            print(pipeline.run_all(run))
+        finally:
+            if opens and run.folder.report.is_file():
+                open_page(run.folder.report)
         pipeline.raise_failure(run)
     elif command == "evaluate":
         print(pipeline.evaluate(run))

@@ -46,6 +46,15 @@ COMMANDS = (
     *(Command(stage.name, RUN_ARGUMENTS, stage.about, RUN) for stage in STAGES),
     Command("evaluate", RUN_ARGUMENTS, "reconstruction against ground truth -> evaluation.json", RUN),
     Command(
+        "report", "OUT [--open]", "output folder of a run -> report.html, which says why", "sfm_lightglue.commands.report:main"
+    ),
+    Command(
+        "view",
+        "OUT [port=NUMBER]",
+        "output folder of a run: all points and cameras in a live viewer",
+        "sfm_lightglue.commands.view:main",
+    ),
+    Command(
         "train",
         "[training=CHOICE] data.images=DIR [key=value ...]",
         "photos -> weights of a network",

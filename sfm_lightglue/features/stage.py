@@ -36,14 +36,14 @@ from sfm_lightglue.mistakes import count_of, shortened
 from sfm_lightglue.orientation import UPRIGHT, check_orientation, stored_features, upright_image, upright_size
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.settings import plugin_settings
-from sfm_lightglue.storage import GroupData, SettingsChanged, ShardStore, features_to_group
+from sfm_lightglue.storage import GroupData, H5Reader, SettingsChanged, ShardStore, features_to_group
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-Extracted: TypeAlias = tuple[GroupData, int, bool]
-"""What is stored for a photo, its number of keypoints, and whether a part of it was masked out."""
+Extracted: TypeAlias = tuple[GroupData, int]
+"""What is stored for a photo, and its number of keypoints."""
 Reader: TypeAlias = Callable[[str], tuple[Image, int]]
 """Name of a photo -> the upright photo, and the EXIF code that turned it."""
 Job: TypeAlias = Callable[[tuple[str, ...]], list[Extracted | Failure]]
@@ -56,18 +56,18 @@ class ExtractionReport:
 
     num_images: int
     """Requested photos that have features on disk now."""
-    num_computed: int
-    """Photos processed in this call; the others were already stored."""
     mean_keypoints: float
-    """Mean number of keypoints of the photos processed in this call; 0 without any."""
+    """Mean number of keypoints of these photos; 0 without any."""
     without_keypoints: list[str]
-    """Names of photos processed in this call that have no keypoints."""
+    """Names of these photos that have no keypoints."""
     skipped: dict[str, str]
     """Name of a photo that could not be used -> the reason."""
     num_masks: int = 0
     """Requested photos that have a mask file."""
     transparent: list[str] = dataclasses.field(default_factory=list)
-    """Names of photos processed in this call whose transparent parts were masked out."""
+    """Names of photos whose transparent parts were masked out."""
+    num_computed: int = 0
+    """Photos processed in this call; the others were already stored. A summary does not have it: it is about the files."""
 
 
 def extract_features(
@@ -120,8 +120,7 @@ def extract_features(
     names = list_images(images) if names is None else sorted(names)
     mask_files = _masks_of(Path(images), names, masks)
     executor = executor or ThreadExecutor(num_workers)
-    counts: dict[str, int] = {}
-    masked: set[str] = set()
+    computed: dict[str, int] = {}
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
     with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
@@ -149,22 +148,28 @@ def extract_features(
                     skipped[name] = str(result) if isinstance(result, UnreadableImage) else f"{type(result).__name__}: {result}"
                     logger.warning("%s is skipped: %s", name, skipped[name])
                 else:
-                    item, counts[name], is_masked = result
-                    masked |= {name} if is_masked else set()
+                    item, computed[name] = result
                     store.add(name, item, stamps[name])
         store.merge(drop=[name for name in skipped if name in stamps])
-        num_images = sum(name in store.stamps for name in stamps)
-    if skipped and num_images == 0:
+        stored = [name for name in stamps if name in store.stamps]
+    if skipped and not stored:
         name, reason = next(iter(skipped.items()))
         raise first_error or FileNotFoundError(f"no photo of {images} could be used, {name}: {reason}")
-    empty = sorted(name for name, count in counts.items() if count == 0)
-    for name in empty:
+    for name in sorted(name for name, count in computed.items() if count == 0):
         logger.warning("%s: no keypoints were found", name)
-    if transparent := sorted(masked - mask_files.keys()):
-        logger.info("the transparent parts of %d photos get no keypoints", len(transparent))
-    mean_keypoints = sum(counts.values()) / max(1, len(counts))
+    with H5Reader(output) as reader:
+        counts = {name: reader.num_keypoints(name) for name in stored}
+        transparent = [name for name in stored if name not in mask_files and reader.is_masked(name)]
+    if computed.keys() & {*transparent}:
+        logger.info("the transparent parts of %s get no keypoints", count_of(len(transparent), "photo"))
     return ExtractionReport(
-        num_images, len(counts), mean_keypoints, empty, dict(sorted(skipped.items())), len(mask_files), transparent
+        num_images=len(stored),
+        mean_keypoints=sum(counts.values()) / max(1, len(counts)),
+        without_keypoints=[name for name, count in counts.items() if count == 0],
+        skipped=dict(sorted(skipped.items())),
+        num_masks=len(mask_files),
+        transparent=transparent,
+        num_computed=len(computed),
     )
 
 
@@ -326,7 +331,10 @@ def _checked_group(image: Image, orientation: int, features: Features) -> Extrac
     _check(features, image)
     full_size = None if image.full_size is None else upright_size(image.full_size, orientation)
     stored = _in_full_photo(stored_features(features, orientation), full_size)
-    return features_to_group(stored), len(features), image.mask is not None
+    group = features_to_group(stored)
+    if image.mask is not None:
+        group = GroupData(group.datasets, {**group.attributes, "": {**group.attributes.get("", {}), "is_masked": True}})
+    return group, len(features)
 
 
 def _useful_size(extractor: Extractor) -> int | None:

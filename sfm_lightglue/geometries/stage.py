@@ -78,7 +78,9 @@ class VerificationRecipe:
                 found = read_matches(matches, pair)
                 kept = drop_stationary(features0, features1, found, self.overlays)
                 geometry = verify_matches(camera0, camera1, features0, features1, kept, self.options)
-                return geometry if kept is found else dataclasses.replace(geometry, num_matches=len(found))
+                if kept is found:
+                    return geometry
+                return dataclasses.replace(geometry, num_matches=len(found), num_stationary=len(found) - len(kept))
 
             yield verify
 

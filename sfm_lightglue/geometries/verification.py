@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -86,8 +87,9 @@ def verify_matches(
     """
     max_error_px = options.max_error_px * (features0.pixel_scale + features1.pixel_scale) / 2
     _check_indices(matches, len(features0), len(features1))
-    if len(matches) < max(options.min_num_inliers, MIN_NUM_MATCHES):
-        return _rejected("few matches", matches, max_error_px)
+    least = max(options.min_num_inliers, MIN_NUM_MATCHES)
+    if len(matches) < least:
+        return _rejected("few matches", matches, max_error_px, num_needed=least)
     estimated = pycolmap.estimate_two_view_geometry(
         camera0,
         colmap_keypoints(features0),
@@ -99,19 +101,25 @@ def verify_matches(
     inliers = np.asarray(estimated.inlier_matches, np.int32).reshape(-1, 2)
     configuration = pycolmap.TwoViewGeometryConfiguration(estimated.config).name
     chance = CHANCE_FACTOR * max(_chance(features, max_error_px) for features in (features0, features1))
-    by_chance = chance * (len(matches) - len(inliers))
-    if configuration == "DEGENERATE" or len(inliers) < options.min_num_inliers + by_chance:
-        return _rejected("few inliers", matches, max_error_px)
-    mean_score = matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean()
-    if not mean_score >= options.min_mean_score:  # also for NaN
-        return _rejected("low score", matches, max_error_px)
-    return TwoViewGeometry(configuration, inliers, len(matches), float(max_error_px), E=estimated.E, F=estimated.F, H=estimated.H)
+    needed = options.min_num_inliers + chance * (len(matches) - len(inliers))
+    mean_score = matches.scores[np.isin(matches.indices[:, 0], inliers[:, 0])].mean() if len(inliers) else None
+    evidence: dict[str, Any] = {
+        "num_agreeing": len(inliers) or None,  # COLMAP gives none of them if they are fewer than min_num_inliers
+        "num_needed": math.ceil(needed),
+        "mean_score": None if mean_score is None else float(mean_score),
+    }
+    if configuration == "DEGENERATE" or len(inliers) < needed:
+        return _rejected("few inliers", matches, max_error_px, **evidence)
+    if mean_score is None or not mean_score >= options.min_mean_score:  # also for NaN
+        return _rejected("low score", matches, max_error_px, **evidence)
+    evidence |= {"E": estimated.E, "F": estimated.F, "H": estimated.H}
+    return TwoViewGeometry(configuration, inliers, len(matches), float(max_error_px), **evidence)
 
 
-def _rejected(reason: str, matches: Matches, max_error_px: float) -> TwoViewGeometry:
+def _rejected(reason: str, matches: Matches, max_error_px: float, **evidence: Any) -> TwoViewGeometry:
     """The record of a rejected pair."""
     no_inliers = np.zeros((0, 2), np.int32)
-    return TwoViewGeometry("DEGENERATE", no_inliers, len(matches), float(max_error_px), rejected_because=reason)
+    return TwoViewGeometry("DEGENERATE", no_inliers, len(matches), float(max_error_px), rejected_because=reason, **evidence)
 
 
 def _chance(features: Features, max_error_px: float) -> float:

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 
 from sfm_lightglue.execution.cache import BoundedCache
@@ -36,12 +37,12 @@ class MatchingReport:
 
     num_pairs: int
     """Requested pairs that have matches on disk now."""
-    num_computed: int
-    """Pairs matched in this call; the others were already stored."""
     mean_matches: float
-    """Mean number of matches of the pairs matched in this call; 0 without any."""
+    """Mean number of matches of these pairs; 0 without any."""
     mean_stop_layer: float
-    """Mean number of network layers (LightGlue's adaptive depth) of the pairs matched in this call; 0 without any."""
+    """Mean number of network layers of these pairs (LightGlue's adaptive depth); 0 without any."""
+    num_computed: int = 0
+    """Pairs matched in this call; the others were already stored. A summary does not have it: it is about the files."""
 
 
 def match_pairs(
@@ -87,7 +88,6 @@ def match_pairs(
     ordered = sorted(set(pairs))
     check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
     by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
-    num_matches, num_layers = [], []
 
     with H5Reader(features) as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
@@ -105,21 +105,18 @@ def match_pairs(
                     raise results
                 for pair, result in zip(batch, results, strict=True):
                     key = match_key(pair.name0, pair.name1)
-                    store.add(key, result.item, stamps[key])
-                    num_matches.append(result.num_matches)
-                    num_layers.append(result.num_layers)
+                    store.add(key, result, stamps[key])
                 bar.update(len(batch))
         store.merge()
-    count = max(1, len(num_matches))
-    return MatchingReport(len(stamps), len(num_matches), sum(num_matches) / count, sum(num_layers) / count)
+    return MatchingReport(len(ordered), *_mean_counts(Path(output), ordered), num_computed=len(todo))
 
 
-class _Result(NamedTuple):
-    """What the stage keeps for a pair."""
-
-    item: GroupData
-    num_matches: int
-    num_layers: int
+def _mean_counts(path: Path, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Mean number of matches and of layers of the pairs in the file; 0 without pairs."""
+    with H5Reader(path) as reader:
+        counts = [reader.match_counts(pair.name0, pair.name1) or (0, 0) for pair in pairs]
+    num_matches, num_layers = np.mean(counts or [(0, 0)], axis=0).tolist()
+    return num_matches, num_layers
 
 
 @contextlib.contextmanager
@@ -137,7 +134,7 @@ class _Worker:
         self.reading = threading.Lock()  # h5py serialises single reads, but not the several reads of an image
         self.images = BoundedCache(self._load, lambda loaded: loaded[1].num_bytes, max_bytes)
 
-    def __call__(self, batch: tuple[Pair, ...]) -> list[_Result]:
+    def __call__(self, batch: tuple[Pair, ...]) -> list[GroupData]:
         images = [(self.images(pair.name0), self.images(pair.name1)) for pair in batch]
         prepared = [(image0[1], image1[1]) for image0, image1 in images]
         if isinstance(self.matcher, BatchedMatcher):
@@ -146,10 +143,7 @@ class _Worker:
             found = [self.matcher(features0, features1) for features0, features1 in prepared]
         for pair, matches, ((size0, _), (size1, _)) in zip(batch, found, images, strict=True):
             _check(matches, pair, (size0, size1))
-        return [
-            _Result(matches_to_group(matches, size0), len(matches), matches.stop_layer)
-            for matches, ((size0, _), _) in zip(found, images, strict=True)
-        ]
+        return [matches_to_group(matches, size0) for matches, ((size0, _), _) in zip(found, images, strict=True)]
 
     def _load(self, name: str) -> tuple[int, Any]:
         """Number of keypoints, and the matcher's input: a `PreparedImage` for a batched matcher, else the features."""

@@ -17,7 +17,7 @@ import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class WeightsRecord:
     research_only: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The metadata of a safetensors file: how the weights were trained, and how to use them."""
+
+    def to_json(self) -> dict[str, str | bool]:
+        """What summary.json says: all but the metadata, which stay in the file of weights."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "metadata"}
 
 
 def _aliked(variant: str, sha256: str, size: int) -> WeightsEntry:

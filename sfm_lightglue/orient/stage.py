@@ -25,6 +25,10 @@ from sfm_lightglue.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 
+NOT_TRIED = "not tried"
+"""Beginning of the reason of a decision without a trial."""
+
+
 @dataclass(frozen=True)
 class OrientationReport:
     """What a call of `find_orientations` did."""
@@ -37,6 +41,8 @@ class OrientationReport:
     """Name of each photo that the pictures turned, in this call or before -> its new orientation and the reason."""
     changed: list[str]
     """The photos that this call turned."""
+    num_decided: int = 0
+    """Photos that were tried, in this call or before."""
 
     def after(self, before: OrientationReport | None) -> OrientationReport:
         """The report of this call and of an earlier one in the same run."""
@@ -47,7 +53,7 @@ class OrientationReport:
 
     def to_json(self) -> dict[str, Any]:
         """The record for summary.json."""
-        return {"num_groups": self.num_groups, "num_tried": len(self.tried), "turned": self.turned, "changed": self.changed}
+        return {"num_groups": self.num_groups, "num_tried": self.num_decided, "turned": self.turned}
 
 
 def find_orientations(
@@ -75,7 +81,7 @@ def find_orientations(
     first, *others = find_groups(orientations, inliers) or [[]]
     waiting = [group for group in others if _is_open(group, known, len(first))]
     if not waiting:
-        return OrientationReport(bool(first) + len(others), [], _described(known), [])
+        return OrientationReport(bool(first) + len(others), [], _described(known), [], _num_tried(known))
     trials = open_trials(orientations)
     with progress_bar(sum(map(len, waiting)), "orient", "img") as bar:
         search = Search(trials.compare, list(first), neighbours_of(pairs), progress=bar.update)
@@ -83,7 +89,8 @@ def find_orientations(
     decided = _decisions(search, first, orientations, images, known)
     changed = sorted(name for name, decision in decided.items() if decision.orientation != orientations[name])
     not_tried = {name for group in waiting for name in group} - {*search.turns, *search.outcomes, *known}
-    report = OrientationReport(1 + len(others), sorted(search.outcomes), _described(known | decided), changed)
+    after = known | decided
+    report = OrientationReport(1 + len(others), sorted(search.outcomes), _described(after), changed, _num_tried(after))
     _log(report)
     if changed and not turned_orientations(known) and not any(_has_orientation(images / name) for name in search.group):
         logger.info("orient: EXIF does not say what is up, so the photos turn to the largest group, which may lie on its side")
@@ -140,7 +147,7 @@ def _reason(turn: int, shift: int, is_clear: bool, outcome: Outcome | None) -> s
 
 def _not_tried(name: str, orientation: int, size: int, images: Path) -> Decision:
     """The decision for a photo when the search has ended before it. The same command again does not try it either."""
-    reason = "not tried: too many photos before it had no clear turn"
+    reason = f"{NOT_TRIED}: too many photos before it had no clear turn"
     return Decision(name, orientation, False, reason, 0, size, content_hash(images / name))
 
 
@@ -161,6 +168,10 @@ def _has_orientation(path: Path) -> bool:
         return read_pose_tags(path)[1] != 0
     except UnreadableImage:
         return False
+
+
+def _num_tried(decisions: Mapping[str, Decision]) -> int:
+    return sum(not decision.reason.startswith(NOT_TRIED) for decision in decisions.values())
 
 
 def _described(decisions: Mapping[str, Decision]) -> dict[str, str]:

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 STATE = "settings.json"
 BEGINNINGS = ('{"unfinished":', '{"options":')
 """The first key in `settings.json`; version 0.10 had no other."""
-NOT_SETTINGS = ("unfinished", "joining", "files")
+NOT_SETTINGS = ("unfinished", "joining", "discarded", "files")
 """Keys in `settings.json` that are no settings."""
 GEOREFERENCE_BEGINNINGS = ('{"coordinates":',)
 """The first key in `georeference.json`."""
@@ -71,6 +71,10 @@ class ModelsFolder:
     def joining(self) -> list[str]:
         """What the log said about joining the models that are in the folder."""
         return list((self._read() or {}).get("joining", []))
+
+    def discarded(self) -> list[str]:
+        """What the log said about models that were discarded when the folder was written."""
+        return list((self._read() or {}).get("discarded", []))
 
     def users_files(self) -> list[str]:
         """Sorted paths in the folder that no run has written, or that were changed since. Damaged models count as unchanged."""
@@ -166,8 +170,10 @@ class ModelsFolder:
         write_json(partial / STATE, {"unfinished": True})
         return partial
 
-    def replace(self, partial: Path, settings: Mapping[str, Any], *, joining: list[str], unfinished: bool) -> None:
-        """Puts the models in `partial` into place, and records `settings` and the hashes of all files.
+    def replace(
+        self, partial: Path, settings: Mapping[str, Any], *, joining: list[str], discarded: list[str], unfinished: bool
+    ) -> None:
+        """Puts the models in `partial` into place, and records `settings`, notes and the hashes of all files.
 
         If the old folder holds files of the user, it moves aside; or it stays, if its models were the same.
         """
@@ -177,7 +183,7 @@ class ModelsFolder:
             if path.is_file() and path.name != STATE
         }
         head = {"unfinished": True} if unfinished else {}
-        write_json(partial / STATE, {**head, **settings, "joining": joining, "files": files})
+        write_json(partial / STATE, {**head, **settings, "joining": joining, "discarded": discarded, "files": files})
         if self.path.exists() and (others := self.users_files() or self._unproven()):
             if (self._read() or {}).get("files") == files:
                 for name in (*(name for name in files if name not in others), STATE):

@@ -191,7 +191,11 @@ def run_mapper(database: Path, output: Path, options: ReconstructionOptions, kno
         return False
     with progress_bar(len(image_names(database)), "reconstruct", "img") as bar:
         token = pycolmap.CancellationToken()
-        return _run(MAPPERS[options.name], _Task(database, output, options, known_poses, lambda: bar.update() and None, token))
+
+        def count() -> None:
+            bar.update()
+
+        return _run(MAPPERS[options.name], _Task(database, output, options, known_poses, count, token))
 
 
 def continue_mapping(database: Path, start: Path, output: Path, options: ReconstructionOptions, min_inliers: int) -> bool:

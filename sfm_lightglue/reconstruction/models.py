@@ -35,8 +35,8 @@ class ModelReport:
     """Observations per point."""
     mean_reprojection_error_px: float
     """Mean distance of keypoints from their projected points, px of the photos."""
-    registered: list[str]
-    """Names of the registered images."""
+    registered: list[str] = field(default_factory=list)
+    """Names of the registered images. summary.json does not have them, `photos.tsv` does."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ReconstructionReport:
     joining: list[str] = field(default_factory=list)
     """A sentence about each attempt to join models or to continue one, with the reason if it was refused."""
     discarded: list[str] = field(default_factory=list)
-    """A sentence about each model that this call discarded, with the reason."""
+    """A sentence about each model that was discarded, with the reason."""
 
 
 def model_folders(output: Path) -> list[Path]:

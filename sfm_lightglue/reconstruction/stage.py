@@ -78,7 +78,7 @@ def reconstruct(
     folder = ModelsFolder(output)
     previous = folder.settings()
     if previous == json.loads(json.dumps(settings)):
-        return replace(describe_models(output, names), joining=folder.joining())
+        return replace(describe_models(output, names), joining=folder.joining(), discarded=folder.discarded())
     _warn_of_changes(output, previous, settings)
     partial = folder.start()
     with colmap_log(None):
@@ -95,7 +95,7 @@ def reconstruct(
     if _is_worse(report, folder, interrupted):
         shutil.rmtree(partial)
     else:
-        folder.replace(partial, settings, joining=joining, unfinished=interrupted)
+        folder.replace(partial, settings, joining=joining, discarded=discarded, unfinished=interrupted)
     if interrupted:
         raise KeyboardInterrupt
     return report

@@ -126,7 +126,7 @@ def _draw_lines(
 ) -> None:
     """Draws rejected matches first, then the others from low to high scores."""
     kept = np.ones(len(scores), bool) if inliers is None else np.asarray(inliers, bool)
-    chosen = _even_choice(len(scores), max_lines)
+    chosen = even_choice(len(scores), max_lines)
     chosen = chosen[np.argsort(scores[chosen], kind="stable")]
     rejected, accepted = chosen[~kept[chosen]], chosen[kept[chosen]]
     grey = np.tile(GREY, (len(rejected), 1))
@@ -139,7 +139,7 @@ def _draw_lines(
         overlay.dots(points[accepted], colors, radius=2.4)
 
 
-def _even_choice(count: int, limit: int) -> np.ndarray:
+def even_choice(count: int, limit: int) -> np.ndarray:
     """At most `limit` indices in 0..count - 1, evenly spaced, with the first and the last one."""
     return np.arange(count) if count <= limit else np.linspace(0, count - 1, limit).round().astype(np.intp)
 

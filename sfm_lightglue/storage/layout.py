@@ -211,7 +211,7 @@ def matches_to_group(matches: Matches, num_keypoints0: int) -> GroupData:
     matches0 = matches.matches0(num_keypoints0)
     dtype = np.int16 if matches0.max(initial=-1) <= np.iinfo(np.int16).max else np.int32
     scores0 = matches.matching_scores0(num_keypoints0).astype(np.float16)
-    attributes = {"": {"stop_layer": matches.stop_layer}}
+    attributes = {"": {"stop_layer": matches.stop_layer, "num_matches": len(matches)}}
     return GroupData({"matches0": matches0.astype(dtype), "matching_scores0": scores0}, attributes)
 
 
@@ -237,6 +237,14 @@ def matches_from_group(group: h5py.Group) -> Matches:
     return found
 
 
+def match_counts_from_group(group: h5py.Group) -> tuple[int, int]:
+    """Number of matches of one pair, and `Matches.stop_layer`. The matches are read only if the file does not have the number."""
+    if "num_matches" in group.attrs:
+        return _whole_number(group, "num_matches"), _whole_number(group, "stop_layer", 0)
+    matches = matches_from_group(group)
+    return len(matches), matches.stop_layer
+
+
 def has_matches(group: h5py.Group) -> bool:
     """Whether a group holds the matches of a pair."""
     return has_member(group, "matches0") or has_member(group, "matches")
@@ -256,19 +264,40 @@ def geometry_to_group(geometry: TwoViewGeometry) -> GroupData:
         "config": CONFIGURATIONS.index(geometry.configuration),
         "rejected_because": geometry.rejected_because,
     }
+    evidence = {"num_stationary": geometry.num_stationary or None} | {name: getattr(geometry, name) for name in EVIDENCE}
+    attributes |= {name: value for name, value in evidence.items() if value is not None}
     return GroupData(datasets, {"": attributes})
 
 
-def geometry_from_group(group: h5py.Group) -> TwoViewGeometry:
-    """The geometry of one pair. `rejected_because` is empty for files of earlier versions, which do not store it."""
-    found = {name: find_dataset(group, name) for name in "EFH"}
+EVIDENCE = ("num_agreeing", "num_needed", "mean_score")
+"""Fields of a two-view geometry that version 0.10 did not store."""
+
+
+def geometry_from_group(group: h5py.Group, *, with_arrays: bool = True) -> TwoViewGeometry:
+    """The geometry of one pair. `rejected_because` is empty for files of earlier versions, which do not store it.
+
+    `with_arrays=False` is faster and gives no inlier matches and no matrices.
+    """
+    inliers = required_dataset(group, "inlier_matches", group.name[1:])
+    found = {name: find_dataset(group, name) for name in "EFH"} if with_arrays else {}
     matrices = {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
+    attributes: dict[str, Any] = dict(group.attrs)
+
+    num_inliers = 0 if with_arrays else int(inliers.shape[0])  # else the number would be lost
+
+    def number(key: str) -> int:
+        return checked_whole_number(attributes.get(key), f"{group.file.filename}: {group.name[1:]}: {key}")
+
     return TwoViewGeometry(
-        configuration=CONFIGURATIONS[_whole_number(group, "config")],
-        inlier_matches=required_dataset(group, "inlier_matches", group.name[1:])[()],
-        num_matches=_whole_number(group, "num_matches"),
-        max_error_px=float(group.attrs["max_error_px"]),
-        rejected_because=str(group.attrs.get("rejected_because", "")),
+        configuration=CONFIGURATIONS[number("config")],
+        inlier_matches=inliers[()] if with_arrays else np.zeros((0, 2), np.int32),
+        num_matches=number("num_matches"),
+        max_error_px=float(attributes["max_error_px"]),
+        rejected_because=str(attributes.get("rejected_because", "")),
+        num_stationary=number("num_stationary") if "num_stationary" in attributes else 0,
+        num_agreeing=number("num_agreeing") if "num_agreeing" in attributes else num_inliers or None,
+        num_needed=number("num_needed") if "num_needed" in attributes else None,
+        mean_score=float(attributes["mean_score"]) if "mean_score" in attributes else None,
         **matrices,
     )
 

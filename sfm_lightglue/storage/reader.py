@@ -20,6 +20,7 @@ from sfm_lightglue.storage.layout import (
     features_from_group,
     geometry_from_group,
     has_matches,
+    match_counts_from_group,
     match_key,
     matches_from_group,
     orientation_from_group,
@@ -117,6 +118,10 @@ class H5Reader:
         """Whether the file stores the keypoints of the image in half precision, as hloc does by default."""
         return bool(required_dataset(self._image_group(name), "keypoints", name).dtype == np.float16)
 
+    def is_masked(self, name: str) -> bool:
+        """Whether a part of the photo was masked out, by a mask or because it is transparent; False if the file does not say."""
+        return bool(self._image_group(name).attrs.get("is_masked", False))
+
     def has_descriptors(self, name: str) -> bool:
         """Whether the file has descriptors of the image. Raises: KeyError if it does not have the image."""
         return find_dataset(self._image_group(name), "descriptors") is not None
@@ -186,6 +191,17 @@ class H5Reader:
             matches = matches_from_group(find_group(self._file, key))
         return _flip(matches) if flipped else matches
 
+    def match_counts(self, name0: str, name1: str) -> tuple[int, int] | None:
+        """Number of matches of a pair, and `Matches.stop_layer`, without reading them; None if the pair is not in the file.
+
+        The matches are read if the file is from version 0.10 or from another program. Raises: as `find_matches`.
+        """
+        key, _ = self._find_pair(name0, name1)
+        if not key:
+            return None
+        with explained_damage(self.path, (OSError, RuntimeError)):
+            return match_counts_from_group(find_group(self._file, key))
+
     def match_stamp(self, name0: str, name1: str) -> str:
         """The `stamp` of the matches that `find_matches` returns; empty if it returns None."""
         key, _ = self._find_pair(name0, name1)
@@ -206,8 +222,11 @@ class H5Reader:
             return geometry_from_group(self._geometry_group(name0, name1))
 
     def find_geometry(self, name0: str, name1: str) -> TwoViewGeometry | None:
-        """As `geometry`, but None if the pair was not verified."""
-        return self.geometry(name0, name1) if self.has(match_key(name0, name1)) else None
+        """As `geometry`, but None if the pair was not verified, and faster: without inlier matches and matrices."""
+        if (group := find_group(self._file, match_key(name0, name1))) is None:
+            return None
+        with explained_damage(self.path, (OSError, RuntimeError)):
+            return geometry_from_group(group, with_arrays=False)
 
     def num_inliers(self, name0: str, name1: str) -> int:
         """Number of verified matches of a pair, without reading them; 0 if it was rejected. Raises: as `geometry`."""

@@ -214,7 +214,7 @@ def test_transparent_parts_get_no_keypoints_and_are_told(photos: Path, caplog: p
     picture.save(photos / "a.png")
     with caplog.at_level(logging.INFO):
         report, _ = run(photos)
-    assert report.transparent == ["a.png"] and "transparent parts of 1 photos" in caplog.text
+    assert report.transparent == ["a.png"] and "transparent parts of 1 photo " in caplog.text
     with H5Reader(photos.parent / "features.h5") as reader:
         keypoints = reader.features("a.png").keypoints
     assert len(keypoints) == 5 and (keypoints[:, 0] < 16).all()

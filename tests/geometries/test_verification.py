@@ -163,7 +163,7 @@ def test_few_matches_are_rejected(count: int) -> None:
     geometry = verify(two_views(), identity(count))
     assert (geometry.configuration, geometry.rejected_because) == ("DEGENERATE", "few matches")
     assert geometry.inlier_matches.shape == (0, 2)
-    assert geometry.num_matches == count
+    assert (geometry.num_matches, geometry.num_needed) == (count, DEFAULTS.min_num_inliers)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 20])
@@ -184,7 +184,9 @@ def test_random_matches_are_rejected(known: bool, size: tuple[int, int], count: 
             for _ in range(2)
         ]
         views = TwoViews(features[0], features[1], np.eye(3), np.zeros(3))
-        assert verify(views, identity(count), camera=camera).rejected_because == "few inliers"
+        geometry = verify(views, identity(count), camera=camera)
+        assert geometry.rejected_because == "few inliers"
+        assert geometry.num_needed is not None and geometry.num_needed > (geometry.num_agreeing or 0)
 
 
 def test_exactly_min_num_inliers_are_enough() -> None:
@@ -196,7 +198,9 @@ def test_a_geometry_with_low_matching_scores_is_rejected() -> None:
     views, sure = two_views(), identity(200)
     assert verify(views, sure).configuration == "CALIBRATED"
     unsure = dataclasses.replace(sure, scores=np.full(200, DEFAULTS.min_mean_score - 0.05, np.float32))
-    assert verify(views, unsure).rejected_because == "low score"
+    rejected = verify(views, unsure)
+    assert (rejected.rejected_because, rejected.num_agreeing) == ("low score", 200)
+    assert rejected.mean_score == pytest.approx(DEFAULTS.min_mean_score - 0.05)
     assert verify(views, unsure, dataclasses.replace(DEFAULTS, min_mean_score=0.0)).configuration == "CALIBRATED"
 
 

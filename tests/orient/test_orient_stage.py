@@ -113,7 +113,7 @@ def test_photos_turned_at_random_are_all_turned_back(photos: Path, caplog: pytes
     assert orientations(run) == {name: CODES[turn] for name, turn in TURNS.items()}
     assert num_verified(run) == 10, "all pairs, as if the photos had been upright"
     record = json.loads(run.folder.summary.read_text())["stages"]
-    assert [*record["orient"]["turned"]] == record["orient"]["changed"] == ["d.png", "e.png"]
+    assert [*record["orient"]["turned"]] == ["d.png", "e.png"]
     assert record["orient"]["num_tried"] == 2, "of all passes: the last one tries nothing"
     assert record["orient"]["turned"]["e.png"].startswith("orientation 3, turned: 0, 0, ")
     assert record["verify"]["num_verified_pairs"] == 10

@@ -1,0 +1,95 @@
+"""What a stage did, in a line for the terminal and the log, from its record in summary.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from sfm_lightglue.mistakes import count_of
+
+Record: TypeAlias = Mapping[str, Any]
+
+
+def stage_line(stage: str, record: Record) -> str:
+    """The line about a stage, such as `verify: 98 of 120 pairs verified, 12 x few matches, 10 x few inliers (3.2 s)`."""
+    try:
+        parts = [part for part in LINES.get(stage, lambda _: [])(record) if part]
+    except KeyError:  # a record with other fields, such as a benchmark's
+        parts = []
+    return f"{stage}: {', '.join(parts) or 'done'} ({record['seconds']:.1f} s)"
+
+
+def _new(record: Record) -> str:
+    """How many results this call has added."""
+    return f" ({record['num_computed']} new)" if "num_computed" in record else ""
+
+
+def _extract(record: Record) -> list[str]:
+    empty, skipped = len(record["without_keypoints"]), len(record["skipped"])
+    return [
+        f"{count_of(record['num_images'], 'photo')}{_new(record)}, {record['mean_keypoints']:.0f} keypoints on average",
+        f"{count_of(record['num_masks'], 'mask')}" if record["num_masks"] else "",
+        f"{empty} without keypoints" if empty else "",
+        f"{skipped} skipped" if skipped else "",
+    ]
+
+
+def _pairs(record: Record) -> list[str]:
+    return [f"{count_of(record['num_pairs'], 'pair')} selected"]
+
+
+def _match(record: Record) -> list[str]:
+    layers = record["mean_stop_layer"]
+    return [
+        f"{count_of(record['num_pairs'], 'pair')}{_new(record)}, {record['mean_matches']:.0f} matches on average",
+        f"{layers:.1f} layers on average" if layers else "",
+    ]
+
+
+def _verify(record: Record) -> list[str]:
+    verified = f"{record['num_verified_pairs']} of {count_of(record['num_pairs'], 'pair')} verified"
+    return [verified, *(f"{count} x {reason}" for reason, count in record["rejected_because"].items())]
+
+
+def _orient(record: Record) -> list[str]:
+    return [f"{count_of(len(record['turned']), 'photo')} turned by the pictures, {record['num_tried']} tried"]
+
+
+def _database(record: Record) -> list[str]:
+    return [
+        count_of(record["num_images"], "photo"),
+        count_of(record["num_cameras"], "camera"),
+        count_of(record["num_verified_pairs"], "verified pair"),
+        f"{count_of(record['num_positions'], 'photo')} with a GPS position" if record["num_positions"] else "",
+    ]
+
+
+def _reconstruct(record: Record) -> list[str]:
+    models = record["models"]
+    if not models:
+        return ["no model"]
+    registered = record["num_images"] - len(record["unregistered"])
+    largest = next(model for model in models if model["folder"] == record["largest"])
+    return [
+        f"{registered} of {count_of(record['num_images'], 'photo')} registered",
+        f"{largest['num_points']} points",
+        f"reprojection error {largest['mean_reprojection_error_px']:.2f} px",
+        f"in the largest of {len(models)} models" if len(models) > 1 else "",
+    ]
+
+
+def _plots(record: Record) -> list[str]:
+    return [count_of(len(record["files"]), "picture")]
+
+
+LINES: dict[str, Callable[[Record], list[str]]] = {
+    "extract": _extract,
+    "pairs": _pairs,
+    "match": _match,
+    "verify": _verify,
+    "orient": _orient,
+    "database": _database,
+    "reconstruct": _reconstruct,
+    "plots": _plots,
+}
+"""The parts of the line about each stage; empty ones are left out."""
