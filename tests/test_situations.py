@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from situations import checks, files, geometry, photos
+from situations import checks, exported, files, geometry, photos
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,17 @@ SITUATIONS = (
     S("damaged files", "a cut `settings.json`", "named and rebuilt", files.cut_settings),
     S("damaged files", "a cut `points3D.bin`", "named and rebuilt", files.cut_model),
     S("damaged files", "a model that was deleted", "rebuilt", files.missing_model),
+    S("exports", "a folder that is not empty", "refused, same bytes", exported.folder_with_other_files),
+    S("exports", "a file that was added to an earlier export", "refused, same bytes", exported.file_added_to_an_export),
+    S("exports", "photos that have moved since the run", "`photos=DIR` is named", exported.photos_that_have_moved),
+    S("exports", "`export gsplatting`", "the closest format is named", exported.format_that_does_not_exist),
+    S("exports", "a run without a model", "told at once", exported.run_without_a_model),
+    S(
+        "exports",
+        "`export openmvg`, two focal lengths",
+        "refused, not rounded",
+        exported.camera_with_two_focal_lengths,
+    ),
     S("check first", "poses that are missing", "told at once", checks.poses_that_are_missing),
     S("check first", "poses that are malformed", "told at once", checks.poses_that_are_malformed),
     S("check first", "intrinsics for one of three photos", "told at once", checks.intrinsics_for_part_of_the_photos),

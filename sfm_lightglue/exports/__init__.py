@@ -10,6 +10,7 @@ from typing import Any
 from sfm_lightglue.registry import closest
 
 PHOTO_OPTIONS = ("photos", "masks", "alpha", "factor")
+DISTORTED = "images/ with distortion"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ FORMATS = {
     ),
     "colmap-text": Format("COLMAP, and scripts", "cameras.txt, images.txt, points3D.txt, points.ply", "colmap:write_text"),
     "ply": Format("MeshLab, CloudCompare, Blender", "points.ply with colours", "colmap:write_ply"),
+    "openmvg": Format("OpenMVG, OpenMVS", f"sfm_data.json, {DISTORTED}", "photogrammetry:write_openmvg", ("model", "photos")),
+    "bundler": Format(
+        "Bundler, PMVS, MeshLab",
+        f"bundle.out, list.txt, {DISTORTED}",
+        "photogrammetry:write_bundler",
+        ("model", "photos"),
+    ),
+    "hloc": Format("hloc (localization)", "features, matches and pairs with hloc's names, the model in sfm/", "hloc:write"),
 }
 """All formats by name."""
 
@@ -70,7 +79,7 @@ def export(name: str, output: Any, folder: Any, options: Any = None) -> str:
 
     Raises:
         FileNotFoundError: If there is no run, no model, or no photo.
-        ValueError: If the format or the model does not exist, or `folder` has other files.
+        ValueError: If the format or the model does not exist, `folder` has other files, or another process exports to it.
     """
     from sfm_lightglue.exports.source import ExportOptions, open_source
     from sfm_lightglue.exports.target import new_export
@@ -78,6 +87,6 @@ def export(name: str, output: Any, folder: Any, options: Any = None) -> str:
     write = find_format(name).writer()
     options = options or ExportOptions()
     source = open_source(output, options)
-    with source.folder.locked(), new_export(folder, name, source) as target:
+    with new_export(folder, name, source) as target:
         said = write(source, target, options)
     return f"{target.path}\n{said}"

@@ -89,5 +89,5 @@ def _flatten(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.parent != folder:
             path.rename(folder / path.name)
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else None
+    for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        below.rmdir()

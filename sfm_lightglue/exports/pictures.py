@@ -6,6 +6,7 @@ carry no EXIF tag that would make a program turn them. A JPEG or PNG file that n
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.exports.source import ExportOptions, Source
 from sfm_lightglue.exports.undistortion import Undistortion
@@ -96,7 +96,7 @@ def write_pictures(
     masks, ranges = source.masks(options, photos), camera_ranges(photos, source.names)
     job = Job(photos, masks, ranges, by_name, source.mirrored, target, options)
     with (
-        ThreadPoolExecutor(max(1, min(num_cores(), MAX_THREADS))) as pool,
+        ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool,
         progress_bar(len(source.names), "photos", "photo") as bar,
     ):
         found = {}

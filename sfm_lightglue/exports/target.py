@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 from sfm_lightglue import __version__
 from sfm_lightglue.exports.source import Source
-from sfm_lightglue.files import read_own_json, remove_stale_folders, sha256_of, write_json
+from sfm_lightglue.files import locked, read_own_json, remove_stale_folders, sha256_of, write_json
 from sfm_lightglue.mistakes import shortened
 
 MARK = "export.json"
@@ -37,11 +39,28 @@ def new_export(path: Path | str, name: str, source: Source) -> Iterator[Target]:
 
     If the block raises, `path` stays as it is. A killed process leaves `NAME.PID.tmp` behind; the next export removes it.
 
-    Raises: ValueError before the block as in `check_target`.
+    Raises: ValueError before the block as in `check_target`, or if another process exports to `path`.
     """
     path = Path(path).expanduser().resolve()
-    remove_stale_folders(path, MARK)
-    check_target(path, source)
+    with _locked(path):
+        remove_stale_folders(path, MARK)
+        check_target(path, source)
+        yield from _written(path, name, source)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps other exports to `path` out during the block. The lock is not beside `path`, where it would stay behind."""
+    key = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(Path(tempfile.gettempdir()) / f"sfm_lightglue-export-{key}.lock", wait=False))
+        except BlockingIOError as error:
+            raise ValueError(f"another export to {path} is running: wait for it, or give another folder") from error
+        yield
+
+
+def _written(path: Path, name: str, source: Source) -> Iterator[Target]:
     folder = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     about = {"format": name, "model": str(source.model.absolute()), "version": __version__}
     folder.mkdir(parents=True)
