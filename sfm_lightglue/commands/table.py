@@ -92,6 +92,13 @@ COMMANDS = (
         "sfm_lightglue.commands.view:main",
     ),
     Command(
+        "settings",
+        "OUT [--json] or settings GROUP=CHOICE ...",
+        "options of a run, or of a preset, that differ from the defaults",
+        "sfm_lightglue.commands.settings:main",
+        flags=(flags.JSON,),
+    ),
+    Command(
         "train",
         "data.images=DIR [training=CHOICE] [KEY=VALUE ...] [flags]",
         "photos -> weights of a network",
@@ -147,6 +154,13 @@ COMMANDS = (
         "versions, devices and weights found on this machine",
         "sfm_lightglue.commands.doctor:main",
         flags=(flags.JSON,),
+    ),
+    Command(
+        "completion",
+        "bash | zsh | fish",
+        "a script for the shell that completes commands, choices and options with Tab",
+        "sfm_lightglue.commands.completion:main",
+        more="The first line of the script says where to put it. It completes the program sfm-lightglue.",
     ),
     Command(
         "help",
