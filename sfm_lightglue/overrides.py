@@ -28,6 +28,17 @@ FLAGS_WITH_VALUE = (
 SWEEP_FLAGS = ("-m", "--multirun")
 OTHER_FLAGS = ("--resolve", "--run", "-r", "--shell-completion", "-sc", "--info", "-i", "--hydra-help", "--version")
 """Hydra's other flags."""
+USUAL_FLAGS = {
+    **dict.fromkeys(("--resume", "--continue"), "the same command continues an interrupted run"),
+    **dict.fromkeys(
+        ("--force", "--overwrite", "-f"), "execution.if_settings_changed=recompute replaces results of other settings"
+    ),
+    **dict.fromkeys(("--output", "--out", "-o"), "the output folder follows the photos, or output=OUT"),
+    **dict.fromkeys(("--config", "--dry-run", "-n"), "--cfg job prints the configuration and stops"),
+    **dict.fromkeys(("--gpu", "--cuda"), "execution.device=cuda"),
+    **dict.fromkeys(("--threads", "--workers", "--jobs", "-j"), "execution.num_workers=NUMBER"),
+}
+"""Flags of many programs -> what to write here."""
 OWN_FLAGS = ("-q", "-v", "--json", "--cfg job", "-m", "--help")
 """What messages name."""
 CAMERA = re.compile(r"([A-Za-z_]+,)?[-\d.,eE+]+")
@@ -95,7 +106,7 @@ def check_flags(arguments: Sequence[str]) -> None:
         flag = argument.partition("=")[0]
         if not flag.startswith("-") or flag in known:
             continue
-        hint = f"options are written KEY=VALUE without dashes, such as {_option_like(flag)}"
+        hint = USUAL_FLAGS.get(flag) or f"options are written KEY=VALUE without dashes, such as {_option_like(flag)}"
         raise ValueError(f"there is no flag {flag}: {hint}; flags of this program are {', '.join(OWN_FLAGS)}")
 
 
