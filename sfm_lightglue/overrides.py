@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 
-from sfm_lightglue.config_files import GROUPS, choices
+from sfm_lightglue.config_files import GROUPS, choices, choices_with
 from sfm_lightglue.renames import current_overrides
 
 PATH_OPTION = re.compile(
@@ -28,6 +28,19 @@ FLAGS_WITH_VALUE = (
 SWEEP_FLAGS = ("-m", "--multirun")
 OTHER_FLAGS = ("--resolve", "--run", "-r", "--shell-completion", "-sc", "--info", "-i", "--hydra-help", "--version")
 """Hydra's other flags."""
+USUAL_FLAGS = {
+    **dict.fromkeys(("--resume", "--continue"), "the same command continues an interrupted run"),
+    **dict.fromkeys(
+        ("--force", "--overwrite", "-f"), "execution.if_settings_changed=recompute replaces results of other settings"
+    ),
+    **dict.fromkeys(("--output", "--out", "-o"), "the output folder follows the photos, or output=OUT"),
+    **dict.fromkeys(("--config", "--dry-run", "-n"), "--cfg job prints the configuration and stops"),
+    **dict.fromkeys(("--gpu", "--cuda"), "execution.device=cuda"),
+    **dict.fromkeys(("--threads", "--workers", "--jobs", "-j"), "execution.num_workers=NUMBER"),
+}
+"""Flags of many programs -> what to write here."""
+OWN_FLAGS = ("-q", "-v", "--json", "--cfg job", "-m", "--help")
+"""What messages name."""
 CAMERA = re.compile(r"([A-Za-z_]+,)?[-\d.,eE+]+")
 """A camera with commas, which is one value and no sweep."""
 
@@ -93,9 +106,19 @@ def check_flags(arguments: Sequence[str]) -> None:
         flag = argument.partition("=")[0]
         if not flag.startswith("-") or flag in known:
             continue
-        name = flag.lstrip("-")
-        hint = f"experiment={name}" if name in choices("experiment") else "features.max_keypoints=2048"
-        raise ValueError(f"there is no flag {flag}: options are written KEY=VALUE without dashes, such as {hint}")
+        hint = USUAL_FLAGS.get(flag) or f"options are written KEY=VALUE without dashes, such as {_option_like(flag)}"
+        raise ValueError(f"there is no flag {flag}: {hint}; flags of this program are {', '.join(OWN_FLAGS)}")
+
+
+def _option_like(flag: str) -> str:
+    """The option that a flag such as `--max-keypoints` may mean, as an example."""
+    name = flag.lstrip("-").replace("-", "_")
+    if name in choices("experiment"):
+        return f"experiment={name}"
+    if name in GROUPS:
+        return f"{name}={choices(name)[0]}"
+    group = next((group for group in GROUPS if name.isidentifier() and choices_with(group, name)), None)
+    return f"{group}.{name}=VALUE" if group else "features.max_keypoints=2048"
 
 
 def _is_file(path: str) -> bool:

@@ -29,7 +29,12 @@ def check_ranges(options: object, group: str, **ranges: str) -> None:
             math.isfinite(value) and all(COMPARISONS[sign][1](value, float(limit)) for sign, limit in parts)
         )
         if not is_met:
-            expected = " and ".join(f"{COMPARISONS[sign][0]} {limit}" for sign, limit in parts)
-            wrong.append(f"{group}.{name} must be {expected}, found {value}")
+            wrong.append(f"{group}.{name} must be {described(conditions)}, found {value}")
     if wrong:
         raise ValueError("\n".join(wrong))
+
+
+def described(conditions: str) -> str:
+    """Conditions as `check_ranges` takes them, in words: `more than 0 and at most 1`."""
+    parts = [condition.split() for condition in conditions.split(",")]
+    return " and ".join(f"{COMPARISONS[sign][0]} {limit}" for sign, limit in parts)

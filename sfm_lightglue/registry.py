@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
     """A hint for an error message: the choice that is closest to `name`, if one is similar, and the list of all choices."""
+    import difflib  # slow to import, and only errors need it
+
     listed = sorted(choices)
     close = difflib.get_close_matches(name, listed, n=1, cutoff=0.5)
     return (f"Did you mean {close[0]!r}? " if close else "") + f"There are: {', '.join(listed)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import logging
@@ -72,15 +71,19 @@ def explain_former(option: str) -> str:
     return ""
 
 
-class _FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the current module if one of `RENAMED_MODULES` is imported by its former name."""
+class _FormerModules:
+    """Imports the current module if one of `RENAMED_MODULES` is imported by its former name.
+
+    It is a finder and a loader. It has no base class, because `importlib.abc` would take a third of the time of `--help`.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if name not in RENAMED_MODULES:
             return None
-        return importlib.util.spec_from_loader(name, self, is_package=name == "sfm_lightglue.plugins")
+        is_package = name == "sfm_lightglue.plugins"
+        return importlib.util.spec_from_loader(name, self, is_package=is_package)  # type: ignore[arg-type]  # no base class
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         new = RENAMED_MODULES[spec.name]

@@ -26,6 +26,8 @@ class Stage:
     """One line for the help."""
     function: str
     """`package.module:function`, called with the `pipeline.Run`."""
+    groups: tuple[str, ...] = ()
+    """Config groups whose options it reads, its own first. Its help shows them."""
 
     def load(self) -> Callable[[Any], None]:
         """The function of the stage."""
@@ -40,15 +42,37 @@ class Stage:
 
 
 STAGES = (
-    Stage("extract", (), ("features.h5",), "photos -> features.h5", "sfm_lightglue.pipeline:extract"),
-    Stage("pairs", ("features.h5",), ("pairs.txt", "pairs.tsv"), "features.h5 -> pairs.txt", "sfm_lightglue.pipeline:pairs"),
-    Stage("match", ("features.h5", "pairs.txt"), ("matches.h5",), "pairs.txt -> matches.h5", "sfm_lightglue.pipeline:match"),
+    Stage(
+        "extract",
+        (),
+        ("features.h5",),
+        "photos -> features.h5",
+        "sfm_lightglue.pipeline:extract",
+        ("features", "dataset", "execution"),
+    ),
+    Stage(
+        "pairs",
+        ("features.h5",),
+        ("pairs.txt", "pairs.tsv"),
+        "features.h5 -> pairs.txt",
+        "sfm_lightglue.pipeline:pairs",
+        ("pairs", "dataset", "execution"),
+    ),
+    Stage(
+        "match",
+        ("features.h5", "pairs.txt"),
+        ("matches.h5",),
+        "pairs.txt -> matches.h5",
+        "sfm_lightglue.pipeline:match",
+        ("matches", "execution"),
+    ),
     Stage(
         "verify",
         ("features.h5", "pairs.txt", "matches.h5"),
         ("verification.h5",),
         "matches.h5 -> verification.h5",
         "sfm_lightglue.pipeline:verify",
+        ("geometries", "database", "execution"),
     ),
     Stage(
         "orient",
@@ -56,6 +80,7 @@ STAGES = (
         ("orientations.tsv",),
         "verification.h5 -> orientations.tsv, and the stages before again if photos were turned",
         "sfm_lightglue.pipeline:orient",
+        ("features", "matches", "geometries", "execution"),
     ),
     Stage(
         "database",
@@ -63,6 +88,7 @@ STAGES = (
         ("database.db",),
         "verification.h5 -> database.db",
         "sfm_lightglue.pipeline:database",
+        ("database", "dataset"),
     ),
     Stage(
         "reconstruct",
@@ -70,6 +96,7 @@ STAGES = (
         ("reconstruction",),
         "database.db -> reconstruction/0 ... n",
         "sfm_lightglue.pipeline:reconstruct_models",
+        ("reconstruction", "dataset"),
     ),
     Stage(
         "plots",

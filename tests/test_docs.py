@@ -22,6 +22,7 @@ from sfm_lightglue.cli import main
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.config_files import GROUPS, choices, config_dir
 from sfm_lightglue.networks.weights import WEIGHTS
+from sfm_lightglue.option_files import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -270,11 +271,18 @@ def test_the_options_reference_has_every_key_of_every_file(extension: Import) ->
             assert all(f"| `{key}" in text for key in set(keys) - {"name", "defaults"}), path
 
 
-def test_the_options_reference_has_values_types_and_comments(extension: Import, tmp_path: Path) -> None:
+def test_the_options_reference_has_types_and_options_of_all_choices(extension: Import) -> None:
+    text = extension("options_page").text()
+    assert "| `resize_max` | `1024` | int or null | px, longest side; null = full size." in text
+    assert "| `orientation` | `auto` |" in text
+    assert "| `strict` | `false` |" in text
+
+
+def test_a_yaml_file_is_read_with_its_values_and_comments(tmp_path: Path) -> None:
     path = tmp_path / "some.yaml"
     path.write_text("# About.\nname: some\n# Above.\nfirst: 1.5 # beside, px\nlight: # all of it\n  gamma: [1, 2] # at most\n")
-    config = extension("options_page").read_config(path)
-    assert config.about == "About."
+    config = read_config(path)
+    assert (config.about, config.name) == ("About.", "some")
     found = [(option.path, option.value, option.comment) for option in config.options]
     expected = [(("name",), "some", ""), (("first",), "1.5", "Above. beside, px"), (("light",), "", "all of it")]
     assert found == [*expected, (("light", "gamma"), "[1, 2]", "at most")]

@@ -123,6 +123,14 @@ SITUATIONS = (
     S("check first", "`a/b.jpg` and `a-b.jpg`", "told at once", checks.names_with_one_key),
     S("check first", "`geometries.max_error_px=0`", "told at once", checks.range_of_an_option),
     S("check first", "three mistakes", "all in one message", checks.several_mistakes),
+    S("command line", "the command `run` is left out", "the answer has the whole command", checks.command_left_out),
+    S("command line", "`--max-keypoints` instead of an option", "the option is named", checks.flag_instead_of_an_option),
+    S(
+        "command line",
+        "`train` with photos or weights that are missing",
+        "refused, no folder is left",
+        checks.training_without_files,
+    ),
     S("exit status", "photos of noise", "status 1 and the reason", checks.nothing_reconstructed),
     S("exit status", "3 of 8 photos, `strict=true`", "status 1", checks.half_of_the_photos_lost),
 )

@@ -6,18 +6,22 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import hydra
 from omegaconf import DictConfig
 
 from sfm_lightglue import config as configuration
+from sfm_lightglue.commands.flags import Flags
 from sfm_lightglue.config_files import CONFIG_NAME, config_dir
 from sfm_lightglue.mistakes import MISTAKES, message_of
+from sfm_lightglue.overrides import FLAGS_WITH_VALUE
 
 
-def inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], config_name: str | None = None) -> None:
-    """Calls `command` with the composed configuration, once or for each job of a sweep.
+def inside_hydra(
+    command: Callable[[DictConfig], None], overrides: list[str], config_name: str | None = None, *, flags: Flags
+) -> None:
+    """Calls `command` with the composed configuration, once or for each job of a sweep. `flags` say what is printed.
 
     Raises: ValueError that explains a mistake in the overrides; the worst error of the command.
     """
@@ -25,13 +29,15 @@ def inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], co
 
     def task(config: DictConfig) -> None:
         try:
-            command(config)
+            with flags.applied():
+                command(config)
         except Exception as error:  # Hydra would print its own message and stop; the other jobs of a sweep still run
             failures.append(error)
 
     configuration.register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `explained_errors` explains the mistake
-    sys.argv = [sys.argv[0], *overrides]
+    hidden = ["hydra.hydra_logging.root.level=WARNING"] if flags.quiet else []
+    sys.argv = [sys.argv[0], *hidden, *flags_last(overrides)]
     folder = str(config_dir())
     with configuration.explained_errors():
         hydra.main(version_base="1.3", config_path=folder, config_name=config_name or CONFIG_NAME)(task)()
@@ -41,6 +47,16 @@ def inside_hydra(command: Callable[[DictConfig], None], overrides: list[str], co
             if failure is not worst:
                 print(f"error: {message_of(failure)}", file=sys.stderr)
         raise worst
+
+
+def flags_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with Hydra's flags at the end: Hydra reads no overrides after a flag."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    for i, argument in enumerate(arguments):
+        is_value = i > 0 and arguments[i - 1] in FLAGS_WITH_VALUE
+        (flags if is_value or argument.startswith("-") else overrides).append(argument)
+    return [*overrides, *flags]
 
 
 @contextlib.contextmanager

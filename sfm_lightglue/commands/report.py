@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from sfm_lightglue.commands.table import usage
@@ -28,4 +29,4 @@ def open_page(page: Path) -> None:
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
-        print(f"no browser was found: open {page.resolve()} yourself")
+        print(f"no browser was found: open {page.resolve()} yourself", file=sys.stderr)

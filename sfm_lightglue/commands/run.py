@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING
 
+from sfm_lightglue.commands.flags import Flags, split_flags
 from sfm_lightglue.commands.report import open_page
 from sfm_lightglue.mistakes import MISTAKES, raise_together
 from sfm_lightglue.overrides import SWEEP_FLAGS, check_flags, hydra_overrides, with_photos_and_output
@@ -14,11 +16,18 @@ from sfm_lightglue.overrides import SWEEP_FLAGS, check_flags, hydra_overrides, w
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from sfm_lightglue.pipeline import Run
+
+logger = logging.getLogger(__name__)
+
+KERNELS_S = 20.0
+"""Shorter times of LightGlue, s, need no compiled kernels."""
+
 
 def main(command: str, arguments: list[str]) -> int:
     """`run`, a stage alone, or `evaluate`. Raises: ValueError or FileNotFoundError with all mistakes, before any work."""
-    opens = command == "run" and "--open" in arguments
-    arguments = [argument for argument in arguments if not (opens and argument == "--open")]
+    allowed = ("quiet", "verbose", "json", "open") if command == "run" else ("quiet", "verbose", "json")
+    flags, arguments = split_flags(arguments, allowed=allowed)
     check_flags(arguments)
     overrides = with_photos_and_output(arguments)
     chosen = [override for override in overrides if override.lstrip("+").startswith(("dataset=", "dataset.images="))]
@@ -31,7 +40,7 @@ def main(command: str, arguments: list[str]) -> int:
     with held_messages() as held:
         if is_checked:
             _check(command, overrides)
-    inside_hydra(functools.partial(_run_configured, command, is_checked, held, opens), overrides)
+    inside_hydra(functools.partial(_run_configured, command, flags, is_checked, held), overrides, flags=flags)
     return 0
 
 
@@ -49,7 +58,7 @@ def _check(command: str, overrides: list[str]) -> None:
     raise_together(mistakes)
 
 
-def _run_configured(command: str, is_checked: bool, held: list[logging.LogRecord], opens: bool, config: DictConfig) -> None:
+def _run_configured(command: str, flags: Flags, is_checked: bool, held: list[logging.LogRecord], config: DictConfig) -> None:
     from sfm_lightglue import pipeline
     from sfm_lightglue.config import separate_sweep_outputs
 
@@ -60,14 +69,37 @@ def _run_configured(command: str, is_checked: bool, held: list[logging.LogRecord
     run = pipeline.Run.create(config) if is_checked else pipeline.Run.checked(config, command)
     if command == "run":
         try:
-            print(pipeline.run_all(run))
+            result = str(pipeline.run_all(run))
         finally:
-            if opens and run.folder.report.is_file():
+            if flags.open and run.folder.report.is_file():
                 open_page(run.folder.report)
-        pipeline.raise_failure(run)
     elif command == "evaluate":
-        print(pipeline.evaluate(run))
+        result = pipeline.evaluate(run)
     else:
         pipeline.run_stage(run, command)
-        if command == "reconstruct":
-            pipeline.raise_failure(run)
+        result = ""
+    if flags.json:
+        content = (
+            json.loads(run.folder.evaluation.read_text(encoding="utf-8")) if command == "evaluate" else run.folder.read_summary()
+        )
+        print(json.dumps({"output": str(run.folder.path.resolve()), **content}))
+    elif result and (command == "evaluate" or not flags.quiet):
+        print(result)
+    if command in ("run", "match"):
+        _tell_of_kernels(run)
+    if command in ("run", "reconstruct"):
+        pipeline.raise_failure(run)
+
+
+def _tell_of_kernels(run: Run) -> None:
+    """Says that compiled kernels would have saved time, if LightGlue ran for long on a CPU that can use them."""
+    from sfm_lightglue.engine.kernels import would_help
+
+    is_lightglue = run.options.matches.plugin.__module__ == "sfm_lightglue.matches.lightglue"
+    seconds = run.folder.read_summary()["stages"].get("match", {}).get("seconds", 0.0)
+    if is_lightglue and seconds >= KERNELS_S and run.device == "cpu" and would_help():
+        logger.info(
+            "LightGlue took %.0f s. On this CPU, compiled kernels make it about twice as fast: the command `kernels` compiles "
+            "them, once (it needs a C++ compiler)",
+            seconds,
+        )

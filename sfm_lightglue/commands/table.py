@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from sfm_lightglue.stages import STAGES
+from sfm_lightglue.commands import flags
+from sfm_lightglue.config_files import GROUPS
+from sfm_lightglue.stages import STAGES, Stage
 
 RUN = "sfm_lightglue.commands.run:main"
 
@@ -26,6 +30,12 @@ class Command:
     """One line for the help."""
     function: str
     """`package.module:function`, called with the list of arguments. It returns the exit status."""
+    groups: tuple[str, ...] = ()
+    """Config groups whose options it reads; its help shows them."""
+    flags: tuple[tuple[str, ...], ...] = ()
+    """Flags that it takes, spellings of `flags.ABOUT`."""
+    more: str = ""
+    """Further lines of its own help, or `package.module:function` that returns them."""
 
     @property
     def takes_configuration(self) -> bool:
@@ -34,19 +44,46 @@ class Command:
 
     def load(self) -> Callable[[list[str]], int]:
         """The function of the command."""
-        module, _, name = self.function.partition(":")
-        function: Callable[..., int] = getattr(importlib.import_module(module), name)
+        function: Callable[..., int] = _load(self.function)
         return functools.partial(function, self.name) if self.takes_configuration else function
 
+    def read_more(self) -> str:
+        """The further lines of its help."""
+        return str(_load(self.more)()) if re.fullmatch(r"[\w.]+:\w+", self.more) else self.more
 
-RUN_ARGUMENTS = "PHOTOS OUT [GROUP=CHOICE ...] [GROUP.KEY=VALUE ...]"
+
+def _load(function: str) -> Callable[..., Any]:
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+RUN_ARGUMENTS = "PHOTOS OUT [GROUP=CHOICE ...] [GROUP.KEY=VALUE ...] [flags]"
+RUN_FLAGS = (flags.QUIET, flags.VERBOSE, flags.JSON, ("--cfg", "job"), ("-m",))
+RUN_MORE = "The same command continues an interrupted run. dataset=NAME takes the place of PHOTOS, output=OUT that of OUT."
+
+
+def _stage(stage: Stage) -> Command:
+    return Command(stage.name, RUN_ARGUMENTS, stage.about, RUN, stage.groups, RUN_FLAGS)
+
 
 COMMANDS = (
-    Command("run", RUN_ARGUMENTS, "all stages below, in this order", RUN),
-    *(Command(stage.name, RUN_ARGUMENTS, stage.about, RUN) for stage in STAGES),
-    Command("evaluate", RUN_ARGUMENTS, "reconstruction against ground truth -> evaluation.json", RUN),
+    Command("run", RUN_ARGUMENTS, "all stages below, in this order", RUN, GROUPS, (flags.OPEN, *RUN_FLAGS), RUN_MORE),
+    *map(_stage, STAGES),
     Command(
-        "report", "OUT [--open]", "output folder of a run -> report.html, which says why", "sfm_lightglue.commands.report:main"
+        "evaluate",
+        RUN_ARGUMENTS,
+        "reconstruction against ground truth -> evaluation.json",
+        RUN,
+        ("dataset",),
+        RUN_FLAGS,
+    ),
+    Command(
+        "report",
+        "OUT [--open]",
+        "output folder of a run -> report.html, which says why",
+        "sfm_lightglue.commands.report:main",
+        flags=(flags.OPEN,),
     ),
     Command(
         "view",
@@ -55,40 +92,55 @@ COMMANDS = (
         "sfm_lightglue.commands.view:main",
     ),
     Command(
+        "settings",
+        "OUT [--json] or settings GROUP=CHOICE ...",
+        "options of a run, or of a preset, that differ from the defaults",
+        "sfm_lightglue.commands.settings:main",
+        flags=(flags.JSON,),
+    ),
+    Command(
         "train",
-        "[training=CHOICE] data.images=DIR [key=value ...]",
+        "data.images=DIR [training=CHOICE] [KEY=VALUE ...] [flags]",
         "photos -> weights of a network",
         "sfm_lightglue.commands.train:main",
+        ("training", "features", "matches", "execution"),
+        (flags.QUIET, flags.VERBOSE, ("--cfg", "job"), ("-m",)),
     ),
     Command(
         "match-pair",
-        "IMAGE0 IMAGE1 [--json] [output=DIR] [features=... matches=... key=value ...]",
+        "IMAGE0 IMAGE1 [--json] [output=DIR] [GROUP=CHOICE ...] [GROUP.KEY=VALUE ...]",
         "two photos: keypoints, matches and scores, and a picture",
         "sfm_lightglue.commands.match_pair:main",
+        ("features", "matches", "geometries", "execution"),
+        (flags.JSON,),
     ),
     Command(
         "export",
         "FORMAT OUT DIR [key=value ...], or export list",
         "finished run -> files for splatting, nerfstudio, ...",
         "sfm_lightglue.commands.export:main",
+        more="sfm_lightglue.commands.export:help_text",
     ),
     Command(
         "frames",
         "VIDEO FOLDER [every=SECONDS]",
         "video -> photos, the sharpest of each half second",
         "sfm_lightglue.commands.frames:main",
+        more="Of each SECONDS (0.5) of the video the sharpest frame becomes a photo. It needs the extra `video` of the package.",
     ),
     Command(
         "weights",
-        "[list] or weights fetch NAME",
+        "[list] [--json] or weights fetch NAME",
         "all weights, their licences and where they are",
         "sfm_lightglue.commands.weights:main",
+        flags=(flags.JSON,),
     ),
     Command(
         "datasets",
-        "[list] or datasets fetch NAME",
+        "[list] [--json] or datasets fetch NAME [FOLDER]",
         "all datasets, their licences and sizes",
         "sfm_lightglue.commands.datasets:main",
+        flags=(flags.JSON,),
     ),
     Command(
         "kernels",
@@ -97,7 +149,24 @@ COMMANDS = (
         "sfm_lightglue.commands.kernels:main",
     ),
     Command(
-        "doctor", "without arguments", "versions, devices and weights found on this machine", "sfm_lightglue.commands.doctor:main"
+        "doctor",
+        "[--json]",
+        "versions, devices and weights found on this machine",
+        "sfm_lightglue.commands.doctor:main",
+        flags=(flags.JSON,),
+    ),
+    Command(
+        "completion",
+        "bash | zsh | fish",
+        "a script for the shell that completes commands, choices and options with Tab",
+        "sfm_lightglue.commands.completion:main",
+        more="The first line of the script says where to put it. It completes the program sfm-lightglue.",
+    ),
+    Command(
+        "help",
+        "[COMMAND] or help GROUP, GROUP=CHOICE, GROUP.KEY or any word of an option",
+        "this page, or about a command, group, choice or option",
+        "sfm_lightglue.commands.help:main",
     ),
 )
 """In the order of the help. A new command is an entry here."""

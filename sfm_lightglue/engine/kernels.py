@@ -64,7 +64,7 @@ def compile_kernels(compiler: str | None = None) -> Path:
 
     Raises: RuntimeError if there is no compiler or none succeeds. The text quotes the compilers and says what to do.
     """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    if not _is_x86():
         raise RuntimeError(f"the kernels are for x86-64 CPUs, this one is {platform.machine()}: matching runs without them")
     given = compiler or os.environ.get("CXX")
     reasons = []
@@ -97,6 +97,16 @@ def load_kernels() -> Kernels | None:
     except (OSError, AttributeError, ValueError) as error:
         logger.warning("kernels %s cannot be loaded (%s): matching runs without them; compile them again", paths[-1], error)
         return None
+
+
+def would_help() -> bool:
+    """Whether compiled kernels would make LightGlue faster here: this CPU has the instructions, and none are in use."""
+    is_off = os.environ.get("SFM_LIGHTGLUE_KERNELS") == "0"
+    return not is_off and _is_x86() and torch.backends.cpu.get_cpu_capability() == "AVX512" and load_kernels() is None
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 class Kernels:

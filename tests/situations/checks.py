@@ -86,3 +86,22 @@ def half_of_the_photos_lost() -> None:
     listed = ("pairs=list", "pairs.path=pairs.txt")
     assert run_scene(*listed).works()
     assert run_scene(*listed, "strict=true").refuses("3 of 8")
+
+
+def command_left_out() -> None:
+    save_photos()
+    assert command("photos", "out").refuses("run photos out")
+
+
+def flag_instead_of_an_option() -> None:
+    save_photos()
+    assert command("run", "photos", "out", "--max-keypoints", "500").refuses("features.max_keypoints=VALUE")
+
+
+def training_without_files() -> None:
+    save_photos()
+    assert command("train", "data.images=fotos", "output=out").refuses("fotos", "does not exist")
+    assert command("train", "data.images=photos", "output=out", "training.start=w.safetensors").refuses(
+        "training.start=w.safetensors"
+    )
+    assert not Path("out").exists()
