@@ -55,7 +55,7 @@ from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve, resolve_all
 from sfm_lightglue.stages import STAGES, find_stage, stage_names
 from sfm_lightglue.summary import Summary, recorded
-from sfm_lightglue.tables import write_tables
+from sfm_lightglue.tables import Tables, write_tables
 
 logger = logging.getLogger(__name__)
 
@@ -180,17 +180,16 @@ def run_all(run: Run) -> Summary:
             _write_tables(run.folder)
             write_report(run.folder)
             raise
-        _write_tables(run.folder)
-        write_report(run.folder)
+        write_report(run.folder, _write_tables(run.folder))
         summary = Summary.read(run.folder)
     logger.debug("%s", summary)  # for the log file; the command line prints it
     return summary
 
 
-def write_report(folder: RunFolder) -> None:
-    """Writes `report.html`. A fault in it is logged as a warning: it must not fail a run."""
+def write_report(folder: RunFolder, tables: Tables | None = None) -> None:
+    """Writes `report.html`. A fault in it is logged as a warning: it must not fail a run. `tables` spares reading the files."""
     try:
-        build_report(folder)
+        build_report(folder, tables)
     except Exception as error:
         logger.warning("%s was not written: %s", folder.report, message_of(error) or repr(error))
         logger.debug("the reason is", exc_info=True)
@@ -391,12 +390,16 @@ def draw_plots(run: Run) -> None:
 # --- details -------------------------------------------------------------------------------------------------------------
 
 
-def _write_tables(folder: RunFolder) -> None:
-    """Writes `photos.tsv` and `pairs.tsv`. A damaged file of another stage does not end a stage that has done its work."""
+def _write_tables(folder: RunFolder) -> Tables | None:
+    """Writes `photos.tsv` and `pairs.tsv`, and returns them.
+
+    A damaged file of another stage does not end a stage that has done its work: the result is None.
+    """
     try:
-        write_tables(folder)
+        return write_tables(folder)
     except MISTAKES as error:
         logger.warning("photos.tsv and pairs.tsv are not up to date: %s", message_of(error))
+        return None
 
 
 def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:

@@ -119,8 +119,8 @@ def write_table(path: Path | str, rows: Iterable[PhotoRow] | Iterable[PairRow], 
         temporary.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
 
 
-def write_tables(folder: RunFolder) -> None:
-    """Writes `photos.tsv`, and `pairs.tsv` if the stage `pairs` has written the list of pairs.
+def write_tables(folder: RunFolder) -> Tables:
+    """Writes `photos.tsv`, and `pairs.tsv` if the stage `pairs` has written the list of pairs. Returns both tables.
 
     A `pairs.txt` of the user gets no table: `pairs.tsv` is the proof that a run has written it.
 
@@ -132,6 +132,7 @@ def write_tables(folder: RunFolder) -> None:
         (pair.name0, pair.name1) for pair in read_reasons(folder.pair_reasons)
     }:
         write_table(folder.pair_reasons, tables.pairs, PairRow)
+    return tables
 
 
 def check_photo_table(path: Path) -> None:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pycolmap
@@ -24,6 +25,9 @@ MAX_POINTS = 5_000_000
 """Points that a browser can show fluently; of a larger model an even choice."""
 CAMERA_SIZE = 0.04
 """Depth of the drawn cameras, in parts of the distance between the middle of the points and a typical point."""
+
+POINT_SIZE = 0.003
+"""Diameter of the points, in parts of the same distance."""
 
 
 class Viewer:
@@ -45,6 +49,9 @@ class Viewer:
         model = self._server.gui.add_dropdown("Model", names, initial_value=names[0])
         self._size = self._server.gui.add_slider("Point size", min=0.1, max=5.0, step=0.1, initial_value=1.0)
         self._about = self._server.gui.add_markdown("")
+        self._cloud: Any = None
+        self._point_size = 1.0
+        self._size.on_update(lambda _: self._resize_points())
         model.on_update(lambda _: self._show(self._models[names.index(model.value)]))
         self._show(self._models[0])
 
@@ -53,8 +60,8 @@ class Viewer:
         """Where a browser finds it."""
         return f"http://{self._server.get_host().replace('0.0.0.0', 'localhost')}:{self._server.get_port()}"
 
-    def serve(self) -> None:
-        """Returns never; Ctrl-C raises KeyboardInterrupt."""
+    def serve(self) -> NoReturn:
+        """Waits until Ctrl-C raises KeyboardInterrupt."""
         while True:
             time.sleep(1)
 
@@ -72,14 +79,19 @@ class Viewer:
         middle = np.median(points, axis=0) if len(points) else np.zeros(3)
         scale = float(np.median(np.linalg.norm(points - middle, axis=1))) if len(points) else 1.0
         scene.set_up_direction(_up(images, self._orientations))
-        cloud = scene.add_point_cloud(
-            "/points", points.astype(np.float32), colors, point_size=0.003 * scale, point_shape="circle"
+        self._point_size = POINT_SIZE * scale
+        self._cloud = scene.add_point_cloud(
+            "/points", points.astype(np.float32), colors, point_size=self._point_size, point_shape="circle", precision="float32"
         )
-        self._size.on_update(lambda _: setattr(cloud, "point_size", 0.003 * scale * self._size.value))
+        self._resize_points()
         for image in images:
             self._add_camera(image, CAMERA_SIZE * scale)
         shown = f" ({len(points)} shown)" if len(points) < model.num_points3D() else ""
         self._about.content = f"{len(images)} cameras, {model.num_points3D()} points{shown}. Click a camera for its photo."
+
+    def _resize_points(self) -> None:
+        """Gives the points the size that the slider says."""
+        self._cloud.point_size = self._point_size * self._size.value
 
     def _add_camera(self, image: pycolmap.Image, size: float) -> None:
         """Adds the pyramid of a camera. A click loads its photo and looks through it."""
@@ -95,14 +107,14 @@ class Viewer:
             wxyz=(w, x, y, z),
             position=world_from_cam.translation,
         )
-        name = image.name
+        handle.on_click(functools.partial(self._look_through, handle, image.name))
 
-        @handle.on_click
-        def _(event: Any) -> None:
-            handle.image = self._picture(name)
-            if event.client is not None:
-                event.client.camera.wxyz, event.client.camera.position = handle.wxyz, handle.position
-                self._about.content = f"{name}"
+    def _look_through(self, handle: Any, name: str, event: Any) -> None:
+        """Loads the photo of a camera that was clicked, and moves the viewpoint of this browser there."""
+        handle.image = self._picture(name)
+        if event.client is not None:
+            event.client.camera.wxyz, event.client.camera.position = handle.wxyz, handle.position
+        self._about.content = name
 
     def _picture(self, name: str) -> np.ndarray | None:
         """The photo as it is stored, reduced; None if it cannot be read."""
@@ -140,5 +152,6 @@ def _points_of(model: pycolmap.Reconstruction) -> tuple[np.ndarray, np.ndarray]:
 def _up(images: list[pycolmap.Image], orientations: dict[str, int]) -> np.ndarray:
     """The mean upward direction of the cameras in the world."""
     turns = [camera_upright_from_stored(orientations.get(image.name, UPRIGHT)) for image in images]
-    up = -sum((turn @ image.cam_from_world().rotation.matrix())[1] for turn, image in zip(turns, images, strict=True))
-    return np.asarray(up / max(float(np.linalg.norm(up)), 1e-12))
+    downs = [(turn @ image.cam_from_world().rotation.matrix())[1] for turn, image in zip(turns, images, strict=True)]
+    up = -np.array(downs).reshape(-1, 3).sum(axis=0)
+    return up / max(float(np.linalg.norm(up)), 1e-12)

@@ -22,4 +22,3 @@ def main(arguments: list[str]) -> int:
     viewer = Viewer(RunFolder(expanded(folders[0])), port=int(ports[0]))
     print(f"the viewer is at {viewer.address} (Ctrl-C ends it)", flush=True)
     viewer.serve()
-    return 0

@@ -20,7 +20,7 @@ from sfm_lightglue.report.scene_data import scene_of
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import H5Reader
 from sfm_lightglue.summary import Summary
-from sfm_lightglue.tables import PairRow, PhotoRow, tables_of
+from sfm_lightglue.tables import PairRow, PhotoRow, Tables
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ MAX_MODELS = 12
 """Models in the 3D view, the first ones."""
 
 
-def content_of(run: RunFolder) -> dict[str, Any]:
+def content_of(run: RunFolder, tables: Tables) -> dict[str, Any]:
     """All data of the page `web/page.html` about a run: texts, numbers, lists and packed arrays."""
-    summary, tables = Summary.read(run), tables_of(run)
+    summary = Summary.read(run)
     photos = sorted(tables.photos, key=lambda row: row.photo)
     number = {row.photo: i for i, row in enumerate(photos)}
     pairs = pair_data.kept_pairs([pair for pair in tables.pairs if pair.photo0 in number and pair.photo1 in number])
@@ -186,6 +186,7 @@ def _lines(
     lines = pair_data.Lines(features, readers["matches"], readers["verification"])
     first = [row for rows in galleries.values() for row in rows]
     rows = list(dict.fromkeys([*first, *range(len(pairs))][: len(first) + pair_data.MAX_DRAWN]))
+    rows = [row for row in rows if features.has(pairs[row].photo0) and features.has(pairs[row].photo1)]
     drawn = {str(row): found for row in rows if (found := lines.of_pair(pairs[row].photo0, pairs[row].photo1)) is not None}
     known = [i for i in lost if features.has(photos[i].photo)]
     keypoints = [{"photo": i, **lines.of_photo(photos[i].photo)} for i in known]

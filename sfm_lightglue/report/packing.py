@@ -74,16 +74,16 @@ def histogram(
     if not len(values):
         return None
     start = float(values.min()) if low is None else low
-    end = max(float(np.percentile(values, 99)), start)
+    end = max(float(np.percentile(values, 99, method="higher")), start)
     if (values == np.rint(values)).all():
         width = max(1, int(np.ceil((end - start + 1) / num_bins)))
         edges = start + width * np.arange(int((end - start) // width) + 2)
     else:
         edges = np.linspace(start, end if end > start else start + 1, num_bins + 1)
     counts, _ = np.histogram(np.clip(values, edges[0], np.nextafter(edges[-1], edges[0])), edges)
-    above = int(np.sum(values >= edges[-1]))
+    above = int(np.sum(values > end))
     median, tenth, ninety = (float(value) for value in np.percentile(values, (50, 10, 90)))
     note = f"median {short(median)}; 80 % are between {short(tenth)} and {short(ninety)}"
     if above:
-        note += f"; {above} above {short(edges[-1])} are in the last bar"
+        note += f"; {above} above {short(end)} are in the last bar"
     return {"title": title, "unit": unit, "edges": edges.tolist(), "counts": counts.tolist(), "note": note}

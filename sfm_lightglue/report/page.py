@@ -22,15 +22,16 @@ from sfm_lightglue.report.content import content_of
 from sfm_lightglue.report.draw import is_marked
 from sfm_lightglue.report.packing import printable, script_json
 from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.tables import Tables, tables_of
 
 SCRIPTS = ("data.js", "tables.js", "charts.js", "pairs.js", "matches.js", "scene.js", "scene_controls.js", "main.js")
 """Scripts of the page, in this order."""
 
 
-def build_report(run: RunFolder) -> Path:
+def build_report(run: RunFolder, tables: Tables | None = None) -> Path:
     """Writes `report.html` for everything that is in the output folder of a run, and returns its path.
 
-    With many photos, their pictures go to the folder `report` beside it.
+    With many photos, their pictures go to the folder `report` beside it. `tables` are those of `tables_of`, if they are known.
 
     Raises: FileNotFoundError if the folder holds no run, ValueError if a file that is no report is in the way.
     """
@@ -41,7 +42,7 @@ def build_report(run: RunFolder) -> Path:
             f"{run.path} holds no run: expected an output folder with {run.summary.name} (output=DIR of the run)"
         )
     check_report(run)
-    content = content_of(run)
+    content = content_of(run, tables or tables_of(run))
     with written_whole(run.report) as temporary:
         temporary.write_text(_page(content), encoding="utf-8")
     return run.report
@@ -54,9 +55,9 @@ def check_report(run: RunFolder) -> None:
     pictures = run.report_pictures
     if os.path.lexists(pictures) and not pictures.is_dir():
         raise foreign_file(pictures)
-    first = pictures / "00000.jpg"
-    if first.exists() and not is_marked(first):
-        raise foreign_file(first)
+    for picture in sorted(pictures.glob("[0-9]*.jpg")):
+        if not picture.is_file() or not is_marked(picture):
+            raise foreign_file(picture)
 
 
 def _page(content: Mapping[str, Any]) -> str:

@@ -82,14 +82,14 @@ def make_pictures(
         if is_embedded
         else IN_FOLDER
     )
-    posed = sorted(posed)
-    cell = next((size for size in ATLAS_CELLS if (ATLAS_SIDE // size) ** 2 >= len(posed)), 0) if posed else 0
-    wanted = {*posed} if cell else set()
+    with_pose = sorted(posed)
+    cell = next((size for size in ATLAS_CELLS if (ATLAS_SIDE // size) ** 2 >= len(with_pose)), 0) if with_pose else 0
+    wanted = {*with_pose} if cell else set()
     large_side = 0 if is_embedded else LARGE
-    enlarged = {*enlarged} if large_side else set()
+    with_large = {*enlarged} if large_side else set()
 
     def work(number: int) -> tuple[str, str, np.ndarray | None]:
-        sizes = side, large_side if number in enlarged else 0, cell if number in wanted else 0
+        sizes = side, large_side if number in with_large else 0, cell if number in wanted else 0
         target = None if is_embedded else folder / f"{number:05}.jpg"
         return _picture(photos / names[number], orientations.get(names[number], 1), sizes, target)
 

@@ -127,9 +127,9 @@ def settings_of(configuration: Mapping[str, Any] | None, dataset: Mapping[str, A
 
 def shown(value: Any) -> str:
     """A value of an option as in YAML."""
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, (list, dict)) else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def made_by(summary: Summary) -> str:

@@ -56,7 +56,7 @@ class StubScene:
     def model(self, registered: range) -> pycolmap.Reconstruction:
         """The model of these photos."""
         model = pycolmap.Reconstruction()
-        params = [FOCAL, SIZE[0] / 2, SIZE[1] / 2, 0.01]
+        params = [FOCAL, SIZE[0] / 2, SIZE[1] / 2, 0.0]
         camera = pycolmap.Camera(model="SIMPLE_RADIAL", width=SIZE[0], height=SIZE[1], params=params, camera_id=1)
         model.add_camera_with_trivial_rig(camera)
         for index in registered:

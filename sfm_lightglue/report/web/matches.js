@@ -90,7 +90,8 @@ const ramp = (text) => make("span", { className: "ramp" }, `${text} 0`, make("i"
 function pairCaption(data, row) {
   const { photos, pairs } = data;
   const [reason] = pairs.reasons[pairs.reason[row]];
-  const counts = `${formatted(pairs.inliers[row])} of ${formatted(pairs.matches[row])} matches verified`;
+  const isVerified = pairs.verdicts[pairs.verdict[row]] === "verified";
+  const counts = `${formatted(pairs.inliers[row])} of ${formatted(pairs.matches[row])} matches ${isVerified ? "verified" : "agree"}`;
   return make("figcaption", {}, make("b", {}, `${photos.photo[pairs.photo0[row]]} - ${photos.photo[pairs.photo1[row]]}`), make("br"),
     reason ? `${counts}. ${reason}` : counts);
 }

@@ -105,8 +105,8 @@ const VERDICT_CLASSES = { registered: "good", verified: "good", rejected: "bad",
 
 const verdictCell = (verdict) => make("span", { className: VERDICT_CLASSES[verdict] ?? "" }, verdict);
 
-/** Two sentences, either of which may be empty. */
-const sentence = (reason, advice) => (reason && advice ? `${reason}. ${advice}` : reason || advice || "");
+/** Why, and what to try; either may be empty. */
+const sentence = (reason, advice) => [reason, advice ? `Try: ${advice}` : ""].filter((text) => text).join(". ");
 
 function photoTable(page) {
   const { photos } = page.data;
