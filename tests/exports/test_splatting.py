@@ -240,3 +240,11 @@ def test_photos_that_do_not_fit_are_one_error_before_the_work(run: Path, tmp_pat
     assert not (tmp_path / "splat").exists()
     with pytest.raises(FileNotFoundError, match="add photos=DIR"):
         export("splatting", run, tmp_path / "splat", ExportOptions(photos=tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(("name", "place"), [("splatting", "sparse/0"), ("ply", ".")])
+def test_where_the_model_lies_on_the_earth_goes_along(run: Path, tmp_path: Path, name: str, place: str) -> None:
+    write_json(run / "reconstruction" / "0" / "georeference.json", {"coordinates": "east, north, up"})
+    export(name, run, tmp_path / "new")
+    copied = json.loads((tmp_path / "new" / place / "georeference.json").read_text())
+    assert copied == {"coordinates": "east, north, up"}
