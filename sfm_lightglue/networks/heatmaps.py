@@ -117,3 +117,10 @@ def refined(
     them, weighted by the softmax of the values divided by `temperature`."""
     nearby = windows(heatmap, pixels, radius)
     return pixels + expected_offsets(((nearby - nearby.amax(dim=(1, 2), keepdim=True)) / temperature).exp())
+
+
+def interpolated(heatmap: Float[Tensor, "h w"], keypoints: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """The values of a heat map, interpolated between pixels, at keypoints inside it."""
+    last = keypoints.new_tensor(heatmap.shape[::-1]) - 1
+    grid = 2 * keypoints / last - 1  # the centres of the first and the last pixel lie at -1 and 1
+    return F.grid_sample(heatmap[None, None], grid[None, None], align_corners=True)[0, 0, 0]
