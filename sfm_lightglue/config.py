@@ -189,10 +189,15 @@ def compose_jobs(arguments: Sequence[str], name: str = CONFIG_NAME) -> list[Dict
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     if len(overrides) == len(arguments):
         return [compose_config(overrides, name)]
-    with explained_errors():
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    jobs = split_jobs(overrides)
     return [_with_own_output(compose_config(job, name), job, arguments) for job in jobs]
+
+
+def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep: `a=1,2 b=3` gives `a=1 b=3` and `a=2 b=3`. Raises: ValueError for a mistake."""
+    with explained_errors():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
 def _with_own_output(config: DictConfig, job: Sequence[str], arguments: Sequence[str]) -> DictConfig:

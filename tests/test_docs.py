@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import sfm_lightglue
+from sfm_lightglue import benchmark
 from sfm_lightglue.cli import main
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.config_files import GROUPS, choices, config_dir
@@ -117,8 +118,10 @@ def check_own_command(words: list[str], command_names: set[str]) -> bool:
     command, *rest = words
     assert command in command_names or command.startswith("--"), f"there is no command {command}"
     overrides = [word for word in rest if "=" in word]
-    if "-m" in rest:
-        overrides = [re.sub(r"^([a-z_]+=[^,\[]+),.*", r"\1", override) for override in overrides]
+    if command == "benchmark":
+        overrides = [override for override in overrides if group_of(override) not in benchmark.KEYS]
+    if "-m" in rest or command == "benchmark":
+        overrides = [re.sub(r"^([a-z_.]+=[^,\[]+),.*", r"\1", override) for override in overrides]
     compose(tuple(overrides), "train" if command == "train" else "pipeline")
     text = " ".join(words)
     named = re.search(r"\+dataset=(\w+)", text)

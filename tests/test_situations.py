@@ -120,6 +120,7 @@ SITUATIONS = (
     S("check first", "a list of pairs with unknown names", "told at once", checks.list_with_unknown_names),
     S("check first", "global descriptors that are missing", "told at once", checks.missing_global_descriptors),
     S("check first", "the matcher's weights are missing", "told at once", checks.missing_weights_of_the_matcher),
+    S("check first", "`features=raco`, its weights and LightGlue's are missing", "told at once", checks.missing_weights_of_raco),
     S("check first", "`a/b.jpg` and `a-b.jpg`", "told at once", checks.names_with_one_key),
     S("check first", "`geometries.max_error_px=0`", "told at once", checks.range_of_an_option),
     S("check first", "three mistakes", "all in one message", checks.several_mistakes),

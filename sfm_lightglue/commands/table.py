@@ -122,6 +122,12 @@ COMMANDS = (
         more="sfm_lightglue.commands.export:help_text",
     ),
     Command(
+        "benchmark",
+        "DATA OUT [sets=NAME,...] [estimator=colmap|poselib|opencv] [max_error_px=1,2] [resize=...] [features=... key=value ...]",
+        "configurations x sets with ground truth -> benchmark.md and .csv",
+        "sfm_lightglue.commands.benchmark:main",
+    ),
+    Command(
         "frames",
         "VIDEO FOLDER [every=SECONDS]",
         "video -> photos, the sharpest of each half second",

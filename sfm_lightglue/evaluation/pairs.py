@@ -7,14 +7,14 @@ COLMAP's pixels, (0.5, 0.5). The functions add half a pixel to the points before
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 
-from sfm_lightglue.geometry import warp_points
+from sfm_lightglue.evaluation.estimators import Estimator, estimate_homography, estimate_relative_pose, normalised
+from sfm_lightglue.geometry import essential_matrix, warp_points
 from sfm_lightglue.pair_files import read_pair_list
 from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.poses import PosedCamera, direction_angle_deg, rotation_angle_deg
@@ -24,6 +24,7 @@ POSE_THRESHOLDS_DEG = (5, 10, 20)
 HOMOGRAPHY_THRESHOLDS_PX = (1, 3, 5)
 REFERENCE_SIZE_PX = 1024
 """RANSAC's error limit for poses is given for images with this longest side; it is scaled to the size of the photos."""
+POSE_ESTIMATOR, HOMOGRAPHY_ESTIMATOR = Estimator(max_error_px=1.0), Estimator(max_error_px=3.0)
 MIN_BASELINE = 1e-9
 """Smallest distance of two cameras, in the unit of the ground truth: only the rotation is compared if they are closer."""
 
@@ -81,9 +82,9 @@ def evaluate_pair_poses(
     truth: Mapping[str, PosedCamera],
     correspondences: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]],
     *,
-    max_error_px: float = 1.0,
-    max_num_trials: int = 10000,
+    estimator: Estimator = POSE_ESTIMATOR,
     seed: int = 0,
+    reference_size_px: int | None = REFERENCE_SIZE_PX,
 ) -> PairEvaluation:
     """Errors of the relative poses that are estimated from matched points with the true intrinsics.
 
@@ -94,23 +95,25 @@ def evaluate_pair_poses(
         pairs: names of the two images of each pair.
         truth: true cameras by image name. Only the two cameras of a pair must be in the same world.
         correspondences: matched points (k, 2), (k, 2) of each pair, px, row by row.
-        max_error_px: RANSAC's error limit for images with a longest side of 1024 px; it is scaled to the size of the photos.
-        max_num_trials: largest number of RANSAC trials.
+        estimator: how poses are estimated.
         seed: seed of RANSAC.
+        reference_size_px: the error limit of the estimator is for images with this longest side, and is scaled to the size of
+            the photos. None: it is in px of the photos.
 
     Raises: KeyError if an image is not in `truth`.
     """
     errors = []
     for name0, name1 in pairs:
         camera0, camera1 = _true_camera(truth, name0), _true_camera(truth, name1)
-        options = _ransac(max_error_px * _image_scale(camera0, camera1), max_num_trials, seed)
         points0, points1 = correspondences.get((name0, name1), (np.zeros((0, 2)), np.zeros((0, 2))))
-        errors.append(_pair_error(camera0, camera1, points0, points1, options))
+        scale = 1.0 if reference_size_px is None else (max(camera0.size) + max(camera1.size)) / 2 / reference_size_px
+        scaled = replace(estimator, max_error_px=estimator.max_error_px * scale)
+        errors.append(_pair_error(camera0, camera1, points0, points1, scaled, seed))
     errors_deg = [180.0 if error is None else error for error in errors]
     return PairEvaluation(
         num_pairs=len(errors),
         num_failed=errors.count(None),
-        auc=_auc_by_threshold(errors_deg, POSE_THRESHOLDS_DEG),
+        auc=auc_by_threshold(errors_deg, POSE_THRESHOLDS_DEG),
         errors_deg=errors_deg,
     )
 
@@ -121,9 +124,9 @@ def evaluate_homography(
     homography: np.ndarray,
     size0: tuple[int, int],
     *,
-    max_error_px: float = 3.0,
-    max_num_trials: int = 10000,
+    estimator: Estimator = HOMOGRAPHY_ESTIMATOR,
     seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> float:
     """Corner error of the homography that is estimated from matched points, px of image 1; infinite without an estimate.
 
@@ -135,23 +138,22 @@ def evaluate_homography(
         points1: matched points (k, 2) of image 1, px, row by row the partners of `points0`.
         homography: the true homography (3, 3), in COLMAP's pixels.
         size0: (width, height) px of image 0.
-        max_error_px: RANSAC's error limit.
-        max_num_trials: largest number of RANSAC trials.
+        estimator: how homographies are estimated.
         seed: seed of RANSAC.
+        weights: scores (k,) of the matches, for estimators that weight them.
     """
-    options = _ransac(max_error_px, max_num_trials, seed)
-    estimate = pycolmap.estimate_homography_matrix(_colmap_pixels(points0), _colmap_pixels(points1), options)
+    estimate = estimate_homography(colmap_pixels(points0), colmap_pixels(points1), estimator, seed=seed, weights=weights)
     if estimate is None:
         return float("inf")
     width, height = size0
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
-    distances = np.linalg.norm(warp_points(estimate["H"], corners) - warp_points(homography, corners), axis=1)
+    distances = np.linalg.norm(warp_points(estimate, corners) - warp_points(homography, corners), axis=1)
     return float(distances.mean())
 
 
 def homography_auc(corner_errors_px: Sequence[float]) -> dict[str, float]:
     """Area under the recall curve of corner errors up to 1, 3 and 5 px, percent."""
-    return _auc_by_threshold(corner_errors_px, HOMOGRAPHY_THRESHOLDS_PX)
+    return auc_by_threshold(corner_errors_px, HOMOGRAPHY_THRESHOLDS_PX)
 
 
 def homography_precision(points0: np.ndarray, points1: np.ndarray, homography: np.ndarray, *, max_error_px: float = 3.0) -> float:
@@ -162,8 +164,36 @@ def homography_precision(points0: np.ndarray, points1: np.ndarray, homography: n
     """
     if len(points0) == 0:
         return 0.0
-    distances = np.linalg.norm(warp_points(homography, _colmap_pixels(points0)) - _colmap_pixels(points1), axis=1)
+    distances = np.linalg.norm(warp_points(homography, colmap_pixels(points0)) - colmap_pixels(points1), axis=1)
     return float(np.mean(distances <= max_error_px))
+
+
+def symmetric_homography_errors(points0: np.ndarray, points1: np.ndarray, homography: np.ndarray) -> np.ndarray:
+    """float64 (k,): mean of the distances in image 1 after the true homography and in image 0 after its inverse, px.
+
+    A match is row i of `points0` (k, 2) and `points1` (k, 2). The homography (3, 3) is in COLMAP's pixels.
+    """
+    first, second = colmap_pixels(points0), colmap_pixels(points1)
+    forward = np.linalg.norm(warp_points(homography, first) - second, axis=1)
+    backward = np.linalg.norm(warp_points(np.linalg.inv(homography), second) - first, axis=1)
+    errors: np.ndarray = (forward + backward) / 2
+    return errors
+
+
+def epipolar_errors(points0: np.ndarray, points1: np.ndarray, camera0: PosedCamera, camera1: PosedCamera) -> np.ndarray:
+    """float64 (k,): mean of the distances to both true epipolar lines, for focal length 1.
+
+    A match is row i of `points0` (k, 2) and `points1` (k, 2), px. Multiplied by the focal length, the error is in px.
+    """
+    rotation = camera1.rotation @ camera0.rotation.T
+    essential = essential_matrix(rotation, camera1.translation - rotation @ camera0.translation)
+    rays = [normalised(colmap_pixels(points), camera) for points, camera in ((points0, camera0), (points1, camera1))]
+    x0, x1 = (np.column_stack([each, np.ones(len(each))]) for each in rays)
+    line1, line0 = x0 @ essential.T, x1 @ essential
+    residuals = np.abs(np.sum(x1 * line1, axis=1))
+    lengths = [np.maximum(np.linalg.norm(line[:, :2], axis=1), 1e-12) for line in (line0, line1)]
+    errors: np.ndarray = residuals * (1 / lengths[0] + 1 / lengths[1]) / 2
+    return errors
 
 
 def repeatability(
@@ -189,7 +219,7 @@ def repeatability(
         size1: (width, height) px of image 1.
         max_error_px: largest distance of a keypoint that is found again.
     """
-    points0, points1 = _colmap_pixels(keypoints0), _colmap_pixels(keypoints1)
+    points0, points1 = colmap_pixels(keypoints0), colmap_pixels(keypoints1)
     warped0, warped1 = warp_points(homography, points0), warp_points(np.linalg.inv(homography), points1)
     common0, common1 = _inside(warped0, size1), _inside(warped1, size0)
     distances = np.concatenate(
@@ -246,18 +276,15 @@ def read_homographies(path: Path | str) -> dict[tuple[str, str], np.ndarray]:
 
 
 def _pair_error(
-    camera0: PosedCamera, camera1: PosedCamera, points0: np.ndarray, points1: np.ndarray, options: pycolmap.RANSACOptions
+    camera0: PosedCamera, camera1: PosedCamera, points0: np.ndarray, points1: np.ndarray, estimator: Estimator, seed: int
 ) -> float | None:
     """The larger of the rotation and the translation error in degrees; None if no pose can be estimated."""
-    estimate = pycolmap.estimate_essential_matrix(
-        _colmap_pixels(points0), _colmap_pixels(points1), _colmap_camera(camera0), _colmap_camera(camera1), options
-    )
+    estimate = estimate_relative_pose(colmap_pixels(points0), colmap_pixels(points1), camera0, camera1, estimator, seed=seed)
     if estimate is None:
         return None
-    cam1_from_cam0 = estimate["cam2_from_cam1"].matrix()
     true_rotation = camera1.rotation @ camera0.rotation.T
     true_translation = camera1.translation - true_rotation @ camera0.translation
-    errors = relative_pose_error(cam1_from_cam0[:, :3], cam1_from_cam0[:, 3], true_rotation, true_translation)
+    errors = relative_pose_error(*estimate, true_rotation, true_translation)
     return max(errors[0], min(errors[1], 180 - errors[1]))
 
 
@@ -267,28 +294,11 @@ def _true_camera(truth: Mapping[str, PosedCamera], name: str) -> PosedCamera:
     return truth[name]
 
 
-def _image_scale(camera0: PosedCamera, camera1: PosedCamera) -> float:
-    return (max(camera0.size) + max(camera1.size)) / 2 / REFERENCE_SIZE_PX
-
-
-def _colmap_pixels(points: np.ndarray) -> np.ndarray:
+def colmap_pixels(points: np.ndarray) -> np.ndarray:
     return np.asarray(points, np.float64).reshape(-1, 2) + 0.5
 
 
-def _colmap_camera(camera: PosedCamera) -> pycolmap.Camera:
-    matrix = camera.camera_matrix
-    params = [matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]]
-    return pycolmap.Camera(model="PINHOLE", width=camera.size[0], height=camera.size[1], params=params)
-
-
-def _ransac(max_error_px: float, max_num_trials: int, seed: int) -> pycolmap.RANSACOptions:
-    """Options of RANSAC; equal points give equal estimates, because it is seeded."""
-    options = pycolmap.RANSACOptions()
-    options.max_error, options.max_num_trials, options.random_seed = max_error_px, max_num_trials, seed
-    return options
-
-
-def _auc_by_threshold(errors: Sequence[float], thresholds: Sequence[float]) -> dict[str, float]:
+def auc_by_threshold(errors: Sequence[float], thresholds: Sequence[float]) -> dict[str, float]:
     return {f"{threshold:g}": auc for threshold, auc in zip(thresholds, pose_auc(errors, thresholds), strict=True)}
 
 

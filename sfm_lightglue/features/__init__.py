@@ -3,6 +3,7 @@
 EXTRACTORS = {
     "superpoint": "sfm_lightglue.features.superpoint:SuperPointExtractor",
     "aliked": "sfm_lightglue.features.aliked:AlikedExtractor",
+    "raco": "sfm_lightglue.features.raco:RacoExtractor",
     "disk": "sfm_lightglue.features.disk:DiskExtractor",
     "xfeat": "sfm_lightglue.features.xfeat:XFeatExtractor",
     "sift": "sfm_lightglue.features.sift:SiftExtractor",

@@ -19,7 +19,7 @@ from sfm_lightglue.features.extractor import (
 )
 from sfm_lightglue.images import MIN_SIDE
 from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
-from sfm_lightglue.networks.heatmaps import expected_offsets, non_maximum_suppression, windows
+from sfm_lightglue.networks.heatmaps import non_maximum_suppression, refined
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
@@ -121,11 +121,4 @@ def detect(score_map: Tensor, threshold: float, radius: int) -> tuple[Tensor, Te
     height, width = score_map.shape
     peaks = non_maximum_suppression(score_map[None], radius)[0, radius : height - radius, radius : width - radius]
     pixels = (peaks > threshold).nonzero().flip(1) + radius
-    return refine(score_map, pixels, radius), score_map[pixels[:, 1], pixels[:, 0]]
-
-
-def refine(score_map: Tensor, pixels: Tensor, radius: int) -> Tensor:
-    """Sub-pixel positions float32 (n, 2) of the maxima of a score map (h, w) at pixels (n, 2)."""
-    nearby = windows(score_map, pixels, radius)  # n k k
-    weights = ((nearby - nearby.amax(dim=(1, 2), keepdim=True)) / TEMPERATURE).exp()
-    return pixels + expected_offsets(weights)
+    return refined(score_map, pixels, radius, TEMPERATURE), score_map[pixels[:, 1], pixels[:, 0]]

@@ -16,6 +16,11 @@ def resize_longest(pixels: np.ndarray, resize_max: int | None, enlarge_max: floa
     if scale == 1:
         return pixels
     size = max(1, round(width * scale)), max(1, round(height * scale))
+    return resized_to(pixels, size)
+
+
+def resized_to(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (h', w', 3): the photo resized with antialiasing to `size` (width, height) px."""
     return np.array(PILImage.fromarray(pixels).resize(size, PILImage.Resampling.LANCZOS))
 
 

@@ -12,7 +12,7 @@ Keypoints are (x, y) px of the network's input, centre of the top-left pixel at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -104,11 +104,11 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         """The features of this level."""
-        inner = _selu(self.bn1(self.conv1(x)))
+        inner = selu(self.bn1(self.conv1(x)))
         inner = self.bn2(self.conv2(inner))
         if self.downsample is not None:
             inner += self.downsample(x)
-        return _selu(inner)
+        return selu(inner)
 
 
 class DescriptorHead(nn.Module):
@@ -124,12 +124,12 @@ class DescriptorHead(nn.Module):
     def offsets(self, patches: Float32[Tensor, "n 9 d"]) -> Float32[Tensor, "n m 2"]:
         """Sample positions (x, y) relative to the keypoints, px, from the features of 3x3 pixels around them, row by row."""
         first, _, last = (cast(nn.Conv2d, layer) for layer in self.offset_conv)
-        inner = _selu(F.linear(patches.flatten(1), first.weight.permute(0, 2, 3, 1).flatten(1), first.bias))
+        inner = selu(F.linear(patches.flatten(1), first.weight.permute(0, 2, 3, 1).flatten(1), first.bias))
         return F.linear(inner, last.weight.flatten(1), last.bias).unflatten(1, (2, -1)).transpose(1, 2)
 
     def forward(self, samples: Float32[Tensor, "n m d"]) -> Float32[Tensor, "n d"]:
         """Unit-length descriptors from the features at the sampled positions."""
-        samples = _selu(F.linear(samples, self.sf_conv.weight.flatten(1)))
+        samples = selu(F.linear(samples, self.sf_conv.weight.flatten(1)))
         return F.normalize(samples.flatten(1) @ self.agg_weights.flatten(0, 1), dim=1)
 
 
@@ -147,12 +147,7 @@ class ALIKED(nn.Module):
         self.conv1, self.conv2, self.conv3, self.conv4 = (
             nn.Conv2d(channels, size // 4, 1, bias=False, dilation=ONE_DNN) for channels in self.variant.channels
         )
-        self.score_head = nn.Sequential(
-            *(nn.Conv2d(size, 8, 1, bias=False), nn.SELU(inplace=True)),
-            *(nn.Conv2d(8, 4, 3, padding=1, bias=False), nn.SELU(inplace=True)),
-            *(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.SELU(inplace=True)),
-            nn.Conv2d(4, 1, 3, padding=1, bias=False),
-        )
+        self.score_head = score_head(size)
         self.desc_head = DescriptorHead(size, self.variant.num_samples)
 
     def lower(self, dtype: torch.dtype) -> None:
@@ -163,22 +158,11 @@ class ALIKED(nn.Module):
     def forward(self, images: Float32[Tensor, "b 3 h w"]) -> AlikedOutput:
         """The scores and levels of RGB images with values in 0..1."""
         height, width = images.shape[2:]
-        across, down = -width % MULTIPLE, -height % MULTIPLE
-        left, top = across // 2, down // 2
-        padded = F.pad(images, (left, across - left, top, down - top), mode="replicate")
+        padded, (left, top) = pad_to_multiple(images)
         dtype = self.conv1.weight.dtype
-        padded = padded.to(dtype, memory_format=torch.channels_last)
-
-        x1 = in_bands(self.block1, padded, halo=2, whole=self.training)
-        x2 = in_bands(self.block2, F.avg_pool2d(x1, 2), halo=2, whole=self.training)
-        x3 = self.block3(F.avg_pool2d(x2, 4).float())
-        x4 = self.block4(F.avg_pool2d(x3, 4))
-        y2, y3, y4 = (_selu(conv(x)).float() for conv, x in ((self.conv2, x2), (self.conv3, x3), (self.conv4, x4)))
-
-        first, *others = cast(nn.Conv2d, self.score_head[0]).weight.chunk(4, dim=1)
-        mixed = in_bands(lambda x: F.conv2d(_selu(self.conv1(x)), first.to(dtype), dilation=ONE_DNN).float(), x1)
-        for y, weight in zip((y2, y3, y4), others, strict=True):
-            mixed += F.interpolate(F.conv2d(y, weight, dilation=ONE_DNN), mixed.shape[2:], mode="bilinear", align_corners=True)
+        x1, x2, x3, x4 = four_levels(self, padded.to(dtype, memory_format=torch.channels_last))
+        y2, y3, y4 = (selu(conv(x)).float() for conv, x in ((self.conv2, x2), (self.conv3, x3), (self.conv4, x4)))
+        mixed = mix_levels(cast(nn.Conv2d, self.score_head[0]), self.conv1, x1, (y2, y3, y4))
         scores = self.score_head[1:](mixed).sigmoid()[:, 0, top : top + height, left : left + width]
         return AlikedOutput(scores, tuple(x.permute(0, 2, 3, 1) for x in (x1, y2, y3, y4)), (left, top))
 
@@ -215,7 +199,7 @@ class ALIKED(nn.Module):
         height, width = levels[0].shape[:2]
         x, y = (pixel + first for pixel, first in zip(pixels.unbind(-1), origin, strict=True))
         own = levels[0].flatten(0, 1).index_select(0, (y * width + x).flatten())
-        features = [_selu(F.linear(own, self.conv1.weight.flatten(1))).float()]
+        features = [selu(F.linear(own, self.conv1.weight.flatten(1))).float()]
         for level in levels[1:]:
             rows, columns = level.shape[:2]
             positions = torch.stack([x * ((columns - 1) / (width - 1)), y * ((rows - 1) / (height - 1))], dim=-1)
@@ -234,18 +218,69 @@ def load_aliked(variant: str, state: Mapping[str, Tensor]) -> ALIKED:
     """
     network = ALIKED(variant)
     load_strictly(network, state)
-    network.eval()
-    for name in ("block1", "block2", "block3", "block4"):
-        block = network.get_submodule(name)
-        for i in "12":
+    fold_batch_norm(network.eval())
+    return network
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Folds batch normalisation into the convolutions of every `Block` of a network in evaluation mode."""
+    for block in list(network.modules()):
+        for i in "12" if isinstance(block, Block) else "":
             conv, norm = block.get_submodule(f"conv{i}"), cast(nn.BatchNorm2d, block.get_submodule(f"bn{i}"))
             holder, key = (conv, "regular_conv") if isinstance(conv, DeformableConv) else (block, f"conv{i}")
             setattr(holder, key, fuse_conv_bn_eval(cast(nn.Conv2d, getattr(holder, key)), norm))
             setattr(block, f"bn{i}", nn.Identity())
-    return network
 
 
-def _selu(x: Tensor) -> Tensor:
+def score_head(size: int) -> nn.Sequential:
+    """The layers that make a score from the `size` channels of the joined levels."""
+    return nn.Sequential(
+        *(nn.Conv2d(size, 8, 1, bias=False), nn.SELU(inplace=True)),
+        *(nn.Conv2d(8, 4, 3, padding=1, bias=False), nn.SELU(inplace=True)),
+        *(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.SELU(inplace=True)),
+        nn.Conv2d(4, 1, 3, padding=1, bias=False),
+    )
+
+
+def pad_to_multiple(images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c hp wp"], tuple[int, int]]:
+    """Images whose sides are multiples of `MULTIPLE`, and the position (x, y) of the first pixel in them."""
+    height, width = images.shape[2:]
+    across, down = -width % MULTIPLE, -height % MULTIPLE
+    left, top = across // 2, down // 2
+    return F.pad(images, (left, across - left, top, down - top), mode="replicate"), (left, top)
+
+
+def four_levels(network: nn.Module, images: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
+    """The results (b, c, hl, wl) of the blocks 1 to 4 of a network, at 1, 1/2, 1/8 and 1/32 of the size of the images."""
+    block1, block2, block3, block4 = (network.get_submodule(f"block{i}") for i in "1234")
+    x1 = in_bands(block1, images, halo=2, whole=network.training)
+    x2 = in_bands(block2, F.avg_pool2d(x1, 2), halo=2, whole=network.training)
+    x3 = block3(F.avg_pool2d(x2, 4).float())
+    return x1, x2, x3, block4(F.avg_pool2d(x3, 4))
+
+
+def mix_levels(
+    mixer: nn.Conv2d, conv1: nn.Conv2d, x1: Float[Tensor, "b c h w"], others: Sequence[Tensor]
+) -> Float32[Tensor, "b e h w"]:
+    """A 1x1 convolution `mixer` of the joined levels, at full size.
+
+    It commutes with the linear upsampling of the levels, so its few channels are upsampled instead of all.
+
+    Args:
+        mixer: the convolution; its input channels belong to the four levels, a quarter to each.
+        conv1: makes the channels of the first level from x1, before SELU.
+        x1: the result of the first block.
+        others: the channels (b, d, hl, wl) of the other levels.
+    """
+    first, *weights = mixer.weight.chunk(4, dim=1)
+    first = first.to(x1.dtype)
+    mixed = in_bands(lambda x: F.conv2d(selu(conv1(x)), first, dilation=ONE_DNN).float(), x1)
+    for y, weight in zip(others, weights, strict=True):
+        mixed += F.interpolate(F.conv2d(y, weight, dilation=ONE_DNN), mixed.shape[2:], mode="bilinear", align_corners=True)
+    return mixed
+
+
+def selu(x: Tensor) -> Tensor:
     """SELU in place: the layer before does not use its result again."""
     return F.selu(x, inplace=True)
 

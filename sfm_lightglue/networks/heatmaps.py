@@ -108,3 +108,19 @@ def expected_offsets(weights: Float[Tensor, "*b k k"]) -> Float32[Tensor, "*b 2"
     step = torch.arange(-radius, radius + 1, device=weights.device, dtype=torch.float32)
     weights = weights.float() / weights.float().sum(dim=(-2, -1), keepdim=True)
     return torch.stack([weights.sum(dim=-2) @ step, weights.sum(dim=-1) @ step], dim=-1)
+
+
+def refined(
+    heatmap: Float[Tensor, "h w"], pixels: Int64[Tensor, "n 2"], radius: int, temperature: float
+) -> Float32[Tensor, "n 2"]:
+    """Positions between pixels of the maxima of a heat map at `pixels`: the mean position in the squares of `radius` px around
+    them, weighted by the softmax of the values divided by `temperature`."""
+    nearby = windows(heatmap, pixels, radius)
+    return pixels + expected_offsets(((nearby - nearby.amax(dim=(1, 2), keepdim=True)) / temperature).exp())
+
+
+def interpolated(heatmap: Float[Tensor, "h w"], keypoints: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """The values of a heat map, interpolated between pixels, at keypoints inside it."""
+    last = keypoints.new_tensor(heatmap.shape[::-1]) - 1
+    grid = 2 * keypoints / last - 1  # the centres of the first and the last pixel lie at -1 and 1
+    return F.grid_sample(heatmap[None, None], grid[None, None], align_corners=True)[0, 0, 0]

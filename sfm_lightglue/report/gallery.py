@@ -13,7 +13,7 @@ from sfm_lightglue.images import load_image
 from sfm_lightglue.orientation import turn_pixels, upright_features
 from sfm_lightglue.products import Pair
 from sfm_lightglue.report.draw import is_marked
-from sfm_lightglue.report.matches import plot_matches
+from sfm_lightglue.report.matches import draw_matches
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import H5Reader
 
@@ -77,7 +77,7 @@ def _draw(images: Path, pair: Pair, features: H5Reader, matches: H5Reader, verif
         raise KeyError(f"{matches.path} has no matches of {pair.name0!r} and {pair.name1!r}")
     inliers = verified.geometry(pair.name0, pair.name1).inlier_matches
     stored = [features.features(name, with_descriptors=False) for name in (pair.name0, pair.name1)]
-    plot_matches(
+    draw_matches(
         turn_pixels(load_image(images, pair.name0).pixels, stored[0].orientation),
         turn_pixels(load_image(images, pair.name1).pixels, stored[1].orientation),
         upright_features(stored[0]).keypoints[found.indices[:, 0]],

@@ -21,7 +21,7 @@ MIN_WIDTH = 640
 """Smallest width of the picture, px: text needs it above narrow photos."""
 
 
-def plot_matches(
+def draw_matches(
     pixels0: np.ndarray,
     pixels1: np.ndarray,
     keypoints0: np.ndarray,
@@ -69,7 +69,7 @@ def plot_matches(
     save(picture, path)
 
 
-def plot_keypoints(pixels: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, path: Path | str, *, title: str = "") -> None:
+def draw_keypoints(pixels: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, path: Path | str, *, title: str = "") -> None:
     """Draws a photo and its keypoints as dots in the colours of their detection scores, to the picture `path`.
 
     The colours span the 5th to the 95th percentile of the scores. The keypoints with the highest scores are on top.

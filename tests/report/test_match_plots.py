@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sfm_lightglue.report.draw import PAPER, draw_text, score_colors
-from sfm_lightglue.report.matches import FOOTER, GAP, HEADER, MARGIN, PHOTO_SIZE, plot_keypoints, plot_matches
+from sfm_lightglue.report.matches import FOOTER, GAP, HEADER, MARGIN, PHOTO_SIZE, draw_keypoints, draw_matches
 
 BEST = score_colors(np.array([1.0]))[0].astype(int)
 
@@ -36,11 +36,11 @@ def test_a_line_ends_at_the_matched_keypoints(tmp_path: Path) -> None:
     photo0, photo1 = np.zeros((20, 30, 3), np.uint8), np.zeros((40, 40, 3), np.uint8)
     photo0[4, 7], photo1[30, 11] = (255, 0, 0), (255, 0, 0)
     nothing, path = np.zeros((0, 2)), tmp_path / "plot.png"
-    plot_matches(photo0, photo1, nothing, nothing, np.zeros(0), path)
+    draw_matches(photo0, photo1, nothing, nothing, np.zeros(0), path)
     plain = read(path)
     border = MARGIN + PHOTO_SIZE + GAP // 2  # the wider photo is on the left and fills PHOTO_SIZE
     places = [red_center(plain, MARGIN, border), red_center(plain, border, plain.shape[1] - MARGIN)]
-    plot_matches(photo0, photo1, np.array([[7.0, 4]]), np.array([[11.0, 30]]), np.ones(1), path)
+    draw_matches(photo0, photo1, np.array([[7.0, 4]]), np.array([[11.0, 30]]), np.ones(1), path)
     drawn = read(path)
     for x, y in places:
         rows, columns = np.nonzero(is_near(drawn[round(y) - 6 : round(y) + 7, round(x) - 6 : round(x) + 7], BEST))
@@ -54,7 +54,7 @@ def test_a_line_ends_at_the_matched_keypoints(tmp_path: Path) -> None:
 
 def test_photos_of_different_size_get_equal_heights_and_large_ones_shrink(tmp_path: Path) -> None:
     large, small = np.full((2000, 5000, 3), 90, np.uint8), np.full((200, 100, 3), 90, np.uint8)
-    plot_matches(large, small, np.zeros((1, 2)), np.zeros((1, 2)), np.ones(1), tmp_path / "plot.png")
+    draw_matches(large, small, np.zeros((1, 2)), np.zeros((1, 2)), np.ones(1), tmp_path / "plot.png")
     picture = read(tmp_path / "plot.png")
     assert picture.shape == (HEADER + 360 + FOOTER, MARGIN + 900 + GAP + 180 + MARGIN, 3)
 
@@ -63,7 +63,7 @@ def test_photos_of_different_size_get_equal_heights_and_large_ones_shrink(tmp_pa
 def test_no_matches_give_a_valid_picture(tmp_path: Path, ending: str) -> None:
     photo = np.full((60, 80, 3), 128, np.uint8)
     path = tmp_path / "folder" / f"plot.{ending}"
-    plot_matches(photo, photo, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), path, inliers=np.zeros(0, bool), title="empty")
+    draw_matches(photo, photo, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), path, inliers=np.zeros(0, bool), title="empty")
     assert is_near(read(path)[HEADER + 100, MARGIN + 100], (128, 128, 128), 3)
 
 
@@ -75,7 +75,7 @@ def horizontal_matches(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_matches_that_are_not_verified_are_grey(tmp_path: Path) -> None:
     photo, keypoints = horizontal_matches(2)
-    plot_matches(photo, photo, keypoints, keypoints, np.ones(2), tmp_path / "plot.png", inliers=np.array([True, False]))
+    draw_matches(photo, photo, keypoints, keypoints, np.ones(2), tmp_path / "plot.png", inliers=np.array([True, False]))
     inside = read(tmp_path / "plot.png")[HEADER:-FOOTER, MARGIN + 500 : MARGIN + 850]  # this part shows only lines
     upper, lower = inside[:450], inside[450:]
     lit = lower.max(axis=-1) > 20
@@ -87,7 +87,7 @@ def test_of_too_many_matches_an_even_choice_is_drawn_always_the_same(tmp_path: P
     photo, keypoints = horizontal_matches(96)
     paths = [tmp_path / "one.png", tmp_path / "two.png"]
     for path in paths:
-        plot_matches(photo, photo, keypoints, keypoints, np.ones(96), path, max_lines=20)
+        draw_matches(photo, photo, keypoints, keypoints, np.ones(96), path, max_lines=20)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     column = read(paths[0])[HEADER:-FOOTER, MARGIN + 700].max(axis=-1) > 60
     starts = np.flatnonzero(column & ~np.roll(column, 1))
@@ -97,12 +97,12 @@ def test_of_too_many_matches_an_even_choice_is_drawn_always_the_same(tmp_path: P
 
 def test_keypoints_are_drawn_at_their_positions(tmp_path: Path) -> None:
     photo = np.zeros((90, 90, 3), np.uint8)
-    plot_keypoints(photo, np.array([[8.0, 20], [70, 60]]), np.array([0.1, 0.9]), tmp_path / "plot.png", title="two")
+    draw_keypoints(photo, np.array([[8.0, 20], [70, 60]]), np.array([0.1, 0.9]), tmp_path / "plot.png", title="two")
     picture = read(tmp_path / "plot.png")
     for x, y, score in ((8, 20, 0.0), (70, 60, 1.0)):
         column, row = MARGIN + round((x + 0.5) * 10 - 0.5), HEADER + round((y + 0.5) * 10 - 0.5)
         assert is_near(picture[row, column], score_colors(np.array([score]))[0])
-    plot_keypoints(photo, np.zeros((0, 2)), np.zeros(0), tmp_path / "none.png")
+    draw_keypoints(photo, np.zeros((0, 2)), np.zeros(0), tmp_path / "none.png")
     assert not read(tmp_path / "none.png")[HEADER:-FOOTER, MARGIN : MARGIN + 900].any()
 
 

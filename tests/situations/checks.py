@@ -53,6 +53,15 @@ def missing_weights_of_the_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
     _told_first("matches=lightglue", words=("sift-lightglue", "weights fetch"))
 
 
+def missing_weights_of_raco(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(Path("cache").resolve()))
+    save_photos()
+    outcome = command("run", "+dataset=folder", "dataset.images=photos", "output=out", "features=raco")
+    assert not Path("out/features.h5").exists(), outcome.text
+    assert outcome.refuses("weights raco (raco.pth", "weights fetch raco-lightglue")
+
+
 def names_with_one_key() -> None:
     save_photos(names=["a/b.jpg", "a-b.jpg"])
     _told_first(words=("a/b.jpg", "a-b.jpg"))
