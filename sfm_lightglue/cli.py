@@ -18,9 +18,22 @@ from sfm_lightglue.registry import closest
 HELP_FLAGS = ("--help", "-h")
 
 
+PIPE_CLOSED = 141
+"""Exit status of programs that SIGPIPE ends."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status. A mistake of the user prints one line on stderr instead of a traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `--help | head`: Python must not write again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    return status
+
+
+def _main(arguments: list[str]) -> int:
     if arguments in (["--version"], ["version"]):
         print(__version__)
         return 0
@@ -40,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: all results so far are kept, and the same command continues from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except (*MISTAKES, MemoryError) as error:
         if os.environ.get("SFM_LIGHTGLUE_TRACEBACK") or ({*VERBOSE} & {*rest} and not {*QUIET} & {*rest}):
             raise

@@ -93,6 +93,15 @@ def test_the_module_runs_as_a_program() -> None:
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == f"{__version__}\n"
 
 
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "sfm_lightglue", "datasets"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
 @pytest.mark.parametrize("arguments", [[], ["help"], ["--help"], ["-h"]])
 def test_help_names_every_command_and_choice(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0

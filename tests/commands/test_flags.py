@@ -41,6 +41,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> None:
         logger = logging.getLogger("sfm_lightglue.any")
         for level in (logging.DEBUG, logging.INFO, logging.WARNING):
             logger.log(level, "message %s", logging.getLevelName(level).lower())
+        run.folder.path.mkdir(parents=True, exist_ok=True)
         with recorded(run.folder, "plots", {}):
             pass
 

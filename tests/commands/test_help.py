@@ -73,7 +73,7 @@ def test_arguments_choose_what_the_help_of_a_command_shows(shown: typing.Callabl
 def test_one_option_is_explained_with_its_value_in_each_choice(shown: typing.Callable[..., str], arguments: list[str]) -> None:
     text = shown(*arguments)
     assert text.startswith("features.max_keypoints=VALUE int, at least 1 ")
-    assert "features=aliked, disk, superpoint (default) 2048 per photo" in text
+    assert "features=aliked, disk, raco, superpoint (default) 2048 per photo" in text
     assert "features=xfeat 4096 per photo, as published" in text
 
 
