@@ -90,7 +90,7 @@ def make_run(
         folder: An empty folder. The photos go to `folder / "photos"`.
         names: Names of the photos.
         models: Numbers of the photos in each model; by default one model with all photos but the last.
-        georeferenced: Whether the first model lies on the earth.
+        georeferenced: Whether the first model lies on the earth, and the photos have GPS positions, in a file.
         num_pictures: Number of different pictures; with many photos, several share one.
         reach: Photos that follow within this distance are pairs, verified if they share points.
     """
@@ -119,6 +119,9 @@ def make_run(
         residuals = {name: Residual(0.5, 0.2, True) for name in scene.names}
         origin = Origin(50.0, 8.0, 100.0)
         write_georeference(run.reconstruction / "0", Georeference(origin, 1.0, np.eye(3), np.zeros(3), residuals, 0.1))
+        places = origin.to_geodetic([-pose[:, :3].T @ pose[:, 3] for pose in scene.poses])
+        lines = [f"{name} {' '.join(f'{value:.9f}' for value in place)}" for name, place in zip(scene.names, places, strict=True)]
+        (folder / "positions.txt").write_text("\n".join(lines), encoding="utf-8")
     _write_summary(run, folder / "photos", len(pairs), reports, scene.names)
     return run
 
@@ -198,5 +201,7 @@ def _write_summary(
         "num_images": len(names),
         "unregistered": [name for name in names if name not in largest],
     }
-    content = {"stages": stages, "dataset": {"images": str(photos)}, "versions": {"sfm_lightglue": "0.10.0"}}
+    positions = photos.parent / "positions.txt"
+    dataset = {"images": str(photos), "positions": str(positions) if positions.exists() else None}
+    content = {"stages": stages, "dataset": dataset, "versions": {"sfm_lightglue": "0.10.0"}}
     write_json(run.summary, json.loads(json.dumps(content)))

@@ -77,6 +77,9 @@ def test_the_3d_view_has_the_cameras_and_points_of_the_model(run: RunFolder, con
     left, top, right, bottom = unpacked(model["extents"]).reshape(-1, 4)[0]
     assert (right - left, bottom - top) == pytest.approx((SIZE[0] / 300, SIZE[1] / 300))
     assert model["up"] == [0, 0, 1]  # georeferenced
+    positions = unpacked(model["gps"]["positions"]).reshape(-1, 3)
+    np.testing.assert_allclose(positions[:7], poses[:, 4:], atol=0.01)  # m
+    assert list(unpacked(model["gps"]["photos"])) == list(range(7))  # of the photos in the model
 
 
 def test_errors_are_measured_in_px_of_the_photo_and_of_the_detector(content: dict[str, Any]) -> None:

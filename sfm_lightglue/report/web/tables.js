@@ -3,6 +3,8 @@
 
 const PAGE = matchMedia("(max-width: 600px)").matches ? 12 : 25;
 
+const isMissing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
+
 class SortedTable {
   /**
    * @param {HTMLElement} place
@@ -11,12 +13,16 @@ class SortedTable {
    */
   constructor(place, options) {
     this.options = options;
+    this.columns = options.columns.filter((column) => {
+      for (let row = 0; row < options.count; row++) if (!isMissing(column.value(row))) return true;
+      return false; // a column without a value has nothing to say
+    });
     this.sorted = { column: -1, ascending: true };
     this.page = 0;
     this.needle = "";
     this.choice = "";
     this.body = make("tbody");
-    this.heads = options.columns.map((column, i) => make("th", { scope: "col", className: column.isText ? "text" : "", title: column.about ?? "" },
+    this.heads = this.columns.map((column, i) => make("th", { scope: "col", className: column.isText ? "text" : "", title: column.about ?? "" },
       make("button", { type: "button", onclick: () => this.sortBy(i) }, column.title)));
     this.status = make("span", { className: "note", role: "status" });
     this.back = make("button", { type: "button", onclick: () => this.turn(-1) }, "Previous");
@@ -54,7 +60,7 @@ class SortedTable {
 
   sortBy(column) {
     const wasThis = this.sorted.column === column;
-    this.sorted = { column, ascending: wasThis ? !this.sorted.ascending : Boolean(this.options.columns[column].isText) };
+    this.sorted = { column, ascending: wasThis ? !this.sorted.ascending : Boolean(this.columns[column].isText) };
     this.heads.forEach((head, i) => {
       if (i === column) head.setAttribute("aria-sort", this.sorted.ascending ? "ascending" : "descending");
       else head.removeAttribute("aria-sort");
@@ -65,12 +71,11 @@ class SortedTable {
 
   /** Sorts the rows; missing numbers come last in both directions. */
   sort() {
-    const column = this.options.columns[this.sorted.column];
+    const column = this.columns[this.sorted.column];
     if (column) {
       const sign = this.sorted.ascending ? 1 : -1;
       const collator = new Intl.Collator("en", { numeric: true });
       const values = new Map(this.rows.map((row) => [row, column.value(row)]));
-      const isMissing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
       this.rows.sort((one, other) => {
         const [a, b] = [values.get(one), values.get(other)];
         if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b) || one - other;
@@ -88,7 +93,7 @@ class SortedTable {
   draw() {
     const first = this.page * PAGE;
     const shown = this.rows.slice(first, first + PAGE);
-    this.body.replaceChildren(...shown.map((row) => make("tr", {}, ...this.options.columns.map((column) => {
+    this.body.replaceChildren(...shown.map((row) => make("tr", {}, ...this.columns.map((column) => {
       const content = column.render ? column.render(row) : formatted(column.value(row), column.digits);
       return make("td", { className: `${column.isText ? "text" : ""} ${column.className ?? ""}`.trim() }, content);
     }))));
