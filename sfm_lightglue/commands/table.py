@@ -123,9 +123,11 @@ COMMANDS = (
     ),
     Command(
         "benchmark",
-        "DATA OUT [sets=NAME,...] [estimator=colmap|poselib|opencv] [max_error_px=1,2] [resize=...] [features=... key=value ...]",
+        "DATA OUT [sets=NAME,...] [estimator=NAME] [max_error_px=1,2] [resize=SIZE] [GROUP=CHOICE,...] [GROUP.KEY=VALUE,...]",
         "configurations x sets with ground truth -> benchmark.md and .csv",
         "sfm_lightglue.commands.benchmark:main",
+        ("features", "matches", "execution"),
+        more="estimator is colmap, poselib, opencv, dlt or weighted_dlt; resize is protocol, none, or a side and px: short:480.",
     ),
     Command(
         "frames",
