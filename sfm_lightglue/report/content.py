@@ -123,7 +123,9 @@ def _models(
         figures = {
             "3D points": model.num_points3D(),
             "mean track length": round(model.compute_mean_track_length(), 2),
-            "reprojection error, px": round(model.compute_mean_reprojection_error(), 2),
+            "reprojection error, px": round(
+                model.compute_mean_reprojection_error() or float(errors.sum() / max(1, len(errors))), 2
+            ),
         }
         found = [
             histogram("Track length", lengths, "photos", low=2),
