@@ -33,7 +33,7 @@ from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.mistakes import raise_together
-from sfm_lightglue.networks.weights import read_metadata
+from sfm_lightglue.networks.weights import HYPERCOLUMNS, read_metadata
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import closest, load_class
@@ -258,11 +258,11 @@ def _try_to_choose(node: DictConfig, group: str, problem: str = "") -> PluginCho
 
 
 def choose_lightglue(config: DictConfig) -> None:
-    """Sets `matches.trained_for` to `superpoint-open` if the features come from the open SuperPoint or one fine-tuned from it."""
+    """Sets `matches.trained_for` to `superpoint-open` if the features have the open SuperPoint's descriptors."""
     features, matches = config.features, config.matches
     if matches.get("trained_for") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
         weights = str(features.get("weights"))
-        if weights == "superpoint-open" or "superpoint-open " in read_metadata(Path(weights)).get("origins", ""):
+        if weights == "superpoint-open" or read_metadata(Path(weights)).get("descriptors") == HYPERCOLUMNS:
             matches.trained_for = "superpoint-open"
 
 
@@ -280,13 +280,11 @@ def _problem_with_superpoint(config: DictConfig) -> str:
     if matches.get("trained_for") != "superpoint" or matches.get("weights"):
         return ""
     metadata = read_metadata(Path(str(features.get("weights"))))
-    is_tuned = "superpoint-open " in metadata.get("origins", "")
-    if metadata.get("network") != "SuperPoint" or is_tuned or not OmegaConf.is_interpolation(matches, "trained_for"):
+    if metadata.get("network") != "SuperPoint" or not OmegaConf.is_interpolation(matches, "trained_for"):
         return ""
     return (
         f"no published LightGlue fits the SuperPoint that was trained into features.weights={features.weights}: give "
-        "matches.weights=FILE (training=lightglue makes it), matches.trained_for=superpoint-open if it was trained from the open "
-        "SuperPoint, or matches=nearest_neighbor"
+        "matches.weights=FILE (training=lightglue makes it), or matches=nearest_neighbor"
     )
 
 

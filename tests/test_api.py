@@ -117,7 +117,7 @@ def test_a_file_that_is_no_photo_is_named(tmp_path: Path) -> None:
 
 
 def test_the_features_that_lightglue_was_trained_for_can_be_named() -> None:
-    weights = str(find_weights("superpoint-open-lightglue"))  # of the same shape
+    weights = str(find_weights("aliked-lightglue-half"))  # of the same shape
     named = cast(LightGlueMatcher, sfm_lightglue.create_matcher(trained_for="superpoint", weights=weights))
     assert named.options.trained_for == "superpoint"
     assert cast(LightGlueMatcher, sfm_lightglue.create_matcher()).options.trained_for == "superpoint-open"

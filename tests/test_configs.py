@@ -24,7 +24,7 @@ from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches import MATCHERS
-from sfm_lightglue.networks.weights import find_weights
+from sfm_lightglue.networks.weights import HYPERCOLUMNS, find_weights
 from sfm_lightglue.overrides import overrides_of
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
@@ -480,21 +480,21 @@ def test_lightglue_is_the_one_trained_for_the_superpoint_that_gives_the_features
     assert getattr(options, "trained_for", None) == expected
 
 
-def trained(path: Path, origins: str) -> Path:
+def trained(path: Path, **metadata: str) -> Path:
     """A file of weights with the metadata that our training writes."""
-    save_file({"weight": np.zeros(1, np.float16)}, path, {"network": "SuperPoint", "origins": origins})
+    save_file({"weight": np.zeros(1, np.float16)}, path, {"network": "SuperPoint", "origins": "aliked-n16 5be87", **metadata})
     return path
 
 
-def test_copies_and_fine_tuned_weights_of_the_open_superpoint_get_its_lightglue(tmp_path: Path) -> None:
-    tuned = trained(tmp_path / "tuned.safetensors", "aliked-n16 5be87, superpoint-open 3407c")
+def test_copies_of_the_open_superpoint_and_weights_with_its_descriptors_get_its_lightglue(tmp_path: Path) -> None:
+    tuned = trained(tmp_path / "tuned.safetensors", descriptors=HYPERCOLUMNS)
     for path in (Path(shutil.copy(find_weights("superpoint-open"), tmp_path / "copy.safetensors")), tuned):
         matches = resolve(compose_config(["dataset=demo", f"features.weights='{path}'"])).matches
         assert matches.options.trained_for == "superpoint-open" and not matches.problem
 
 
 def test_a_superpoint_trained_from_scratch_needs_its_own_lightglue(tmp_path: Path) -> None:
-    path = trained(tmp_path / "mine.safetensors", "aliked-n16 5be87")
+    path = trained(tmp_path / "mine.safetensors")
     given = ["dataset=demo", f"features.weights='{path}'"]
     run = pipeline.Run.create(compose_config(given))  # extracting with these weights is allowed
     with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):

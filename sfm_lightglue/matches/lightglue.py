@@ -22,12 +22,17 @@ from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.registry import closest
 
-PUBLISHED_WEIGHTS = {features: f"{features}-lightglue" for features in PUBLISHED_SETTINGS} | {"xfeat": "xfeat-lighterglue"}
+PUBLISHED_WEIGHTS = {features: f"{features}-lightglue" for features in PUBLISHED_SETTINGS} | {
+    "xfeat": "xfeat-lighterglue",
+    "superpoint-open": "aliked-lightglue-half",  # the descriptors are in the space of ALIKED's
+}
 """Kind of features -> name of the published weights."""
 
 EARLY_REJECTION = {
     "aliked": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.85, 0.95)),
-    "superpoint-open": EarlyRejection(min_distinct=3, enough_distinct=6, min_matchability=(0.75, 0.85)),
+    "superpoint-open": EarlyRejection(
+        min_distinct=3, enough_distinct=6, min_matchability=(0.85, 0.95)
+    ),  # the network is ALIKED's
 }
 """Kind of features -> rule, calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 

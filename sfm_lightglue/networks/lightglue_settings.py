@@ -38,8 +38,7 @@ class LightGlueSettings:
 
 PUBLISHED_SETTINGS: dict[str, LightGlueSettings] = {
     "superpoint": LightGlueSettings(input_dim=256),
-    # Trained with this package; its thresholds are its own (docs/superpoint.md).
-    "superpoint-open": LightGlueSettings(input_dim=256, project_input=True, depth_confidence=0.99, filter_threshold=0.15),
+    "superpoint-open": LightGlueSettings(input_dim=128),  # ALIKED's: the descriptors are in the space of ALIKED's
     "aliked": LightGlueSettings(input_dim=128),
     "raco": LightGlueSettings(input_dim=128),  # LightGlue+: another training, the same network
     "disk": LightGlueSettings(input_dim=128),

@@ -28,6 +28,8 @@ from sfm_lightglue.registry import closest
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".tar", ".bin")
+HYPERCOLUMNS = "hypercolumns in the space of ALIKED's"
+"""Metadata `descriptors` of SuperPoint weights whose descriptors ALIKED's LightGlue matches."""
 MAGIC_LEAP = "Magic Leap, academic or non-profit noncommercial research use only"
 
 
@@ -183,8 +185,8 @@ _ENTRIES = (
         name="superpoint-open",
         file="superpoint-open.safetensors",
         urls=(),  # in this package
-        sha256="3407c0452962c2bc3dbb11d44f951b065f26aaf0bd03ee53ea4dde2231ac4a3e",
-        size=3_005_546,
+        sha256="b81a5a13a33a682e8f2a245f6968f2f7d1ecba7bf984ddafd6a36d96096106e1",
+        size=6559610,
         licence="Apache-2.0",
         for_="features=superpoint",
         origin="SuperPoint, DeTone et al. (arXiv:1712.07629), trained with this package (docs/superpoint.md)",
@@ -204,14 +206,14 @@ _ENTRIES = (
         research_only=True,
     ),
     WeightsEntry(
-        name="superpoint-open-lightglue",
-        file="superpoint-open-lightglue.safetensors",
+        name="aliked-lightglue-half",
+        file="aliked-lightglue-half.safetensors",
         urls=(),  # in this package
-        sha256="b6bc9b5538b8991c8156458fb69a6d39c491ffaf056ed410478edee4c41f18cf",
-        size=23_880_706,
+        sha256="bea5a1b3ecacbcda581834910f87a33e8fe365f6eef40f9e467727afb11d2d7c",
+        size=23_797_882,
         licence="Apache-2.0",
         for_="matches=lightglue trained_for=superpoint-open",
-        origin="LightGlue, Lindenberger et al. (arXiv:2306.13643), trained with this package from ALIKED's (docs/superpoint.md)",
+        origin="LightGlue for ALIKED, Lindenberger et al., ICCV 2023 (arXiv:2306.13643), rounded to half precision",
     ),
     _lightglue("aliked", "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503", 47_632_827, packaged=True),
     _lightglue(

@@ -77,11 +77,12 @@ class LightGlueTraining:
     start: str
     """Weights to start from: a LightGlue for the same features, or ALIKED's together with `to_teacher`."""
     to_teacher: str | None
-    """File with the linear map from SuperPoint's to ALIKED's descriptors. The training of SuperPoint exports it."""
+    """File with the linear map from SuperPoint's to ALIKED's descriptors. The training of a SuperPoint with the published
+    descriptor head exports it; the open SuperPoint needs none."""
     teacher_share: float
-    """Weight of ALIKED's LightGlue, behind the map `to_teacher`, in the exported average of weights. The rest is what
-    `start_share` gives. ALIKED's LightGlue has seen real photo pairs, with changes of light and viewpoint that the scenes of
-    planes do not have."""
+    """Weight of ALIKED's LightGlue, behind the map `to_teacher` if there is one, in the exported average of weights. The rest is
+    what `start_share` gives. ALIKED's LightGlue has seen real photo pairs, with changes of light and viewpoint that the scenes
+    of planes do not have."""
     start_superpoint: str | None
     """SuperPoint weights that `start` was trained for, if they differ from the ones in use. A linear map from the new
     descriptors to the old ones is then put before the network."""
@@ -108,10 +109,6 @@ class LightGlueTraining:
         for key in ("start_share", "teacher_share", "lost_keypoints"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"training.{key} must be at least 0 and below 1, found {getattr(self, key)}")
-        if self.teacher_share > 0 and self.to_teacher is None:
-            raise ValueError(
-                f"training.teacher_share={self.teacher_share} needs training.to_teacher, the map to the teacher's descriptors"
-            )
 
 
 @dataclass(frozen=True, eq=False)

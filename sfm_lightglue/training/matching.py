@@ -16,6 +16,7 @@ from torch import Tensor
 from sfm_lightglue.networks.lightglue import LightGlue, LightGlueOutput, MatchAssignment, TokenConfidence
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
+from sfm_lightglue.networks.superpoint import DESCRIPTOR_SIZE
 
 UNMATCHABLE, IGNORED = -1, -2
 """Labels of keypoints without a partner: the point is not seen in the partner image, or the keypoint does not count."""
@@ -193,15 +194,14 @@ def warm_start(teacher: Mapping[str, Tensor], weight: Tensor, bias: Tensor, scal
 
     Raises: ValueError if the map has another shape.
     """
-    sizes = PUBLISHED_SETTINGS["aliked"].input_dim, PUBLISHED_SETTINGS["superpoint-open"].input_dim
+    sizes = PUBLISHED_SETTINGS["aliked"].input_dim, DESCRIPTOR_SIZE
     if weight.shape != sizes or bias.shape != sizes[:1]:
         raise ValueError(
             f"the map to ALIKED's descriptors has a weight {tuple(weight.shape)} and a bias {tuple(bias.shape)}, expected "
             f"{sizes} and {sizes[:1]}: give the file to_teacher.safetensors that the training of SuperPoint exports"
         )
     network = load_lightglue(teacher, PUBLISHED_SETTINGS["aliked"])
-    moved = behind_map(network, scale * weight, scale * bias)
-    return load_lightglue(moved.state_dict(), PUBLISHED_SETTINGS["superpoint-open"])
+    return behind_map(network, scale * weight, scale * bias)
 
 
 def behind_map(network: LightGlue, weight: Tensor, bias: Tensor) -> LightGlue:

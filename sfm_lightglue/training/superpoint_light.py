@@ -9,7 +9,7 @@ The losses:
   van den Oord et al., arXiv:1807.03748).
 - Contrast: descriptors of one point in both views distinguish it from all others of the example.
 - Keypoints: the classes of each cell have the probabilities that a trained network gives them in the clean view (Hinton et al.,
-  arXiv:1503.02531), in an aligned series the mean over both photos.
+  arXiv:1503.02531).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.hypercolumns import hypercolumns
 from sfm_lightglue.networks.precision import check_precision, network_dtype
 from sfm_lightglue.networks.superpoint import SuperPoint, SuperPointOutput, load_superpoint, with_hypercolumns
-from sfm_lightglue.networks.weights import WeightsRecord, load_weights
+from sfm_lightglue.networks.weights import HYPERCOLUMNS, WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
 from sfm_lightglue.training.export import (
     PhotoSplit,
@@ -145,7 +145,7 @@ class LightStudent(nn.Module):
         weight = ((agreement - options.unsure) / (options.sure - options.unsure)).clamp(0, 1) * is_point
         pair_near = near.unflatten(0, (2, -1)).any(dim=0)
         contrast, right = info_nce(first, second, is_point, pair_near, weight, options.temperature)
-        keypoints = divergence(output.logits.float(), batch)
+        keypoints = divergence(output.logits.float(), batch["logits"].float(), batch["cells"])
         loss = options.distillation * (1 - cosine) + options.teacher_contrast * taught + options.contrast * contrast
         loss = loss + options.keypoints * keypoints
         series = _mean((described * teacher).sum(dim=2), both & batch["is_series"].repeat(2)[:, None])
@@ -184,13 +184,12 @@ def info_nce(
     return (loss * weight).sum() / total, (right * weight).sum() / total
 
 
-def divergence(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Kullback-Leibler divergence of the classes of cells from their targets: the mean over the cells that show the photo."""
-    target = batch["logits"].float().softmax(dim=1)
-    mean = target.unflatten(0, (2, -1)).mean(dim=0).repeat(2, 1, 1, 1)
-    target = torch.where(batch["is_series"].repeat(2)[:, None, None, None], mean, target)
-    found = F.kl_div(logits.log_softmax(dim=1), target, reduction="none").sum(dim=1)
-    return _mean(found, batch["cells"])
+def divergence(logits: Tensor, targets: Tensor, cells: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the classes of cells from the targets' classes: the mean over the cells that show the photo.
+
+    `logits` and `targets` are (b, 65, hc, wc) before the softmax, `cells` is bool (b, hc, wc).
+    """
+    return _mean(F.kl_div(logits.log_softmax(dim=1), targets.softmax(dim=1), reduction="none").sum(dim=1), cells)
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:
@@ -201,7 +200,7 @@ def _mean(values: Tensor, counted: Tensor) -> Tensor:
 class SuperPointLightTask:
     """The task of training a SuperPoint with hypercolumns. `create` prepares all its parts."""
 
-    use: ClassVar[str] = "features=superpoint features.weights={path} matches.trained_for=superpoint-open"
+    use: ClassVar[str] = "features=superpoint features.weights={path}"
 
     options: SuperPointLightTraining
     features: SuperPointOptions
@@ -276,6 +275,7 @@ class SuperPointLightTask:
         """Writes half-precision weights. The metadata records where they come from."""
         metadata = {
             **METADATA,
+            "descriptors": HYPERCOLUMNS,
             **common_metadata(self.options, self.photos, steps, history),
             "origins": ", ".join(f"{record.name} {record.sha256}" for record in self.origins),
             "start_record": json.dumps(self.origins[-1].metadata, sort_keys=True),

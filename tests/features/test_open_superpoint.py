@@ -12,8 +12,8 @@ from PIL import Image as PILImage
 from sfm_lightglue.api import create_extractor, load_image
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor
-from sfm_lightglue.networks.superpoint import load_superpoint, with_octaves
-from sfm_lightglue.networks.weights import WeightsRecord, find_weights, load_weights
+from sfm_lightglue.networks.superpoint import SuperPoint, load_superpoint, with_octaves
+from sfm_lightglue.networks.weights import HYPERCOLUMNS, WeightsRecord, find_weights, load_weights
 from sfm_lightglue.products import Image
 
 DEMO = Path(__file__).resolve().parents[2] / "datasets" / "demo" / "images"
@@ -29,7 +29,7 @@ def test_it_is_part_of_the_package_and_names_its_licence(extractor: Extractor, m
     assert find_weights("superpoint-open").parent.name == "weights"
     (record,) = extractor.weights
     assert (record.name, record.licence, record.research_only) == ("superpoint-open", "Apache-2.0", False)
-    assert record.metadata["licence"] == record.licence and record.metadata["descriptor_sampling"] == "centred"
+    assert record.metadata["licence"] == record.licence and record.metadata["descriptors"] == HYPERCOLUMNS
 
 
 def test_keypoints_of_the_small_octave_have_the_positions_of_the_full_size() -> None:
@@ -69,19 +69,21 @@ def test_a_photo_from_four_times_as_far_is_matched_by_keypoints_of_the_small_oct
 def test_the_small_octave_has_its_share_of_keypoints_and_the_published_network_none() -> None:
     photo = load_image(sorted(DEMO.glob("*"))[0])
     assert len(small_keypoints(photo, 500)) == 50
-    network = load_superpoint(load_weights("superpoint-open")[0])
+    network, plain = load_superpoint(load_weights("superpoint-open")[0]), SuperPoint().eval()
     record = WeightsRecord("plain", "", "", "", False)
     options = create_extractor("superpoint", enlarge_max=1, max_keypoints=500, resize_max=320).options
     assert SuperPointExtractor(options, network, "cpu", record).octaves == (0, 2)
-    assert SuperPointExtractor(options, with_octaves(network, 1), "cpu", record).octaves == (0,)
-    plain = SuperPointExtractor(replace(options, small_share=0.3), with_octaves(network, 1), "cpu", record)
-    assert plain.octaves == (0, 2) and len(plain(photo)) == 500
+    assert SuperPointExtractor(options, with_octaves(plain, 3), "cpu", record).octaves == (0, 2)
+    assert SuperPointExtractor(options, plain, "cpu", record).octaves == (0,)
+    asked = SuperPointExtractor(replace(options, small_share=0.3), plain, "cpu", record)
+    assert asked.octaves == (0, 2)
 
 
 def test_a_photo_without_large_structure_has_all_keypoints_in_the_first_octave() -> None:
-    """Fine noise is grey at 1/4 of the size, so no keypoint comes from there."""
-    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 1), np.uint8)
+    """Random squares of 2 x 2 px whose mean is grey in each 4 x 4 px: nothing is left of them at 1/4 of the size."""
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 1), np.uint8)
     noise[1::2, ::2], noise[::2, 1::2], noise[1::2, 1::2] = 255 - noise[::2, ::2], 255 - noise[::2, ::2], noise[::2, ::2]
+    noise = np.kron(noise, np.ones((2, 2, 1), np.uint8))
     image = Image("noise", np.repeat(noise, 3, axis=2))
     without, features = (
         create_extractor("superpoint", enlarge_max=1, max_keypoints=200, detection_threshold=0.01, small_share=share)(image)

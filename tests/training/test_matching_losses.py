@@ -372,10 +372,8 @@ def test_a_warm_start_equals_the_teachers_network_after_the_map_to_its_descripto
     torch.manual_seed(1)
     weight, bias, scale = torch.randn(128, 256), torch.randn(128), 1.7
     network = warm_start(aliked_network.state_dict(), weight, bias, scale)
-    assert network.settings == PUBLISHED_SETTINGS["superpoint-open"]
-    assert settings_from_state_dict(network.state_dict()) == replace(
-        network.settings, depth_confidence=0.95, filter_threshold=0.1
-    )
+    assert network.settings == replace(PUBLISHED_SETTINGS["aliked"], input_dim=256, project_input=True)
+    assert settings_from_state_dict(network.state_dict()) == network.settings
     keypoints, size = 300 * torch.rand(2, 1, 15, 2), torch.tensor([[320, 240]])
     descriptors = F.normalize(torch.randn(2, 1, 15, 256), dim=3)
     predicted = scale * (descriptors @ weight.T + bias)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from sfm_lightglue.api import create_extractor, load_image
 from sfm_lightglue.config import bind, compose_config
 from sfm_lightglue.networks.superpoint import SuperPoint
-from sfm_lightglue.networks.weights import find_weights
+from sfm_lightglue.networks.weights import HYPERCOLUMNS, find_weights
 from sfm_lightglue.train import train_from
 from sfm_lightglue.training.hard_light import LightRange, change_light
 from sfm_lightglue.training.light_pairs import LightPairs, choose_photos, common_points
@@ -134,16 +134,16 @@ def test_info_nce_equals_its_definition() -> None:
     assert right.item() == pytest.approx(sum(w * hit for w, hit in zip((1, 0.5, 1), hits, strict=True)) / 2.5)
 
 
-def test_keypoints_of_a_series_have_the_mean_of_both_photos_as_target() -> None:
-    logits = torch.randn(4, 65, 3, 2, generator=torch.Generator().manual_seed(0))
-    cells = torch.ones(4, 3, 2, dtype=torch.bool)
-    batch = {"logits": logits, "cells": cells, "is_series": torch.tensor([True, False])}
-    means = (logits[0].softmax(dim=0) + logits[2].softmax(dim=0)) / 2
-    targets = torch.stack([means, logits[1].softmax(dim=0), means, logits[3].softmax(dim=0)])
-    assert divergence(targets.log(), batch).item() == pytest.approx(0, abs=1e-6)
-    assert divergence(logits, batch) > 0.05
-    batch["cells"] = cells & torch.tensor([False, True, False, True])[:, None, None]
-    assert divergence(logits, batch).item() == pytest.approx(0, abs=1e-6)
+def test_the_divergence_counts_the_cells_that_show_the_photo() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = (torch.randn(2, 65, 3, 2, generator=generator) for _ in "01")
+    cells = torch.ones(2, 3, 2, dtype=torch.bool)
+    assert divergence(targets + 3, targets, cells).item() == pytest.approx(0, abs=1e-6)
+    p, q = targets.softmax(dim=1), logits.softmax(dim=1)
+    expected = (p * (p / q).log()).sum(dim=1)
+    assert divergence(logits, targets, cells).item() == pytest.approx(expected.mean().item(), rel=1e-5)
+    cells[1] = False
+    assert divergence(logits, targets, cells).item() == pytest.approx(expected[0].mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("trained", "learns"), [("head", {"head"}), ("last_layers", {"head", "conv3", "conv4", "convP"})])
@@ -202,7 +202,7 @@ def test_an_interrupted_training_learns_and_ends_like_an_uninterrupted_one(
 
     printed = train("whole")
     path = tmp_path / "whole" / "weights.safetensors"
-    assert f"features.weights={path} matches.trained_for=superpoint-open" in printed
+    assert printed.endswith(f"use it: features=superpoint features.weights={path}")
     losses = SuperPointLightTask.losses
 
     def interrupted(self: SuperPointLightTask, item: dict[str, torch.Tensor], step: int):
@@ -224,7 +224,10 @@ def test_an_interrupted_training_learns_and_ends_like_an_uninterrupted_one(
         metadata = stored.metadata()
         assert "head.layers.0.weight" in stored.keys()  # noqa: SIM118
     assert (
-        metadata["network"] == "SuperPoint" and metadata["licence"] == "Apache-2.0" and "superpoint-open " in metadata["origins"]
+        metadata["network"] == "SuperPoint"
+        and metadata["descriptors"] == HYPERCOLUMNS
+        and metadata["licence"] == "Apache-2.0"
+        and "superpoint-open " in metadata["origins"]
     )
     features = create_extractor("superpoint", weights=str(path), max_keypoints=50)(load_image(tmp_path / "photos/day/0.png"))
     assert features.descriptors.shape == (len(features), 128) and len(features) > 20
