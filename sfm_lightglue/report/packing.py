@@ -53,7 +53,7 @@ def short(number: float) -> str:
 
 def _finite(node: Any) -> Any:
     if isinstance(node, float):
-        return round(node, 6) if np.isfinite(node) else None
+        return float(f"{node:.9g}") if np.isfinite(node) else None
     if isinstance(node, Mapping):
         return {key: _finite(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
