@@ -280,7 +280,8 @@ def _problem_with_superpoint(config: DictConfig) -> str:
     if matches.get("trained_for") != "superpoint" or matches.get("weights"):
         return ""
     metadata = read_metadata(Path(str(features.get("weights"))))
-    if metadata.get("network") != "SuperPoint" or not OmegaConf.is_interpolation(matches, "trained_for"):
+    fits = metadata.get("network") != "SuperPoint" or metadata.get("descriptors") == HYPERCOLUMNS
+    if fits or not OmegaConf.is_interpolation(matches, "trained_for"):
         return ""
     return (
         f"no published LightGlue fits the SuperPoint that was trained into features.weights={features.weights}: give "

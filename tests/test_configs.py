@@ -119,10 +119,9 @@ def test_every_training_binds_to_its_dataclasses_with_equal_keys(name: str) -> N
     config = compose_config([f"training={name}", "data.images=photos"], "train")
     network = config.training.name
     assert network in TRAININGS and name in (network, f"{network}_tuning", "superpoint_octaves")
-    if name == "lightglue":
-        assert OmegaConf.missing_keys(config) == {"training.to_teacher"}  # an output of the SuperPoint training
-        config.training.to_teacher = "to_teacher.safetensors"
-    assert ("muon_momentum" in config.training.loop) == (network == "superpoint")  # LightGlue has no convolutions for Muon
+    if name in ("superpoint_tuning", "superpoint_octaves"):
+        config.training.start = "weights.safetensors"  # an output of the training of SuperPoint
+    assert ("muon_momentum" in config.training.loop) == (network != "lightglue")  # LightGlue has no convolutions for Muon
     bound_to = typing.get_type_hints(load_class(network, TRAININGS, "training").create)["options"]
     options = bind(bound_to, config.training, "training")
     assert dataclasses.asdict(options) == OmegaConf.to_container(config.training, resolve=True)
