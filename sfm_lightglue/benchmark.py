@@ -142,9 +142,9 @@ def open_sets(options: Options) -> list[BenchmarkSet]:
         if name not in names:
             mistakes.append(FileNotFoundError(f"{options.data} has no set {name!r}. {closest(name, names)}"))
     known = [options.data / name for name in options.sets if name in names]
-    opened = [_attempt(functools.partial(open_set, folder), mistakes) for folder in known]
+    sets = [_attempt(functools.partial(open_set, folder), mistakes) for folder in known]
     raise_together(mistakes)
-    return [each for each in opened if each is not None]
+    return [each for each in sets if each is not None]
 
 
 def measure(shown: BenchmarkSet, job: Sequence[str], label: str, options: Options) -> Row:

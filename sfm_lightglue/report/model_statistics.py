@@ -63,7 +63,7 @@ def _residuals_of(
     keypoints = np.array([point.xy for point in observed])
     points = np.array([model.point3D(point.point3D_id).xyz for point in observed])
     pose = image.cam_from_world().matrix()
-    projected = np.asarray(image.camera.img_from_cam(points @ pose[:, :3].T + pose[:, 3]))
+    projected = np.asarray(model.camera(image.camera_id).img_from_cam(points @ pose[:, :3].T + pose[:, 3]))
     error = keypoints - projected
     is_finite = np.isfinite(error).all(axis=1)
     count = int(is_finite.sum())

@@ -65,7 +65,7 @@ def scene_of(
         "step": step,
         "photos": packed(np.array([photos[image.name] for image in images], np.uint32)),
         "poses": packed(np.array([_pose(image) for image in images], np.float32).reshape(-1, 7)),
-        "extents": packed(np.array([_extents(image.camera) for image in images], np.float32).reshape(-1, 4)),
+        "extents": packed(np.array([_extents(model.camera(image.camera_id)) for image in images], np.float32).reshape(-1, 4)),
         "up": [0.0, 0.0, 1.0] if georeference else up,
         "forward": forward,
         "middle": middle.tolist(),
