@@ -132,7 +132,7 @@ def open_sets(options: Options) -> list[BenchmarkSet]:
         try:
             return [open_set(options.data)]
         except ValueError as error:
-            found = [known for known in map(_known, folders) if known is not None]
+            found = [opened for folder in folders if (opened := _known(folder)) is not None]
             if not found:
                 raise ValueError(f"{error}, and no folder in it has one") from error
             return found
@@ -141,10 +141,10 @@ def open_sets(options: Options) -> list[BenchmarkSet]:
     for name in options.sets:
         if name not in names:
             mistakes.append(FileNotFoundError(f"{options.data} has no set {name!r}. {closest(name, names)}"))
-    chosen = [options.data / name for name in options.sets if name in names]
-    opened = [_attempt(functools.partial(open_set, folder), mistakes) for folder in chosen]
+    known = [options.data / name for name in options.sets if name in names]
+    sets = [_attempt(functools.partial(open_set, folder), mistakes) for folder in known]
     raise_together(mistakes)
-    return [each for each in opened if each is not None]
+    return [each for each in sets if each is not None]
 
 
 def measure(shown: BenchmarkSet, job: Sequence[str], label: str, options: Options) -> Row:

@@ -96,7 +96,7 @@ class Viewer:
     def _add_camera(self, image: pycolmap.Image, size: float) -> None:
         """Adds the pyramid of a camera. A click loads its photo and looks through it."""
         camera = image.camera
-        assert camera is not None  # the images of a model have cameras
+        assert camera is not None, f"{image.name} has no camera"
         world_from_cam = image.cam_from_world().inverse()
         x, y, z, w = world_from_cam.rotation.quat
         handle = self._server.scene.add_camera_frustum(
@@ -155,5 +155,4 @@ def _up(images: list[pycolmap.Image], orientations: dict[str, int]) -> np.ndarra
     turns = [camera_upright_from_stored(orientations.get(image.name, UPRIGHT)) for image in images]
     downs = [(turn @ image.cam_from_world().rotation.matrix())[1] for turn, image in zip(turns, images, strict=True)]
     up = -np.array(downs).reshape(-1, 3).sum(axis=0)
-    length = max(float(np.linalg.norm(up)), 1e-12)
-    return np.asarray(up / length)
+    return np.asarray(up / max(float(np.linalg.norm(up)), 1e-12))

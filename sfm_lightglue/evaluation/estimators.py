@@ -93,8 +93,8 @@ def estimate_relative_pose(
         return None if pose is None else (np.asarray(pose.R), np.asarray(pose.t))
     if estimator.name == "opencv":
         return _opencv_pose(points0, points1, camera0, camera1, estimator.max_error_px, seed)
-    first, second = (pycolmap.Camera(**_pinhole(camera)) for camera in (camera0, camera1))
-    estimate = pycolmap.estimate_essential_matrix(points0, points1, first, second, ransac_options(estimator, seed))
+    colmap0, colmap1 = (pycolmap.Camera(**_pinhole(camera)) for camera in (camera0, camera1))
+    estimate = pycolmap.estimate_essential_matrix(points0, points1, colmap0, colmap1, ransac_options(estimator, seed))
     if estimate is None:
         return None
     matrix = estimate["cam2_from_cam1"].matrix()
