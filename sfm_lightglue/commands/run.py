@@ -75,6 +75,7 @@ def _run_configured(command: str, flags: Flags, is_checked: bool, held: list[log
                 open_page(run.folder.report)
     elif command == "evaluate":
         result = pipeline.evaluate(run)
+        logger.debug("%s", result)  # for the log file
     else:
         pipeline.run_stage(run, command)
         result = ""

@@ -110,6 +110,8 @@ def test_evaluate_prints_its_scores(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert json.loads(capsys.readouterr().out) == {"output": str(folder / "out"), "auc": 0.5}
     assert cli.main(["evaluate", "photos", "out", "-q"]) == 0
     assert capsys.readouterr().out == "a table\n"
+    logs = [path.read_text(encoding="utf-8") for path in (folder / "out" / "logs").rglob("sfm_lightglue.log")]
+    assert logs and all("a table" in log for log in logs)
 
 
 @pytest.mark.parametrize(("command", "key"), [("weights", "weights"), ("datasets", "datasets"), ("doctor", "packages")])
