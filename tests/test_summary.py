@@ -178,7 +178,7 @@ def test_the_reason_of_a_failure_is_in_the_numbers_of_the_stages(folder: RunFold
         record["num_pairs"] = 0
     assert "no pairs of photos were selected" in Summary.read(folder).failure
     with recorded(folder, "extract", {}) as record:
-        record |= dataclasses.asdict(ExtractionReport(1, 1, 9.0, [], {"b.jpg": "cut", "c.jpg": "cut"}))
+        record |= dataclasses.asdict(ExtractionReport(1, 9.0, [], {"b.jpg": "cut", "c.jpg": "cut"}))
     assert "1 of 3 photos could be used, and two are needed" in Summary.read(folder).failure
 
 

@@ -264,7 +264,7 @@ def test_unrelated_photos_are_given_up_soon_and_for_good(
     run_to_orient(run)
     assert tried == ["b.png", "c.png", "d.png"]
     assert decided(run)["g.png"][2].startswith("not tried: ")
-    assert "orient     :" in capsys.readouterr().err, "a progress bar"
+    assert "orient: " in capsys.readouterr().err, "a progress bar"
     pipeline.run_stage(run, "orient")
     assert len(tried) == 3
 

@@ -54,7 +54,7 @@ def test_the_command_pairs_runs_a_source_of_the_user_alone_and_in_a_list(user_fo
     listed = ["pairs=[nearest,sequential]", "pairs.nearest.num_neighbours=2", "pairs.sequential.overlap=1"]
     assert cli.main(["pairs", *given, *listed]) == 0
     table = [line.split("\t") for line in (user_folder / "out" / "pairs.tsv").read_text().splitlines()[1:]]
-    reasons = {(name0, name1): reason for name0, name1, reason, _ in table}
+    reasons = {(name0, name1): reason for name0, name1, reason, *_ in table}
     assert reasons["a.jpg", "b.jpg"] == "sequential+1"
     assert reasons["a.jpg", "c.jpg"] == "nearest#1,nearest#2"
     assert reasons["b.jpg", "e.jpg"] == "nearest#2"
