@@ -113,6 +113,16 @@ def test_tables_sort_and_filter(browser: Browser) -> None:
     assert len(browser.evaluate(column % 0)) == len(NAMES)
 
 
+def test_reasons_are_in_sight(browser: Browser) -> None:
+    """Each photo that is not in the largest model says why, within the width of the window, once."""
+    shown = browser.evaluate(
+        "[...document.querySelectorAll('#photo-table tbody .why, #photo-table tbody td.long')].filter("
+        "cell => cell.textContent && cell.checkVisibility()).map(cell => cell.getBoundingClientRect().right)"
+    )
+    assert len(shown) == browser.evaluate("report.data.photos.reason.filter(Boolean).length") == 5
+    assert max(shown) <= browser.evaluate("innerWidth")
+
+
 def test_dialogs_show_photos_and_matches(browser: Browser) -> None:
     browser.evaluate("report.openPair(0)")
     assert browser.evaluate("document.getElementById('pair-dialog').open")

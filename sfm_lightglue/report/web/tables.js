@@ -5,6 +5,9 @@ const PAGE = matchMedia("(max-width: 600px)").matches ? 12 : 25;
 
 const isMissing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
 
+/** The classes of the cells of a column. */
+const classOf = (column) => `${column.isText ? "text" : ""} ${column.className ?? ""}`.trim();
+
 class SortedTable {
   /**
    * @param {HTMLElement} place
@@ -22,7 +25,7 @@ class SortedTable {
     this.needle = "";
     this.choice = "";
     this.body = make("tbody");
-    this.heads = this.columns.map((column, i) => make("th", { scope: "col", className: column.isText ? "text" : "", title: column.about ?? "" },
+    this.heads = this.columns.map((column, i) => make("th", { scope: "col", className: classOf(column), title: column.about ?? "" },
       make("button", { type: "button", onclick: () => this.sortBy(i) }, column.title)));
     this.status = make("span", { className: "note", role: "status" });
     this.back = make("button", { type: "button", onclick: () => this.turn(-1) }, "Previous");
@@ -95,7 +98,7 @@ class SortedTable {
     const shown = this.rows.slice(first, first + PAGE);
     this.body.replaceChildren(...shown.map((row) => make("tr", {}, ...this.columns.map((column) => {
       const content = column.render ? column.render(row) : formatted(column.value(row), column.digits);
-      return make("td", { className: `${column.isText ? "text" : ""} ${column.className ?? ""}`.trim() }, content);
+      return make("td", { className: classOf(column) }, content);
     }))));
     this.back.disabled = this.page === 0;
     this.next.disabled = first + PAGE >= this.rows.length;
@@ -108,7 +111,9 @@ class SortedTable {
 const VERDICT_CLASSES = { registered: "good", verified: "good", rejected: "bad", unreadable: "bad", "no features": "bad",
   unregistered: "warn", "other model": "warn" };
 
-const verdictCell = (verdict) => make("span", { className: VERDICT_CLASSES[verdict] ?? "" }, verdict);
+/** The verdict; on a phone also the reason, whose own column would be out of sight. */
+const verdictCell = (verdict, reason) => make("div", {},
+  make("span", { className: VERDICT_CLASSES[verdict] ?? "" }, verdict), make("span", { className: "why" }, reason));
 
 /** Why, and what to try; either may be empty. */
 const sentence = (reason, advice) => [reason, advice ? `Try: ${advice}` : ""].filter((text) => text).join(". ");
@@ -124,7 +129,8 @@ function photoTable(page) {
     columns: [
       { title: "Photo", isText: true, className: "name", value: (row) => photos.photo[row],
         render: (row) => make("button", { type: "button", className: "link", onclick: () => page.openPhoto(row) }, photos.photo[row]) },
-      { title: "Verdict", isText: true, value: (row) => photos.verdict[row], render: (row) => verdictCell(photos.verdict[row]) },
+      { title: "Verdict", isText: true, value: (row) => photos.verdict[row],
+        render: (row) => verdictCell(photos.verdict[row], sentence(photos.reason[row], photos.advice[row])) },
       number("model", "Model", "folder of the model in which the photo has a pose"),
       number("keypoints", "Keypoints"),
       number("pairs", "Pairs", "pairs with other photos that were matched"),
@@ -159,7 +165,7 @@ function pairTable(page) {
     select: { label: "Verdict", value: verdict },
     columns: [
       name("photo0", "Photo 0"), name("photo1", "Photo 1"),
-      { title: "Verdict", isText: true, value: verdict, render: (row) => verdictCell(verdict(row)) },
+      { title: "Verdict", isText: true, value: verdict, render: (row) => verdictCell(verdict(row), sentence(...reason(row))) },
       number("matches", "Matches"), number("inliers", "Inliers"),
       { title: "Ratio", about: "inliers / matches", value: (row) => (pairs.matches[row] ? pairs.inliers[row] / pairs.matches[row] : null) },
       { title: "Score", about: "mean matching score", value: (row) => pairScore(pairs, row) },
