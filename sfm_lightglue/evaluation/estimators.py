@@ -135,32 +135,13 @@ def normalised(points: np.ndarray, camera: PosedCamera) -> np.ndarray:
 
 
 def _direct_linear_transform(points0: np.ndarray, points1: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
-    """The homography with the least algebraic error, on normalised points.
+    """The homography with the least algebraic error of all matches, by kornia, as in glue-factory's tables."""
+    import torch  # both take a second to load
+    from kornia.geometry.homography import find_homography_dlt
 
-    Source: Hartley and Zisserman, Multiple View Geometry, algorithm 4.2.
-    """
-    to_norm0, to_norm1 = _normalisation(points0), _normalisation(points1)
-    (x0, y0), (x1, y1) = (
-        (np.column_stack([points, np.ones(len(points))]) @ matrix.T)[:, :2].T
-        for points, matrix in ((points0, to_norm0), (points1, to_norm1))
-    )
-    zero, one = np.zeros_like(x0), np.ones_like(x0)
-    rows = np.concatenate(
-        [
-            np.column_stack([zero, zero, zero, -x0, -y0, -one, y1 * x0, y1 * y0, y1]),
-            np.column_stack([x0, y0, one, zero, zero, zero, -x1 * x0, -x1 * y0, -x1]),
-        ]
-    )
-    weight = np.ones(len(rows)) if weights is None else np.tile(np.asarray(weights, np.float64), 2)
-    vectors = np.linalg.eigh((rows * weight[:, None]).T @ rows)[1]
-    return _finite(np.linalg.inv(to_norm1) @ vectors[:, 0].reshape(3, 3) @ to_norm0)
-
-
-def _normalisation(points: np.ndarray) -> np.ndarray:
-    """The similarity (3, 3) that moves the mean of the points to 0 and their mean distance from it to the root of 2."""
-    centre = points.mean(axis=0)
-    scale = np.sqrt(2) / max(float(np.linalg.norm(points - centre, axis=1).mean()), 1e-9)
-    return np.array([[scale, 0, -scale * centre[0]], [0, scale, -scale * centre[1]], [0, 0, 1]])
+    first, second = (torch.tensor(np.asarray(points, np.float64)[None]) for points in (points0, points1))
+    given = None if weights is None else torch.tensor(np.asarray(weights, np.float64)[None])
+    return _finite(find_homography_dlt(first, second, given)[0].numpy())
 
 
 def _finite(matrix: np.ndarray | None) -> np.ndarray | None:
