@@ -152,7 +152,8 @@ class Summary(Mapping[str, Any]):
             f"the mapper found no first pair with enough parallax, or every model had fewer than {smallest} photos "
             "(reconstruction.min_model_size)"
         )
-        return f"{verified}, but {found}. More keypoints may help (features.max_keypoints), or photos from more places"
+        advice = "Look whether the verified pairs show the same thing (report.html). If so, more keypoints may help "
+        return f"{verified}, but {found}. {advice}(features.max_keypoints), or photos from more places"
 
     def __getitem__(self, key: str) -> Any:
         """A part of summary.json, such as `summary["stages"]`, as `run` returned it before version 0.11."""
