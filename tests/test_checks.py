@@ -90,8 +90,8 @@ MISTAKES = [
     (["features=superpoint", "features.weights=wrong.safetensors"], "wrong.safetensors|no SuperPoint|weights"),
     (["features=superpoint", "matches=lightglue", "matches.weights=wrong.safetensors"], "wrong.safetensors|LightGlue"),
     (
-        ["features=superpoint", "matches=lightglue", "matches.trained_for=aliked"],
-        "256-d descriptors, LightGlue for 'aliked'",
+        ["features=superpoint", "matches=lightglue", "matches.trained_for=xfeat"],
+        "128-d descriptors, LightGlue for 'xfeat'",
     ),
     (["matches=superglue"], "noncommercial research only"),
     (["features=imported", "features.path=none.h5"], "features.path=none.h5 does not exist"),
