@@ -56,7 +56,7 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
         >>> extractor = create_extractor("superpoint", max_keypoints=256)
         >>> features = extractor(load_image(photos / "00.jpg"))
         >>> features.keypoints.shape, features.descriptors.shape
-        ((256, 2), (256, 256))
+        ((256, 2), (256, 128))
     """
     if "orientation" in options:
         raise ValueError(

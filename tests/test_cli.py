@@ -415,6 +415,8 @@ def test_a_sweep_of_trainings_writes_each_to_a_folder_of_its_own(folder: Path, m
         return ""
 
     monkeypatch.setattr(train, "train_from", record)
+    (folder / "photos").mkdir()
+    PILImage.new("RGB", (64, 48)).save(folder / "photos" / "a.png")
     assert cli.main(["train", "data.images=photos", "output=out", "training.seed=1,2", "-m"]) == 0
     assert trained == [(1, "out/training.seed=1"), (2, "out/training.seed=2")]
 
