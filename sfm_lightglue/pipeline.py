@@ -177,8 +177,7 @@ def run_all(run: Run) -> Summary:
             for stage in STAGES:
                 stage.load()(run)
         except Exception:
-            _write_tables(run.folder)
-            write_report(run.folder)
+            write_report(run.folder, _write_tables(run.folder))
             raise
         write_report(run.folder, _write_tables(run.folder))
         summary = Summary.read(run.folder)

@@ -134,7 +134,7 @@ class Student(nn.Module):
             )
             taught = taught_loss(mine, theirs, is_point[chosen])
         cosines = F.cosine_similarity(self.to_teacher(sampled), batch["teacher"], dim=2)
-        return contrast, taught, accuracy, 1 - _mean(1 - cosines, is_point.repeat(2, 1))
+        return contrast, taught, accuracy, 1 - masked_mean(1 - cosines, is_point.repeat(2, 1))
 
 
 def keypoint_loss(logits: Tensor, targets: Tensor, cell_weights: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ def reprojection_loss(positions: Tensor, found: Tensor, between: Tensor, same_po
     repeated = (mutual & (distance < same_point))[..., None]
     second, back = (points.gather(1, partner[..., None].expand(-1, -1, 2)) for points in (second, back))
     apart = [torch.where(repeated, points, 0).norm(dim=2) for points in (there - second, back - first)]
-    loss = _mean((apart[0] + apart[1]) / 2, repeated[..., 0])
+    loss = masked_mean((apart[0] + apart[1]) / 2, repeated[..., 0])
     return loss, repeated.sum() / is_first.sum().clamp(min=1)
 
 
@@ -211,7 +211,7 @@ def contrastive_loss(similarity: Tensor, is_point: Tensor) -> tuple[Tensor, Tens
     valid, own = is_point.flatten(), similarity.diagonal()
     loss = (similarity.logsumexp(dim=1) - own + similarity.logsumexp(dim=0) - own) / 2
     label = torch.arange(len(valid), device=valid.device)
-    return _mean(loss, valid), 1 - _mean((similarity.argmax(dim=1) != label).float(), valid)
+    return masked_mean(loss, valid), 1 - masked_mean((similarity.argmax(dim=1) != label).float(), valid)
 
 
 def taught_loss(similarity: Tensor, teacher_similarity: Tensor, is_point: Tensor) -> Tensor:
@@ -224,10 +224,10 @@ def taught_loss(similarity: Tensor, teacher_similarity: Tensor, is_point: Tensor
         F.kl_div(mine.log_softmax(dim=1), theirs.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
         for mine, theirs in ((similarity, teacher_similarity), (similarity.T, teacher_similarity.T))
     )
-    return _mean(sum(both, similarity.new_zeros(())) / 2, valid)
+    return masked_mean(sum(both, similarity.new_zeros(())) / 2, valid)
 
 
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
+def masked_mean(values: Tensor, counted: Tensor) -> Tensor:
     """Mean over the counted elements; 0 if none is counted. Selecting the elements instead would wait for the GPU."""
     return torch.where(counted, values, 0).sum() / counted.sum().clamp(min=1)
 

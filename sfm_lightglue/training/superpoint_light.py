@@ -47,6 +47,7 @@ from sfm_lightglue.training.light_pairs import ExampleRecipe, LightPairOptions, 
 from sfm_lightglue.training.loop import MuonLoopOptions, TrainingRun, seeded_generator, training_dtype
 from sfm_lightglue.training.photometric import PhotometricRange, change_photos
 from sfm_lightglue.training.photos import prepare_photos, read_photo, write_index
+from sfm_lightglue.training.student import masked_mean
 from sfm_lightglue.training.superpoint import METADATA
 from sfm_lightglue.training.teacher import TeacherOptions
 from sfm_lightglue.training.validation import ValidationOptions, ViewPair, make_view_pairs, validate
@@ -137,7 +138,7 @@ class LightStudent(nn.Module):
             described = self._describe(output, batch["jittered"])
         teacher, is_point = F.normalize(batch["teacher"].float(), dim=2), batch["is_point"]
         both = is_point.repeat(2, 1)
-        cosine = _mean((described * teacher).sum(dim=2), both)
+        cosine = masked_mean((described * teacher).sum(dim=2), both)
         near = torch.stack([torch.cdist(points, points) < options.same_point for points in batch["points"]])
         taught, _ = info_nce(described, teacher, both, near, both.float(), options.temperature)
         first, second = described.chunk(2)
@@ -148,7 +149,7 @@ class LightStudent(nn.Module):
         keypoints = divergence(output.logits.float(), batch["logits"].float(), batch["cells"])
         loss = options.distillation * (1 - cosine) + options.teacher_contrast * taught + options.contrast * contrast
         loss = loss + options.keypoints * keypoints
-        series = _mean((described * teacher).sum(dim=2), both & batch["is_series"].repeat(2)[:, None])
+        series = masked_mean((described * teacher).sum(dim=2), both & batch["is_series"].repeat(2)[:, None])
         metrics = {"loss": loss, "teacher_cosine": cosine, "series_cosine": series, "teacher_contrast": taught}
         return loss, {**metrics, "contrast": contrast, "top1": right, "keypoint_divergence": keypoints}
 
@@ -189,11 +190,7 @@ def divergence(logits: Tensor, targets: Tensor, cells: Tensor) -> Tensor:
 
     `logits` and `targets` are (b, 65, hc, wc) before the softmax, `cells` is bool (b, hc, wc).
     """
-    return _mean(F.kl_div(logits.log_softmax(dim=1), targets.softmax(dim=1), reduction="none").sum(dim=1), cells)
-
-
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    return torch.where(counted, values, 0).sum() / counted.sum().clamp(min=1)
+    return masked_mean(F.kl_div(logits.log_softmax(dim=1), targets.softmax(dim=1), reduction="none").sum(dim=1), cells)
 
 
 @dataclass(frozen=True, eq=False)
