@@ -27,7 +27,8 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database_mark import SQLITE_SUFFIXES, is_marked, is_unchanged, mark_database
 from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import foreign_file, free_path, remove_stale, written_whole
-from sfm_lightglue.geometries.stage import VerificationReport, check_geometries, check_names, read_matches, verify_pairs
+from sfm_lightglue.geometries.inputs import check_geometries, check_names, read_matches
+from sfm_lightglue.geometries.stage import VerificationReport, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.pose_priors import PosePrior, find_pose_priors

@@ -6,16 +6,17 @@ import difflib
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from sfm_lightglue.products import Features, Matches, TwoViewGeometry
+from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.settings import fingerprint
 from sfm_lightglue.storage.layout import (
+    bare_features_from_group,
     explained_damage,
     features_from_group,
     geometry_from_group,
@@ -30,6 +31,7 @@ from sfm_lightglue.storage.layout import (
     stored_image_size,
     stored_pixel_scale,
 )
+from sfm_lightglue.storage.numbers import GeometryNumbers, numbers_of
 from sfm_lightglue.storage.safety import check_file, find_dataset, find_group, leaf_groups, numeric_datasets
 from sfm_lightglue.storage.values import check_features
 
@@ -90,6 +92,10 @@ class H5Reader:
                 return str(stamp)
             return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in numeric_datasets(group)})
 
+    def stamps(self, keys: Sequence[str]) -> list[str]:
+        """The `stamp` of each key."""
+        return [self.stamp(key) for key in keys]
+
     # --- features ---
 
     def features(self, name: str, *, with_descriptors: bool = True, image_size: tuple[int, int] | None = None) -> Features:
@@ -109,6 +115,11 @@ class H5Reader:
         if not self._is_ours:
             check_features(features, f"{self.path}: {name}")
         return features
+
+    def bare_features(self, name: str) -> Features:
+        """As `features`, but only what geometry needs: keypoints, size, scale and orientation. Scores are 1, and not read."""
+        with explained_damage(self.path, (OSError, RuntimeError)):
+            return bare_features_from_group(self._image_group(name), name)
 
     def keypoints(self, name: str) -> np.ndarray:
         """float32 (n, 2): keypoints of the image `name`, px, see `Features.keypoints`. Raises: as `features`."""
@@ -207,6 +218,10 @@ class H5Reader:
         key, _ = self._find_pair(name0, name1)
         return self.stamp(key) if key else ""
 
+    def match_stamps(self, pairs: Sequence[Pair]) -> list[str]:
+        """The `match_stamp` of each pair."""
+        return [self.match_stamp(pair.name0, pair.name1) for pair in pairs]
+
     def _find_pair(self, name0: str, name1: str) -> tuple[str, bool]:
         """The key of the pair, empty if it is not in the file, and True if the stored matches go from `name1` to `name0`."""
         for key, flipped in pair_keys(name0, name1):
@@ -227,6 +242,10 @@ class H5Reader:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
             return geometry_from_group(group, with_arrays=False)
+
+    def geometry_numbers(self, pairs: Sequence[Pair]) -> GeometryNumbers:
+        """Numbers about the geometries of many pairs, without inlier matches and matrices."""
+        return numbers_of(self.find_geometry(pair.name0, pair.name1) for pair in pairs)
 
     def num_inliers(self, name0: str, name1: str) -> int:
         """Number of verified matches of a pair, without reading them; 0 if it was rejected. Raises: as `geometry`."""
