@@ -141,6 +141,10 @@ class H5Reader:
         """Number of keypoints of the image, without reading them."""
         return int(required_dataset(self._image_group(name), "keypoints", name).shape[0])
 
+    def num_keypoints_of(self, names: Sequence[str]) -> np.ndarray:
+        """int64 (len(names),): the number of keypoints of each image. Raises: as `features`."""
+        return np.array([self.num_keypoints(name) for name in names], np.int64)
+
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) px of the photo, without reading its features. Raises: as `features`."""
         return stored_image_size(self._image_group(name), name)
@@ -217,6 +221,14 @@ class H5Reader:
         """The `stamp` of the matches that `find_matches` returns; empty if it returns None."""
         key, _ = self._find_pair(name0, name1)
         return self.stamp(key) if key else ""
+
+    def match_counts_of(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """int32 (len(pairs), 2): the number of matches of each pair, and `Matches.stop_layer`; -1 if the pair is not in the file.
+
+        Raises: as `find_matches`.
+        """
+        counts = [self.match_counts(pair.name0, pair.name1) or (-1, -1) for pair in pairs]
+        return np.array(counts, np.int32).reshape(-1, 2)
 
     def match_stamps(self, pairs: Sequence[Pair]) -> list[str]:
         """The `match_stamp` of each pair."""
