@@ -556,6 +556,47 @@ def test_a_killed_process_loses_at_most_one_shard_and_the_final_file_is_the_same
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features.h5", "reference.h5"]
 
 
+def test_several_writers_at_once_lose_nothing_and_a_later_store_merges_all(tmp_path: Path) -> None:
+    items = small_items(9)
+    reference = write(tmp_path / "reference.h5", items)
+    path = tmp_path / "features.h5"
+    with ShardStore(path, SETTINGS, shard_items=1, writer="a") as a, ShardStore(path, SETTINGS, shard_items=1, writer="b-2") as b:
+        for number, (key, item) in enumerate(list(items.items())[:8]):
+            (a, b)[number % 2].add(key, item, f"stamp of {key}")
+        for store in (a, b):
+            store.merge()
+    assert not path.exists(), "writers do not merge: another one may still work"
+    assert len([*tmp_path.glob("features.h5.shards/*-b-2.h5")]) == 4
+    assert complete(path, items) == (["sub/008.jpg"], reference)
+
+
+def test_a_writer_keeps_the_half_written_files_of_others(tmp_path: Path) -> None:
+    shards = tmp_path / "features.h5.shards"
+    shards.mkdir()
+    ours, theirs = shards / "000001-a.h5.12.tmp", shards / "000001-b.h5.13.tmp"
+    for path in (ours, theirs):
+        path.write_bytes(b"half a file")
+    with ShardStore(tmp_path / "features.h5", SETTINGS, writer="a"):
+        assert not ours.exists() and theirs.exists()
+    write(tmp_path / "features.h5", small_items(1))
+    assert not theirs.exists()
+
+
+def test_a_result_that_is_newer_than_those_of_the_writers_replaces_them(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    for number, writer in enumerate(["", "z", "", "a"]):
+        with ShardStore(path, SETTINGS, writer=writer) as store:
+            store.add("a.jpg", features_to_group(make_features(3, seed=number)), f"stamp {number}")
+    with ShardStore(path, SETTINGS) as store:
+        assert store.stamps == {"a.jpg": "stamp 3"}
+
+
+@pytest.mark.parametrize("writer", ["a/b", "a.h5", "x" * 65, "ä"])
+def test_a_writer_with_another_name_is_refused(tmp_path: Path, writer: str) -> None:
+    with pytest.raises(ValueError, match="is not the name of a writer"):
+        ShardStore(tmp_path / "features.h5", SETTINGS, writer=writer)
+
+
 def stop_at(monkeypatch: pytest.MonkeyPatch, target: Any, attribute: str, call: int) -> None:
     """Makes the call number `call` raise KeyboardInterrupt."""
     original, calls = getattr(target, attribute), itertools.count(1)

@@ -153,7 +153,7 @@ COMMANDS = (
     Command(
         "kernels",
         "without arguments (CXX names the compiler)",
-        "compile optional kernels that make LightGlue faster on CPUs with AVX512",
+        "compile the kernels that make LightGlue faster on CPUs with AVX512 or AVX2",
         "sfm_lightglue.commands.kernels:main",
     ),
     Command(

@@ -6,14 +6,14 @@ import difflib
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from sfm_lightglue.products import Features, Matches, TwoViewGeometry
+from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.settings import fingerprint
 from sfm_lightglue.storage.layout import (
     explained_damage,
@@ -90,6 +90,10 @@ class H5Reader:
                 return str(stamp)
             return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in numeric_datasets(group)})
 
+    def stamps(self, keys: Sequence[str]) -> list[str]:
+        """The `stamp` of each key."""
+        return [self.stamp(key) for key in keys]
+
     # --- features ---
 
     def features(self, name: str, *, with_descriptors: bool = True, image_size: tuple[int, int] | None = None) -> Features:
@@ -129,6 +133,10 @@ class H5Reader:
     def num_keypoints(self, name: str) -> int:
         """Number of keypoints of the image, without reading them."""
         return int(required_dataset(self._image_group(name), "keypoints", name).shape[0])
+
+    def num_keypoints_of(self, names: Sequence[str]) -> np.ndarray:
+        """int64 (len(names),): the number of keypoints of each image. Raises: as `features`."""
+        return np.array([self.num_keypoints(name) for name in names], np.int64)
 
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) px of the photo, without reading its features. Raises: as `features`."""
@@ -206,6 +214,18 @@ class H5Reader:
         """The `stamp` of the matches that `find_matches` returns; empty if it returns None."""
         key, _ = self._find_pair(name0, name1)
         return self.stamp(key) if key else ""
+
+    def match_counts_of(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """int32 (len(pairs), 2): the number of matches of each pair, and `Matches.stop_layer`; -1 if the pair is not in the file.
+
+        Raises: as `find_matches`.
+        """
+        counts = [self.match_counts(pair.name0, pair.name1) or (-1, -1) for pair in pairs]
+        return np.array(counts, np.int32).reshape(-1, 2)
+
+    def match_stamps(self, pairs: Sequence[Pair]) -> list[str]:
+        """The `match_stamp` of each pair."""
+        return [self.match_stamp(pair.name0, pair.name1) for pair in pairs]
 
     def _find_pair(self, name0: str, name1: str) -> tuple[str, bool]:
         """The key of the pair, empty if it is not in the file, and True if the stored matches go from `name1` to `name0`."""

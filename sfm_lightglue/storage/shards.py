@@ -3,6 +3,9 @@
 While a stage runs, its results go to shards: `OUT/features.h5.shards/000000.h5` and so on. Each shard is written whole or not
 at all, so a killed process leaves no half-written results. When the stage is complete, the shards are merged into
 `OUT/features.h5`. A stage that starts again asks the store which results are missing, and computes only those.
+
+Several processes may write shards of the same file at once, each under its own name: `000004-NAME.h5`. A later store without a
+name sees all shards, and merges them.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ LIBVER = ("v110", "v110")
 """The format of HDF5 1.10, with checksums. HDF5 2.0 would write a newer format by default, which HDF5 1.14 cannot read."""
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 """The first bytes of every HDF5 file that h5py writes."""
-SHARD, TEMPORARY_SHARD = re.compile(r"\d{6}\.h5"), re.compile(r"\d{6}\.h5\.\d+\.tmp")
+SHARD = re.compile(r"(\d{6})(?:-([A-Za-z0-9_-]{1,64}))?\.h5")
+"""Name of a shard: its number, and the name of its writer if there are several. Newer results have a higher number."""
+TEMPORARY_SHARD = re.compile(rf"{SHARD.pattern}\.\d+\.tmp")
 
 
 def check_output(path: Path | str) -> None:
@@ -74,8 +79,11 @@ class ShardStore:
         if_settings_changed: `refuse` raises SettingsChanged when the file has other settings, `recompute` replaces the file.
         shard_items: number of results in a shard.
         shard_seconds: a shard is written earlier if its first result is older than this.
+        writer: name of this writer: letters, digits, `-` and `_`. Give each process its own if several write at once; `merge`
+            then only writes the buffered results. Empty if this store is the only one.
 
-    Raises (when the block is entered): SettingsChanged; ValueError if `path` is a folder or the file is damaged.
+    Raises: ValueError for another name of a writer. When the block is entered: SettingsChanged; ValueError if `path` is a folder
+    or the file is damaged.
     """
 
     def __init__(
@@ -86,12 +94,15 @@ class ShardStore:
         if_settings_changed: str = "refuse",
         shard_items: int = 64,
         shard_seconds: float = 20,
+        writer: str = "",
     ) -> None:
+        if writer and not SHARD.fullmatch(f"000000-{writer}.h5"):
+            raise ValueError(f"writer={writer!r} is not the name of a writer: expected up to 64 letters, digits, - and _")
         self.path, self.shards = Path(path), Path(f"{path}.shards")
         self.settings = json.loads(json.dumps(settings, sort_keys=True))
         self.fingerprint = fingerprint(self.settings)
         self.if_settings_changed = if_settings_changed
-        self.shard_items, self.shard_seconds = shard_items, shard_seconds
+        self.shard_items, self.shard_seconds, self.writer = shard_items, shard_seconds, writer
         self.stamps: dict[str, str] = {}
         self._places: dict[str, Path] = {}  # key -> file with its newest result
         self._buffer: dict[str, GroupData] = {}
@@ -102,12 +113,9 @@ class ShardStore:
         if self.path.is_dir():
             raise ValueError(f"{self.path} is a folder, expected the name of a file such as {self.path}.h5")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(self.path)
-        for stale in self.shards.glob("*.tmp"):
-            if TEMPORARY_SHARD.fullmatch(stale.name):
-                stale.unlink(missing_ok=True)
+        self._remove_stale()
         shards = self._list_shards()
-        self._next_shard = int(shards[-1].stem) + 1 if shards else 0
+        self._next_shard = _number(shards[-1]) + 1 if shards else 0
         for path in (self.path, *shards):
             if path.exists():
                 self._load(path)
@@ -141,7 +149,7 @@ class ShardStore:
         if not self._buffer:
             return
         self.shards.mkdir(exist_ok=True)
-        path = self.shards / f"{self._next_shard:06d}.h5"
+        path = self.shards / f"{self._next_shard:06d}{self.writer and '-'}{self.writer}.h5"
         with self._write(path) as file:
             for key in sorted(self._buffer):
                 write_group(file, key, self._buffer[key])
@@ -150,8 +158,13 @@ class ShardStore:
         self._buffer = {}
 
     def merge(self, drop: Iterable[str] = ()) -> None:
-        """Moves the results of all shards into the merged file. Results under the keys of `drop` are deleted."""
+        """Moves the results of all shards into the merged file. Results under the keys of `drop` are deleted.
+
+        One of several writers only writes what is buffered: a store without a name merges the shards of all.
+        """
         self.flush()
+        if self.writer:
+            return
         dropped, shards = self.stamps.keys() & set(drop), self._list_shards()
         if not dropped and not shards and self.path.exists():
             return
@@ -166,8 +179,18 @@ class ShardStore:
         with contextlib.suppress(OSError):
             self.shards.rmdir()
 
+    def _remove_stale(self) -> None:
+        """Deletes the temporary files of killed processes. One of several writers deletes only its own."""
+        if not self.writer:
+            remove_stale(self.path)
+        for stale in self.shards.glob("*.tmp"):
+            if (name := TEMPORARY_SHARD.fullmatch(stale.name)) and (not self.writer or name[2] == self.writer):
+                stale.unlink(missing_ok=True)
+
     def _list_shards(self) -> list[Path]:
-        return sorted(path for path in self.shards.glob("*.h5") if SHARD.fullmatch(path.name))
+        """All shards, the oldest first."""
+        shards = [path for path in self.shards.glob("*.h5") if SHARD.fullmatch(path.name)]
+        return sorted(shards, key=lambda path: (_number(path), path.name))
 
     def _load(self, path: Path) -> None:
         """Adds the stamps in a file to `stamps`, if the settings are equal. Shards are read whole; damaged shards are deleted."""
@@ -182,7 +205,7 @@ class ShardStore:
             if not is_shard:
                 raise
             logger.warning("%s is damaged (%s): its results are computed again", path, error.__cause__ or error)
-            path.unlink()
+            path.unlink(missing_ok=True)
             return
         if old != self.fingerprint:
             self._settings_changed(path, old, settings)
@@ -199,7 +222,7 @@ class ShardStore:
                 f"or give execution.if_settings_changed=recompute to replace it"
             )
         logger.warning("%s was made with other settings (%s): it is replaced", path, describe_changes(old, self.settings))
-        path.unlink()
+        path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _write(self, path: Path) -> Iterator[h5py.File]:
@@ -212,6 +235,10 @@ class ShardStore:
                     yield file
             except (OSError, RuntimeError) as error:  # h5py raises either
                 raise OSError(f"{path} could not be written, is the disk full? ({error})") from error
+
+
+def _number(shard: Path) -> int:
+    return int(shard.name[:6])
 
 
 def _read_groups(places: Mapping[str, Path]) -> Iterator[tuple[str, GroupData]]:
