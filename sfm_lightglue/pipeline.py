@@ -43,7 +43,8 @@ from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.stage import select_pairs
+from sfm_lightglue.pairs.stage import plan_pairs
+from sfm_lightglue.pairs.union import source_names
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
@@ -281,10 +282,11 @@ def extract(run: Run) -> None:
 def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
-        selected = select_pairs(run.options.pairs.create(), collection)
+        choice = run.options.pairs
+        selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
         write_reasons(run.folder.pair_reasons, selected)
         write_pairs(run.folder.pairs, selected)
-        record["num_pairs"] = len(selected)
+        record |= dataclasses.asdict(report)
         if not selected:
             logger.warning("no pairs of images were selected")
 

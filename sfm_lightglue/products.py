@@ -74,7 +74,7 @@ class Features:
         return self.pixel_scale
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Pair:
     """Two images to be matched. `name0` < `name1`: the constructor swaps the names if necessary, so each pair exists once.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,22 @@ def read_orientation(path: Path) -> int:
     """
     with open_photo(path) as image:
         return exif_orientation(image)
+
+
+def read_time(path: Path) -> float:
+    """When the photo was taken, by EXIF's DateTimeOriginal: seconds since 1970 of the camera's own clock. NaN without one.
+
+    No pixels are decoded. Raises: UnreadableImage if the header cannot be read.
+    """
+    with open_photo(path) as image:
+        exif = _exif(image)
+    text = str(exif.get("DateTimeOriginal", "")).strip("\0 ")
+    fraction = str(exif.get("SubsecTimeOriginal", "")).strip("\0 ")
+    try:
+        whole = datetime.strptime(text, "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return math.nan
+    return whole + (float(f"0.{fraction}") if fraction.isdecimal() else 0.0)
 
 
 def read_position(path: Path) -> GeoPosition | None:

@@ -1,6 +1,7 @@
 """Pair sources: which images are matched with which. One file per source, and the stage that asks a source for its pairs."""
 
 PAIR_SOURCES = {
+    "auto": "sfm_lightglue.pairs.auto:AutoPairs",
     "exhaustive": "sfm_lightglue.pairs.exhaustive:ExhaustivePairs",
     "sequential": "sfm_lightglue.pairs.sequential:SequentialPairs",
     "retrieval": "sfm_lightglue.pairs.retrieval:RetrievalPairs",
