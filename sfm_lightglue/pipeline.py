@@ -21,6 +21,7 @@ from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, ch
 from sfm_lightglue.checks import Inputs, find_mistakes
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
+from sfm_lightglue.database_mark import keeps_time
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
@@ -374,7 +375,8 @@ def reconstruct_models(run: Run) -> None:
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
             del model["registered"]  # photos.tsv has them
-        record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
+        with keeps_time(run.folder.database):
+            record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
 
 
 def draw_plots(run: Run) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.database_mark import content_hash
+from sfm_lightglue.database_mark import content_hash, keeps_time
 from sfm_lightglue.reconstruction.alignment import align_models
 from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.folder import ModelsFolder
@@ -68,7 +68,8 @@ def reconstruct(
     database, images, output = Path(database), Path(images), Path(output)
     if not database.is_file():
         raise FileNotFoundError(f"{database} does not exist: run the stage database first")
-    names = image_names(database)
+    with keeps_time(database):
+        names = image_names(database)
     if features is None and database.with_name("features.h5").is_file():
         features = database.with_name("features.h5")
     scale, orientations = _about_photos(features, names) if features is not None else (1.0, {})
