@@ -371,7 +371,14 @@ def reconstruct_models(run: Run) -> None:
             poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
         _warn_if_outdated(run.folder)
-        report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
+        report = reconstruct(
+            run.folder.database,
+            run.images,
+            run.folder.reconstruction,
+            options,
+            known_poses=known_poses,
+            executor=run.executor("cpu"),
+        )
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
             del model["registered"]  # photos.tsv has them
