@@ -39,7 +39,7 @@ from sfm_lightglue.renames import explain_former
 
 Options = TypeVar("Options")
 
-ESTIMATED_INTRINSICS = ("exif", "single", "per_folder", "per_image")
+ESTIMATED_INTRINSICS = ("auto", "exif", "single", "per_folder", "per_image")
 
 
 def register() -> None:

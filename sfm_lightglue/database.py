@@ -15,7 +15,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.pose_priors import PosePrior, find_pose_priors
 from sfm_lightglue.products import Pair, TwoViewGeometry
 from sfm_lightglue.storage import H5Reader
+from sfm_lightglue.view_graph import calibrate
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class DatabaseOptions:
     """How the cameras are chosen; configs/database holds the values."""
 
     intrinsics: str
-    """`exif`, `single`, `per_folder`, `per_image`, `poses`, a camera or a file, see `cameras.choose_cameras`."""
+    """`auto`, `exif`, `single`, `per_folder`, `per_image`, `poses`, a camera or a file, see `cameras.choose_cameras`."""
     camera_model: str
     """COLMAP's model of the cameras whose intrinsics are not given, such as SIMPLE_RADIAL."""
 
@@ -57,6 +58,8 @@ class DatabaseReport:
     """Images with a GPS position."""
     num_pairs: int
     num_verified_pairs: int
+    cameras: list[str] = field(default_factory=list, kw_only=True)
+    """A sentence about photos without a focal length in EXIF: whether they share a camera, and why."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def write_database(
         geometries: file of two-view geometries, see `geometries.stage.verify_pairs`; every pair must be in it.
         pairs: the pairs to write.
         output: the database to write.
-        cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`.
+        cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`. Cameras in `cameras.unsure` get
+            focal lengths from the pairs first, see `view_graph.calibrate`.
         names: the images to write; by default all images of `features`.
         pose_priors: positions and gravity by image name, see `pose_priors.find_pose_priors`.
 
@@ -102,13 +106,14 @@ def write_database(
         images = sorted(feature_reader.names() if names is None else set(names))
         check_names(ordered, images, feature_reader)
         check_geometries(ordered, geometry_reader, feature_reader, match_reader, cameras.cameras)
+        cameras, notes = calibrate(cameras, geometries, ordered)
         ids = number_images(images, cameras, _read_ids(output))
         with _new_database(output) as database:
             image_ids = _write_images(database, ids, cameras, feature_reader)
             num_positions = _write_pose_priors(database, image_ids, pose_priors or {})
             num_verified = _write_pairs(database, ordered, image_ids, match_reader, geometry_reader)
     num_cameras = len({cameras.groups[name] for name in images})
-    return DatabaseReport(len(images), num_cameras, num_positions, len(ordered), num_verified)
+    return DatabaseReport(len(images), num_cameras, num_positions, len(ordered), num_verified, cameras=notes)
 
 
 def is_outdated(database: Path | str, geometries: Path | str, pairs: Iterable[Pair]) -> bool:
