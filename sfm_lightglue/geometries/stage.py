@@ -11,7 +11,7 @@ import functools
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sfm_lightglue.cameras import Camera
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.geometries.stationary import MAX_SAMPLED_PAIRS, Overlays, drop_stationary, find_overlays
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
@@ -95,6 +96,7 @@ def verify_pairs(
     *,
     names: Iterable[str] | None = None,
     executor: Executor | None = None,
+    shard: Shard | None = None,
 ) -> VerificationReport:
     """Writes the two-view geometries of all pairs to the file `output`. Equal input gives equal bytes.
 
@@ -110,6 +112,7 @@ def verify_pairs(
         cameras: camera of each image by name, see `cameras.choose_cameras`.
         names: the images that the pairs may contain; by default all images of `features`.
         executor: decides where the pairs are verified; None for one thread per core.
+        shard: the share of this process, if several divide the work (`execution=shards`); the report is then about this share.
 
     Raises:
         KeyError: A pair has no matches, or an image has no features.
@@ -126,11 +129,21 @@ def verify_pairs(
             settings["overlays"] = overlays.to_settings()
         stationary = _count_stationary(ordered, feature_reader, match_reader, overlays)
     recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays)
-    with ShardStore(output, settings, if_settings_changed="recompute") as store:
-        _verify_missing(store, recipe, stamps.of_geometries(ordered, cameras), executor or ThreadExecutor())
+    writer = "" if shard is None else shard.writer
+    with ShardStore(output, settings, if_settings_changed="recompute", writer=writer) as store:
+        chosen = ordered if shard is None else _share_of(shard, ordered, store)
+        _verify_missing(store, recipe, stamps.of_geometries(chosen, cameras), executor or ThreadExecutor())
+    if shard is not None:
+        return VerificationReport(len(chosen), 0, 0, {}, {}, (0.0, 0.0))
     with H5Reader(output) as reader:
         report = _summarise([reader.geometry(pair.name0, pair.name1) for pair in ordered])
     return dataclasses.replace(report, **stationary)
+
+
+def _share_of(shard: Shard, pairs: Sequence[Pair], store: ShardStore) -> list[Pair]:
+    """The pairs that one of several processes verifies."""
+    by_key = {match_key(pair.name0, pair.name1): pair for pair in pairs}
+    return [by_key[key] for key in shard.share([*by_key], store.stamps)]
 
 
 def _verify_missing(store: ShardStore, recipe: VerificationRecipe, stamps: Mapping[Pair, str], executor: Executor) -> None:
