@@ -21,6 +21,7 @@ from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, ch
 from sfm_lightglue.checks import Inputs, find_mistakes
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
+from sfm_lightglue.database_mark import keeps_time
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
@@ -43,7 +44,8 @@ from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.stage import select_pairs
+from sfm_lightglue.pairs.stage import plan_pairs
+from sfm_lightglue.pairs.union import source_names
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
@@ -306,10 +308,11 @@ def extract(run: Run) -> None:
 def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
-        selected = select_pairs(run.options.pairs.create(), collection)
+        choice = run.options.pairs
+        selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
         write_reasons(run.folder.pair_reasons, selected)
         write_pairs(run.folder.pairs, selected)
-        record["num_pairs"] = len(selected)
+        record |= dataclasses.asdict(report)
         if not selected:
             logger.warning("no pairs of images were selected")
 
@@ -396,11 +399,19 @@ def reconstruct_models(run: Run) -> None:
             poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
         _warn_if_outdated(run.folder)
-        report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
+        report = reconstruct(
+            run.folder.database,
+            run.images,
+            run.folder.reconstruction,
+            options,
+            known_poses=known_poses,
+            executor=run.executor("cpu"),
+        )
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
             del model["registered"]  # photos.tsv has them
-        record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
+        with keeps_time(run.folder.database):
+            record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
 
 
 def draw_plots(run: Run) -> None:

@@ -74,7 +74,7 @@ class Features:
         return self.pixel_scale
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Pair:
     """Two images to be matched. `name0` < `name1`: the constructor swaps the names if necessary, so each pair exists once.
 
@@ -86,7 +86,7 @@ class Pair:
     reason: str = field(default="", compare=False)
     """Why the pair was chosen: `exhaustive`, `sequential+4`, `retrieval#3`, `loop#1`, `list`; several are joined by `,`."""
     score: float = field(default=float("nan"), compare=False)
-    """Similarity of the images from retrieval, else NaN."""
+    """Similarity of the images: from retrieval, overlap of views, or share of common points, at most 1; NaN if not known."""
 
     def __post_init__(self) -> None:
         if self.name0 == self.name1:

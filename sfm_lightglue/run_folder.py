@@ -85,6 +85,11 @@ class RunFolder:
         return self.path / "reconstruction"
 
     @property
+    def clusters(self) -> Path:
+        """Folder of the clusters that are finished while `reconstruction=clusters` is not."""
+        return self.path / "reconstruction.clusters"
+
+    @property
     def plots(self) -> Path:
         """Folder of pictures."""
         return self.path / "plots"

@@ -35,7 +35,14 @@ def _extract(record: Record) -> list[str]:
 
 
 def _pairs(record: Record) -> list[str]:
-    return [f"{count_of(record['num_pairs'], 'pair')} selected"]
+    parts = count_of(record["num_components"], "part")
+    return [
+        f"{count_of(record['num_pairs'], 'pair')} selected ({' + '.join(record['sources'])})",
+        f"{record['num_before_limits'] - record['num_pairs']} left out by limits"
+        if record["num_before_limits"] > record["num_pairs"]
+        else "",
+        f"the photos are in {parts}, the largest of {record['largest_component']}" if record["num_components"] > 1 else "",
+    ]
 
 
 def _match(record: Record) -> list[str]:

@@ -2,12 +2,65 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
+from sfm_lightglue.pairs.budget import SelectionOptions, limit_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.pairing import PairSource, found_pairs
+from sfm_lightglue.pairs.pairing import Choice, PairSource, found_pairs
 from sfm_lightglue.pairs.union import union_pairs
+from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.products import Pair
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """Which pairs a call of `plan_pairs` selected, and why."""
+
+    num_pairs: int
+    sources: tuple[str, ...]
+    """Names of the sources that gave the pairs."""
+    because: str
+    """Why `pairs=auto` chose these sources; empty if the user has chosen."""
+    num_by_source: dict[str, int]
+    """Number of pairs by the first word of their reasons: `exhaustive`, `sequential`, `loop`, ... A pair may have several."""
+    num_before_limits: int
+    """Number of pairs before `pairs.max_pairs` and `pairs.max_pairs_per_image`."""
+    num_components: int
+    """Connected parts of the graph of photos and selected pairs; a photo without any pair is a part of its own."""
+    largest_component: int
+    """Photos of the largest part."""
+    num_alone: int
+    """Photos without any pair."""
+
+
+def plan_pairs(
+    source: PairSource, collection: Collection, names_of_sources: Sequence[str], limits: SelectionOptions
+) -> tuple[list[Pair], SelectionReport]:
+    """The pairs of a source within the limits, as `select_pairs` gives them, and a report.
+
+    Args:
+        source: The pair source.
+        collection: The photos.
+        names_of_sources: Names of the sources that the user has chosen.
+        limits: Budgets of pairs.
+
+    Raises: ValueError as `select_pairs`.
+    """
+    choice = Choice(tuple(names_of_sources), "")
+    if callable(choose := getattr(source, "choose", None)):
+        choice = choose(collection)
+    found = select_pairs(source, collection)
+    pairs = limit_pairs(found, limits.max_pairs, limits.max_pairs_per_image)
+    counts = Counter(kind for pair in pairs for kind in {re.split("[#+]", reason)[0] for reason in pair.reason.split(",")})
+    parts = graph_parts(collection.names, pairs)
+    return pairs, SelectionReport(
+        len(pairs), choice.sources, choice.because, dict(sorted(counts.items())), len(found), **dataclasses.asdict(parts)
+    )
 
 
 def select_pairs(source: PairSource, collection: Collection) -> list[Pair]:

@@ -16,6 +16,7 @@ import numpy as np
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.settings import fingerprint
 from sfm_lightglue.storage.layout import (
+    bare_features_from_group,
     explained_damage,
     features_from_group,
     geometry_from_group,
@@ -30,6 +31,7 @@ from sfm_lightglue.storage.layout import (
     stored_image_size,
     stored_pixel_scale,
 )
+from sfm_lightglue.storage.numbers import GeometryNumbers, numbers_of
 from sfm_lightglue.storage.safety import check_file, find_dataset, find_group, leaf_groups, numeric_datasets
 from sfm_lightglue.storage.values import check_features
 
@@ -113,6 +115,11 @@ class H5Reader:
         if not self._is_ours:
             check_features(features, f"{self.path}: {name}")
         return features
+
+    def bare_features(self, name: str) -> Features:
+        """As `features`, but only what geometry needs: keypoints, size, scale and orientation. Scores are 1, and not read."""
+        with explained_damage(self.path, (OSError, RuntimeError)):
+            return bare_features_from_group(self._image_group(name), name)
 
     def keypoints(self, name: str) -> np.ndarray:
         """float32 (n, 2): keypoints of the image `name`, px, see `Features.keypoints`. Raises: as `features`."""
@@ -247,6 +254,10 @@ class H5Reader:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
             return geometry_from_group(group, with_arrays=False)
+
+    def geometry_numbers(self, pairs: Sequence[Pair]) -> GeometryNumbers:
+        """Numbers about the geometries of many pairs, without inlier matches and matrices."""
+        return numbers_of(self.find_geometry(pair.name0, pair.name1) for pair in pairs)
 
     def num_inliers(self, name0: str, name1: str) -> int:
         """Number of verified matches of a pair, without reading them; 0 if it was rejected. Raises: as `geometry`."""

@@ -12,7 +12,8 @@ import pycolmap
 import pytest
 from known_scene import KnownScene, make_database
 
-from sfm_lightglue.reconstruction.joining import NotJoined, find_common_points, join_models, join_two
+from sfm_lightglue.reconstruction.common_points import NotJoined, Part, find_common_points
+from sfm_lightglue.reconstruction.joining import join_models, join_two
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.reconstruction.overlaps import VerifiedPairs
 
@@ -27,6 +28,8 @@ OPTIONS = ReconstructionOptions(
     extract_colors=False,
     num_threads=1,
     seed=0,
+    max_cluster_size=150,
+    cluster_overlap=20,
     align="none",
 )
 NUM_IMAGES = 6
@@ -137,10 +140,10 @@ def test_models_that_would_overlap_without_matches_are_not_joined(database: Path
 def test_common_points_come_from_shared_photos_and_from_matches(database: Path, whole: pycolmap.Reconstruction) -> None:
     pairs, none = VerifiedPairs.read(database), VerifiedPairs({}, set())
     model0, model1 = part(whole, (1, 2, 3)), part(whole, (3, 4, 5))
-    shared = find_common_points(model0, model1, none)
+    shared = find_common_points(Part(model0), Part(model1), none)
     assert {*shared.images[:, 0].tolist()} == {*shared.images[:, 1].tolist()} == {3}
     np.testing.assert_array_equal(shared.ids[:, 0], shared.ids[:, 1])  # both models come from the same one
-    matched = find_common_points(part(whole, (1, 2)), part(whole, (5, 6)), pairs)
+    matched = find_common_points(Part(part(whole, (1, 2))), Part(part(whole, (5, 6))), pairs)
     assert len(matched.ids) > 100 and np.mean(matched.ids[:, 0] == matched.ids[:, 1]) > 0.99
 
 
