@@ -43,7 +43,7 @@ def check_outputs(folder: RunFolder, stages: Iterable[str]) -> None:
 
 
 def _check_folders(folder: RunFolder) -> None:
-    for path in (folder.path, folder.logs):
+    for path in (folder.path, folder.logs, folder.shards):
         if os.path.lexists(path) and not path.is_dir():
             raise foreign_file(path)
 
