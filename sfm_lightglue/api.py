@@ -244,8 +244,8 @@ def select_pairs(
 
     Args:
         names: Names of the images, as `list_images` gives them.
-        pairs: A file in configs/pairs without its ending: `auto`, `exhaustive`, `sequential`, `retrieval`, `spatial`, `list`, or
-            one of your own. A list of names gives the union of their pairs.
+        pairs: A file in configs/pairs without its ending: `auto`, `exhaustive`, `sequential`, `retrieval`, `spatial`, `poses`,
+            `covisibility`, `list`, or one of your own. A list of names gives the union of their pairs.
         features: File of features; retrieval and loop closure need it.
         images: Folder of the photos; sources that use GPS positions need it.
         poses: File of camera poses; sources that use poses need it.

@@ -42,7 +42,7 @@ Options = TypeVar("Options")
 
 KEYS_OF_PAIRS = tuple(field.name for field in dataclasses.fields(SelectionOptions))
 """Options of `pairs` in configs/pipeline.yaml. They apply to every pair source, which does not get them."""
-ESTIMATED_INTRINSICS = ("exif", "single", "per_folder", "per_image")
+ESTIMATED_INTRINSICS = ("auto", "exif", "single", "per_folder", "per_image")
 
 
 def register() -> None:

@@ -6,6 +6,8 @@ PAIR_SOURCES = {
     "sequential": "sfm_lightglue.pairs.sequential:SequentialPairs",
     "retrieval": "sfm_lightglue.pairs.retrieval:RetrievalPairs",
     "spatial": "sfm_lightglue.pairs.spatial:SpatialPairs",
+    "poses": "sfm_lightglue.pairs.posed:PosesPairs",
+    "covisibility": "sfm_lightglue.pairs.covisibility:CovisibilityPairs",
     "list": "sfm_lightglue.pairs.listed:ListedPairs",
     "union": "sfm_lightglue.pairs.union:UnionPairs",
 }
