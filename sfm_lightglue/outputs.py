@@ -43,7 +43,7 @@ def check_outputs(folder: RunFolder, stages: Iterable[str]) -> None:
 
 
 def _check_folders(folder: RunFolder) -> None:
-    for path in (folder.path, folder.logs):
+    for path in (folder.path, folder.logs, folder.shards):
         if os.path.lexists(path) and not path.is_dir():
             raise foreign_file(path)
 
@@ -71,6 +71,7 @@ CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),
     "orient": lambda folder: check_decisions(folder.orientations),
+    "expand": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
     "database": lambda folder: database.check_output(folder.database),
     "reconstruct": _check_reconstruction,
     "plots": check_pictures,
