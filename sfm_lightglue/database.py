@@ -26,7 +26,7 @@ from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database_mark import SQLITE_SUFFIXES, is_marked, is_unchanged, mark_database
 from sfm_lightglue.execution.executor import Executor
-from sfm_lightglue.files import foreign_file, free_path, remove_stale, written_whole
+from sfm_lightglue.files import foreign_file, free_path, remove_stale, result_exists, written_whole
 from sfm_lightglue.geometries.stage import VerificationReport, check_geometries, check_names, read_matches, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.orientation import colmap_keypoints
@@ -178,7 +178,7 @@ def check_output(database: Path | str) -> None:
 def _is_from_version_0_10(database: Path) -> bool:
     stored = dict(_query(database, "SELECT name, COALESCE(rows, 0) FROM images LEFT JOIN keypoints USING (image_id)"))
     features = database.with_name("features.h5")
-    if not stored or not features.is_file():
+    if not stored or not result_exists(features):
         return False
     try:
         with H5Reader(features) as reader:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
-from sfm_lightglue.files import foreign_file, written_whole
+from sfm_lightglue.files import foreign_file, result_exists, written_whole
 from sfm_lightglue.pair_files import read_reasons
 from sfm_lightglue.photo_names import PhotoNames, read_photo_list
 from sfm_lightglue.products import Pair, TwoViewGeometry
@@ -197,7 +197,7 @@ class _Image:
 
 def _read_images(folder: RunFolder, summary: Mapping[str, Any], skipped: Mapping[str, str]) -> dict[str, _Image]:
     """The photos that have features, by name, sorted."""
-    if not folder.features.is_file():
+    if not result_exists(folder.features):
         return {}
     with folder.open_features() as reader:
         names = sorted({*_present(reader.names(), summary)} - skipped.keys())

@@ -21,7 +21,7 @@ from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.orientation import upright_features
-from sfm_lightglue.products import Matches, Pair
+from sfm_lightglue.products import Matches, Pair, sorted_pairs
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, H5Reader, ShardStore, check_match_keys, match_key, matches_to_group
 
@@ -55,6 +55,7 @@ def match_pairs(
     num_workers: int = 0,
     cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
+    writer: str = "",
 ) -> MatchingReport:
     """Writes the matches of all pairs to a file. Pairs that are already stored there are kept.
 
@@ -69,6 +70,8 @@ def match_pairs(
         num_workers: Number of these threads, 0 for one per core. Not used if an executor is given.
         cache_mb: Memory of each process for images that are kept for their next pair, MB.
         if_settings_changed: `refuse` or `recompute` matches in `output` that were made with other settings.
+        writer: Name of this process if several write to `output` at once, see `ShardStore`. A later call without it, with all
+            pairs, finishes the file. The means of the report are 0.
 
     Returns:
         The numbers of pairs and matches.
@@ -85,38 +88,31 @@ def match_pairs(
         >>> report.num_pairs
         5
     """
-    ordered = sorted(set(pairs))
+    ordered = sorted_pairs(pairs)
     check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
-    by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
-
     with H5Reader(features) as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
-        image_stamps = _image_stamps(reader, ordered)
-    stamps = {key: f"{image_stamps[pair.name0]} {image_stamps[pair.name1]}" for key, pair in by_key.items()}
-    with ShardStore(output, settings, if_settings_changed=if_settings_changed) as store:
-        todo = store.missing(stamps)
+        stamps = _image_stamps(reader, ordered)
+    with ShardStore(output, settings, if_settings_changed=if_settings_changed, writer=writer) as store:
+        todo = store.missing_pairs(ordered, stamps)
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
-        batches = _batches([by_key[key] for key in todo], matcher)
+        batches = _batches(todo, matcher)
         jobs = checked_results(executor or ThreadExecutor(num_workers), recipe, batches)
-        bar = progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo))
+        bar = progress_bar(len(ordered), "match", "pair", len(ordered) - len(todo))
         with bar, contextlib.closing(jobs):  # after an error, the jobs end before the error is raised
             for batch, results in jobs:
                 if isinstance(results, Exception):
                     raise results
                 for pair, result in zip(batch, results, strict=True):
-                    key = match_key(pair.name0, pair.name1)
-                    store.add(key, result, stamps[key])
+                    store.add(match_key(pair.name0, pair.name1), result, f"{stamps[pair.name0]} {stamps[pair.name1]}")
                 bar.update(len(batch))
         store.merge()
-    return MatchingReport(len(ordered), *_mean_counts(Path(output), ordered), num_computed=len(todo))
-
-
-def _mean_counts(path: Path, pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Mean number of matches and of layers of the pairs in the file; 0 without pairs."""
-    with H5Reader(path) as reader:
-        counts = [reader.match_counts(pair.name0, pair.name1) or (0, 0) for pair in pairs]
-    num_matches, num_layers = np.mean(counts or [(0, 0)], axis=0).tolist()
-    return num_matches, num_layers
+    if writer:
+        return MatchingReport(len(ordered), 0.0, 0.0, num_computed=len(todo))
+    with H5Reader(output) as reader:
+        counts = np.maximum(reader.match_counts_of(ordered), 0)
+    num_matches, num_layers = counts.mean(axis=0).tolist() if ordered else (0.0, 0.0)
+    return MatchingReport(len(ordered), num_matches, num_layers, num_computed=len(todo))
 
 
 @contextlib.contextmanager
@@ -187,7 +183,11 @@ def _batches(pairs: Sequence[Pair], matcher: Matcher) -> list[tuple[Pair, ...]]:
 def _image_stamps(reader: H5Reader, pairs: Iterable[Pair]) -> dict[str, str]:
     """Content stamp of each image in the pairs. Raises: KeyError that names the closest image if one has no features."""
     names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
-    return {name: reader.stamp(name) or reader.features(name).name for name in names}
+    stamps = dict(zip(names, reader.stamps(names), strict=True))
+    for name in names:
+        if not stamps[name]:
+            reader.features(name)  # raises
+    return stamps
 
 
 def _check(matches: Matches, pair: Pair, sizes: tuple[int, int]) -> None:

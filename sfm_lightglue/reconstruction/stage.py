@@ -20,6 +20,7 @@ import numpy as np
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database_mark import content_hash
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.reconstruction.alignment import align_models
 from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.folder import ModelsFolder
@@ -69,7 +70,7 @@ def reconstruct(
     if not database.is_file():
         raise FileNotFoundError(f"{database} does not exist: run the stage database first")
     names = image_names(database)
-    if features is None and database.with_name("features.h5").is_file():
+    if features is None and result_exists(database.with_name("features.h5")):
         features = database.with_name("features.h5")
     scale, orientations = _about_photos(features, names) if features is not None else (1.0, {})
     poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
