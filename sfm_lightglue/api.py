@@ -24,12 +24,13 @@ from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.overrides import literal, overrides_of
+from sfm_lightglue.pairs.budget import limit_pairs
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.renames import REMOVED_OPTIONS
-from sfm_lightglue.run_options import choose_lightglue, choose_plugin
+from sfm_lightglue.run_options import choose_lightglue, choose_plugin, selection_options
 from sfm_lightglue.summary import Summary
 
 Photo = str | Path | np.ndarray | PILImage.Image
@@ -231,7 +232,7 @@ def match_images(
 
 def select_pairs(
     names: Sequence[str],
-    pairs: str | Sequence[str] = "exhaustive",
+    pairs: str | Sequence[str] = "auto",
     *,
     features: Path | str | None = None,
     images: Path | str | None = None,
@@ -243,14 +244,14 @@ def select_pairs(
 
     Args:
         names: Names of the images, as `list_images` gives them.
-        pairs: A file in configs/pairs without its ending: `exhaustive`, `sequential`, `retrieval`, `spatial`, `list`, or one of
-            your own. A list of names gives the union of their pairs.
+        pairs: A file in configs/pairs without its ending: `auto`, `exhaustive`, `sequential`, `retrieval`, `spatial`, `poses`,
+            `covisibility`, `list`, or one of your own. A list of names gives the union of their pairs.
         features: File of features; retrieval and loop closure need it.
         images: Folder of the photos; sources that use GPS positions need it.
         poses: File of camera poses; sources that use poses need it.
         positions: File of GPS positions, in place of those in EXIF.
-        options: Keys of the YAML file, such as `num_neighbours=10`. For a list of sources each option is a dictionary:
-            `sequential={"overlap": 5}`.
+        options: Keys of the YAML file, such as `num_neighbours=10`, and the budgets `max_pairs` and `max_pairs_per_image`. For a
+            list of sources each option of a source is in a dictionary: `sequential={"overlap": 5}`.
 
     Returns:
         Each pair once, sorted by names, with the reason why it was chosen.
@@ -265,8 +266,11 @@ def select_pairs(
     chosen = pairs if isinstance(pairs, str) else f"[{','.join(pairs)}]"
     config = compose_config([f"pairs={chosen}", *overrides_of("pairs", options)])
     source = choose_plugin(config.pairs, "pairs").create()
+    limits = selection_options(config.pairs)
+    if limits.rounds > 1:
+        raise ValueError(f"rounds={limits.rounds}: further rounds need verified pairs, so only run has this option")
     with Collection(names, images=images, features=features, poses=poses, positions=positions) as collection:
-        return find_pairs(source, collection)
+        return limit_pairs(find_pairs(source, collection), limits.max_pairs, limits.max_pairs_per_image)
 
 
 def build_database(
@@ -342,7 +346,7 @@ def reconstruct(
         images: Folder of the photos; points get their colours.
         output: Folder of the models `0` ... `n`, each as COLMAP's binary and text files and `points.ply`. It is kept if it holds
             the models of this database and these options, and replaced otherwise.
-        mapper: A file in configs/reconstruction: `incremental`, `global`, `hierarchical` or `triangulation`.
+        mapper: A file in configs/reconstruction: `incremental`, `clusters`, `global`, `hierarchical` or `triangulation`.
         features: File of features from which the database was built; None means `features.h5` beside it. It gives the size of
             a detection pixel; pixel thresholds are multiplied by this size.
         known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.

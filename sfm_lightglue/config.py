@@ -31,15 +31,19 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, choices_with, config_dir
 from sfm_lightglue.datasets import dataset_folder
+from sfm_lightglue.execution.shards import shard_suffix
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.pairs import PAIR_SOURCES
+from sfm_lightglue.pairs.budget import SelectionOptions
 from sfm_lightglue.pairs.union import UnionOptions
 from sfm_lightglue.registry import closest, load_class
 from sfm_lightglue.renames import explain_former
 
 Options = TypeVar("Options")
 
-ESTIMATED_INTRINSICS = ("exif", "single", "per_folder", "per_image")
+KEYS_OF_PAIRS = tuple(field.name for field in dataclasses.fields(SelectionOptions))
+"""Options of `pairs` in configs/pipeline.yaml. They apply to every pair source, which does not get them."""
+ESTIMATED_INTRINSICS = ("auto", "exif", "single", "per_folder", "per_image")
 
 
 def register() -> None:
@@ -49,6 +53,7 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "unless_given", lambda intrinsics: str(intrinsics) in ESTIMATED_INTRINSICS, replace=True, use_cache=False
     )
+    OmegaConf.register_new_resolver("shard_suffix", shard_suffix, replace=True)
     Plugins.instance().register(_UserConfigs)
 
 
@@ -101,6 +106,8 @@ def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
 def bind_pairs(node: DictConfig, where: str = "pairs") -> typing.Any:
     """The options of the pair source that a group describes, for `create_source`. Several sources give `UnionOptions`.
 
+    Options that every source has, `KEYS_OF_PAIRS`, are left out.
+
     Args:
         node: The group `pairs`, or one source of a union.
         where: Its place in the configuration, for messages.
@@ -108,6 +115,8 @@ def bind_pairs(node: DictConfig, where: str = "pairs") -> typing.Any:
     Raises:
         ValueError: A key is wrong, as in `bind`, or no source has this name.
     """
+    if isinstance(node, DictConfig) and where == "pairs":
+        node = without_keys(node, KEYS_OF_PAIRS)
     if not isinstance(node, DictConfig) or "name" not in node:
         raise ValueError(f"unknown option '{where}': expected a pair source with a name, such as pairs=[sequential,retrieval]")
     name = str(node.name)

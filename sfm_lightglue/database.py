@@ -1,38 +1,41 @@
 """The stage two-view geometries -> database: writes the COLMAP database `database.db`.
 
-Reads `features.h5`, `matches.h5` and `verification.h5`. The database is written anew each time, in one transaction and under a
-temporary name. Images and cameras that were in the old one keep their ids, so that COLMAP can continue an old model. A database
-that no run has written is never replaced, and one of ours that was changed since is kept under another name. Keypoints are in
-COLMAP's pixels: the centre of the top-left pixel is at (0.5, 0.5).
+Reads `features.h5`, `matches.h5` and `verification.h5`. If the database of an earlier run holds the images as they are now, only
+what is new or changed is written to it: images and pairs, in one transaction. Else it is written anew under a temporary name.
+Images and cameras keep their ids, so that COLMAP can continue an old model. A database that no run has written is never replaced,
+and one of ours that was changed since is kept under another name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pycolmap
 
 from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
-from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.database_mark import SQLITE_SUFFIXES, is_marked, is_unchanged, mark_database
+from sfm_lightglue.database_changes import Change, Content, find_change, stored_content, wanted_content
+from sfm_lightglue.database_mark import NOTES, SQLITE_SUFFIXES, apply_log, is_marked, is_unchanged, read_notes, sign_time
+from sfm_lightglue.database_rows import ImageIds, RowWriter, create_database, transaction
 from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import foreign_file, free_path, remove_stale, result_exists, written_whole
-from sfm_lightglue.geometries.stage import VerificationReport, check_geometries, check_names, read_matches, verify_pairs
+from sfm_lightglue.geometries.inputs import check_geometries, check_names, ordered_pairs, read_matches
+from sfm_lightglue.geometries.stage import VerificationReport, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.pose_priors import PosePrior, find_pose_priors
-from sfm_lightglue.products import Pair, TwoViewGeometry
-from sfm_lightglue.storage import H5Reader
+from sfm_lightglue.products import Pair
+from sfm_lightglue.storage import GeometryNumbers, H5Reader
+from sfm_lightglue.view_graph import calibrate
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class DatabaseOptions:
     """How the cameras are chosen; configs/database holds the values."""
 
     intrinsics: str
-    """`exif`, `single`, `per_folder`, `per_image`, `poses`, a camera or a file, see `cameras.choose_cameras`."""
+    """`auto`, `exif`, `single`, `per_folder`, `per_image`, `poses`, a camera or a file, see `cameras.choose_cameras`."""
     camera_model: str
     """COLMAP's model of the cameras whose intrinsics are not given, such as SIMPLE_RADIAL."""
 
@@ -57,6 +60,8 @@ class DatabaseReport:
     """Images with a GPS position."""
     num_pairs: int
     num_verified_pairs: int
+    cameras: list[str] = field(default_factory=list, kw_only=True)
+    """A sentence about photos without a focal length in EXIF: whether they share a camera, and why."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def write_database(
         geometries: file of two-view geometries, see `geometries.stage.verify_pairs`; every pair must be in it.
         pairs: the pairs to write.
         output: the database to write.
-        cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`.
+        cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`. Cameras in `cameras.unsure` get
+            focal lengths from the pairs first, see `view_graph.calibrate`.
         names: the images to write; by default all images of `features`.
         pose_priors: positions and gravity by image name, see `pose_priors.find_pose_priors`.
 
@@ -96,19 +102,85 @@ def write_database(
         ValueError: A pair has an image that is not in `names`, or was verified with other features, matches or cameras; or
             `output` exists and was not written by this function.
     """
-    output, ordered = Path(output), sorted(set(pairs))
+    output, ordered = Path(output), ordered_pairs(pairs)
     check_output(output)
+    _remove_stale(output)
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader, H5Reader(geometries) as geometry_reader:
         images = sorted(feature_reader.names() if names is None else set(names))
         check_names(ordered, images, feature_reader)
-        check_geometries(ordered, geometry_reader, feature_reader, match_reader, cameras.cameras)
+        stamps = check_geometries(ordered, geometry_reader, feature_reader, match_reader, cameras.cameras)
+        numbers = geometry_reader.geometry_numbers(ordered)
+        stored = stored_content(output)  # before the ids are read: it applies what SQLite has left in its log
+        cameras, notes = calibrate(cameras, geometries, ordered)
         ids = number_images(images, cameras, _read_ids(output))
-        with _new_database(output) as database:
-            image_ids = _write_images(database, ids, cameras, feature_reader)
-            num_positions = _write_pose_priors(database, image_ids, pose_priors or {})
-            num_verified = _write_pairs(database, ordered, image_ids, match_reader, geometry_reader)
+        source = _Source(feature_reader, match_reader, geometry_reader, cameras.cameras, pose_priors or {}, ids)
+        content, order = wanted_content(geometry_reader.fingerprint, source.about_images(), ordered, stamps, ids)
+        write = functools.partial(source.write, content=content, pairs=ordered, order=order, numbers=numbers)
+        change = find_change(stored, content)
+        if change is None:
+            with _new_database(output) as temporary, transaction(temporary, is_new=True) as connection:
+                write(RowWriter(connection), Change.everything(content))
+            sign_time(output)
+        elif change:
+            with transaction(output, is_new=False) as connection:
+                write(RowWriter(connection, int(read_notes(connection)["digest"], 16)), change)
+            sign_time(output)
+    num_positions = sum(prior.has_position for name, prior in (pose_priors or {}).items() if name in ids)
     num_cameras = len({cameras.groups[name] for name in images})
-    return DatabaseReport(len(images), num_cameras, num_positions, len(ordered), num_verified)
+    return DatabaseReport(len(images), num_cameras, num_positions, len(ordered), numbers.num_verified, cameras=notes)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the rows of a database are written from."""
+
+    features: H5Reader
+    matches: H5Reader
+    geometries: H5Reader
+    cameras: Mapping[str, Camera]
+    priors: Mapping[str, PosePrior]
+    ids: Mapping[str, ImageIds]
+    """Ids by the names of the images."""
+
+    def about_images(self) -> dict[ImageIds, Any]:
+        """Everything that the rows of each image are written from."""
+        names = list(self.ids)
+        stamps = self.features.stamps(names)
+        return {
+            self.ids[name]: (name, stamp, self.cameras[name], self.priors.get(name))
+            for name, stamp in zip(names, stamps, strict=True)
+        }
+
+    def write(
+        self,
+        writer: RowWriter,
+        change: Change,
+        *,
+        content: Content,
+        pairs: Sequence[Pair],
+        order: np.ndarray,
+        numbers: GeometryNumbers,
+    ) -> None:
+        """Writes the rows of a change, with their stamps and notes. `order` are the positions in `pairs` of `content.pairs`."""
+        known_cameras = {camera_id for (camera_id,) in writer.connection.execute("SELECT camera_id FROM cameras")}
+        new = set(change.images)
+        for name, ids in self.ids.items():
+            if ids.image not in new:
+                continue
+            if ids.camera not in known_cameras:
+                writer.add_camera(ids.camera, self.cameras[name])
+                known_cameras.add(ids.camera)
+            writer.add_image(name, ids, colmap_keypoints(self.features.features(name, with_descriptors=False)))
+            if name in self.priors:
+                writer.add_pose_prior(ids, self.priors[name])
+        writer.delete_pairs(change.deleted.tolist())
+        for place in order[change.pairs].tolist():
+            pair = pairs[place]
+            geometry = self.geometries.geometry(pair.name0, pair.name1)
+            writer.add_pair(self.ids[pair.name0].image, self.ids[pair.name1].image, read_matches(self.matches, pair), geometry)
+        writer.write_stamps([(image_id, content.images[image_id]) for image_id in change.images])
+        writer.write_stamps(zip(content.pairs[change.pairs].tolist(), content.stamps[change.pairs].tolist(), strict=True))
+        writer.write_notes({"source": content.source, "verified": numbers.num_verified, "inliers": numbers.num_inliers})
 
 
 def is_outdated(database: Path | str, geometries: Path | str, pairs: Iterable[Pair]) -> bool:
@@ -116,13 +188,22 @@ def is_outdated(database: Path | str, geometries: Path | str, pairs: Iterable[Pa
 
     Compares numbers of pairs and of verified matches. False for a file that is not a COLMAP database.
     """
-    stored = _query(Path(database), "SELECT COUNT(*), COALESCE(SUM(rows), 0) FROM two_view_geometries WHERE rows > 0")
-    try:
-        with H5Reader(geometries) as reader:
-            numbers = [reader.num_inliers(pair.name0, pair.name1) for pair in set(pairs)]
-    except KeyError:  # a pair was not verified yet
-        return bool(stored)
-    return bool(stored) and stored[0] != (sum(number > 0 for number in numbers), sum(numbers))
+    stored = _count_verified(Path(database))
+    if stored is None:
+        return False
+    with H5Reader(geometries) as reader:
+        numbers = reader.geometry_numbers(ordered_pairs(pairs))
+    return not numbers.found.all() or stored != (numbers.num_verified, numbers.num_inliers)
+
+
+def _count_verified(database: Path) -> tuple[int, int] | None:
+    """Number of verified pairs in a database, and of their matches together; None for any other file."""
+    if is_marked(database):
+        apply_log(database)
+    if notes := dict(_query(database, f"SELECT key, value FROM {NOTES}")):
+        return notes["verified"], notes["inliers"]
+    counts = _query(database, "SELECT COUNT(*), COALESCE(SUM(rows), 0) FROM two_view_geometries WHERE rows > 0")
+    return counts[0] if counts else None
 
 
 def build_database(
@@ -197,13 +278,6 @@ def _query(database: Path, query: str) -> list[Any]:
         return []
 
 
-class ImageIds(NamedTuple):
-    """Ids of an image and of its camera in the database. The frame of an image and the rig of a camera have the same ids."""
-
-    image: int
-    camera: int
-
-
 def number_images(names: Iterable[str], cameras: CameraAssignment, known: Mapping[str, ImageIds]) -> dict[str, ImageIds]:
     """Ids of each image, in the order of `names`: those of `known`, and new ones after the largest of them.
 
@@ -233,13 +307,11 @@ def _read_ids(database: Path) -> dict[str, ImageIds]:
 
 
 @contextlib.contextmanager
-def _new_database(path: Path) -> Iterator[pycolmap.Database]:
-    """An empty database in one transaction. It becomes `path` when the block ends, see `files.written_whole`."""
-    _remove_stale(path)
-    with written_whole(path) as temporary, colmap_log(None):
-        with pycolmap.Database.open(temporary) as database, pycolmap.DatabaseTransaction(database):
-            yield database
-        mark_database(temporary)
+def _new_database(path: Path) -> Iterator[Path]:
+    """Path of an empty database. It becomes `path` when the block ends, see `files.written_whole`."""
+    with written_whole(path) as temporary:
+        create_database(temporary)
+        yield temporary
         if path.exists() and not is_unchanged(path):
             _keep_changed(path)
         for suffix in SQLITE_SUFFIXES:  # a killed process may have left them; SQLite would apply them to the new database
@@ -259,76 +331,3 @@ def _remove_stale(path: Path) -> None:
     """Deletes the temporary databases that killed processes left beside `path`, and SQLite's files beside them."""
     for suffix in ("", *SQLITE_SUFFIXES):
         remove_stale(path, suffix)
-
-
-def _write_images(
-    database: pycolmap.Database, ids: Mapping[str, ImageIds], cameras: CameraAssignment, features: H5Reader
-) -> dict[str, int]:
-    """Writes cameras, rigs, frames, images and keypoints; returns the id of each image."""
-    written: set[int] = set()
-    for name, (image_id, camera_id) in ids.items():
-        if camera_id not in written:
-            _write_camera(database, cameras.cameras[name], camera_id)
-            written.add(camera_id)
-        _write_image(database, name, image_id, camera_id)
-        keypoints = colmap_keypoints(features.features(name, with_descriptors=False))
-        database.write_keypoints(image_id, keypoints.astype(np.float32))
-    return {name: image_id for name, (image_id, _) in ids.items()}
-
-
-def _write_camera(database: pycolmap.Database, camera: Camera, camera_id: int) -> None:
-    """Writes a camera and the rig that has only this camera, with the same id."""
-    row = camera.to_colmap()
-    row.camera_id = camera_id
-    database.write_camera(row, use_camera_id=True)
-    rig = pycolmap.Rig(rig_id=camera_id)
-    rig.add_ref_sensor(row.sensor_id)
-    database.write_rig(rig, use_rig_id=True)
-
-
-def _write_image(database: pycolmap.Database, name: str, image_id: int, camera_id: int) -> None:
-    """Writes an image and the frame that has only this image, with the same id."""
-    image = pycolmap.Image(name=name, camera_id=camera_id, image_id=image_id)
-    database.write_image(image, use_image_id=True)
-    frame = pycolmap.Frame(frame_id=image_id)
-    frame.rig_id = camera_id
-    frame.add_data_id(image.data_id)
-    database.write_frame(frame, use_frame_id=True)
-
-
-def _write_pose_priors(database: pycolmap.Database, image_ids: Mapping[str, int], priors: Mapping[str, PosePrior]) -> int:
-    """Writes what is known about the poses of the images; returns the number of images with a position."""
-    num_positions = 0
-    for name, image_id in image_ids.items():
-        row = priors[name].to_colmap() if name in priors else None
-        if row is not None:
-            row.corr_data_id = database.read_image(image_id).data_id
-            database.write_pose_prior(row)
-            num_positions += row.has_position()
-    return num_positions
-
-
-def _write_pairs(
-    database: pycolmap.Database, pairs: Iterable[Pair], image_ids: Mapping[str, int], matches: H5Reader, geometries: H5Reader
-) -> int:
-    """Writes the matches of all pairs and the geometries of the verified ones; returns the number of verified pairs."""
-    num_verified = 0
-    for pair in pairs:
-        ids = image_ids[pair.name0], image_ids[pair.name1]
-        database.write_matches(*ids, read_matches(matches, pair).indices.astype(np.uint32))
-        geometry = geometries.geometry(pair.name0, pair.name1)
-        if geometry.is_verified:
-            database.write_two_view_geometry(*ids, geometry_to_colmap(geometry))
-            num_verified += 1
-    return num_verified
-
-
-def geometry_to_colmap(geometry: TwoViewGeometry) -> pycolmap.TwoViewGeometry:
-    """COLMAP's record of a two-view geometry."""
-    record = pycolmap.TwoViewGeometry()
-    record.config = pycolmap.TwoViewGeometryConfiguration.__members__[geometry.configuration]
-    record.inlier_matches = np.ascontiguousarray(geometry.inlier_matches, np.uint32)
-    for name, matrix in (("E", geometry.E), ("F", geometry.F), ("H", geometry.H)):
-        if matrix is not None:
-            setattr(record, name, matrix)
-    return record

@@ -12,7 +12,7 @@ import torch
 
 from sfm_lightglue import __version__
 from sfm_lightglue.download import cache_dir, is_offline
-from sfm_lightglue.engine.kernels import load_kernels, would_help
+from sfm_lightglue.engine.kernels import SWITCH, load_kernels, usable_instructions, would_help
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.networks.weights import available_weights
 
@@ -21,11 +21,10 @@ LEARNED = ("superpoint", "aliked", "raco", "disk", "xfeat")
 """Features that need weights."""
 ALSO_NEEDED = {"raco": "aliked-n16"}
 """A second file of weights that features need."""
-SWITCH = "SFM_LIGHTGLUE_KERNELS"
 KERNELS = {
-    "in use": "in use",
-    "not compiled": "none, and this CPU would profit: the command `kernels` compiles them, once (it needs a C++ compiler)",
-    "not for this CPU": "none (they need an x86-64 CPU with AVX512)",
+    "in use": "in use, for {instructions}",
+    "not compiled": "none yet: the first matching compiles them, or the command `kernels` (both need a C++ compiler)",
+    "not for this CPU": "none (they need an x86-64 CPU with AVX512 or AVX2)",
     "switched off": f"switched off ({SWITCH}=0)",
 }
 """State of the compiled kernels -> the text of the report."""
@@ -46,6 +45,7 @@ def examine() -> dict[str, Any]:
         "cores": num_cores(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "kernels": _kernels(),
+        "instructions": usable_instructions(),
         "offline": is_offline(),
         "cache": str(cache_dir()),
         "weights": weights,
@@ -61,7 +61,7 @@ def described(facts: Mapping[str, Any]) -> str:
     lines = [f"sfm_lightglue {facts['version']}, Python {facts['python']}, {facts['platform']}"]
     lines += [f"  {package:14} {version or 'not installed'}" for package, version in facts["packages"].items()]
     lines.append(f"hardware: {facts['cores']} cores, {', '.join(facts['gpus']) or 'no GPU that torch can use'}")
-    lines.append(f"compiled kernels: {KERNELS[facts['kernels']]}")
+    lines.append(f"compiled kernels: {KERNELS[facts['kernels']].format(**facts)}")
     lines.append(f"downloads: {'forbidden (SFM_LIGHTGLUE_OFFLINE)' if facts['offline'] else 'allowed'}, cache {facts['cache']}")
     lines.append("weights:")
     for entry in facts["weights"]:

@@ -53,7 +53,7 @@ class ConfigFile:
     name: str
     """The value of `name`: the plug-in that the file chooses; empty if it has none."""
     bases: list[str]
-    """Choices of the same group whose options it starts from."""
+    """Choices of the same group whose options it starts from; `CHOICE@PLACE` are those that it holds below the key `PLACE`."""
     defaults: dict[str, str]
     """Group -> the choice that the file makes there."""
     options: list[Option]
@@ -90,9 +90,13 @@ def read_choice(group: str, choice: str) -> ConfigFile:
     options: dict[tuple[str, ...], Option] = {}
     name = config.name
     for base in config.bases:
-        inherited = read_choice(group, base)
-        name = name or inherited.name
-        options |= {option.path: option for option in inherited.options}
+        choice_of_base, _, place = base.partition("@")
+        inherited = read_choice(group, choice_of_base)
+        name = name or ("" if place else inherited.name)
+        below = tuple(filter(None, place.split(".")))
+        options |= {
+            (*below, *option.path): dataclasses.replace(option, path=(*below, *option.path)) for option in inherited.options
+        }
     for option in config.options:
         before = options.get(option.path, option)
         options[option.path] = dataclasses.replace(option, comment=option.comment or before.comment)

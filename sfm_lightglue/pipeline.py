@@ -21,6 +21,7 @@ from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, ch
 from sfm_lightglue.checks import Inputs, find_mistakes
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
+from sfm_lightglue.database_mark import keeps_time
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
@@ -28,6 +29,7 @@ from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
 from sfm_lightglue.execution.devices import chosen_devices, num_cores
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
+from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import remove_stale, result_exists, write_json
@@ -40,9 +42,12 @@ from sfm_lightglue.mistakes import MISTAKES, message_of, raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
-from sfm_lightglue.pair_files import write_pairs, write_reasons
+from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.stage import select_pairs
+from sfm_lightglue.pairs.second_round import VerifiedGraph, round_of
+from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
+from sfm_lightglue.pairs.union import sort_pairs, source_names
+from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
@@ -52,8 +57,8 @@ from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.page import build_report
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve, resolve_all
-from sfm_lightglue.stages import STAGES, find_stage, stage_names
+from sfm_lightglue.run_options import DatasetOptions, RunOptions, about_shards, resolve, resolve_all
+from sfm_lightglue.stages import STAGES, find_stage, stage_names, writer_of
 from sfm_lightglue.summary import Summary, recorded
 from sfm_lightglue.tables import Tables, write_tables
 
@@ -66,7 +71,7 @@ class Run:
 
     options: RunOptions
     repeats: bool = False
-    """True if stages run again after photos were turned: their times are added to those before."""
+    """True if stages run again, for turned photos or more pairs: their times are added to those before."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
@@ -141,12 +146,26 @@ class Run:
         executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
         return executor
 
+    def shard(self, stage: str) -> Shard | None:
+        """The share of this process in a stage; None if it does the whole stage."""
+        if not isinstance(self.execution, ShardOptions):
+            return None
+        number, count = read_shard(self.execution.shard)
+        return Shard(self.folder.shards, stage, number, count, about_shards(self.options, find_stage(stage).groups))
+
     @contextlib.contextmanager
-    def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
-        """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block."""
+    def recorded(self, stage: str, *, adds: bool = False) -> Iterator[dict[str, Any]]:
+        """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block.
+
+        With `adds`, or if the stages are repeated, the times are added to those before. Shards write no summary: `merge` does.
+        """
+        if (shard := self.shard(stage)) is not None:
+            with colmap_log(self.folder.logs), shard.recorded() as record:
+                yield record
+            return
         configuration = {key: value for key, value in self.options.configuration.items() if key != "dataset"}
         about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": configuration}
-        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=self.repeats) as record:
+        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=adds or self.repeats) as record:
             yield record
 
 
@@ -176,6 +195,7 @@ def run_all(run: Run) -> Summary:
         try:
             for stage in STAGES:
                 stage.load()(run)
+                forget(run.folder.shards, stage.name)
         except Exception:
             write_report(run.folder, _write_tables(run.folder))
             raise
@@ -196,8 +216,13 @@ def write_report(folder: RunFolder, tables: Tables | None = None) -> None:
 
 def run_stage(run: Run, name: str) -> None:
     """Runs the stage `name` alone. Call `check_inputs` before."""
+    if (shard := run.shard(name)) is not None:
+        with run.folder.locked_for(shard.writer):
+            find_stage(name).load()(run)
+        return
     with run.folder.locked():
         find_stage(name).load()(run)
+        forget(run.folder.shards, name)
         _write_tables(run.folder)
 
 
@@ -220,7 +245,11 @@ def check_inputs(run: Run, command: str = "run", mistakes: Sequence[Exception] =
         ValueError: The mistakes, a line for each. A single mistake is raised as it is.
     """
     if command in stage_names():
-        find_stage(command).check_inputs(run.folder.path)
+        stage = find_stage(command)
+        check_merged(run.folder.shards, [writer_of(name) for name in stage.reads])
+        stage.check_inputs(run.folder.path)
+        if shard := run.shard(command):
+            shard.check()
     raise_together([*mistakes, *find_mistakes(Inputs(run.options, run.list_photos), command)])
 
 
@@ -272,6 +301,7 @@ def extract(run: Run) -> None:
             orientation=_chosen_orientations(run),
             executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
+            shard=run.shard("extract"),
         )
         record |= dataclasses.asdict(report)
         record["skipped"] |= _missing_photos(listed, run.options.dataset.list)
@@ -280,10 +310,10 @@ def extract(run: Run) -> None:
 def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
-        selected = select_pairs(run.options.pairs.create(), collection)
-        write_reasons(run.folder.pair_reasons, selected)
-        write_pairs(run.folder.pairs, selected)
-        record["num_pairs"] = len(selected)
+        choice = run.options.pairs
+        selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
+        replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
+        record |= dataclasses.asdict(report)
         if not selected:
             logger.warning("no pairs of images were selected")
 
@@ -301,6 +331,7 @@ def match(run: Run) -> None:
             executor=run.executor(),
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
+            shard=run.shard("match"),
         )
         record |= dataclasses.asdict(report)
 
@@ -318,8 +349,14 @@ def verify(run: Run) -> None:
             cameras,
             names=cameras,
             executor=run.executor("cpu"),
+            shard=run.shard("verify"),
         )
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
+        if run.shard("verify") is not None:  # `merge` looks at the whole graph
+            return
+        with run.folder.open_verification() as reader:
+            graph = VerifiedGraph.read(sorted(cameras), run.folder.read_pairs(), reader)
+        record |= dataclasses.asdict(graph_parts(graph.names, graph.inliers))
 
 
 def orient(run: Run) -> None:
@@ -340,6 +377,31 @@ def orient(run: Run) -> None:
         run = dataclasses.replace(run, repeats=True)
         for stage in (extract, pairs, match, verify):
             stage(run)
+
+
+def expand(run: Run) -> None:
+    """Adds pairs for photos that verify with few others, and matches and verifies them: verification.h5 -> pairs.txt.
+
+    It does nothing unless `pairs.rounds` is 2 or more.
+    """
+    if run.options.selection.rounds < 2:
+        with run.recorded("expand") as record:
+            record["rounds"] = []
+        return
+    rounds: list[dict[str, Any]] = []
+    for number in range(2, run.options.selection.rounds + 1):
+        with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
+            before = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
+            with run.folder.open_verification() as reader:
+                added, report = expand_pairs(run.options.pairs.options, collection, before, reader, run.options.selection, number)
+            selected = sort_pairs([*before, *added])
+            replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
+            record["rounds"] = rounds = [*rounds, dataclasses.asdict(report)]
+        if not added:
+            break
+        repeated = dataclasses.replace(run, repeats=True)
+        match(repeated)
+        verify(repeated)
 
 
 def database(run: Run) -> None:
@@ -368,11 +430,19 @@ def reconstruct_models(run: Run) -> None:
             poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
         _warn_if_outdated(run.folder)
-        report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
+        report = reconstruct(
+            run.folder.database,
+            run.images,
+            run.folder.reconstruction,
+            options,
+            known_poses=known_poses,
+            executor=run.executor("cpu"),
+        )
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
             del model["registered"]  # photos.tsv has them
-        record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
+        with keeps_time(run.folder.database):
+            record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
 
 
 def draw_plots(run: Run) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 ALTITUDES_M = -12_000.0, 9_000_000.0
 """Lowest and highest altitude: below the deepest sea, and above the atmosphere."""
+LOOKS_DOWN_DEG = -60.0
+"""Pitch of a camera, degrees, below which it looks at the ground and has no heading."""
 ACCURACIES_M = 1e-6, 1e6
 """Smallest and largest standard deviation."""
 
@@ -29,7 +31,8 @@ class GeoPosition:
     vertical_accuracy_m: float = math.nan
     """Standard deviation of the altitude, m; NaN if unknown."""
     heading_deg: float = math.nan
-    """Direction in which the camera looks, clockwise from true north, 0..360; NaN if unknown or relative to magnetic north."""
+    """Direction in which the camera looks, clockwise from true north, 0..360; NaN if unknown, relative to magnetic north, or if
+    the camera looks down."""
 
     def __post_init__(self) -> None:
         if not (abs(self.latitude_deg) <= 90 and abs(self.longitude_deg) <= 180):
@@ -69,7 +72,7 @@ def position_from_exif(gps: Mapping[int, Any], xmp: str = "") -> GeoPosition | N
             longitude = -longitude
         if not latitude and not longitude:
             return None
-        return GeoPosition(latitude, longitude, _altitude(gps), *_accuracy(gps, xmp), _heading(gps))
+        return GeoPosition(latitude, longitude, _altitude(gps), *_accuracy(gps, xmp), _heading(gps, xmp))
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
 
@@ -90,9 +93,15 @@ def _altitude(gps: Mapping[int, Any]) -> float:
     return altitude if ALTITUDES_M[0] <= altitude <= ALTITUDES_M[1] else math.nan
 
 
-def _heading(gps: Mapping[int, Any]) -> float:
+def _heading(gps: Mapping[int, Any], xmp: str) -> float:
+    """From EXIF, or from DJI's XMP (yaw of the gimbal). NaN if the gimbal looks down: its yaw only turns the picture then."""
+    if _xmp_number(xmp, "GimbalPitchDegree") < LOOKS_DOWN_DEG:
+        return math.nan
     heading = _number(gps.get(17))
-    return heading if 0 <= heading <= 360 and _letter(gps, 16) != "M" else math.nan
+    if 0 <= heading <= 360 and _letter(gps, 16) != "M":
+        return heading
+    yaw = _xmp_number(xmp, "GimbalYawDegree")
+    return math.nan if math.isnan(yaw) else yaw % 360
 
 
 def _accuracy(gps: Mapping[int, Any], xmp: str) -> tuple[float, float]:

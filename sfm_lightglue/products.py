@@ -88,7 +88,7 @@ class Pair:
     reason: str = field(default="", compare=False)
     """Why the pair was chosen: `exhaustive`, `sequential+4`, `retrieval#3`, `loop#1`, `list`; several are joined by `,`."""
     score: float = field(default=float("nan"), compare=False)
-    """Similarity of the images from retrieval, else NaN."""
+    """Similarity of the images: from retrieval, overlap of views, or share of common points, at most 1; NaN if not known."""
 
     def __post_init__(self) -> None:
         if self.name0 == self.name1:

@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sfm_lightglue.config import (
+    KEYS_OF_PAIRS,
     bind,
     bind_pairs,
     check_keys,
@@ -35,6 +36,7 @@ from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.mistakes import raise_together
 from sfm_lightglue.networks.weights import HYPERCOLUMNS, read_metadata
 from sfm_lightglue.pairs import PAIR_SOURCES
+from sfm_lightglue.pairs.budget import SelectionOptions
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import closest, load_class
 
@@ -46,7 +48,7 @@ DEFAULTS = {"geometries": "ransac", "database": "colmap", "reconstruction": "inc
 """Config group -> the file that stands in for options with a mistake."""
 PLUGIN_GROUPS = (*PLUGINS, "reconstruction")
 """Config groups of which a run chooses one file or another."""
-KEYS_OF_RUN = {"features": ("orientation",)}
+KEYS_OF_RUN = {"features": ("orientation",), "pairs": KEYS_OF_PAIRS}
 """Config group -> its options in configs/pipeline.yaml. They apply to every plug-in of the group, which does not get them."""
 ORIENTATIONS = ("exif", "auto", "stored")
 
@@ -97,6 +99,8 @@ class RunOptions:
     orientation: str
     """`features.orientation`: `exif`, `auto` or `stored`."""
     pairs: PluginChoice
+    selection: SelectionOptions
+    """`pairs.rounds` and the budgets of pairs."""
     matches: PluginChoice
     geometries: VerificationOptions
     database: DatabaseOptions
@@ -158,6 +162,7 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
         features=features,
         orientation=attempt(_orientation, config.features, otherwise=lambda: "stored"),
         pairs=_try_to_choose(config.pairs, "pairs"),
+        selection=attempt(selection_options, config.pairs, otherwise=lambda: SelectionOptions(1, 1, None, None)),
         matches=_try_to_choose(config.matches, "matches", problem),
         execution=attempt(
             choose_plugin, config.execution, "execution", otherwise=lambda: choose_plugin(_defaults("execution"), "execution")
@@ -166,6 +171,18 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
         **bound,
     )
     return options, mistakes
+
+
+def about_shards(options: RunOptions, groups: Sequence[str]) -> dict[str, Any]:
+    """What the shards of a stage must have in common, and everything that `merge` needs to do the stage again.
+
+    Args:
+        options: The options of one shard.
+        groups: The config groups that the stage reads.
+    """
+    configuration = dict(options.configuration)
+    common = {group: configuration[group] for group in groups if group != "execution"}
+    return {"options": common, "run": {"folder": str(Path.cwd()), "configuration": configuration}}
 
 
 def changed_options(configuration: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -204,7 +221,11 @@ def _plain_configuration(overrides: list[str]) -> dict[str, Any]:
 
 def _choice(node: Mapping[str, Any]) -> str:
     """The choice of a group as on the command line: its name, or `[a,b]` for several pair sources."""
-    return f"[{','.join(key for key in node if key != 'name')}]" if node.get("name") == "union" else str(node.get("name"))
+    return (
+        f"[{','.join(key for key in node if isinstance(node[key], Mapping))}]"
+        if node.get("name") == "union"
+        else str(node.get("name"))
+    )
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -247,6 +268,11 @@ def choose_plugin(node: DictConfig, group: str) -> PluginChoice:
     plugin = load_class(str(node.name), PLUGINS[group], group)
     node = without_keys(node, KEYS_OF_RUN.get(group, ()))
     return PluginChoice(plugin, bind_pairs(node) if group == "pairs" else bind(options_class(plugin), node, group))
+
+
+def selection_options(pairs: DictConfig) -> SelectionOptions:
+    """The options of `pairs` that every source has. Raises: ValueError for values of a wrong type or range."""
+    return bind(SelectionOptions, OmegaConf.create({key: pairs[key] for key in KEYS_OF_PAIRS}), "pairs")
 
 
 def _try_to_choose(node: DictConfig, group: str, problem: str = "") -> PluginChoice:

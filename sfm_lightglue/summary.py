@@ -24,6 +24,8 @@ from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import VerificationReport
 from sfm_lightglue.matches.stage import MatchingReport
 from sfm_lightglue.mistakes import count_of, shortened
+from sfm_lightglue.pairs.second_round import RoundReport
+from sfm_lightglue.pairs.stage import SelectionReport
 from sfm_lightglue.reconstruction import ModelReport, ReconstructionReport
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stage_lines import stage_line
@@ -47,10 +49,14 @@ class Summary(Mapping[str, Any]):
     extraction: ExtractionReport | None
     num_pairs: int | None
     """Pairs of images selected for matching."""
+    selection: SelectionReport | None
+    """Which pair sources were used, why, and how connected the photos are by their pairs."""
     matching: MatchingReport | None
     verification: VerificationReport | None
     database: DatabaseReport | None
     reconstruction: ReconstructionReport | None
+    expansion: tuple[RoundReport, ...]
+    """What each later round of pairs added; empty without `pairs.rounds=2`."""
     seconds: Mapping[str, float]
     """Name of each stage -> wall-clock time of its last run, s."""
     licences: tuple[str, ...]
@@ -76,10 +82,12 @@ class Summary(Mapping[str, Any]):
             folder=folder,
             extraction=_report(ExtractionReport, stages.get("extract")),
             num_pairs=stages.get("pairs", {}).get("num_pairs"),
+            selection=_report(SelectionReport, stages.get("pairs")),
             matching=_report(MatchingReport, stages.get("match")),
             verification=_report(VerificationReport, stages.get("verify")),
             database=_report(DatabaseReport, stages.get("database")),
             reconstruction=_report(ReconstructionReport, reconstruction),
+            expansion=tuple(RoundReport(**each) for each in stages.get("expand", {}).get("rounds", [])),
             seconds={name: stage["seconds"] for name, stage in stages.items()},
             licences=tuple(sorted({weights["licence"] for stage in stages.values() for weights in stage.get("weights", [])})),
             content=content,

@@ -8,6 +8,8 @@ import itertools
 import os
 import shutil
 import signal
+import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,20 +22,25 @@ from known_scene import FOCAL, SIZE, KnownScene, make_database
 from PIL import Image as PILImage
 
 from sfm_lightglue import database as database_stage
+from sfm_lightglue import database_mark, database_rows
 from sfm_lightglue.cameras import Camera, CameraAssignment, choose_cameras
 from sfm_lightglue.database import (
     BuildReport,
     ImageIds,
     build_database,
-    geometry_to_colmap,
     is_outdated,
     number_images,
     write_database,
 )
+from sfm_lightglue.database_mark import content_hash, is_unchanged, keeps_time
+from sfm_lightglue.database_rows import RowWriter, create_database, geometry_to_colmap, transaction
 from sfm_lightglue.execution.threads import ThreadExecutor
+from sfm_lightglue.files import sha256_of
 from sfm_lightglue.geometries import stage
 from sfm_lightglue.geometries.verification import VerificationOptions
-from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.pose_priors import PosePrior
+from sfm_lightglue.positions import GeoPosition
+from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 
 OPTIONS = VerificationOptions(
@@ -567,8 +574,8 @@ def kill_in_a_child(work: Callable[[], object]) -> None:
         (stage, "verify_matches", 5),
         (ShardStore, "merge", 1),
         (database_stage, "write_database", 1),
-        (database_stage, "_write_image", 3),
-        (database_stage, "geometry_to_colmap", 4),
+        (database_rows.RowWriter, "add_image", 3),
+        (database_rows, "geometry_to_colmap", 4),
         (Path, "replace", 5),  # four times for shards and their merged file, then for the database
     ],
 )
@@ -602,17 +609,194 @@ def test_a_killed_run_is_resumed_and_gives_the_same_rows(
     assert len(verified) == (7 if attribute == "verify_matches" else 1 if attribute == "merge" else 0)  # 10 pairs in shards of 3
 
 
-def test_a_failed_run_keeps_the_previous_database(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow.build()
+@pytest.mark.parametrize("change", ["written anew", "extended"])
+def test_a_failed_run_keeps_the_previous_database(flow: Flow, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    flow.build(names=NAMES[:4], pairs=[pair for pair in flow.matches if NAMES[4] not in (pair.name0, pair.name1)])
     expected = rows(flow.database)
 
     def fail(*arguments: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(database_stage, "_write_image", fail)
+    monkeypatch.setattr(database_rows.RowWriter, "add_pair", fail)
     with pytest.raises(OSError, match="the disk is full"):
-        flow.build()
+        flow.build(intrinsics="single" if change == "written anew" else flow.intrinsics)
     assert rows(flow.database) == expected
+
+
+# --- what is written to an existing database ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows by the name of the table for each row that is written to a database."""
+    calls: list[str] = []
+    insert = database_rows.RowWriter._insert
+
+    def counted(self: database_rows.RowWriter, table: str, **cells: Any) -> None:
+        calls.append(table)
+        insert(self, table, **cells)
+
+    monkeypatch.setattr(database_rows.RowWriter, "_insert", counted)
+    return calls
+
+
+def without(name: str, flow: Flow) -> dict[str, Any]:
+    """Arguments for a run without a photo."""
+    return {"names": [*{*NAMES} - {name}], "pairs": [pair for pair in flow.matches if name not in (pair.name0, pair.name1)]}
+
+
+def test_a_database_with_nothing_to_do_is_not_touched(flow: Flow, writes: list[str]) -> None:
+    flow.build()
+    before, changed_at = flow.database.read_bytes(), flow.database.stat().st_mtime_ns
+    writes.clear()
+    flow.build()
+    assert not writes and flow.database.read_bytes() == before and flow.database.stat().st_mtime_ns == changed_at
+
+
+def test_only_added_photos_and_pairs_are_written(flow: Flow, built: tuple[Flow, BuildReport], writes: list[str]) -> None:
+    report = flow.build(**without(NAMES[-1], flow))
+    assert (report.num_images, report.num_pairs, report.num_verified_pairs) == (4, 6, 5)
+    writes.clear()
+    assert flow.build() == built[1]
+    assert Counter(writes) == {
+        **dict.fromkeys(("images", "frames", "frame_data", "keypoints"), 1),
+        **{"matches": 4, "two_view_geometries": 4},
+    }
+    assert rows(flow.database) == rows(built[0].database)
+    assert content_hash(flow.database) == content_hash(built[0].database)
+    assert not leftovers(flow)
+
+
+def test_pairs_that_changed_or_are_no_longer_listed_are_replaced_in_place(flow: Flow, writes: list[str]) -> None:
+    flow.build()
+    pairs = [pair for pair in flow.matches if pair != Pair(NAMES[1], NAMES[2])]
+    first = pairs[0]
+    fewer = dataclasses.replace(flow.matches[first], indices=flow.matches[first].indices[:40], scores=np.ones(40, np.float32))
+    flow.write_matches({first: fewer}, "again")
+    writes.clear()
+    report = flow.build(pairs)
+    assert writes == ["matches", "two_view_geometries"] and report.num_verified_pairs == 8
+    extended = rows(flow.database), content_hash(flow.database)
+    flow.database.unlink()
+    flow.build(pairs)
+    assert (rows(flow.database), content_hash(flow.database)) == extended
+
+
+def test_a_changed_photo_or_camera_means_a_new_database(flow: Flow, writes: list[str]) -> None:
+    flow.build()
+    flow.write_features(stamp="new")
+    for arguments in ({}, {"intrinsics": "single"}, without(NAMES[0], flow)):
+        writes.clear()
+        flow.build(**arguments)
+        assert writes.count("images") == len(arguments.get("names", NAMES))
+    assert not leftovers(flow)
+
+
+def test_a_change_by_another_program_is_found_although_the_time_says_nothing(flow: Flow) -> None:
+    flow.build()
+    os.utime(flow.database)  # as after a copy
+    assert is_unchanged(flow.database)
+    signed = flow.database.stat().st_mtime_ns
+    with contextlib.closing(sqlite3.connect(flow.database)) as connection:
+        connection.execute("UPDATE matches SET data = zeroblob(length(data)) WHERE pair_id = (SELECT MIN(pair_id) FROM matches)")
+        connection.commit()
+    assert flow.database.stat().st_mtime_ns != signed and not is_unchanged(flow.database)
+
+
+def test_reading_with_colmap_keeps_the_time_that_says_unchanged(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow.build()
+    with keeps_time(flow.database), pycolmap.Database.open(flow.database) as database:
+        database.read_all_images()
+    monkeypatch.setattr(database_mark, "rows_digest", lambda connection: pytest.fail("the whole database is read"))
+    assert is_unchanged(flow.database)
+
+
+def test_a_database_before_there_were_notes_is_replaced(flow: Flow, built: tuple[Flow, BuildReport]) -> None:
+    flow.build()
+    with contextlib.closing(sqlite3.connect(flow.database, isolation_level=None)) as connection:
+        for table in (database_mark.NOTES, database_mark.STAMPS):
+            connection.execute(f"DROP TABLE {table}")
+    with flow.database.open("r+b") as file:
+        file.seek(database_mark.PLACE)
+        file.write(database_mark.MARK + bytes.fromhex(sha256_of(flow.database, skip=100))[:2])
+    flow.build()
+    assert not leftovers(flow) and rows(flow.database) == rows(built[0].database)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("matrices", ["E", "FEH", ""])
+def test_rows_are_those_that_colmap_writes(tmp_path: Path, reverse: bool, matrices: str) -> None:
+    generator, (first, second) = np.random.default_rng(0), (2, 1) if reverse else (1, 2)
+    matches = Matches(np.array([[0, 3], [1, 2], [4, 0]], np.int32), np.ones(3, np.float32))
+    geometry = TwoViewGeometry(
+        "CALIBRATED", matches.indices[:2], 3, 2.0, **{name: generator.normal(size=(3, 3)) for name in matrices}
+    )
+    camera = Camera("OPENCV", SIZE, (500.0, 501.0, 320.0, 240.0, 0.1, 0.2, 0.3, 0.4), False)
+    prior = PosePrior(GeoPosition(47.1, 8.2, 400.5, 3.0), 6)
+    keypoints = {1: generator.random((5, 2)), 2: np.zeros((0, 2))}
+    create_database(tmp_path / "ours.db")
+    with transaction(tmp_path / "ours.db", is_new=True) as connection:
+        writer = RowWriter(connection)
+        for number in (1, 2):
+            writer.add_camera(number, camera)
+            writer.add_image(f"{number}.jpg", ImageIds(number, number), keypoints[number])
+            writer.add_pose_prior(ImageIds(number, number), prior)
+        writer.add_pair(first, second, matches, geometry)
+        writer.write_notes({})
+    with pycolmap.Database.open(tmp_path / "colmap.db") as database:
+        for number in (1, 2):
+            record = camera.to_colmap()
+            record.camera_id = number
+            database.write_camera(record, use_camera_id=True)
+            rig = pycolmap.Rig(rig_id=number)
+            rig.add_ref_sensor(record.sensor_id)
+            database.write_rig(rig, use_rig_id=True)
+            image = pycolmap.Image(name=f"{number}.jpg", camera_id=number, image_id=number)
+            database.write_image(image, use_image_id=True)
+            frame = pycolmap.Frame(frame_id=number)
+            frame.rig_id = number
+            frame.add_data_id(image.data_id)
+            database.write_frame(frame, use_frame_id=True)
+            database.write_keypoints(number, keypoints[number].astype(np.float32))
+            row = prior.to_colmap()
+            row.corr_data_id = image.data_id
+            database.write_pose_prior(row)
+        database.write_matches(first, second, matches.indices.astype(np.uint32))
+        database.write_two_view_geometry(first, second, geometry_to_colmap(geometry))
+    assert content_hash(tmp_path / "ours.db") == content_hash(tmp_path / "colmap.db")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("attribute", "calls"), [("add_image", 1), ("add_pair", 1), ("add_pair", 4), ("write_stamps", 2), ("write_notes", 1), ("", 1)]
+)
+def test_a_killed_extension_leaves_a_database_that_the_next_run_extends(
+    flow: Flow, built: tuple[Flow, BuildReport], attribute: str, calls: int
+) -> None:
+    flow.build(**without(NAMES[-1], flow))
+    before = rows(flow.database)
+
+    def killed_run() -> None:
+        target = database_rows.RowWriter if attribute else database_stage  # else after the rows are there
+        name, counter = attribute or "sign_time", itertools.count(1)
+        original = getattr(target, name)
+
+        def wrapped(*given: Any, **named: Any) -> Any:
+            if next(counter) == calls:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*given, **named)
+
+        setattr(target, name, wrapped)
+        flow.build()
+
+    kill_in_a_child(killed_run)
+    kept = Path(shutil.copytree(flow.folder, flow.folder / "killed")) / "database.db"
+    assert rows(kept) == (before if attribute else rows(built[0].database))  # as COLMAP sees it
+    shutil.rmtree(kept.parent)
+    flow.build()
+    assert rows(flow.database) == rows(built[0].database)
+    assert content_hash(flow.database) == content_hash(built[0].database)
+    assert not leftovers(flow)
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------------

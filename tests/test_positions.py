@@ -19,6 +19,9 @@ PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
 GPS: dict[int, Any] = {1: "N", 2: (46.0, 30.0, 36.0), 3: "E", 4: (91.0, 15.0, 0.0), 5: b"\0", 6: 198.5}
 
 
+DJI = '<r drone-dji:GimbalPitchDegree="{}" drone-dji:GimbalYawDegree="{}"/>'
+
+
 def test_degrees_minutes_and_seconds_become_degrees_with_a_sign() -> None:
     assert position_from_exif(GPS) == GeoPosition(46.51, 91.25, 198.5)
     assert position_from_exif({**GPS, 1: "S", 3: "W\0", 5: b"\1"}) == GeoPosition(-46.51, -91.25, -198.5)
@@ -73,6 +76,18 @@ def test_the_accuracy_in_xmp_comes_before_that_in_exif(xmp: str, expected: tuple
     position = position_from_exif({**GPS, 31: 6.0}, xmp)
     assert position is not None
     np.testing.assert_array_equal((position.accuracy_m, position.vertical_accuracy_m), expected)
+
+
+def test_the_heading_of_a_drone_is_the_yaw_of_its_gimbal_unless_it_looks_down() -> None:
+    def heading(pitch: str, yaw: str, **exif: float) -> float:
+        position = position_from_exif({**GPS, **({17: exif["direction"], 16: "T"} if exif else {})}, DJI.format(pitch, yaw))
+        assert position is not None
+        return position.heading_deg
+
+    assert heading("-20.10", "-90.50") == 269.5
+    assert heading("+0.00", "+12.30") == 12.3
+    assert heading("+0.00", "+12.30", direction=40.0) == 40.0
+    assert math.isnan(heading("-89.90", "+12.30", direction=40.0))
 
 
 def test_xmp_is_found_in_the_photo(tmp_path: Path) -> None:

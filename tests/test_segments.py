@@ -31,6 +31,7 @@ from sfm_lightglue.storage import (
     geometry_to_group,
     match_key,
     matches_to_group,
+    numbers_of,
     write_single_file,
 )
 from sfm_lightglue.storage.columns import Schema, tables_of
@@ -144,6 +145,8 @@ def test_calls_for_many_pairs_give_what_calls_for_one_give(tmp_path: Path) -> No
             np.testing.assert_array_equal(reader.pair_numbers(pairs, "num_matches"), [*range(30), *[np.nan] * 10])
             assert reader.pair_texts(pairs, "rejected_because")[:30] == [found.rejected_because for found in stored]
             assert reader.pair_texts(pairs, "rejected_because")[-1] == ""
+            slow = numbers_of(reader.find_geometry(*names(pair)) for pair in pairs)
+            assert str(reader.geometry_numbers(pairs).rows.tolist()) == str(slow.rows.tolist()), "NaN are equal as text"
             with pytest.raises(KeyError, match="run the stage verify first"):
                 reader.num_inliers_of(pairs)
         with H5Reader(tmp_path / "f.h5") as reader:

@@ -39,8 +39,11 @@ def text() -> str:
 def _choice(group: str, name: str) -> list[str]:
     config = read_config(choice_file(group, name))
     options = [option for option in config.options if option.path != ("name",)]
-    inherited = " and ".join(f"`{base}`" for base in config.bases)
+    inherited = " and ".join(f"`{base}`" for base in config.bases if "@" not in base)
     base = f"All other options are those of {inherited}." if inherited else ""
+    held = [base.split("@") for base in config.bases if "@" in base]
+    if held:
+        base = "All other options of " + ", ".join(f"`{group}={choice}` stand below `{place}`" for choice, place in held) + "."
     fields = {} if group == "experiment" else fields_of(group, read_choice(group, name).name)
     table = _table(options, fields) if options else ""
     return [f"### {group}={name}", config.about, table, base]

@@ -1,4 +1,4 @@
-"""The command `kernels`: compiles the optional kernels."""
+"""The command `kernels`: compiles the kernels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ def main(arguments: list[str]) -> int:
     """Compiles the kernels, and prints their file and whether this CPU can use them. Raises: ValueError without a compiler."""
     if arguments:
         raise ValueError(f"usage: {usage('kernels')}; found {' '.join(arguments)!r}")
-    from sfm_lightglue.engine.kernels import compile_kernels, load_kernels
+    from sfm_lightglue.engine.kernels import SWITCH, compile_kernels, load_kernels
 
     try:
         path = compile_kernels()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-    print(f"{path}\n{'used from now on' if load_kernels() else 'not used: this CPU lacks the instructions'}")
+    print(f"{path}\n{'used from now on' if load_kernels() else f'not used, because {SWITCH}=0 is set'}")
     return 0

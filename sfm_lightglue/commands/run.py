@@ -100,7 +100,7 @@ def _tell_of_kernels(run: Run) -> None:
     seconds = run.folder.read_summary()["stages"].get("match", {}).get("seconds", 0.0)
     if is_lightglue and seconds >= KERNELS_S and run.device == "cpu" and would_help():
         logger.info(
-            "LightGlue took %.0f s. On this CPU, compiled kernels make it about twice as fast: the command `kernels` compiles "
-            "them, once (it needs a C++ compiler)",
+            "LightGlue took %.0f s. On this CPU, compiled kernels make it up to twice as fast: the command `kernels` compiles "
+            "them, once (it needs a C++ compiler: g++ 10 or clang++ 9, or later)",
             seconds,
         )

@@ -79,6 +79,14 @@ COMMANDS = (
         RUN_FLAGS,
     ),
     Command(
+        "merge",
+        "output=OUT [-q]",
+        "results of the shards of extract, match or verify -> one file",
+        "sfm_lightglue.commands.merge:main",
+        flags=(flags.QUIET,),
+        more="It names the shards that are missing, and how to run them. Then OUT is as after a run without execution=shards.",
+    ),
+    Command(
         "report",
         "OUT [--open]",
         "output folder of a run -> report.html, which says why",
@@ -153,7 +161,7 @@ COMMANDS = (
     Command(
         "kernels",
         "without arguments (CXX names the compiler)",
-        "compile optional kernels that make LightGlue faster on CPUs with AVX512",
+        "compile the kernels that make LightGlue faster on CPUs with AVX512 or AVX2",
         "sfm_lightglue.commands.kernels:main",
     ),
     Command(

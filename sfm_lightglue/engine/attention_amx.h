@@ -121,7 +121,7 @@ inline void compute_tile_logits(TileAttention& state, const TileKeys& head, long
         const __m512 before = _mm512_load_ps(state.maximum + r);
         const __m512 now = _mm512_max_ps(before, _mm512_mul_ps(_mm512_load_ps(largest + r), _mm512_set1_ps(head.scale)));
         _mm512_store_ps(state.maximum + r, now);
-        _mm512_store_ps(state.correction + r, power_of_two(_mm512_sub_ps(before, now)));
+        _mm512_store_ps(state.correction + r, power_of_two(_mm512_sub_ps(before, now), bfloat16()));
     }
 }
 
@@ -130,10 +130,10 @@ inline void compute_weights(TileAttention& state, const TileKeys& head, long blo
     const __m512 scale = _mm512_set1_ps(head.scale), maximum = _mm512_set1_ps(state.maximum[r]);
     __m512 total = _mm512_mul_ps(_mm512_load_ps(state.total[r]), _mm512_set1_ps(state.correction[r]));
     for (long j = 0; j < head.padded_size(block); j += 32) {
-        const __m512 weight0 = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(logits + j), scale, maximum));
-        const __m512 weight1 = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(logits + j + 16), scale, maximum));
+        const __m512 weight0 = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(logits + j), scale, maximum), bfloat16());
+        const __m512 weight1 = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(logits + j + 16), scale, maximum), bfloat16());
         total = _mm512_add_ps(total, _mm512_add_ps(weight0, weight1));
-        store(state.weights[r] + j, weight0, weight1);
+        store_weights(state.weights[r] + j, weight0, weight1);
     }
     _mm512_store_ps(state.total[r], total);
 }

@@ -1,8 +1,8 @@
-"""Optional compiled kernels for LightGlue on x86-64 CPUs with AVX512: `kernels.cpp`, called by ctypes.
+"""Compiled kernels for LightGlue on x86-64 CPUs with AVX512 or AVX2: `kernels.cpp`, called by ctypes.
 
-`compile_kernels` writes `kernels/NAME.so` into the cache folder. NAME consists of three hashes: of the source and the flags, of
-the compiler, and of the file's content. A library of another version, or a damaged one, is therefore never loaded. The
-environment variable `SFM_LIGHTGLUE_KERNELS=0` turns the kernels off.
+The library comes with the wheel, or `load_kernels` compiles it once for each user, if there is a compiler; see
+`kernel_library.py`. Without it torch computes the same. The environment variable `SFM_LIGHTGLUE_KERNELS=0` turns the kernels off;
+`avx2` takes those for AVX2 on a CPU with AVX512 too.
 
 A call runs in the thread of its caller, without Python's lock, and keeps nothing. Several threads may call at the same time.
 """
@@ -10,15 +10,11 @@ A call runs in the thread of its caller, without Python's lock, and keeps nothin
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import math
 import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,19 +23,27 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from sfm_lightglue.download import cache_dir
-from sfm_lightglue.files import sha256_of
+from sfm_lightglue.engine.kernel_library import (
+    PREBUILT,
+    compile_library,
+    has_compiler,
+    is_whole,
+    is_x86,
+    libraries,
+    source_key,
+)
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-INCLUDED = Path(__file__).with_name("attention_amx.h")
-# Not -march=native: one library serves all CPUs that have these instructions.
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")))
-COMPILERS = ("c++", "g++", "clang++")
+SWITCH = "SFM_LIGHTGLUE_KERNELS"
 HEAD_SIZES = (32, 64, 96, 128)
 """Channels of a head for which `attention` has code."""
 MAX_WIDTH = 4096
 """Most channels of a row in `bias_norm_gelu`; MAX_WIDTH in the source."""
+COMPILE_S = 30.0
+"""Longest time that `load_kernels` waits for a compiler, s. It takes one to two seconds on a free core."""
+TRY_AGAIN_S = 24 * 3600.0
+"""After a compiler has failed, `load_kernels` tries it again this much later, s."""
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _ROWS = (_POINTER, _LONG, _LONG, _LONG)  # address, stride, rows, width
@@ -57,42 +61,39 @@ _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def compile_kernels(compiler: str | None = None) -> Path:
-    """Compiles the library; its path in the cache folder.
+    """Compiles the library for this CPU; its path in the cache folder.
 
     Args:
-        compiler: a command. None: $CXX, or without it the first of `COMPILERS` that succeeds.
+        compiler: As in `compile_library`.
 
-    Raises: RuntimeError if there is no compiler or none succeeds. The text quotes the compilers and says what to do.
+    Raises: RuntimeError if there is no compiler, none succeeds, or this CPU has neither AVX512 nor AVX2.
     """
-    if not _is_x86():
-        raise RuntimeError(f"the kernels are for x86-64 CPUs, this one is {platform.machine()}: matching runs without them")
-    given = compiler or os.environ.get("CXX")
-    reasons = []
-    for command in [given] if given else COMPILERS:
-        if shutil.which(shlex.split(command)[0]) is None:
-            reasons.append(f"{command}: not found")
-            continue
-        try:
-            return _compile(shlex.split(command))
-        except subprocess.CalledProcessError as error:
-            reasons.append(f"{shlex.join(error.cmd)} failed with {error.returncode}:\n{error.stderr.strip()}")
-    raise RuntimeError(
-        "the kernels could not be compiled; matching runs without them.\n  "
-        + "\n  ".join(reasons)
-        + "\nInstall g++ 10 or clang++ 9 or later, or name a compiler in the environment variable CXX."
-    )
+    instructions = usable_instructions()
+    if is_x86() and instructions is None:
+        raise RuntimeError("the kernels are for CPUs with AVX512 or AVX2, and this one has neither: matching runs without them")
+    path = compile_library(_folder(), instructions or "avx2", compiler)
+    if instructions:
+        _failure(instructions).unlink(missing_ok=True)
+    return path
 
 
-def load_kernels() -> Kernels | None:
-    """The compiled kernels; None if they are not compiled, this CPU cannot run them, or SFM_LIGHTGLUE_KERNELS=0."""
-    if os.environ.get("SFM_LIGHTGLUE_KERNELS") == "0":
+def load_kernels(*, may_compile: bool = False) -> Kernels | None:
+    """The compiled kernels; None if there are none, this CPU cannot run them, or SFM_LIGHTGLUE_KERNELS=0.
+
+    Args:
+        may_compile: If there is no library but a compiler, the library is compiled. That happens once for each user, takes about
+            two seconds and never raises. After a failure it is tried again the next day.
+    """
+    instructions = None if is_off() else usable_instructions()
+    if instructions is None:
         return None
-    # Several libraries come from several compilers: take the newest.
-    paths = sorted(_folder().glob(f"{_source_key()}-*.so"), key=lambda path: path.stat().st_mtime_ns)
+    paths = _libraries(instructions)
+    if not paths and may_compile and _compile_quietly(instructions):
+        paths = _libraries(instructions)
     if not paths:
         return None
     try:
-        library = _open(paths[-1])
+        library = open_library(paths[-1])
         return Kernels(library) if library.supported() else None
     except (OSError, AttributeError, ValueError) as error:
         logger.warning("kernels %s cannot be loaded (%s): matching runs without them; compile them again", paths[-1], error)
@@ -101,12 +102,57 @@ def load_kernels() -> Kernels | None:
 
 def would_help() -> bool:
     """Whether compiled kernels would make LightGlue faster here: this CPU has the instructions, and none are in use."""
-    is_off = os.environ.get("SFM_LIGHTGLUE_KERNELS") == "0"
-    return not is_off and _is_x86() and torch.backends.cpu.get_cpu_capability() == "AVX512" and load_kernels() is None
+    return not is_off() and usable_instructions() is not None and load_kernels() is None
 
 
-def _is_x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64")
+def is_off() -> bool:
+    """Whether the environment turns the kernels off."""
+    return os.environ.get(SWITCH) == "0"
+
+
+def usable_instructions() -> str | None:
+    """The fastest set of `kernel_library.INSTRUCTIONS` that this CPU has, and the environment allows; None if it has none.
+
+    What torch finds counts, so that ATEN_CPU_CAPABILITY=avx2 masks AVX512 here too.
+    """
+    capability = torch.backends.cpu.get_cpu_capability() if is_x86() else ""
+    if capability == "AVX512" and os.environ.get(SWITCH) != "avx2":
+        return "avx512"
+    return "avx2" if capability in ("AVX512", "AVX2") else None
+
+
+def _compile_quietly(instructions: str) -> bool:
+    """Compiles the library unless that failed lately. Whether it was compiled.
+
+    On macOS a compiler must be asked for: without the developer tools its command opens a window.
+    """
+    failure = _failure(instructions)
+    try:
+        failed_lately = failure.exists() and time.time() - failure.stat().st_mtime < TRY_AGAIN_S
+        if sys.platform == "darwin" or failed_lately or not has_compiler():
+            return False
+        begin = time.perf_counter()
+        path = compile_library(_folder(), instructions, timeout_s=COMPILE_S)
+    except (RuntimeError, OSError, ValueError) as error:
+        logger.info("matching runs without compiled kernels, because the compiler failed: the command `kernels` says why")
+        logger.debug("%s", error)
+        try:
+            failure.parent.mkdir(parents=True, exist_ok=True)
+            failure.write_text(f"{error}\n", encoding="utf-8")
+        except OSError:
+            logger.debug("%s cannot be written", failure)
+        return False
+    logger.info("compiled the kernels of LightGlue for this user, in %.1f s: %s", time.perf_counter() - begin, path)
+    return True
+
+
+def _failure(instructions: str) -> Path:
+    """The file that says that the compiler failed."""
+    return _folder() / f"{instructions}-{source_key(instructions)}.failed"
+
+
+def _libraries(instructions: str) -> list[Path]:
+    return libraries([_folder(), PREBUILT], instructions)
 
 
 class Kernels:
@@ -125,7 +171,7 @@ class Kernels:
         self.supports_bfloat16: bool = library.supported() > 1
         self.supports_tiles: bool = library.supported() > 2
         """Whether this CPU has the tiles of AMX."""
-        keys = [(name, torch.float32) for name in _ARGUMENTS]
+        keys = [(name, torch.float32) for name in _ARGUMENTS]  # the library for AVX2 has no others
         if self.supports_bfloat16:
             keys += [(name, torch.bfloat16) for name in _ARGUMENTS if name not in _ONLY_FLOAT32]
         self._functions = {key: _function(library, *key) for key in keys}
@@ -283,31 +329,9 @@ def _folder() -> Path:
     return cache_dir() / "kernels"
 
 
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _source_key() -> str:
-    return _key(SOURCE.read_text("utf-8"), INCLUDED.read_text("utf-8"), *FLAGS)
-
-
-def _compile(compiler: list[str]) -> Path:
-    """Raises: CalledProcessError."""
-
-    def run(*arguments: str) -> str:
-        return subprocess.run([*compiler, *arguments], check=True, capture_output=True, text=True, errors="replace").stdout
-
-    key = f"{_source_key()}-{_key(*compiler, run('--version'))}"
-    _folder().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_folder()) as folder:  # in the same folder: a rename cannot leave half a file
-        part = Path(folder) / "kernels.so"
-        run(*FLAGS, str(SOURCE), "-o", str(part))
-        return part.replace(_folder() / f"{key}-{sha256_of(part)[:16]}.so")
-
-
-def _open(path: Path) -> ctypes.CDLL:
-    """Raises: OSError for a damaged file or a file that is no library, AttributeError for another library."""
-    if not path.stem.endswith(sha256_of(path)[:16]):  # loading a truncated library would end the process with SIGBUS
+def open_library(path: Path) -> ctypes.CDLL:
+    """A library of kernels. Raises: OSError for a damaged file or one that is no library, AttributeError for another library."""
+    if not is_whole(path):
         raise OSError("its content has changed")
     library = ctypes.CDLL(str(path))
     library.supported.argtypes = ()

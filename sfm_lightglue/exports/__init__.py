@@ -56,6 +56,12 @@ FORMATS = {
         "photogrammetry:write_bundler",
         ("model", "photos"),
     ),
+    "metashape": Format(
+        "Agisoft Metashape, and scripts that read its cameras",
+        f"cameras.xml, {DISTORTED}",
+        "metashape:write",
+        ("model", "photos"),
+    ),
     "hloc": Format("hloc (localization)", "features, matches and pairs with hloc's names, the model in sfm/", "hloc:write"),
 }
 """All formats by name."""

@@ -17,6 +17,7 @@ from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.content_ids import NUM_READERS, ContentIds, ids_file
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
@@ -85,7 +86,7 @@ def extract_features(
     executor: Executor | None = None,
     num_workers: int = 0,
     if_settings_changed: str = "refuse",
-    writer: str = "",
+    shard: Shard | None = None,
 ) -> ExtractionReport:
     """Writes the features of all photos of a folder to a file. Photos that are already stored there are kept.
 
@@ -105,8 +106,7 @@ def extract_features(
         num_workers: Number of these threads, 0 for one per core. Each works on one photo, or on one batch if the extractor
             takes several photos together. Not used if an executor is given.
         if_settings_changed: `refuse` or `recompute` features in `output` that were made with other settings.
-        writer: Name of this process if several write to `output` at once, see `ShardStore`. A later call without it, for all
-            photos, finishes the file. The report is about the photos that were processed.
+        shard: The share of this process, if several divide the work (`execution=shards`); the report is then about this share.
 
     Returns:
         Numbers of photos and keypoints, and the photos that were skipped, with the reason.
@@ -131,14 +131,15 @@ def extract_features(
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
     ids = ContentIds(ids_file(output))
-    settings = plugin_settings(extractor)
+    settings, writer = plugin_settings(extractor), "" if shard is None else shard.writer
     options: dict[str, Any] = {"if_settings_changed": if_settings_changed, "writer": writer}
     with ShardStore(output, settings, shard_items=32, merge_items=MERGE_PHOTOS, **options) as store:
+        all_names, names = names, names if shard is None else shard.share(names, store.stamps)
         orientations = photo_orientations(Path(images), names, orientation, extractor)
         stamps, skipped = _photo_stamps(Path(images), names, mask_files, orientations, ids)
         if if_settings_changed != "recompute":
             _check_collection(Path(images), Path(output), store.stamps, stamps)
-        ranges = camera_ranges(images, [*stamps], num_cores())
+        ranges = camera_ranges(images, [*stamps] if shard is None else all_names, num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
         if changed := [name for name in todo if name in store.stamps]:
@@ -164,16 +165,18 @@ def extract_features(
         if not writer:
             ids.save()
         stored = [name for name in stamps if name in store.stamps]
-    if skipped and not stored:
+    if skipped and not stored and shard is None:
         name, reason = next(iter(skipped.items()))
         raise first_error or FileNotFoundError(f"no photo of {images} could be used, {name}: {reason}")
     for name in sorted(name for name, count in computed.items() if count == 0):
         logger.warning("%s: no keypoints were found", name)
-    counts, transparent = computed, list[str]()
-    if not writer:
-        with H5Reader(output) as reader:
-            counts = dict(zip(stored, reader.num_keypoints_of(stored).tolist(), strict=True))
-            transparent = [name for name in reader.masked(stored) if name not in mask_files]
+    if shard is not None:
+        empty = [name for name, count in computed.items() if count == 0]
+        mean = sum(computed.values()) / max(1, len(computed))
+        return ExtractionReport(len(stored), mean, empty, dict(sorted(skipped.items())), num_computed=len(computed))
+    with H5Reader(output) as reader:
+        counts = dict(zip(stored, reader.num_keypoints_of(stored).tolist(), strict=True))
+        transparent = [name for name in reader.masked(stored) if name not in mask_files]
     if computed.keys() & {*transparent}:
         logger.info("the transparent parts of %s get no keypoints", count_of(len(transparent), "photo"))
     return ExtractionReport(

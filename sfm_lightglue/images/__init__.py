@@ -11,6 +11,7 @@ from sfm_lightglue.images.headers import read_header as read_header
 from sfm_lightglue.images.headers import read_orientation as read_orientation
 from sfm_lightglue.images.headers import read_pose_tags as read_pose_tags
 from sfm_lightglue.images.headers import read_position as read_position
+from sfm_lightglue.images.headers import read_time as read_time
 from sfm_lightglue.images.listing import EXTENSIONS as EXTENSIONS
 from sfm_lightglue.images.listing import HEIC as HEIC
 from sfm_lightglue.images.listing import find_pictures as find_pictures

@@ -85,7 +85,7 @@ class LightGlueMatcher:
     """Runs the engine. Several threads may call it at the same time."""
 
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
-        kernels = load_kernels() if device == "cpu" else None
+        kernels = load_kernels(may_compile=True) if device == "cpu" else None
         self.options, self.device, self.weights = options, device, (weights,)
         is_calibrated = options.trained_for in EARLY_REJECTION and options.weights is None
         rejects = is_calibrated if options.early_rejection is None else options.early_rejection

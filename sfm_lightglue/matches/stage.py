@@ -18,6 +18,7 @@ from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.orientation import upright_features
@@ -55,7 +56,7 @@ def match_pairs(
     num_workers: int = 0,
     cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
-    writer: str = "",
+    shard: Shard | None = None,
 ) -> MatchingReport:
     """Writes the matches of all pairs to a file. Pairs that are already stored there are kept.
 
@@ -70,8 +71,7 @@ def match_pairs(
         num_workers: Number of these threads, 0 for one per core. Not used if an executor is given.
         cache_mb: Memory of each process for images that are kept for their next pair, MB.
         if_settings_changed: `refuse` or `recompute` matches in `output` that were made with other settings.
-        writer: Name of this process if several write to `output` at once, see `ShardStore`. A later call without it, with all
-            pairs, finishes the file. The means of the report are 0.
+        shard: The share of this process, if several divide the work (`execution=shards`); the report is then about this share.
 
     Returns:
         The numbers of pairs and matches.
@@ -93,12 +93,17 @@ def match_pairs(
     with H5Reader(features) as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
         stamps = _image_stamps(reader, ordered)
+    writer = "" if shard is None else shard.writer
     with ShardStore(output, settings, if_settings_changed=if_settings_changed, writer=writer) as store:
-        todo = store.missing_pairs(ordered, stamps)
+        wanted = ordered
+        if shard is not None:
+            by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
+            wanted = [by_key[key] for key in shard.share([*by_key], store.stamps)]
+        todo = store.missing_pairs(wanted, stamps)
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
         batches = _batches(todo, matcher)
         jobs = checked_results(executor or ThreadExecutor(num_workers), recipe, batches)
-        bar = progress_bar(len(ordered), "match", "pair", len(ordered) - len(todo))
+        bar = progress_bar(len(wanted), "match", "pair", len(wanted) - len(todo))
         with bar, contextlib.closing(jobs):  # after an error, the jobs end before the error is raised
             for batch, results in jobs:
                 if isinstance(results, Exception):
@@ -107,8 +112,8 @@ def match_pairs(
                     store.add(match_key(pair.name0, pair.name1), result, f"{stamps[pair.name0]} {stamps[pair.name1]}")
                 bar.update(len(batch))
         store.merge()
-    if writer:
-        return MatchingReport(len(ordered), 0.0, 0.0, num_computed=len(todo))
+    if shard is not None:
+        return MatchingReport(len(wanted), 0.0, 0.0, num_computed=len(todo))
     with H5Reader(output) as reader:
         counts = np.maximum(reader.match_counts_of(ordered), 0)
     num_matches, num_layers = counts.mean(axis=0).tolist() if ordered else (0.0, 0.0)

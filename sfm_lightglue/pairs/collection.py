@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfm_lightglue.images import UnreadableImage, read_header
+from sfm_lightglue.images import UnreadableImage, read_header, read_time
 from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class Collection:
     """Names of images, and what is known about them. Everything but the names is read when a source first asks for it.
 
-    A context manager: leaving it closes the file of features. Poses and positions are kept after the first use. Descriptors are
-    read again at each call, because together they may exceed the memory.
+    A context manager: leaving it closes the file of features. Poses, positions and times are kept after the first use.
+    Descriptors are read again at each call, because together they may exceed the memory.
 
     Args:
         names: The images: paths below the image folder, in any order.
@@ -55,6 +56,7 @@ class Collection:
         """Folder of the photos; None if it is not known."""
         self._features, self._poses, self._positions = features, poses, positions
         self._load_descriptors = load_descriptors
+        self._times: dict[str, float] = {}
         self._opened = contextlib.ExitStack()
 
     def __enter__(self) -> Collection:
@@ -86,6 +88,13 @@ class Collection:
                 "or choose pairs=exhaustive or pairs=list"
             )
         return descriptors
+
+    @functools.cached_property
+    def has_descriptors(self) -> bool:
+        """Whether local descriptors can be read: False if features were imported without any. True before the extraction."""
+        if self._features is None or self._load_descriptors is not None:
+            return True
+        return any(self._reader.has_descriptors(name) for name in self.names[:1])
 
     def global_descriptors(self, path: Path | str) -> np.ndarray:
         """float32 (len(names), d): hloc's `global_descriptor` of each image from an HDF5 file, in the order of `names`.
@@ -131,6 +140,26 @@ class Collection:
             return listed_positions(self._positions, self.names)
         return find_positions(self._folder, self.names)
 
+    def times(self, names: Sequence[str] | None = None) -> dict[str, float]:
+        """EXIF's times of exposure of `names` (None: of all photos): seconds of the camera's clock. Others are missing.
+
+        Raises: ValueError if the collection has no photos.
+        """
+        names = self.names if names is None else names
+        self._times |= {name: _time(self._folder / name) for name in names if name not in self._times}
+        return {name: self._times[name] for name in names if not math.isnan(self._times[name])}
+
+    @property
+    def has_places(self) -> bool:
+        """Whether positions can be asked for: there is a file of positions, or there are photos."""
+        return self._positions is not None or self.images is not None
+
+    def sample_positions(self, names: Sequence[str]) -> int:
+        """How many of `names` have a GPS position. Raises: as `positions`."""
+        if self._positions is not None:
+            return sum(name in self.positions for name in names)
+        return len(find_positions(self._folder, names))
+
     @functools.cached_property
     def poses(self) -> dict[str, PosedCamera]:
         """Camera poses by name, in the order of `names`. Images without a pose are missing.
@@ -154,6 +183,13 @@ class Collection:
         if self.images is None:
             raise ValueError("these pairs need the photos: give dataset.images=DIR (images=DIR in Python)")
         return Path(self.images)
+
+
+def _time(photo: Path) -> float:
+    try:
+        return read_time(photo)
+    except UnreadableImage:
+        return math.nan
 
 
 def _is_readable(photo: Path) -> bool:

@@ -11,7 +11,11 @@ from sfm_lightglue.products import Pair
 
 STEP = 2.0**-16
 """Similarities are rounded to this step (1.5e-5), which exceeds rounding errors. Equal pictures then tie, and names decide."""
-EXCLUDED = torch.iinfo(torch.int32).min
+BLOCK = 1024
+"""Number of rows and of columns of the table of similarities that are computed at a time: 4 MB."""
+NOTHING = torch.iinfo(torch.int64).max
+"""Stands in place of a neighbour that is not there. It sorts behind all others."""
+EXCLUDED = -2.0
 """Stands in place of the similarity of two images that must not be paired."""
 
 
@@ -25,15 +29,17 @@ def top_k_pairs(
     min_distance: int = 1,
     min_score: float | None = None,
     reason: str = "retrieval",
-    block: int = 1024,
+    block: int = BLOCK,
     device: str = "cpu",
 ) -> list[Pair]:
     """Pairs of each image with the most similar images, sorted by name.
 
     The similarity is the cosine of two descriptors, rounded to `STEP`. If two images are equally similar, the earlier name ranks
     first. If two images find each other, the pair is kept once, with the better rank. An image whose descriptor is zero gets no
-    pairs. The result does not depend on the order of the input. The full table of similarities is never in memory: besides
-    the input the function needs 30 `block`^2 + 16 `block` d bytes.
+    pairs. The result does not depend on the order of the input.
+
+    The search is exact and takes time n^2 d. The full table of similarities is never in memory: besides the input and the result
+    the function needs 8 n k + 80 `block`^2 + 16 `block` d bytes for k neighbours.
 
     Args:
         names: Names of the n images, each once, in any order.
@@ -55,30 +61,69 @@ def top_k_pairs(
     norms = _norms(names, descriptors)
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     ordered = [names[i] for i in order]
-    places = torch.as_tensor(
-        np.arange(len(names)) if positions is None else np.asarray(positions, np.int64)[order], device=device
-    )
     usable = norms[order] > 0
     asking = usable if queries is None else usable & np.array([name in queries for name in ordered], bool)
+    places = np.arange(len(names)) if positions is None else np.asarray(positions, np.int64)[order]
+    table = _Table(descriptors, order, places, min_distance, device)
+    best = torch.full((len(names), num_neighbours), NOTHING, device=device)  # n k, int64
+    is_whole = bool(asking.all())
+    for rows in _blocks(np.flatnonzero(asking), block):
+        queried = table.unit_rows(rows)
+        for columns in _blocks(np.flatnonzero(usable), block):
+            if is_whole and columns[0] < rows[0]:
+                continue  # the table is symmetric: these similarities were used for `columns` and `rows` before
+            similarities = table.similarities(queried, rows, columns)
+            _improve(best, rows, columns, similarities)
+            if is_whole and columns[0] > rows[0]:
+                _improve(best, columns, rows, similarities.T)
+    found = _found(best.cpu().numpy())
+    return _pairs(ordered, found if min_score is None else found[found[:, 3] >= min_score], reason)
 
-    def unit_rows(indices: np.ndarray) -> torch.Tensor:  # b d
-        rows = torch.as_tensor(descriptors[order[indices]]).to(device, torch.float32)
+
+class _Table:
+    """The table of similarities of all images, in the order of their names. Blocks of it are computed when asked for."""
+
+    def __init__(self, descriptors: np.ndarray, order: np.ndarray, places: np.ndarray, min_distance: int, device: str) -> None:
+        self._descriptors, self._order, self._device = descriptors, order, device
+        self._places, self._min_distance = torch.as_tensor(places, device=device), min_distance
+
+    def unit_rows(self, indices: np.ndarray) -> torch.Tensor:
+        """float32 (b, d): descriptors of unit length of the images at `indices`."""
+        rows = torch.as_tensor(self._descriptors[self._order[indices]]).to(self._device, torch.float32)
         return torch.nn.functional.normalize(rows, dim=1)
 
-    found = [np.zeros((0, 4))]  # columns: index0, index1, rank, similarity
-    for rows in _blocks(np.flatnonzero(asking), block):
-        queried = unit_rows(rows)
-        best = torch.zeros((2, len(rows), 0), dtype=torch.int32, device=device)  # similarities in steps, indices of images
-        for columns in _blocks(np.flatnonzero(usable), block):
-            steps = (queried @ unit_rows(columns).T).div_(STEP).round_().to(torch.int32)
-            steps[(places[rows, None] - places[columns]).abs_() < min_distance] = EXCLUDED
-            indices = torch.as_tensor(columns, dtype=torch.int32, device=device).expand_as(steps)
-            # The best so far stand to the left of the new ones, because their names are earlier.
-            both = torch.cat([best, _best(steps, indices, num_neighbours)], dim=2)
-            best = _best(both[0], both[1], num_neighbours)
-        found.append(_table(rows, *best.cpu().numpy()))
-    table = np.concatenate(found)
-    return _pairs(ordered, table if min_score is None else table[table[:, 3] >= min_score], reason)
+    def similarities(self, queried: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
+        """float32 (b, c): similarities of the images at `rows`, whose unit rows are `queried`, and those at `columns`."""
+        similarities = queried @ self.unit_rows(columns).T
+        if self._min_distance > 1 or (rows[0] <= columns[-1] and columns[0] <= rows[-1]):
+            apart = (self._places[rows, None] - self._places[columns]).abs_()
+            similarities[apart < self._min_distance] = EXCLUDED
+        return similarities
+
+
+def _improve(best: torch.Tensor, rows: np.ndarray, columns: np.ndarray, similarities: torch.Tensor) -> None:
+    """Puts the images at `columns` into the neighbours (n, k) of those at `rows` if they are more similar: (b, c).
+
+    A neighbour is one number: its similarity in steps, negated, and its index below in 32 bits. Smaller numbers are better, and
+    no two are equal. Few images exceed the worst of the present neighbours after the first blocks, so most are not sorted.
+    """
+    mine = best[rows]  # b k
+    # 0.5 steps more than the worst one rounds to more steps; images in later columns have later names, so equal ones rank behind.
+    threshold = (_steps(mine[:, -1]).float() + 0.5) * STEP
+    row, column = torch.nonzero(similarities >= threshold[:, None], as_tuple=True)
+    if not len(row):
+        return
+    steps = torch.round(similarities[row, column].double() / STEP).to(torch.int64)
+    counts = torch.bincount(row, minlength=len(rows))
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    new = torch.full((len(rows), int(counts.max())), NOTHING, device=row.device)
+    new[row, place] = (-steps << 32) + torch.as_tensor(columns, device=row.device)[column]
+    best[rows] = torch.cat([mine, new], dim=1).topk(mine.shape[1], dim=1, largest=False).values
+
+
+def _steps(neighbours: torch.Tensor) -> torch.Tensor:
+    """Similarity of neighbours in steps; less than that of any two images for `NOTHING`."""
+    return torch.where(neighbours == NOTHING, round(-1.5 / STEP), -(neighbours >> 32))
 
 
 def _norms(names: Sequence[str], descriptors: np.ndarray) -> np.ndarray:
@@ -87,7 +132,8 @@ def _norms(names: Sequence[str], descriptors: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"{len(names)} names ({len(set(names))} different) with descriptors {descriptors.shape}: expected a row for each name"
         )
-    norms = np.array([np.linalg.norm(row.astype(np.float32)) for row in descriptors], np.float64)
+    blocks = (descriptors[start : start + BLOCK].astype(np.float32) for start in range(0, len(descriptors), BLOCK))
+    norms = np.concatenate([np.zeros(0), *(np.linalg.norm(rows, axis=1) for rows in blocks)])
     if not np.isfinite(norms).all():
         raise ValueError(f"the global descriptor of {names[int(np.argmin(np.isfinite(norms)))]} is not finite")
     return norms
@@ -97,19 +143,10 @@ def _blocks(indices: np.ndarray, block: int) -> list[np.ndarray]:
     return [indices[start : start + block] for start in range(0, len(indices), block)]
 
 
-def _best(steps: torch.Tensor, indices: torch.Tensor, count: int) -> torch.Tensor:
-    """int32 (2, r, k): the `count` largest `steps` (r, c) of each row, largest first, and their `indices` (r, c).
-
-    The sort is stable: equal steps stay in their order from left to right. torch.topk leaves that order open.
-    """
-    steps, order = torch.sort(steps, dim=1, descending=True, stable=True)
-    return torch.stack([steps[:, :count], indices.gather(1, order[:, :count])])
-
-
-def _table(rows: np.ndarray, steps: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """float64 (m, 4): index0 < index1, rank and similarity of all neighbours (r, k) of the images `rows` (r,)."""
-    row, rank = np.nonzero(steps != EXCLUDED)
-    index, neighbour, similarity = rows[row], indices[row, rank], steps[row, rank] * STEP
+def _found(best: np.ndarray) -> np.ndarray:
+    """float64 (m, 4): index0 < index1, rank and similarity of all neighbours int64 (n, k)."""
+    index, rank = np.nonzero(best != NOTHING)
+    neighbour, similarity = best[index, rank] & 0xFFFFFFFF, -(best[index, rank] >> 32) * STEP
     return np.stack([np.minimum(index, neighbour), np.maximum(index, neighbour), rank + 1, similarity], axis=1)
 
 

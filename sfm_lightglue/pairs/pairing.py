@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.products import Pair
 from sfm_lightglue.registry import load_class
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which sources give the pairs, and why."""
+
+    sources: tuple[str, ...]
+    """Names of the sources."""
+    because: str
+    """The reason, as a part of a sentence; empty if the user has chosen."""
+
+    def __str__(self) -> str:
+        return " + ".join(self.sources) + (f", because {self.because}" if self.because else "")
 
 
 class PairSource(Protocol):
@@ -19,6 +33,8 @@ class PairSource(Protocol):
 
     A source may also have a method `check(collection)`. It raises ValueError or FileNotFoundError for mistakes that are known
     before features are extracted, in a few seconds: the collection then has names, photos, poses and positions, but no features.
+
+    A source that decides by itself how it finds pairs says so in a method `choose(collection)`, which returns a `Choice`.
     """
 
     @classmethod

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
 from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.pairs.rigs import MAX_CAMERAS, SameTimes, rig_folders
-from sfm_lightglue.pairs.union import union_pairs
+from sfm_lightglue.pairs.union import sort_pairs, union_pairs
 from sfm_lightglue.products import Pair
 from sfm_lightglue.ranges import check_ranges
 
@@ -22,6 +23,8 @@ class SequentialOptions(GlobalDescriptorOptions):
     """Options of `configs/pairs/sequential.yaml`. The global descriptors are only used for loop closure."""
 
     name: str
+    order: str
+    """Order of the photos of a folder: `name`, or `time` by EXIF's time of exposure. Photos without a time follow at the end."""
     overlap: int
     """Number of following images that each image is paired with."""
     quadratic_overlap: bool
@@ -51,6 +54,8 @@ class SequentialOptions(GlobalDescriptorOptions):
             loop_min_distance=">= 0",
             min_score=">= -1, <= 1",
         )
+        if self.order not in ("name", "time"):
+            raise ValueError(f"pairs.order is {self.order}, expected name or time")
         object.__setattr__(self, "across_folders", str(self.across_folders).lower())
         if self.across_folders not in ("auto", "true", "false"):
             raise ValueError(f"pairs.across_folders is {self.across_folders}, expected auto, true or false")
@@ -69,13 +74,14 @@ class SequentialPairs:
 
     def __call__(self, collection: Collection) -> list[Pair]:
         """See `sequential_pairs`. Loop closures have the reasons `loop#RANK`."""
-        pairs = sequential_pairs(collection.names, self.options.overlap, self.options.quadratic_overlap)
+        times = collection.times() if self.options.order == "time" else None
+        pairs = sequential_pairs(collection.names, self.options.overlap, self.options.quadratic_overlap, times)
         if self.options.across_folders != "false":
-            pairs = sorted([*pairs, *rig_pairs(collection.names, self.options.overlap, self.options.across_folders)])
+            pairs = sort_pairs([*pairs, *rig_pairs(collection.names, self.options.overlap, self.options.across_folders)])
         if not self.options.loop_closure:
             return pairs
         descriptors = global_descriptors(self.options, collection)
-        return union_pairs([pairs, _loop_pairs(self.options, collection.names, descriptors, collection.device)])
+        return union_pairs([pairs, _loop_pairs(self.options, sequences(collection.names, times), descriptors, collection)])
 
     def check(self, collection: Collection) -> None:
         """Checks the options, and the file of global descriptors if loops are closed. Raises: ValueError, FileNotFoundError."""
@@ -84,7 +90,9 @@ class SequentialPairs:
             check_global_descriptors(self.options, collection)
 
 
-def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool) -> list[Pair]:
+def sequential_pairs(
+    names: Iterable[str], overlap: int, quadratic_overlap: bool, times: Mapping[str, float] | None = None
+) -> list[Pair]:
     """Pairs of each image with the images that follow it, sorted, with the reason `sequential+DISTANCE`.
 
     Args:
@@ -93,18 +101,19 @@ def sequential_pairs(names: Iterable[str], overlap: int, quadratic_overlap: bool
         quadratic_overlap: Also pair images at the distances 1, 2, 4 ... 2^(overlap - 1). They hold a long video together if
             neighbours are blurred. These pairs are added, as in the first versions of COLMAP. COLMAP 4 replaces the pairs with
             the next `overlap` images by them, which leaves gaps (checked with pycolmap 4.2.1).
+        times: Time of each image, in any unit; None orders the images by name.
 
     Raises:
         ValueError: `overlap` is below 1.
     """
     if overlap < 1:
         raise ValueError(f"overlap is {overlap}, expected at least 1: the number of following images to pair with")
-    ordered = sequences(names)
+    ordered = sequences(names, times)
     longest = max(map(len, ordered), default=0)
     distances = set(range(1, min(overlap + 1, longest)))
     if quadratic_overlap:
         distances |= {2**k for k in range(min(overlap, longest.bit_length()))}
-    return sorted(
+    return sort_pairs(
         Pair(*ends, f"sequential+{distance}")
         for sequence in ordered
         for distance in distances
@@ -129,15 +138,21 @@ def rig_pairs(names: Iterable[str], overlap: int, across_folders: str = "auto") 
         for distance in range(1, min(overlap + 1, len(same)) if across_folders == "true" else 1):
             for (first0, first1), (later0, later1) in zip(same, same[distance:], strict=False):  # stops at the shorter one
                 pairs += [Pair(first0, later1, f"rig+{distance}"), Pair(first1, later0, f"rig+{distance}")]
-    return sorted(pairs)
+    return sort_pairs(pairs)
 
 
-def sequences(names: Iterable[str]) -> list[list[str]]:
-    """The names of each folder in natural order (`img2` before `img10`). A sub-folder is a sequence of its own."""
+def sequences(names: Iterable[str], times: Mapping[str, float] | None = None) -> list[list[str]]:
+    """The names of each folder in order. A sub-folder is a sequence of its own.
+
+    The order is natural (`img2` before `img10`), or by `times`, with names without a time at the end.
+    """
     folders: dict[str, list[str]] = {}
     for name in sorted(set(names)):
         folders.setdefault(_folder(name), []).append(name)
-    return [sorted(folder, key=_natural_key) for folder in folders.values()]
+    ordered = [sorted(folder, key=_natural_key) for folder in folders.values()]
+    if times is None:
+        return ordered
+    return [sorted(folder, key=lambda name: times.get(name, math.inf)) for folder in ordered]
 
 
 def _rig_folders(ordered: Sequence[Sequence[str]], across_folders: str) -> list[SameTimes]:
@@ -155,10 +170,15 @@ def _natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def _loop_pairs(options: SequentialOptions, names: Iterable[str], descriptors: np.ndarray, device: str) -> list[Pair]:
-    """Pairs of similar images that are far apart, with the reason `loop#RANK`; `descriptors` (n, d) in the order of `names`."""
-    names, ordered = list(names), sequences(names)
-    queries, position_of, start = set(), {}, 0
+def _loop_pairs(
+    options: SequentialOptions, ordered: Sequence[Sequence[str]], descriptors: np.ndarray, collection: Collection
+) -> list[Pair]:
+    """Pairs of similar images that are far apart, with the reason `loop#RANK`.
+
+    `descriptors` (n, d) are in the order of the names of the collection; `ordered` is from `sequences`.
+    """
+    names = collection.names
+    queries, position_of, start = set[str](), dict[str, int](), 0
     start_of: dict[str, int] = {}
     first_camera: dict[str, str] = {}
     # The cameras of a rig share their positions, because photos of one time always look alike and would hide the loops. This
@@ -180,5 +200,5 @@ def _loop_pairs(options: SequentialOptions, names: Iterable[str], descriptors: n
         min_distance=options.loop_min_distance,
         min_score=options.min_score,
         reason="loop",
-        device=device,
+        device=collection.device,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import numpy as np
 from sfm_lightglue.georeference import earth_centered
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
+from sfm_lightglue.pairs.near_points import near_points
 from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.positions import GeoPosition
@@ -20,16 +20,21 @@ from sfm_lightglue.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_NEIGHBOURS = 20
+"""Similar images of a photo without a position if `num_neighbours` is None."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialOptions(GlobalDescriptorOptions):
     """Options of `configs/pairs/spatial.yaml`. The global descriptors are only used for photos without a position."""
 
     name: str
-    num_neighbours: int
-    """Number of nearest photos that each photo is paired with."""
+    num_neighbours: int | None
+    """Number of nearest photos that each photo is paired with; None pairs it with all within `max_distance_m`."""
     max_distance_m: float | None
     """Photos that are farther apart are not paired, m; None has no limit."""
+    max_heading_difference_deg: float | None
+    """Photos whose directions of view differ by more are not paired, degrees. Photos without a direction are paired with all."""
     without_position: str
     """What happens to photos without a position: `retrieval` pairs them with the most similar images, `skip` leaves them out."""
     min_score: float | None
@@ -38,6 +43,11 @@ class SpatialOptions(GlobalDescriptorOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, "pairs", num_neighbours=">= 1", max_distance_m="> 0", min_score=">= -1, <= 1")
+        check_ranges(self, "pairs", max_heading_difference_deg="> 0, <= 180")
+        if self.num_neighbours is None and self.max_distance_m is None:
+            raise ValueError(
+                "pairs.num_neighbours=null pairs each photo with all within a radius: give it, such as pairs.max_distance_m=50"
+            )
         if self.without_position not in ("retrieval", "skip"):
             raise ValueError(f"pairs.without_position is {self.without_position!r}, expected retrieval or skip")
 
@@ -66,7 +76,7 @@ class SpatialPairs:
         """See `nearest_pairs`. The reasons are `spatial#RANK`, and `retrieval#RANK` for photos without a position."""
         self.check(collection)
         options, positions = self.options, collection.positions
-        pairs = nearest_pairs(positions, options.num_neighbours, options.max_distance_m)
+        pairs = nearest_pairs(positions, options.num_neighbours, options.max_distance_m, options.max_heading_difference_deg)
         others = {name for name in collection.names if name not in positions}
         if not others:
             return pairs
@@ -77,7 +87,7 @@ class SpatialPairs:
         similar = top_k_pairs(
             collection.names,
             global_descriptors(options, collection),
-            options.num_neighbours,
+            options.num_neighbours or DEFAULT_NEIGHBOURS,
             queries=others,
             min_score=options.min_score,
             device=collection.device,
@@ -85,7 +95,12 @@ class SpatialPairs:
         return union_pairs([pairs, similar])
 
 
-def nearest_pairs(positions: Mapping[str, GeoPosition], num_neighbours: int, max_distance_m: float | None = None) -> list[Pair]:
+def nearest_pairs(
+    positions: Mapping[str, GeoPosition],
+    num_neighbours: int | None,
+    max_distance_m: float | None = None,
+    max_heading_difference_deg: float | None = None,
+) -> list[Pair]:
     """Pairs of each photo with the nearest ones, sorted by name, with the reasons `spatial#RANK`.
 
     Distances are horizontal: altitudes are less precise, and often missing. They are rounded to mm; at equal distances the
@@ -93,25 +108,32 @@ def nearest_pairs(positions: Mapping[str, GeoPosition], num_neighbours: int, max
 
     Args:
         positions: Position by name, in any order.
-        num_neighbours: Number of nearest photos that each photo is paired with, at least 1.
+        num_neighbours: Number of nearest photos that each photo is paired with, at least 1; None for all within the distance.
         max_distance_m: Photos that are farther apart are not paired. Photos that have no other within this distance are logged.
+        max_heading_difference_deg: Photos whose headings differ by more are not paired. Photos without one are paired with all.
     """
     names = sorted(positions)
     places = earth_centered([(positions[name].latitude_deg, positions[name].longitude_deg, 0.0) for name in names])
-    last = min(num_neighbours, len(names)) - 1
-    limit_mm = sys.float_info.max if max_distance_m is None else 1000 * max_distance_m
+    headings = np.array([positions[name].heading_deg for name in names])
+    limit_deg = np.inf if max_heading_difference_deg is None else max_heading_difference_deg
+
+    def look_alike(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        difference = np.abs((headings[rows][:, None] - headings[columns] + 180) % 360 - 180)
+        same: np.ndarray = ~(difference > limit_deg)  # NaN is no larger
+        return same
+
+    limit_m = np.inf if max_distance_m is None else max_distance_m
     ranks: dict[tuple[int, int], int] = {}
     alone = []
-    for first in range(len(names)):
-        distances_mm = np.rint(1000 * np.linalg.norm(places - places[first], axis=1))
-        distances_mm[first] = np.inf
-        near = np.flatnonzero(distances_mm <= min(limit_mm, np.partition(distances_mm, last)[last]))
-        near = near[np.argsort(distances_mm[near], kind="stable")][:num_neighbours]
+    mask = look_alike if np.isfinite(limit_deg) else None
+    for first, near, _ in near_points(places, num_neighbours, limit_m, step=1e-3, allowed=mask):
         if not len(near):
             alone.append(names[first])
         for rank, second in enumerate(near.tolist(), start=1):
             key = min(first, second), max(first, second)
             ranks[key] = min(rank, ranks.get(key, rank))
     if alone and len(names) > 1:
-        logger.warning("%d photos have no other within %g m, the first is %s", len(alone), max_distance_m, alone[0])
+        where = "" if max_distance_m is None else f" within {max_distance_m:g} m"
+        view = "" if mask is None else f" that looks in a direction at most {limit_deg:g} degrees apart"
+        logger.warning("%d photos have no other%s%s, the first is %s", len(alone), where, view, min(alone))
     return [Pair(names[first], names[second], f"spatial#{rank}") for (first, second), rank in sorted(ranks.items())]

@@ -25,6 +25,7 @@ from sfm_lightglue.storage.layout import (
     matches_to_group,
 )
 from sfm_lightglue.storage.merging import write_single_file
+from sfm_lightglue.storage.numbers import REASONS, GeometryNumbers, numbers_of
 from sfm_lightglue.storage.reader import H5Reader
 from sfm_lightglue.storage.record import GroupData
 from sfm_lightglue.storage.safety import RefusedFile
@@ -41,6 +42,8 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "CONFIGURATIONS",
+    "REASONS",
+    "GeometryNumbers",
     "GroupData",
     "H5Reader",
     "RefusedFile",
@@ -53,6 +56,7 @@ __all__ = [
     "geometry_to_group",
     "match_key",
     "matches_to_group",
+    "numbers_of",
     "read_calibration",
     "write_single_file",
 ]

@@ -97,6 +97,24 @@ def features_from_group(
     return features
 
 
+def bare_features_from_group(group: h5py.Group, name: str) -> Features:
+    """As `features_from_group`, but without descriptors, scales and angles; all scores are 1."""
+    place = f"{group.file.filename}: {name}"
+    keypoints = required_dataset(group, "keypoints", name)
+    count = _check_shapes(keypoints, None, None, place)
+    features = Features(
+        keypoints=_float32(keypoints[()][:, :2]),
+        scores=np.broadcast_to(np.float32(1), (count,)),
+        descriptors=np.zeros((count, 0), np.float32),
+        image_size=stored_image_size(group, name),
+        pixel_scale=stored_pixel_scale(keypoints, place),
+        name=name,
+        orientation=orientation_from_group(group, name),
+    )
+    check_keypoints(features.keypoints, features.image_size, features.pixel_scale, place)
+    return features
+
+
 def required_dataset(group: h5py.Group, key: str, name: str) -> h5py.Dataset:
     """The dataset `key` of the image or pair `name`. Raises: KeyError if it is missing."""
     if (dataset := find_dataset(group, key)) is None:

@@ -15,6 +15,7 @@ import numpy as np
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.settings import fingerprint
 from sfm_lightglue.storage.layout import (
+    bare_features_from_group,
     explained_damage,
     features_from_group,
     geometry_from_group,
@@ -29,6 +30,7 @@ from sfm_lightglue.storage.layout import (
     stored_image_size,
     stored_pixel_scale,
 )
+from sfm_lightglue.storage.numbers import REASONS, ROW, GeometryNumbers, numbers_of, row_of
 from sfm_lightglue.storage.safety import find_dataset, numeric_datasets
 from sfm_lightglue.storage.sources import SegmentSource, open_source
 from sfm_lightglue.storage.values import check_features
@@ -114,6 +116,11 @@ class H5Reader:
         if not self._is_ours:
             check_features(features, f"{self.path}: {name}")
         return features
+
+    def bare_features(self, name: str) -> Features:
+        """As `features`, but only what geometry needs: keypoints, size, scale and orientation. Scores are 1, and not read."""
+        with explained_damage(self.path, (OSError, RuntimeError)):
+            return bare_features_from_group(self._image_group(name), name)
 
     def keypoints(self, name: str) -> np.ndarray:
         """float32 (n, 2): keypoints of the image `name`, px, see `Features.keypoints`. Raises: as `features`."""
@@ -294,6 +301,23 @@ class H5Reader:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
             return geometry_from_group(group, with_arrays=False)
+
+    def geometry_numbers(self, pairs: Sequence[Pair]) -> GeometryNumbers:
+        """Numbers about the geometries of many pairs, without inlier matches and matrices."""
+        if not isinstance(self._source, SegmentSource):
+            return numbers_of(self.find_geometry(pair.name0, pair.name1) for pair in pairs)
+        rows = np.zeros(len(pairs), ROW)
+        rows["config"], rows["num_agreeing"], rows["num_needed"], rows["mean_score"] = -1, -1, -1, np.nan
+        entries = self._source.pair_entries(pairs)
+        for name in set(ROW.names or ()) - {"reason"}:
+            found = self._source.numbers(entries, name, np.nan)
+            known = np.isfinite(found)
+            rows[name][known] = found[known]
+        reasons = self._source.attribute_texts(entries, "rejected_because")
+        rows["reason"] = [REASONS.index(reason) if reason in REASONS else 0 for reason in reasons]
+        for i in np.flatnonzero((entries >= 0) & (rows["num_needed"] < 0)).tolist():  # version 0.10 did not store all
+            rows[i] = row_of(self.find_geometry(pairs[i].name0, pairs[i].name1))
+        return GeometryNumbers(rows)
 
     def num_inliers(self, name0: str, name1: str) -> int:
         """Number of verified matches of a pair, without reading them; 0 if it was rejected. Raises: as `geometry`."""

@@ -156,7 +156,8 @@ def test_a_wrong_path_leaves_no_folder_behind(folder: Path, capsys: pytest.Captu
     ("capability", "switch", "machine", "expected"),
     [
         ("AVX512", None, "x86_64", True),
-        ("AVX2", None, "x86_64", False),
+        ("AVX2", None, "x86_64", True),
+        ("DEFAULT", None, "x86_64", False),
         ("AVX512", "0", "x86_64", False),
         ("AVX512", None, "aarch64", False),
     ],
@@ -165,7 +166,7 @@ def test_kernels_help_where_they_would_run(
     monkeypatch: pytest.MonkeyPatch, capability: str, switch: str | None, machine: str, expected: bool
 ) -> None:
     monkeypatch.setattr(kernels.torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(kernels.platform, "machine", lambda: machine)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(kernels, "load_kernels", lambda: None)
     monkeypatch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
     if switch is not None:

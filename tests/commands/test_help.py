@@ -43,7 +43,7 @@ def test_every_command_has_help_of_its_own(shown: typing.Callable[..., str], com
 def test_help_of_a_stage_shows_all_options_of_its_groups(shown: typing.Callable[..., str], stage: typing.Any) -> None:
     text = shown(stage.name, "--help")
     for group in stage.groups if len(stage.groups) <= 3 else ():
-        default = {"features": "superpoint", "pairs": "exhaustive", "matches": "lightglue"}.get(group)
+        default = {"features": "superpoint", "pairs": "auto", "matches": "lightglue"}.get(group)
         options = common_options(group) + (read_choice(group, default).options if default else [])
         for option in options:
             assert option.path == ("name",) or f" {group}.{'.'.join(option.path)}=" in text

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sfm_lightglue.engine import kernels as kernels_module
-from sfm_lightglue.engine.kernels import COMPILERS, Kernels, compile_kernels, load_kernels
+from sfm_lightglue.engine.kernel_library import has_compiler
+from sfm_lightglue.engine.kernels import Kernels, compile_kernels, load_kernels, usable_instructions
 
 
 @pytest.fixture(scope="session")
 def kernels_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache folder, with only the compiled kernels in it."""
-    if not any(map(shutil.which, COMPILERS)):
+    if not has_compiler():
         pytest.skip("no compiler")
+    if usable_instructions() is None:
+        pytest.skip("this CPU has neither AVX512 nor AVX2")
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFM_LIGHTGLUE_CACHE", str(folder))
@@ -29,16 +30,5 @@ def kernels(kernels_cache: Path) -> Kernels:
         patch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
         patch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
         loaded = load_kernels()
-    if loaded is None:
-        pytest.skip("this CPU has no AVX512")
+    assert loaded is not None
     return loaded
-
-
-@pytest.fixture(scope="session")
-def kernels_without_tiles(kernels_cache: Path, kernels: Kernels) -> Kernels:
-    """The kernels as on a CPU without AMX."""
-    (compiled,) = (kernels_cache / "kernels").iterdir()
-    library = kernels_module._open(compiled)
-    level = min(library.supported(), 2)
-    library.supported = lambda: level  # type: ignore[assignment, misc]
-    return Kernels(library)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.engine.kernels import Kernels
+from sfm_lightglue.engine.kernel_library import INSTRUCTIONS, compile_library, has_compiler
+from sfm_lightglue.engine.kernels import Kernels, open_library, usable_instructions
 
 # Half a unit in the last place: bfloat16 has 8 bits (the result is rounded, and each attention weight), float32 has 24 bits (its
 # results have some more roundings).
@@ -18,6 +20,31 @@ HALF_UNIT = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
 # Relative errors of exponentials and error functions: by design for bfloat16, a few roundings for float32.
 FUNCTION_ERROR = {torch.bfloat16: 2e-4, torch.float32: 8 * 2.0**-24}
 GUARD = 7.0
+
+
+@pytest.fixture(scope="module", params=[*INSTRUCTIONS])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library for each set of instructions that this CPU has."""
+    usable = usable_instructions()
+    if usable is None or [*INSTRUCTIONS].index(request.param) < [*INSTRUCTIONS].index(usable):
+        pytest.skip(f"this CPU has no {request.param}")
+    if not has_compiler():
+        pytest.skip("no compiler")
+    return compile_library(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def kernels(library: Path) -> Kernels:
+    return Kernels(open_library(library))
+
+
+@pytest.fixture(scope="module")
+def kernels_without_tiles(library: Path) -> Kernels:
+    """The kernels as on a CPU without AMX."""
+    opened = open_library(library)
+    level = min(opened.supported(), 2)
+    opened.supported = lambda: level  # type: ignore[assignment, misc]
+    return Kernels(opened)
 
 
 @pytest.fixture(params=["float32", "bfloat16", "bfloat16 by tiles"])

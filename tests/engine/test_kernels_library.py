@@ -5,17 +5,21 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sfm_lightglue.engine import kernel_library
 from sfm_lightglue.engine import kernels as kernels_module
-from sfm_lightglue.engine.kernels import Kernels, compile_kernels, load_kernels
+from sfm_lightglue.engine.kernel_library import compile_library, has_compiler
+from sfm_lightglue.engine.kernels import Kernels, compile_kernels, load_kernels, usable_instructions, would_help
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +30,7 @@ def kernels_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_compiled_library_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels_module, "PREBUILT", tmp_path / "none")
     assert load_kernels() is None
 
 
@@ -38,7 +43,7 @@ def test_the_environment_turns_kernels_off(kernels_cache: Path, kernels: Kernels
 
 def test_a_cpu_without_the_instructions_gets_no_kernels(kernels_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
-    monkeypatch.setattr(kernels_module, "_open", lambda path: SimpleNamespace(supported=lambda: 0))
+    monkeypatch.setattr(kernels_module, "open_library", lambda path: SimpleNamespace(supported=lambda: 0))
     assert load_kernels() is None
 
 
@@ -52,7 +57,7 @@ def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
         return library
 
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
-    monkeypatch.setattr(kernels_module, "_open", open_on_old_cpu)
+    monkeypatch.setattr(kernels_module, "open_library", open_on_old_cpu)
     loaded = load_kernels()
     assert loaded is not None and not loaded.supports_bfloat16
     rows = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
@@ -65,8 +70,8 @@ def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no disassembler")
-def test_functions_for_float32_have_no_instructions_for_bfloat16(kernels_cache: Path) -> None:
-    (compiled,) = (kernels_cache / "kernels").iterdir()
+def test_functions_for_float32_have_no_instructions_for_bfloat16(kernels_cache: Path, tmp_path: Path) -> None:
+    compiled = compile_library(tmp_path, "avx512")
     lines = subprocess.run(["objdump", "-d", str(compiled)], check=True, capture_output=True, text=True).stdout.splitlines()
     function, found = "", set()
     for line in lines:
@@ -105,13 +110,17 @@ def test_a_library_of_something_else_is_reported_and_not_used(
     assert "compile them again" in caplog.text
 
 
-@pytest.mark.parametrize("file", ["SOURCE", "INCLUDED"])
+@pytest.mark.parametrize("included", [False, True])
 def test_a_library_of_another_source_is_not_loaded(
-    kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+    kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, included: bool
 ) -> None:
     other = tmp_path / "kernels.cpp"
-    other.write_text(getattr(kernels_module, file).read_text("utf-8") + "// changed\n", "utf-8")
-    monkeypatch.setattr(kernels_module, file, other)
+    original = kernel_library.INCLUDED[1] if included else kernel_library.SOURCE
+    other.write_text(original.read_text("utf-8") + "// changed\n", "utf-8")
+    if included:
+        monkeypatch.setattr(kernel_library, "INCLUDED", (other, *kernel_library.INCLUDED[1:]))
+    else:
+        monkeypatch.setattr(kernel_library, "SOURCE", other)
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(kernels_cache))
     assert load_kernels() is None
 
@@ -143,3 +152,86 @@ def test_other_processors_are_refused_before_compiling(monkeypatch: pytest.Monke
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     with pytest.raises(RuntimeError, match="for x86-64 CPUs, this one is arm64"):
         compile_kernels()
+
+
+@pytest.mark.parametrize(
+    ("capability", "switch", "expected"),
+    [
+        ("AVX512", None, "avx512"),
+        ("AVX512", "avx2", "avx2"),
+        ("AVX2", None, "avx2"),
+        ("DEFAULT", None, None),
+        ("NO AVX", "avx2", None),
+    ],
+)
+def test_the_fastest_instructions_of_the_cpu_are_used(
+    monkeypatch: pytest.MonkeyPatch, capability: str, switch: str | None, expected: str | None
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    if switch:
+        monkeypatch.setenv("SFM_LIGHTGLUE_KERNELS", switch)
+    assert usable_instructions() == expected
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert usable_instructions() is None
+
+
+def test_the_first_use_compiles_the_kernels_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not has_compiler() or usable_instructions() is None or sys.platform == "darwin":
+        pytest.skip("kernels are not compiled by themselves here")
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setenv("SFM_LIGHTGLUE_KERNELS", "avx2")  # the smaller library
+    monkeypatch.setattr(kernels_module, "PREBUILT", tmp_path / "none")
+    assert load_kernels() is None and would_help()
+    with caplog.at_level(logging.INFO):
+        assert load_kernels(may_compile=True) is not None
+        (compiled,) = (tmp_path / "kernels").iterdir()
+        assert load_kernels(may_compile=True) is not None
+    assert [path.name for path in (tmp_path / "kernels").iterdir()] == [compiled.name]
+    assert caplog.text.count("compiled the kernels") == 1 and not would_help()
+
+
+def test_a_compiler_that_fails_is_not_asked_again_the_same_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if usable_instructions() is None or sys.platform == "darwin":
+        pytest.skip("kernels are not compiled by themselves here")
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels_module, "PREBUILT", tmp_path / "none")
+    monkeypatch.setenv("CXX", broken_compiler(tmp_path))
+    with caplog.at_level(logging.INFO):
+        assert load_kernels(may_compile=True) is None
+        (failure,) = (tmp_path / "kernels").iterdir()
+        assert "no header immintrin.h" in failure.read_text()
+        assert load_kernels(may_compile=True) is None
+        assert caplog.text.count("matching runs without compiled kernels") == 1
+        os.utime(failure, (0, 0))
+        assert load_kernels(may_compile=True) is None
+    assert caplog.text.count("matching runs without compiled kernels") == 2
+
+
+def test_a_slow_compiler_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text('#!/bin/sh\n[ "$1" = --version ] || exec sleep 30\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(RuntimeError, match=r"did not end within 1 s"):
+        compile_library(tmp_path / "folder", "avx2", str(slow), timeout_s=1.0)
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kernels").write_text("a file, no folder")
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels_module, "PREBUILT", tmp_path / "none")
+    assert load_kernels(may_compile=True) is None
+
+
+def test_the_library_of_the_wheel_is_used_without_a_compiler(
+    kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(kernels_module, "PREBUILT", kernels_cache / "kernels")
+    assert load_kernels(may_compile=True) is not None and not (tmp_path / "kernels").exists()

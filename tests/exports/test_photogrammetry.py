@@ -1,10 +1,11 @@
-"""OpenMVG and Bundler: what their formulas give for each point is where the model's photo shows it."""
+"""OpenMVG, Bundler and Metashape: what their formulas give for each point is where the model's photo shows it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pycolmap
@@ -126,6 +127,64 @@ def test_bundler_sees_the_points_where_the_photos_show_them(run: Path, tmp_path:
             assert PILImage.open(tmp_path / "bundler" / "images" / name).size == (200, 150)
 
 
+def metashape_pixel(sensor: ElementTree.Element, xyz: np.ndarray) -> np.ndarray:
+    """Pixel of a point in a camera, by the formulas of Metashape's manual; the top-left corner of the photo is at (0, 0)."""
+    calibration = sensor.find("calibration")
+    resolution = sensor.find("resolution")
+    assert calibration is not None
+    assert resolution is not None
+
+    def value(name: str) -> float:
+        return float(calibration.findtext(name, "0"))
+
+    x, y = xyz[:2] / xyz[2]
+    if sensor.get("type") == "equidistant_fisheye":
+        x, y = np.array([x, y]) * np.arctan(np.hypot(x, y)) / np.hypot(x, y)
+    r2 = x * x + y * y
+    radial = 1 + sum(value(f"k{number}") * r2**number for number in (1, 2, 3, 4))
+    u = x * radial + value("p1") * (r2 + 2 * x * x) + 2 * value("p2") * x * y
+    v = y * radial + value("p2") * (r2 + 2 * y * y) + 2 * value("p1") * x * y
+    width, height = (int(resolution.get(side, "")) for side in ("width", "height"))
+    return np.array([width / 2 + value("cx") + u * value("f") + u * value("b1"), height / 2 + value("cy") + v * value("f")])
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [
+        ("SIMPLE_PINHOLE", [180.0, 101.0, 74.0]),
+        ("PINHOLE", [180.0, 183.0, 101.0, 74.0]),
+        ("RADIAL", [180.0, 101.0, 74.0, -0.2, 0.05]),
+        ("OPENCV", [180.0, 177.0, 101.0, 74.0, -0.2, 0.05, 0.01, -0.02]),
+        ("OPENCV_FISHEYE", [180.0, 182.0, 101.0, 74.0, -0.02, 0.01, 0.001, -0.002]),
+        ("SIMPLE_RADIAL_FISHEYE", [180.0, 101.0, 74.0, -0.02]),
+    ],
+)
+def test_metashape_sees_the_points_where_the_photos_show_them(run: Path, tmp_path: Path, camera: tuple[str, list[float]]) -> None:
+    model = with_cameras(run, {2: camera})
+    export("metashape", run, tmp_path / "metashape")
+    root = ElementTree.parse(tmp_path / "metashape" / "cameras.xml").getroot()
+    sensors = {sensor.get("id"): sensor for sensor in root.iter("sensor")}
+    cameras = [*root.iter("camera")]
+    assert [each.get("label") for each in cameras] == ["a", "b", "c"]
+    for image, each in zip(sorted(model.images.values(), key=lambda image: image.name), cameras, strict=True):
+        world_from_cam = np.array([float(number) for number in each.findtext("transform", "").split()]).reshape(4, 4)
+        assert np.linalg.det(world_from_cam[:3, :3]) == pytest.approx(1)
+        for point in model.points3D.values():
+            in_camera = (np.linalg.inv(world_from_cam) @ [*point.xyz, 1])[:3]
+            found = metashape_pixel(sensors[each.get("sensor_id")], in_camera)
+            np.testing.assert_allclose(found, image.project_point(point.xyz), atol=1e-6)
+        assert (tmp_path / "metashape" / "images" / image.name).is_file()
+
+
+def test_photos_with_the_same_label_are_refused(run: Path, tmp_path: Path) -> None:
+    model = read_model(run / "reconstruction" / "0")
+    (tmp_path / "photos" / "day" / "a.jpg").write_bytes((tmp_path / "photos" / "day" / "c.jpg").read_bytes())
+    model.find_image_with_name("day/c.jpg").name = "day/a.jpg"
+    model.write(run / "reconstruction" / "0")
+    with pytest.raises(ValueError, match=r"some names repeat \(a\): rename"):
+        export("metashape", run, tmp_path / "new")
+
+
 @pytest.mark.parametrize(
     ("name", "camera", "message"),
     [
@@ -133,6 +192,7 @@ def test_bundler_sees_the_points_where_the_photos_show_them(run: Path, tmp_path:
         ("openmvg", ("FOV", [180.0, 180.0, 100.0, 75.0, 0.1]), "OpenMVG has no camera model like FOV"),
         ("bundler", ("OPENCV", [180.0, 180.0, 100.0, 75.0, 0, 0, 0, 0]), "Bundler has no camera model like OPENCV"),
         ("bundler", ("SIMPLE_RADIAL", [180.0, 103.0, 75.0, 0]), r"principal point 3\.00 px from the middle"),
+        ("metashape", ("FOV", [180.0, 180.0, 100.0, 75.0, 0.1]), "Metashape has no camera model like FOV"),
     ],
 )
 def test_cameras_that_a_format_lacks_are_refused(

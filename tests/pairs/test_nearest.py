@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -43,7 +41,7 @@ def slow_ranks(
     return found
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 30), st.integers(1, 40), st.integers(1, 12), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_pairs_equal_a_sort_of_the_full_table(count: int, num_neighbours: int, block: int, min_distance: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -128,14 +126,28 @@ def test_wrong_input_is_refused() -> None:
         top_k_pairs(["a", "b"], np.ones((2, 4), np.float32), 0)
 
 
-def test_no_table_larger_than_a_block_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, sort = [], torch.sort
+def test_no_table_larger_than_a_block_is_made_and_each_is_used_for_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, matmul = [], torch.Tensor.__matmul__
 
-    def recording_sort(table: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
-        sizes.append(table.numel())
-        return sort(table, *arguments, **keywords)
+    def recording_matmul(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        product = matmul(rows, columns)
+        sizes.append(product.numel())
+        return product
 
-    monkeypatch.setattr(torch, "sort", recording_sort)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", recording_matmul)
     descriptors = np.random.default_rng(4).standard_normal((300, 8)).astype(np.float32)
     top_k_pairs(image_names(300), descriptors, 5, block=50)
-    assert max(sizes) == 50 * 50
+    assert sizes == [50 * 50] * 21  # of 36 blocks, those on and above the diagonal
+    sizes.clear()
+    top_k_pairs(image_names(300), descriptors, 5, block=50, queries=set(image_names(10)))
+    assert sizes == [10 * 50] * 6
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+def test_neighbours_that_become_better_from_block_to_block_are_all_found(ascending: bool) -> None:
+    angles = np.linspace(0, 1.5, 60)[:: 1 if ascending else -1]  # the last or the first images are the most similar to the others
+    descriptors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    names = image_names(60)
+    expected = slow_ranks(names, descriptors, 7)
+    found = {(pair.name0, pair.name1): pair.reason for pair in top_k_pairs(names, descriptors, 7, block=5)}
+    assert found == {pair: f"retrieval#{rank}" for pair, (rank, _) in expected.items()}

@@ -13,10 +13,9 @@ import h5py
 import numpy as np
 import pycolmap
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
-from sfm_lightglue.config import options_class
+from sfm_lightglue.config import KEYS_OF_PAIRS, bind_pairs, compose_config, options_class, without_keys
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.exhaustive import ExhaustiveOptions, exhaustive_pairs
@@ -35,6 +34,7 @@ VLAD: dict[str, Any] = {"num_words": 16, "max_samples": 5000, "seed": 0, "global
 RETRIEVAL = RetrievalOptions(name="retrieval", num_neighbours=4, min_score=None, **VLAD)
 SEQUENTIAL = SequentialOptions(
     name="sequential",
+    order="name",
     overlap=2,
     quadratic_overlap=False,
     across_folders="auto",
@@ -188,12 +188,15 @@ def test_every_yaml_file_has_exactly_the_options_of_its_class() -> None:
     files = {path.stem: path for path in (ROOT / "configs" / "pairs").glob("*.yaml")}
     assert set(files) == set(PAIR_SOURCES)
     for name in set(files) - {"union"}:  # its keys are the sources that the user lists
-        values, options = OmegaConf.load(files[name]), options_class(load_class(name, PAIR_SOURCES, "pairs"))
+        values, options = (
+            without_keys(compose_config([f"pairs={name}"]).pairs, KEYS_OF_PAIRS),
+            options_class(load_class(name, PAIR_SOURCES, "pairs")),
+        )
         assert values.name == name
         assert {field.name for field in dataclasses.fields(options)} == set(values)
-        if name == "list":
+        if name in ("list", "covisibility"):
             values.path = "pairs.txt"
-        assert isinstance(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(options), values)), options)
+        assert isinstance(bind_pairs(values), options)
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the folder of photos")

@@ -24,6 +24,7 @@ OPTIONS = SpatialOptions(
     name="spatial",
     num_neighbours=2,
     max_distance_m=None,
+    max_heading_difference_deg=None,
     without_position="retrieval",
     num_words=8,
     max_samples=100,
@@ -31,6 +32,9 @@ OPTIONS = SpatialOptions(
     min_score=None,
     global_descriptors=None,
 )
+
+
+WRONG = {"without_position": "exhaustive"}
 
 
 def positions_at(places: np.ndarray, origin: Origin = Origin(46.84, -91.99, 0.0)) -> dict[str, GeoPosition]:  # noqa: B008
@@ -62,6 +66,22 @@ def test_photos_farther_apart_than_the_limit_are_not_paired(caplog: pytest.LogCa
     places = np.array([[0.0, 0, 0], [90, 0, 0], [195, 0, 0]])
     assert nearest_pairs(positions_at(places), 2, 100.0) == [Pair("000.jpg", "001.jpg")]
     assert "1 photos have no other within 100 m, the first is 002.jpg" in caplog.text
+
+
+def test_without_a_number_all_photos_within_the_radius_are_paired() -> None:
+    places = np.array([[0.0, 0, 0], [40, 0, 0], [90, 0, 0], [500, 0, 0], [505, 0, 0]])
+    pairs = nearest_pairs(positions_at(places), None, 60.0)
+    assert [(int(pair.name0[:3]), int(pair.name1[:3])) for pair in pairs] == [(0, 1), (1, 2), (3, 4)]
+    assert [pair.reason for pair in pairs] == ["spatial#1", "spatial#1", "spatial#1"]
+
+
+def test_photos_that_look_in_other_directions_are_not_paired() -> None:
+    positions = positions_at(np.array([[10.0 * i, 0, 0] for i in range(5)]))
+    headings = [350.0, 20.0, 180.0, np.nan, 15.0]
+    both = zip(positions.items(), headings, strict=True)
+    positions = {name: dataclasses.replace(at, heading_deg=heading) for (name, at), heading in both}
+    found = {(int(pair.name0[:3]), int(pair.name1[:3])) for pair in nearest_pairs(positions, 4, None, 45.0)}
+    assert found == {(0, 1), (0, 4), (1, 4), (0, 3), (1, 3), (2, 3), (3, 4)}
 
 
 def test_equal_distances_are_decided_by_name_and_the_date_line_divides_nothing() -> None:
@@ -100,7 +120,9 @@ def test_photos_without_any_position_are_refused_before_the_work(tmp_path: Path)
             ask()
 
 
-@pytest.mark.parametrize("change", [{"num_neighbours": 0}, {"max_distance_m": 0}, {"without_position": "exhaustive"}])
+@pytest.mark.parametrize(
+    "change", [{"num_neighbours": 0}, {"max_distance_m": 0}, {"num_neighbours": None}, {"without_position": "exhaustive"}]
+)
 def test_options_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"pairs\.{next(iter(change))}"):
         dataclasses.replace(OPTIONS, **change)

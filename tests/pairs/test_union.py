@@ -80,7 +80,7 @@ def test_a_file_of_the_user_may_join_sources_and_use_one_of_them_twice(tmp_path:
 def test_the_printed_configuration_shows_every_listed_source(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["pairs", "+dataset=demo", f"output={tmp_path}", "pairs=[exhaustive,retrieval]", "--cfg", "job"]) == 0
     printed = capsys.readouterr().out
-    assert "pairs:\n  name: union\n  exhaustive:\n    name: exhaustive\n  retrieval:\n    name: retrieval\n" in printed
+    assert "  name: union\n  exhaustive:\n    name: exhaustive\n  retrieval:\n    name: retrieval\n" in printed
 
 
 def test_one_source_without_brackets_is_no_list() -> None:
