@@ -519,7 +519,7 @@ def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
 def _warn_if_outdated(folder: RunFolder) -> None:
     """Warns if `database.db` lacks what `verification.h5` holds, because `verify` ran again and `database` did not."""
     inputs = folder.database, folder.verification, folder.pairs
-    if all(path.is_file() for path in inputs) and is_outdated(folder.database, folder.verification, folder.read_pairs()):
+    if all(map(result_exists, inputs)) and is_outdated(folder.database, folder.verification, folder.read_pairs()):
         logger.warning("%s does not hold the pairs of %s: run the stage database first to reconstruct from them", *inputs[:2])
 
 

@@ -174,17 +174,15 @@ def _verify_missing(
     store: ShardStore, recipe: VerificationRecipe, pairs: Sequence[Pair], stamps: Sequence[str], executor: Executor
 ) -> None:
     """Verifies the pairs that the store does not have with these stamps."""
-    stamp_of_key = {match_key(pair.name0, pair.name1): stamp for pair, stamp in zip(pairs, stamps, strict=True)}
-    missing = set(store.missing(stamp_of_key))
-    todo = [pair for pair in pairs if match_key(pair.name0, pair.name1) in missing] if missing else []
+    stamp_of = {pairs[i]: stamps[i] for i in store.missing_places(pairs, stamps)}
+    todo = list(stamp_of)
     jobs = checked_results(executor, recipe, _batches(todo))
     with progress_bar(len(pairs), "verify", "pair", len(pairs) - len(todo)) as bar, contextlib.closing(jobs):
         for batch, geometries in jobs:
             if isinstance(geometries, Exception):
                 raise geometries
             for pair, geometry in zip(batch, geometries, strict=True):
-                key = match_key(pair.name0, pair.name1)
-                store.add(key, geometry_to_group(geometry), stamp_of_key[key])
+                store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamp_of[pair])
             bar.update(len(batch))
     store.merge()
 

@@ -183,6 +183,15 @@ class ShardStore:
         found = self.is_stored(keys, hashes[:, 0])
         return [pairs[i] for i in np.flatnonzero(~found).tolist()]
 
+    def missing_places(self, pairs: Sequence[Pair], stamps: Sequence[str]) -> list[int]:
+        """Positions of the pairs that are not stored with their stamp, ascending. As `missing_pairs`, for stamps of any form."""
+        self.flush()
+        names, firsts, seconds = code_pairs(pairs)
+        keys = hash_pairs([name.replace("/", "-") for name in names], firsts, seconds)
+        found = self.is_stored(keys, hash_texts(stamps, STAMP_SEPARATOR)[:, 0])
+        places: list[int] = np.flatnonzero(~found).tolist()
+        return places
+
     def is_stored(self, keys: np.ndarray, stamps: np.ndarray) -> np.ndarray:
         """bool (n,): whether results are on disk, for hashes of keys uint64 (n, 2) and of stamps uint64 (n,), see `hashes.py`."""
         entries = self._index.find(keys)

@@ -17,7 +17,7 @@ from sfm_lightglue.geometries import stage
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Pair
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
+from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group, shards
 
 OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, None)
 NAMES = [f"{number}.jpg" for number in range(6)]
@@ -117,3 +117,18 @@ def test_added_pairs_hardly_change_the_sample_in_which_overlays_are_looked_for(m
     whole, fewer = sample(pairs), sample(pairs[5:])
     assert len(whole) == len(fewer) == 20 and len(whole & fewer) >= 18
     assert sample(pairs[:7]) == {*pairs[:7]}
+
+
+def test_geometries_in_segments_give_the_same_report_and_only_new_pairs_are_verified(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = verify(folder, tmp_path / "merged.h5")
+    monkeypatch.setattr(shards, "MERGE_ITEMS", 0)
+    verified: list[int] = []
+    original = stage.verify_matches
+    monkeypatch.setattr(stage, "verify_matches", lambda *given: verified.append(len(given[4])) or original(*given))
+    verify(folder, tmp_path / "verification.h5", PAIRS[:-2])
+    assert not (tmp_path / "verification.h5").exists() and len(verified) == 13
+    for _ in range(2):
+        assert verify(folder, tmp_path / "verification.h5") == expected
+        assert len(verified) == 15
