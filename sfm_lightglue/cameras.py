@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pycolmap
 
-from sfm_lightglue.images import UnreadableImage, read_header
+from sfm_lightglue.images import PhotoHeader, UnreadableImage, read_header
 from sfm_lightglue.intrinsics import MODELS as MODELS
 from sfm_lightglue.intrinsics import Camera as Camera
 from sfm_lightglue.intrinsics import find_camera_of_photos, parse_camera, read_given_cameras, wrong_size
@@ -28,8 +29,13 @@ logger = logging.getLogger(__name__)
 
 GUESSED_FOCAL_FACTOR = 1.2
 """COLMAP's guess of an unknown focal length, as a multiple of the longest side: a field of view of 45 degrees."""
-SHARING = ("exif", "single", "per_folder", "per_image")
+SHARING = ("auto", "exif", "single", "per_folder", "per_image")
 """Values of `intrinsics` that estimate the focal length. They say which photos share a camera."""
+MIN_SHARE = 1 / 3
+"""Photos without a focal length in EXIF may share a camera if at least this share of them has the same size. Photos of many
+people, and scans, rarely have."""
+MIN_FOLDER = 10
+"""Photos without a focal length share a camera across folders, unless each folder has at least this many of them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class CameraAssignment:
     """Camera by image name."""
     groups: Mapping[str, str]
     """Group by image name: images of one group share one camera."""
+    unsure: frozenset[str] = frozenset()
+    """Images in groups that were made by their sizes alone: `view_graph.calibrate` tests these groups."""
 
     def camera_ids(self, names: Iterable[str]) -> dict[str, int]:
         """Number of the camera of each image, in the order of `names`. Groups are numbered from 1 as they occur in `names`."""
@@ -56,6 +64,8 @@ def choose_cameras(
         images: folder of the photos; their EXIF data is read if intrinsics are estimated.
         sizes: (width, height) px by image name.
         intrinsics: one of
+            `auto`: focal length from EXIF. Photos with the same camera, lens and focal length in EXIF and the same size share a
+            camera. Photos without a focal length share one if their sizes are equal, see `_auto_groups`.
             `exif`: focal length from EXIF. Photos with the same make, model, focal length and size share a camera; a photo
             without EXIF data has its own.
             `single`, `per_folder`, `per_image`: one camera for all photos, for each folder, for each photo. Its focal length is
@@ -104,7 +114,7 @@ def check_intrinsics(images: Path, names: Iterable[str], intrinsics: str, camera
         intrinsics: see `choose_cameras`, as `camera_model` and `known`.
     """
     sizes = {}
-    for name in [] if intrinsics in SHARING and not _needs_focal_length(camera_model) else names:
+    for name in [] if intrinsics in SHARING else names:
         with contextlib.suppress(UnreadableImage):
             sizes[name] = read_header(images / name).size
     choose_cameras(images, sizes, intrinsics, camera_model, known)
@@ -158,6 +168,7 @@ def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], shari
     headers = {name: read_header(images / name) for name in sizes}
     keys = {name: header.camera_key for name, header in headers.items()}
     groups = {
+        "auto": _auto_groups(headers),
         "exif": {name: keys[name] or name for name in sizes},
         "single": dict.fromkeys(sizes, "single"),
         "per_folder": {name: name.rpartition("/")[0] for name in sizes},
@@ -171,34 +182,54 @@ def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], shari
     for name, size in sizes.items():
         groups[name] = f"{groups[name]} {size}"  # photos of different sizes cannot share a camera
         focal = focal_of_group.get(groups[name])
-        cameras[name] = _simple_camera(camera_model, size, focal or GUESSED_FOCAL_FACTOR * max(size), focal is not None)
+        cameras[name] = _simple_camera(camera_model, size, focal, True) if focal else _guessed_camera(camera_model, size)
     if sharing == "single" and len(set(groups.values())) > 1:
         logger.warning("the photos have %d sizes, so there is one camera for each size", len(set(groups.values())))
-    if _needs_focal_length(camera_model):
-        _check_focal_lengths(cameras, camera_model)
-    return CameraAssignment(cameras, groups)
+    _warn_of_fisheye(sorted(name for name in sizes if groups[name] not in focal_of_group), len(sizes), camera_model)
+    unknown = {name for name, camera in cameras.items() if not camera.has_prior_focal_length}
+    return CameraAssignment(cameras, groups, frozenset(unknown) if sharing == "auto" else frozenset())
 
 
-def _needs_focal_length(camera_model: str) -> bool:
-    """Whether COLMAP verifies no pair of photos of this model without a known focal length: so it is for all fisheye lenses."""
-    return camera_model in MODELS and bool(
-        pycolmap.Camera.create_from_model_name(1, camera_model, 1.0, 2, 2).is_perspective_fisheye()
-    )
+def _auto_groups(headers: Mapping[str, PhotoHeader]) -> dict[str, str]:
+    """Group of each photo: what EXIF says about camera and lens; without a focal length, the size of the photo.
+
+    A size makes a group if at least MIN_SHARE of the photos without a focal length have it, upright or turned by 90 degrees. All
+    other photos have a group of their own.
+    """
+    groups = {name: header.lens_key or name for name, header in headers.items()}
+    unknown = [name for name, header in headers.items() if not header.lens_key]
+    shapes = {name: f"{max(headers[name].size)} x {min(headers[name].size)} px" for name in unknown}
+    for shape, count in collections.Counter(shapes.values()).items():
+        if count < max(2, MIN_SHARE * len(unknown)):
+            continue
+        members = [name for name in unknown if shapes[name] == shape]
+        folders = collections.Counter(name.rpartition("/")[0] for name in members)
+        is_split = min(folders.values()) >= MIN_FOLDER
+        groups |= {name: f"{shape} {name.rpartition('/')[0] if is_split else ''}".strip() for name in members}
+    return groups
 
 
-def _check_focal_lengths(cameras: Mapping[str, Camera], camera_model: str) -> None:
-    """Raises: ValueError if no camera has a known focal length. Warns if some have none."""
-    unknown = [name for name, camera in cameras.items() if not camera.has_prior_focal_length]
-    params = ":".join(pycolmap.Camera.create_from_model_name(1, camera_model, 1.0, 2, 2).params_info.split(", "))
-    what = (
-        f"database.camera_model={camera_model} needs focal lengths: COLMAP accepts no pair of photos of a fisheye lens without. "
-        f"EXIF has none for {len(unknown)} of {len(cameras)} photos, such as {min(unknown, default='')!r}. Give the camera, "
-        f"roughly: database.intrinsics={camera_model}:{params} reconstruction.refine_intrinsics=true"
-    )
-    if unknown and len(unknown) == len(cameras):
-        raise ValueError(what)
-    if unknown:
-        logger.warning("%s", what)
+def _is_fisheye(camera_model: str) -> bool:
+    """Whether the model is for fisheye lenses. COLMAP verifies no pair of their photos without a known focal length."""
+    return bool(pycolmap.Camera.create_from_model_name(1, camera_model, 1.0, 2, 2).is_perspective_fisheye())
+
+
+def _guessed_camera(model: str, size: tuple[int, int]) -> Camera:
+    """A camera with a guessed focal length. A fisheye lens counts as known: it sees 180 degrees along the diagonal."""
+    if _is_fisheye(model):
+        return _simple_camera(model, size, float(np.hypot(*size)) / np.pi, True)
+    return _simple_camera(model, size, GUESSED_FOCAL_FACTOR * max(size), False)
+
+
+def _warn_of_fisheye(names: list[str], num_photos: int, camera_model: str) -> None:
+    """Warns of photos of a fisheye lens whose focal length is guessed."""
+    if names and _is_fisheye(camera_model):
+        logger.warning(
+            "EXIF has no focal length for %d of %d photos, such as %r: the fisheye lens is assumed to see 180 degrees along the "
+            "diagonal. If it does not, give the camera, roughly: database.intrinsics=%s:%s reconstruction.refine_intrinsics=true",
+            *(len(names), num_photos, names[0], camera_model),
+            ":".join(pycolmap.Camera.create_from_model_name(1, camera_model, 1.0, 2, 2).params_info.split(", ")),
+        )
 
 
 def _simple_camera(model: str, size: tuple[int, int], focal_px: float, known: bool) -> Camera:

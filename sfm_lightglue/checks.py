@@ -20,6 +20,7 @@ import numpy as np
 from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.execution.shards import DIVIDED, ShardOptions, read_shard
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
 from sfm_lightglue.files import foreign_file
 from sfm_lightglue.images import HEIC, check_masks, warn_once
@@ -261,6 +262,20 @@ def _check_truth(inputs: Inputs) -> None:
 # --- features and matches ----------------------------------------------------------------------------------------------------
 
 
+def _check_shard(inputs: Inputs) -> None:
+    if isinstance(options := inputs.options.execution.options, ShardOptions):
+        read_shard(options.shard)
+
+
+def _check_whole(inputs: Inputs) -> None:
+    """Only some stages can be divided."""
+    if isinstance(inputs.options.execution.options, ShardOptions):
+        raise ValueError(
+            "execution=shards divides the commands extract, match and verify: run one of them with execution.shard=i/n for each "
+            "i from 1 to n, then `merge output=OUT`. Leave execution=shards out of all other commands"
+        )
+
+
 def _check_devices(inputs: Inputs) -> None:
     chosen_devices(inputs.options.execution.options.device)
 
@@ -352,6 +367,8 @@ def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_output, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
+    (_check_shard, DIVIDED),
+    (_check_whole, ("run", "evaluate", *(stage.name for stage in STAGES if stage.name not in DIVIDED))),
     (_check_devices, ("run", "extract", "pairs", "match", "orient", "expand")),
     (_check_photos, ("run", "extract", "pairs", "verify", "orient", "expand", "database")),
     (_check_heic, ("run", "extract")),

@@ -31,6 +31,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, choices_with, config_dir
 from sfm_lightglue.datasets import dataset_folder
+from sfm_lightglue.execution.shards import shard_suffix
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.budget import SelectionOptions
@@ -42,7 +43,7 @@ Options = TypeVar("Options")
 
 KEYS_OF_PAIRS = tuple(field.name for field in dataclasses.fields(SelectionOptions))
 """Options of `pairs` in configs/pipeline.yaml. They apply to every pair source, which does not get them."""
-ESTIMATED_INTRINSICS = ("exif", "single", "per_folder", "per_image")
+ESTIMATED_INTRINSICS = ("auto", "exif", "single", "per_folder", "per_image")
 
 
 def register() -> None:
@@ -52,6 +53,7 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "unless_given", lambda intrinsics: str(intrinsics) in ESTIMATED_INTRINSICS, replace=True, use_cache=False
     )
+    OmegaConf.register_new_resolver("shard_suffix", shard_suffix, replace=True)
     Plugins.instance().register(_UserConfigs)
 
 

@@ -16,7 +16,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.pose_priors import PosePrior, find_pose_priors
 from sfm_lightglue.products import Pair
 from sfm_lightglue.storage import GeometryNumbers, H5Reader
+from sfm_lightglue.view_graph import calibrate
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class DatabaseOptions:
     """How the cameras are chosen; configs/database holds the values."""
 
     intrinsics: str
-    """`exif`, `single`, `per_folder`, `per_image`, `poses`, a camera or a file, see `cameras.choose_cameras`."""
+    """`auto`, `exif`, `single`, `per_folder`, `per_image`, `poses`, a camera or a file, see `cameras.choose_cameras`."""
     camera_model: str
     """COLMAP's model of the cameras whose intrinsics are not given, such as SIMPLE_RADIAL."""
 
@@ -59,6 +60,8 @@ class DatabaseReport:
     """Images with a GPS position."""
     num_pairs: int
     num_verified_pairs: int
+    cameras: list[str] = field(default_factory=list, kw_only=True)
+    """A sentence about photos without a focal length in EXIF: whether they share a camera, and why."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def write_database(
         geometries: file of two-view geometries, see `geometries.stage.verify_pairs`; every pair must be in it.
         pairs: the pairs to write.
         output: the database to write.
-        cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`.
+        cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`. Cameras in `cameras.unsure` get
+            focal lengths from the pairs first, see `view_graph.calibrate`.
         names: the images to write; by default all images of `features`.
         pose_priors: positions and gravity by image name, see `pose_priors.find_pose_priors`.
 
@@ -107,6 +111,7 @@ def write_database(
         stamps = check_geometries(ordered, geometry_reader, feature_reader, match_reader, cameras.cameras)
         numbers = geometry_reader.geometry_numbers(ordered)
         stored = stored_content(output)  # before the ids are read: it applies what SQLite has left in its log
+        cameras, notes = calibrate(cameras, geometries, ordered)
         ids = number_images(images, cameras, _read_ids(output))
         source = _Source(feature_reader, match_reader, geometry_reader, cameras.cameras, pose_priors or {}, ids)
         content, order = wanted_content(geometry_reader.fingerprint, source.about_images(), ordered, stamps, ids)
@@ -122,7 +127,7 @@ def write_database(
             sign_time(output)
     num_positions = sum(prior.has_position for name, prior in (pose_priors or {}).items() if name in ids)
     num_cameras = len({cameras.groups[name] for name in images})
-    return DatabaseReport(len(images), num_cameras, num_positions, len(ordered), numbers.num_verified)
+    return DatabaseReport(len(images), num_cameras, num_positions, len(ordered), numbers.num_verified, cameras=notes)
 
 
 @dataclass(frozen=True)

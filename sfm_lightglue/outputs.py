@@ -2,7 +2,7 @@
 
 Our files are recognised by a mark inside, never by the name alone: HDF5 files by their fingerprint, `pairs.txt` by `pairs.tsv`,
 `orientations.tsv` and `photos.tsv` by their first lines, `database.db` by SQLite's application id, `reconstruction/` by its
-`settings.json`, pictures and `report.html` by a comment, JSON files by their keys.
+`settings.json`, `reconstruction.clusters/` too, pictures and `report.html` by a comment, JSON files by their keys.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sfm_lightglue import database, storage
 from sfm_lightglue.files import foreign_file, read_own_json
 from sfm_lightglue.orient.decisions import check_output as check_decisions
 from sfm_lightglue.pair_files import check_output as check_pairs
+from sfm_lightglue.reconstruction.clusters import ClustersFolder
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.report.gallery import check_pictures
 from sfm_lightglue.report.page import check_report
@@ -42,7 +43,7 @@ def check_outputs(folder: RunFolder, stages: Iterable[str]) -> None:
 
 
 def _check_folders(folder: RunFolder) -> None:
-    for path in (folder.path, folder.logs):
+    for path in (folder.path, folder.logs, folder.shards):
         if os.path.lexists(path) and not path.is_dir():
             raise foreign_file(path)
 
@@ -59,6 +60,11 @@ def check_evaluation(path: Path) -> None:
             raise foreign_file(path)
 
 
+def _check_reconstruction(folder: RunFolder) -> None:
+    ModelsFolder(folder.reconstruction).check()
+    ClustersFolder(folder.clusters).check()
+
+
 CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "extract": lambda folder: storage.check_output(folder.features),
     "pairs": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
@@ -67,7 +73,7 @@ CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "orient": lambda folder: check_decisions(folder.orientations),
     "expand": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
     "database": lambda folder: database.check_output(folder.database),
-    "reconstruct": lambda folder: ModelsFolder(folder.reconstruction).check(),
+    "reconstruct": _check_reconstruction,
     "plots": check_pictures,
     "report": check_report,
     "evaluate": lambda folder: check_evaluation(folder.evaluation),

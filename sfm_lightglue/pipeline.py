@@ -30,6 +30,7 @@ from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
 from sfm_lightglue.execution.devices import chosen_devices, num_cores
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
+from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import remove_stale, write_json
@@ -58,8 +59,8 @@ from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.page import build_report
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve, resolve_all
-from sfm_lightglue.stages import STAGES, find_stage, stage_names
+from sfm_lightglue.run_options import DatasetOptions, RunOptions, about_shards, resolve, resolve_all
+from sfm_lightglue.stages import STAGES, find_stage, stage_names, writer_of
 from sfm_lightglue.summary import Summary, recorded
 from sfm_lightglue.tables import Tables, write_tables
 
@@ -147,12 +148,23 @@ class Run:
         executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
         return executor
 
+    def shard(self, stage: str) -> Shard | None:
+        """The share of this process in a stage; None if it does the whole stage."""
+        if not isinstance(self.execution, ShardOptions):
+            return None
+        number, count = read_shard(self.execution.shard)
+        return Shard(self.folder.shards, stage, number, count, about_shards(self.options, find_stage(stage).groups))
+
     @contextlib.contextmanager
     def recorded(self, stage: str, *, adds: bool = False) -> Iterator[dict[str, Any]]:
         """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block.
 
-        With `adds`, or if the stages are repeated, the times are added to those before.
+        With `adds`, or if the stages are repeated, the times are added to those before. Shards write no summary: `merge` does.
         """
+        if (shard := self.shard(stage)) is not None:
+            with colmap_log(self.folder.logs), shard.recorded() as record:
+                yield record
+            return
         configuration = {key: value for key, value in self.options.configuration.items() if key != "dataset"}
         about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": configuration}
         with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=adds or self.repeats) as record:
@@ -186,6 +198,7 @@ def run_all(run: Run) -> Summary:
         try:
             for stage in STAGES:
                 stage.load()(run)
+                forget(run.folder.shards, stage.name)
         except Exception:
             write_report(run.folder, _write_tables(run.folder))
             raise
@@ -206,8 +219,13 @@ def write_report(folder: RunFolder, tables: Tables | None = None) -> None:
 
 def run_stage(run: Run, name: str) -> None:
     """Runs the stage `name` alone. Call `check_inputs` before."""
+    if (shard := run.shard(name)) is not None:
+        with run.folder.locked_for(shard.writer):
+            find_stage(name).load()(run)
+        return
     with run.folder.locked():
         find_stage(name).load()(run)
+        forget(run.folder.shards, name)
         _write_tables(run.folder)
 
 
@@ -230,7 +248,11 @@ def check_inputs(run: Run, command: str = "run", mistakes: Sequence[Exception] =
         ValueError: The mistakes, a line for each. A single mistake is raised as it is.
     """
     if command in stage_names():
-        find_stage(command).check_inputs(run.folder.path)
+        stage = find_stage(command)
+        check_merged(run.folder.shards, [writer_of(name) for name in stage.reads])
+        stage.check_inputs(run.folder.path)
+        if shard := run.shard(command):
+            shard.check()
     raise_together([*mistakes, *find_mistakes(Inputs(run.options, run.list_photos), command)])
 
 
@@ -282,6 +304,7 @@ def extract(run: Run) -> None:
             orientation=_chosen_orientations(run),
             executor=run.executor(),
             if_settings_changed=run.execution.if_settings_changed,
+            shard=run.shard("extract"),
         )
         record |= dataclasses.asdict(report)
         record["skipped"] |= _missing_photos(listed, run.options.dataset.list)
@@ -304,7 +327,7 @@ def match(run: Run) -> None:
         matcher = run.matcher()
         record["weights"] = [weights.to_json() for weights in matcher.weights]
         pairs = run.folder.read_pairs()
-        if not isinstance(matcher, ImportedMatcher):
+        if not isinstance(matcher, ImportedMatcher) and run.shard("match") is None:
             log_matching(run.folder.features, run.folder.matches, pairs, matcher, run.execution)
         report = match_pairs(
             run.folder.features,
@@ -314,6 +337,7 @@ def match(run: Run) -> None:
             executor=run.executor(),
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
+            shard=run.shard("match"),
         )
         record |= dataclasses.asdict(report)
 
@@ -331,8 +355,11 @@ def verify(run: Run) -> None:
             cameras,
             names=cameras,
             executor=run.executor("cpu"),
+            shard=run.shard("verify"),
         )
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
+        if run.shard("verify") is not None:  # `merge` looks at the whole graph
+            return
         with run.folder.open_verification() as reader:
             graph = VerifiedGraph.read(sorted(cameras), run.folder.read_pairs(), reader)
         record |= dataclasses.asdict(graph_parts(graph.names, graph.inliers))
@@ -409,7 +436,14 @@ def reconstruct_models(run: Run) -> None:
             poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
         _warn_if_outdated(run.folder)
-        report = reconstruct(run.folder.database, run.images, run.folder.reconstruction, options, known_poses=known_poses)
+        report = reconstruct(
+            run.folder.database,
+            run.images,
+            run.folder.reconstruction,
+            options,
+            known_poses=known_poses,
+            executor=run.executor("cpu"),
+        )
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
             del model["registered"]  # photos.tsv has them

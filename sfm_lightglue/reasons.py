@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -155,19 +155,25 @@ class Partner:
     """Number of the model that has the other photo; None if none has it."""
 
 
-def group_sizes(partners: Mapping[str, Sequence[Partner]]) -> dict[str, int]:
-    """Size of the group of each photo: those that verified pairs connect, directly or by way of others."""
-    sizes: dict[str, int] = {}
-    for start in partners:
-        if start in sizes:
-            continue
-        group, todo = {start}, [start]
-        while todo:
-            new = {partner.photo for partner in partners[todo.pop()] if partner.verdict == VERIFIED} - group
-            group |= new
-            todo += sorted(new)
-        sizes |= dict.fromkeys(group, len(group))
-    return sizes
+def group_sizes(num_photos: int, edges: Iterable[Sequence[int]]) -> list[int]:
+    """Size of the group of each photo: those that verified pairs connect, directly or by way of others.
+
+    Args:
+        num_photos: Number of photos.
+        edges: Numbers of both photos of each verified pair.
+    """
+    parents = list(range(num_photos))
+
+    def root(photo: int) -> int:
+        while parents[photo] != photo:
+            parents[photo] = photo = parents[parents[photo]]
+        return photo
+
+    for first, second in edges:
+        parents[root(first)] = root(second)
+    roots = [root(photo) for photo in range(num_photos)]
+    sizes = Counter(roots)
+    return [sizes[photo] for photo in roots]
 
 
 @dataclass(frozen=True)

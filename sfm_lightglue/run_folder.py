@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import pycolmap
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 3.0
+"""Time for which a shard tries the lock of runs without shards, s: other shards hold it for a moment."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class RunFolder:
         return self.path / "reconstruction"
 
     @property
+    def clusters(self) -> Path:
+        """Folder of the clusters that are finished while `reconstruction=clusters` is not."""
+        return self.path / "reconstruction.clusters"
+
+    @property
     def plots(self) -> Path:
         """Folder of pictures."""
         return self.path / "plots"
@@ -94,6 +103,11 @@ class RunFolder:
     def report_pictures(self) -> Path:
         """Folder of the pictures of `report` if they do not fit into the page."""
         return self.path / "report"
+
+    @property
+    def shards(self) -> Path:
+        """Folder in which the processes of `execution=shards` agree with each other, until `merge` has united their results."""
+        return self.path / "shards"
 
     @property
     def logs(self) -> Path:
@@ -179,7 +193,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs out of the folder during the block. The folder is created if it does not exist.
+        """Keeps other runs, and shards, out of the folder during the block. The folder is created if it does not exist.
 
         Temporary files that killed runs left in it are deleted.
 
@@ -190,10 +204,50 @@ class RunFolder:
             try:
                 is_alone = stack.enter_context(locked(self.path / ".lock", wait=False))
             except BlockingIOError as error:
-                raise ValueError(f"another run is working in {self.path}: wait for it or choose another output=DIR") from error
+                raise self._is_busy() from error
+            for lock in sorted(self.shards.glob("*.lock")):
+                try:
+                    stack.enter_context(locked(lock, wait=False))
+                except BlockingIOError as error:
+                    raise ValueError(
+                        f"the shard {lock.stem} is working in {self.path}: wait for it or choose another output=DIR"
+                    ) from error
             if is_alone:
                 self._remove_stale()
             yield
+
+    @contextlib.contextmanager
+    def locked_for(self, shard: str) -> Iterator[None]:
+        """Keeps a second shard of this name, and runs without shards, out of the folder during the block. Creates the folder.
+
+        Raises: ValueError if another process of this kind works in the folder.
+        """
+        self.shards.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.shards / f"{shard}.lock", wait=False))
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"the shard {shard}, or a run without shards, is working in {self.path}: start each shard once, and wait for "
+                    "other runs"
+                ) from error
+            self._check_no_run()
+            yield
+
+    def _check_no_run(self) -> None:
+        """Raises: ValueError if a run without shards works in the folder. Shards that look at the same time wait."""
+        deadline = time.monotonic() + LOOK_S
+        while True:
+            try:
+                with locked(self.path / ".lock", wait=False):
+                    return
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise self._is_busy() from error
+            time.sleep(0.05)
+
+    def _is_busy(self) -> ValueError:
+        return ValueError(f"another run is working in {self.path}: wait for it or choose another output=DIR")
 
     def _remove_stale(self) -> None:
         for path in (

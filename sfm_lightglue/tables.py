@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import logging
-import math
+import operator
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -18,10 +17,13 @@ import numpy as np
 
 from sfm_lightglue.files import foreign_file, written_whole
 from sfm_lightglue.pair_files import read_reasons
+from sfm_lightglue.pair_table import PairRow as PairRow
+from sfm_lightglue.pair_table import PairTable, PhotoSums
 from sfm_lightglue.photo_names import PhotoNames, read_photo_list
-from sfm_lightglue.products import Pair, TwoViewGeometry
-from sfm_lightglue.reasons import VERIFIED, Limits, Partner, PhotoFacts, RunFacts, group_sizes, judge_pair, judge_photo
+from sfm_lightglue.products import Pair
+from sfm_lightglue.reasons import Limits, PhotoFacts, RunFacts, group_sizes, judge_photo
 from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.storage import numbers_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,40 +64,15 @@ class PhotoRow:
 
 
 @dataclass(frozen=True)
-class PairRow:
-    """A line of `pairs.tsv`. None, and an empty cell, is what is not known."""
-
-    photo0: str
-    photo1: str
-    source: str
-    """Why the pair was chosen: `exhaustive`, `sequential+4`, `retrieval#3`, ..., see `products.Pair.reason`."""
-    score: float | None
-    """Similarity of the photos from retrieval."""
-    matches: int | None
-    inliers: int | None
-    """Matches that agree with the best two-view geometry; of a rejected pair as far as it is known."""
-    inlier_ratio: float | None
-    """Inliers per match, 0..1."""
-    mean_score: float | None
-    """Mean matching score of the inliers, 0..1."""
-    configuration: str
-    """COLMAP's name of the two-view geometry; DEGENERATE if it was rejected."""
-    verdict: str
-    """One of `reasons.PAIR_VERDICTS`."""
-    reason: str
-    """Why it was rejected, or what its geometry lacks; empty if there is nothing to explain."""
-    advice: str
-    """What to try."""
-
-
-@dataclass(frozen=True)
 class Tables:
     """What became of all photos and pairs."""
 
     photos: list[PhotoRow]
     """In the order of their names."""
-    pairs: list[PairRow]
-    """In the order of `pairs.txt`."""
+    pairs: Sequence[PairRow]
+    """In the order of `pairs.txt`, or of `pairs.tsv` if it has the same pairs."""
+    has_sources: bool = False
+    """Whether `pairs.tsv` has exactly these pairs: then a run has selected them."""
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
@@ -113,10 +90,11 @@ def read_pairs(path: Path | str) -> list[PairRow]:
 
 def write_table(path: Path | str, rows: Iterable[PhotoRow] | Iterable[PairRow], kind: type[PhotoRow] | type[PairRow]) -> None:
     """Writes rows of `kind` with a header, separated by tabs, whole or not at all."""
-    lines = ["\t".join(field.name for field in fields(kind))]
-    lines += ["\t".join(map(_cell, astuple(row))) for row in rows]
-    with written_whole(path) as temporary:
-        temporary.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
+    names = [field.name for field in fields(kind)]
+    cells = operator.attrgetter(*names)
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join(names) + "\n")
+        file.writelines("\t".join(map(_cell, cells(row))) + "\n" for row in rows)
 
 
 def write_tables(folder: RunFolder) -> Tables:
@@ -128,9 +106,7 @@ def write_tables(folder: RunFolder) -> Tables:
     """
     tables = tables_of(folder)
     write_table(folder.photo_table, tables.photos, PhotoRow)
-    if folder.pair_reasons.is_file() and {(row.photo0, row.photo1) for row in tables.pairs} == {
-        (pair.name0, pair.name1) for pair in read_reasons(folder.pair_reasons)
-    }:
+    if tables.has_sources:
         write_table(folder.pair_reasons, tables.pairs, PairRow)
     return tables
 
@@ -183,8 +159,9 @@ def tables_of(folder: RunFolder) -> Tables:
     summary = folder.read_summary()
     skipped: dict[str, str] = summary["stages"].get("extract", {}).get("skipped", {})
     images = _read_images(folder, summary, skipped)
-    pairs, limits = _read_pair_rows(folder, summary, {name: image.keypoints for name, image in images.items()})
-    return Tables(_photo_rows(folder, images, skipped, pairs, limits), pairs)
+    pairs, has_sources = _listed_pairs(folder)
+    table = _pair_table(folder, summary, pairs, {name: image.keypoints for name, image in images.items()})
+    return Tables(_photo_rows(folder, images, skipped, table), table if pairs else [], has_sources)
 
 
 @dataclass(frozen=True)
@@ -216,56 +193,34 @@ def _present(names: list[str], summary: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _read_pair_rows(folder: RunFolder, summary: Mapping[str, Any], keypoints: Mapping[str, int]) -> tuple[list[PairRow], Limits]:
-    """The rows of the pairs, and the limits of the run."""
+def _pair_table(folder: RunFolder, summary: Mapping[str, Any], pairs: list[Pair], keypoints: Mapping[str, int]) -> PairTable:
     options = summary.get("configuration", {})
     size = options.get("reconstruction", {}).get("min_model_size")
-    pairs = _listed_pairs(folder)
-    matches, geometries = dict[Pair, int](), dict[Pair, TwoViewGeometry]()
     verification = options.get("geometries", {})
+    numbers, num_matches = numbers_of([None] * len(pairs)), np.full(len(pairs), -1, np.int64)
     if folder.verification.is_file():
         with folder.open_verification() as reader:
-            found_geometries = {pair: reader.find_geometry(pair.name0, pair.name1) for pair in pairs}
-            geometries = {pair: geometry for pair, geometry in found_geometries.items() if geometry is not None}
+            numbers = reader.geometry_numbers(pairs)
             verification = reader.settings.get("options", verification)
-    if folder.matches.is_file() and len(geometries) < len(pairs):
+    if folder.matches.is_file() and not numbers.found.all():
+        rows = np.flatnonzero(~numbers.found)
         with folder.open_matches() as reader:
-            found = {pair: reader.match_counts(pair.name0, pair.name1) for pair in pairs if pair not in geometries}
-        matches = {pair: counts[0] for pair, counts in found.items() if counts is not None}
-    limits = Limits(verification.get("min_mean_score"), size)
-    return [_pair_row(pair, geometries.get(pair), matches.get(pair), keypoints, limits) for pair in pairs], limits
+            num_matches[rows] = reader.match_counts_of([pairs[row] for row in rows.tolist()])[:, 0]
+    return PairTable(pairs, numbers, num_matches, keypoints, Limits(verification.get("min_mean_score"), size))
 
 
-def _listed_pairs(folder: RunFolder) -> list[Pair]:
-    """The pairs of `pairs.txt`, with sources and scores if `pairs.tsv` has them: in its order, or sorted if they differ."""
+def _listed_pairs(folder: RunFolder) -> tuple[list[Pair], bool]:
+    """The pairs of `pairs.txt`, and whether `pairs.tsv` has the same ones.
+
+    They have sources and scores if `pairs.tsv` has them, and its order, or are sorted if the two files differ.
+    """
     if not folder.pairs.is_file():
-        return []
+        return [], False
     listed = folder.read_pairs()
     known = {pair: pair for pair in read_reasons(folder.pair_reasons)} if folder.pair_reasons.is_file() else {}
-    return list(known) if known.keys() == set(listed) else [known.get(pair, pair) for pair in listed]
-
-
-def _pair_row(
-    pair: Pair, geometry: TwoViewGeometry | None, num_matches: int | None, keypoints: Mapping[str, int], limits: Limits
-) -> PairRow:
-    if geometry is not None:
-        num_matches = geometry.num_matches
-    finding = judge_pair(geometry, num_matches, (keypoints.get(pair.name0), keypoints.get(pair.name1)), limits)
-    inliers = geometry.num_agreeing if geometry is not None else None
-    return PairRow(
-        photo0=pair.name0,
-        photo1=pair.name1,
-        source=pair.reason,
-        score=None if math.isnan(pair.score) else pair.score,
-        matches=num_matches,
-        inliers=inliers,
-        inlier_ratio=inliers / num_matches if inliers is not None and num_matches else None,
-        mean_score=geometry.mean_score if geometry is not None else None,
-        configuration=geometry.configuration if geometry is not None else "",
-        verdict=finding.verdict,
-        reason=finding.reason,
-        advice=finding.advice,
-    )
+    if known.keys() == set(listed):
+        return list(known), folder.pair_reasons.is_file()
+    return [known.get(pair, pair) for pair in listed], False
 
 
 @dataclass(frozen=True)
@@ -299,47 +254,32 @@ def _read_models(folder: RunFolder) -> tuple[dict[str, _Placed], list[int]]:
     return placed, sizes
 
 
-def _photo_rows(
-    folder: RunFolder,
-    images: Mapping[str, _Image],
-    skipped: Mapping[str, str],
-    pairs: Sequence[PairRow],
-    limits: Limits,
-) -> list[PhotoRow]:
+def _photo_rows(folder: RunFolder, images: Mapping[str, _Image], skipped: Mapping[str, str], pairs: PairTable) -> list[PhotoRow]:
     placed, sizes = _read_models(folder)
-    partners = _partners(pairs, placed)
-    groups = group_sizes(partners)
-    run = RunFacts(limits, sizes, float(np.median([image.keypoints for image in images.values()] or [0])), _finished(folder))
-    names = sorted({*images, *skipped, *partners})
-    waiting = {name for name in names if name not in placed}
-    known_points = _known_points(folder, {name: partners[name] for name in waiting if name in partners}, placed)
+    model_of = {name: place.model for name, place in placed.items()}
+    groups = dict(zip(pairs.photos, group_sizes(len(pairs.photos), pairs.verified_edges().tolist()), strict=True))
+    median_keypoints = float(np.median([image.keypoints for image in images.values()] or [0]))
+    run = RunFacts(pairs.limits, sizes, median_keypoints, _finished(folder))
+    names, sums = sorted({*images, *skipped, *pairs.photos}), pairs.sums()
+    known_points = _known_points(folder, pairs, [name for name in names if name not in placed], placed)
     rows = []
     for name in names:
-        image, place, of_photo = images.get(name), placed.get(name), partners.get(name, [])
+        image, place, of_pairs = images.get(name), placed.get(name), sums.get(name, PhotoSums())
         facts = PhotoFacts(
             keypoints=None if image is None else image.keypoints,
             skipped=skipped.get(name, ""),
             model=None if place is None else place.model,
-            partners=of_photo,
+            partners=[] if place is not None and place.model == 0 else pairs.partners(name, model_of),
             group=groups.get(name, 1),
             known_points=known_points.get(name),
         )
-        verified = [partner for partner in of_photo if partner.verdict == VERIFIED]
-        inliers = sum(partner.inliers for partner in verified)
-        scored = [(partner.mean_score, partner.inliers) for partner in verified if partner.mean_score is not None]
         rows.append(
             PhotoRow(
                 photo=name,
                 width=None if image is None else image.size[0],
                 height=None if image is None else image.size[1],
                 keypoints=facts.keypoints,
-                pairs=len(of_photo),
-                verified_pairs=len(verified),
-                matches=sum(partner.matches for partner in of_photo),
-                inliers=inliers,
-                mean_score=sum(score * count for score, count in scored) / total
-                if (total := sum(count for _, count in scored))
-                else None,
+                **asdict(of_pairs),
                 model=facts.model,
                 points=0 if place is None else place.points,
                 reprojection_error_px=None if place is None else place.error_px,
@@ -358,22 +298,11 @@ def _finished(folder: RunFolder) -> list[str]:
     return finished
 
 
-def _partners(pairs: Sequence[PairRow], placed: Mapping[str, _Placed]) -> dict[str, list[Partner]]:
-    """The pairs of each photo, as seen from the photo."""
-    partners = defaultdict[str, list[Partner]](list)
-    for row in pairs:
-        for name, other in ((row.photo0, row.photo1), (row.photo1, row.photo0)):
-            model = placed[other].model if other in placed else None
-            numbers = row.matches or 0, row.inliers or 0, row.mean_score
-            partners[name].append(Partner(other, row.verdict, row.reason, *numbers, row.configuration, model))
-    return dict(partners)
-
-
-def _known_points(folder: RunFolder, waiting: Mapping[str, Sequence[Partner]], placed: Mapping[str, _Placed]) -> dict[str, int]:
+def _known_points(folder: RunFolder, pairs: PairTable, waiting: Sequence[str], placed: Mapping[str, _Placed]) -> dict[str, int]:
     """For photos in no model: how many of their keypoints match a keypoint with a point of the largest model."""
     links = {
-        name: [partner.photo for partner in partners if partner.verdict == VERIFIED and partner.model == 0]
-        for name, partners in waiting.items()
+        name: [other for other in pairs.verified_partners(name) if other in placed and placed[other].model == 0]
+        for name in waiting
     }
     if not any(links.values()):
         return {}

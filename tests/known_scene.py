@@ -32,6 +32,8 @@ MAPPER_OPTIONS = ReconstructionOptions(
     extract_colors=False,
     num_threads=1,
     seed=0,
+    max_cluster_size=150,
+    cluster_overlap=20,
 )
 """Options that give the same model of the scene in every run."""
 

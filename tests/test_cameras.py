@@ -76,7 +76,7 @@ def test_photos_without_a_focal_length_have_a_camera_each(tmp_path: Path) -> Non
 def test_photos_of_different_sizes_have_different_cameras_in_every_mode(tmp_path: Path) -> None:
     write_photo(tmp_path, "a.jpg", model="X", focal_35mm=30)
     write_photo(tmp_path, "b.jpg", (48, 64), model="X", focal_35mm=30)
-    for sharing in ("exif", "single", "per_folder", "per_image"):
+    for sharing in ("auto", "exif", "single", "per_folder", "per_image"):
         cameras, numbers = choose(tmp_path, sharing)
         assert numbers == {"a.jpg": 1, "b.jpg": 2}
         assert cameras["b.jpg"].size == (48, 64)
@@ -87,6 +87,46 @@ def test_photos_without_exif_have_a_camera_each(tmp_path: Path) -> None:
     write_photo(tmp_path, "b.jpg")
     _, numbers = choose(tmp_path, "exif")
     assert numbers == {"a.jpg": 1, "b.jpg": 2}
+
+
+def groups(folder: Path) -> list[set[str]]:
+    """Names of the photos of each camera for `auto`."""
+    _, numbers = choose(folder, "auto")
+    return [{name for name in numbers if numbers[name] == number} for number in sorted({*numbers.values()})]
+
+
+def test_auto_shares_a_camera_without_make_and_model_by_the_focal_length(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg", focal_35mm=30)
+    write_photo(tmp_path, "b.jpg", focal_35mm=30)
+    write_photo(tmp_path, "c.jpg", focal_35mm=60)
+    write_photo(tmp_path, "d.jpg", (96, 72), focal_35mm=30)
+    assert groups(tmp_path) == [{"a.jpg", "b.jpg"}, {"c.jpg"}, {"d.jpg"}]
+    cameras, _ = choose(tmp_path, "auto")
+    assert cameras["d.jpg"].params[0] == pytest.approx(1.5 * cameras["a.jpg"].params[0]), "a resized photo"
+
+
+def test_auto_shares_a_camera_without_exif_if_sizes_are_equal(tmp_path: Path) -> None:
+    write_photo(tmp_path, "known.jpg", model="X", focal_35mm=30)
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        write_photo(tmp_path, name)
+    write_photo(tmp_path, "turned.jpg", SIZE[::-1])
+    assert groups(tmp_path) == [{"a.jpg", "b.jpg", "c.jpg"}, {"known.jpg"}, {"turned.jpg"}]
+
+
+def test_auto_shares_no_camera_among_photos_of_many_sizes(tmp_path: Path) -> None:
+    """Photos of many people: two of seven have the same size by chance."""
+    for index, width in enumerate((60, 61, 62, 63, 64, 65, 65)):
+        write_photo(tmp_path, f"{index}.jpg", (width, 48))
+    assert len(groups(tmp_path)) == 7
+
+
+def test_auto_has_a_camera_for_each_folder_if_folders_are_large(tmp_path: Path) -> None:
+    for index in range(10):
+        write_photo(tmp_path, f"left/{index}.jpg")
+        write_photo(tmp_path, f"right/{index}.jpg")
+    assert [len(group) for group in groups(tmp_path)] == [10, 10]
+    (tmp_path / "left" / "0.jpg").unlink()
+    assert [len(group) for group in groups(tmp_path)] == [19]
 
 
 def test_single_is_one_camera_for_all(tmp_path: Path) -> None:
@@ -139,13 +179,14 @@ def test_every_camera_model_can_be_estimated(tmp_path: Path, model: str) -> None
     assert cameras["a.jpg"].to_colmap().verify_params()
 
 
-def test_a_fisheye_lens_without_focal_length_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_a_fisheye_lens_without_focal_length_starts_with_180_degrees(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_photo(tmp_path, "a.jpg")
-    expected = r"fisheye.*'a.jpg'.*database.intrinsics=OPENCV_FISHEYE:fx:fy:cx:cy:k1:k2:k3:k4"
-    with pytest.raises(ValueError, match=expected):
-        check_intrinsics(tmp_path, ["a.jpg"], "exif", "OPENCV_FISHEYE", {})
     write_photo(tmp_path, "b.jpg", focal_35mm=30)
-    check_intrinsics(tmp_path, ["a.jpg", "b.jpg"], "per_image", "OPENCV_FISHEYE", {})
+    cameras, _ = choose(tmp_path, "exif", camera_model="OPENCV_FISHEYE")
+    assert cameras["a.jpg"].params[:4] == pytest.approx((80 / math.pi, 80 / math.pi, 32, 24))  # the diagonal is 80 px
+    assert cameras["a.jpg"].has_prior_focal_length, "COLMAP verifies no pair without it"
+    assert cameras["b.jpg"].params[0] == pytest.approx(30 / math.hypot(36, 24) * 80)
+    assert "1 of 2 photos, such as 'a.jpg'" in caplog.text and "OPENCV_FISHEYE:fx:fy:cx:cy:k1:k2:k3:k4" in caplog.text
 
 
 def test_an_unknown_camera_model_is_refused_with_the_closest(tmp_path: Path) -> None:

@@ -173,10 +173,6 @@ def test_a_run_that_stopped_before_says_so() -> None:
 
 
 def test_groups_are_what_verified_pairs_connect() -> None:
-    partners = {
-        "a": [partner("b")],
-        "b": [partner("a"), partner("c"), partner("d", "rejected")],
-        "c": [partner("b")],
-        "d": [partner("b", "rejected")],
-    }
-    assert group_sizes(partners) == {"a": 3, "b": 3, "c": 3, "d": 1}
+    assert group_sizes(4, [(0, 1), (1, 2)]) == [3, 3, 3, 1]
+    assert group_sizes(6, [(4, 5), (0, 5), (2, 3), (3, 2), (0, 4)]) == [3, 1, 2, 2, 3, 3]
+    assert group_sizes(0, []) == []

@@ -17,6 +17,7 @@ from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
 from sfm_lightglue.files import sha256_of
@@ -81,6 +82,7 @@ def extract_features(
     executor: Executor | None = None,
     num_workers: int = 0,
     if_settings_changed: str = "refuse",
+    shard: Shard | None = None,
 ) -> ExtractionReport:
     """Writes the features of all photos of a folder to a file. Photos that are already stored there are kept.
 
@@ -100,6 +102,7 @@ def extract_features(
         num_workers: Number of these threads, 0 for one per core. Each works on one photo, or on one batch if the extractor
             takes several photos together. Not used if an executor is given.
         if_settings_changed: `refuse` or `recompute` features in `output` that were made with other settings.
+        shard: The share of this process, if several divide the work (`execution=shards`); the report is then about this share.
 
     Returns:
         Numbers of photos and keypoints, and the photos that were skipped, with the reason.
@@ -123,12 +126,14 @@ def extract_features(
     computed: dict[str, int] = {}
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
-    with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
+    settings, writer = plugin_settings(extractor), "" if shard is None else shard.writer
+    with ShardStore(output, settings, if_settings_changed=if_settings_changed, shard_items=32, writer=writer) as store:
         if if_settings_changed != "recompute":
             _check_collection(Path(images), Path(output), store.stamps)
+        all_names, names = names, names if shard is None else shard.share(names, store.stamps)
         orientations = photo_orientations(Path(images), names, orientation, extractor)
         stamps, skipped = _photo_stamps(Path(images), names, mask_files, orientations)
-        ranges = camera_ranges(images, [*stamps], num_cores())
+        ranges = camera_ranges(images, [*stamps] if shard is None else all_names, num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
         if changed := [name for name in todo if name in store.stamps]:
@@ -152,11 +157,15 @@ def extract_features(
                     store.add(name, item, stamps[name])
         store.merge(drop=[name for name in skipped if name in stamps])
         stored = [name for name in stamps if name in store.stamps]
-    if skipped and not stored:
+    if skipped and not stored and shard is None:
         name, reason = next(iter(skipped.items()))
         raise first_error or FileNotFoundError(f"no photo of {images} could be used, {name}: {reason}")
     for name in sorted(name for name, count in computed.items() if count == 0):
         logger.warning("%s: no keypoints were found", name)
+    if shard is not None:
+        empty = [name for name, count in computed.items() if count == 0]
+        mean = sum(computed.values()) / max(1, len(computed))
+        return ExtractionReport(len(stored), mean, empty, dict(sorted(skipped.items())), num_computed=len(computed))
     with H5Reader(output) as reader:
         counts = {name: reader.num_keypoints(name) for name in stored}
         transparent = [name for name in stored if name not in mask_files and reader.is_masked(name)]

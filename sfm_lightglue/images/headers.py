@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 from PIL import ExifTags
 from PIL import Image as PILImage
 
 from sfm_lightglue.images.decoding import exif_orientation, open_photo
+from sfm_lightglue.images.exif_cameras import camera_key, focal_length_px, lens_key, number
 from sfm_lightglue.positions import GeoPosition, position_from_exif
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ class PhotoHeader:
     """Make, model, focal length and size. Photos with the same key come from one camera. Empty if EXIF does not have them."""
     orientation: int = 1
     """EXIF code that turns the stored pixels upright, 1 to 8; 1 without one."""
+    lens_key: str = ""
+    """Everything that EXIF says about camera, lens and focal length; empty without a focal length."""
 
 
 def read_header(path: Path) -> PhotoHeader:
@@ -39,15 +41,8 @@ def read_header(path: Path) -> PhotoHeader:
     """
     with open_photo(path) as image:
         exif = _exif(image)
-        focal = _focal_length_px(exif, image.size)
-        key = ""
-        # Photos without a focal length may come from different cameras: a scanner scans photos of many cameras, and a camera
-        # records 0 for a lens that it does not know. COLMAP does not let these photos share a camera either.
-        focal_lengths = exif.get("FocalLength"), exif.get("FocalLengthIn35mmFilm")
-        if (exif.get("Make") or exif.get("Model")) and any(map(_number, focal_lengths)):
-            parts = (exif.get("Make"), exif.get("Model"), *focal_lengths, *image.size)
-            key = "|".join("" if part is None else str(part).strip(" \0") for part in parts)
-        return PhotoHeader(image.size, focal, key, exif_orientation(image))
+        focal, key = focal_length_px(exif, image.size), camera_key(exif, image.size)
+        return PhotoHeader(image.size, focal, key, exif_orientation(image), lens_key(exif))
 
 
 def read_orientation(path: Path) -> int:
@@ -91,7 +86,7 @@ def read_pose_tags(path: Path) -> tuple[GeoPosition | None, int]:
     with open_photo(path) as image:
         try:
             exif = image.getexif()
-            gps, orientation = dict(exif.get_ifd(ExifTags.IFD.GPSInfo)), _number(exif.get(ExifTags.Base.Orientation))
+            gps, orientation = dict(exif.get_ifd(ExifTags.IFD.GPSInfo)), number(exif.get(ExifTags.Base.Orientation))
         except Exception as error:  # broken EXIF blocks raise many kinds of errors, although the picture itself is fine
             logger.debug("the GPS data of %s is unreadable: %s", path, error)
             return None, 0
@@ -109,30 +104,3 @@ def _exif(image: PILImage.Image) -> dict[str, object]:
         logger.debug("EXIF of %s is unreadable: %s", getattr(image, "filename", "?"), error)
         return {}
     return {ExifTags.TAGS.get(tag, str(tag)): value for tag, value in tags.items()}
-
-
-def _focal_length_px(exif: dict[str, object], size: tuple[int, int]) -> float | None:
-    """Focal length in px from EXIF tags, tried in COLMAP's order; None unless it is 0.2 to 10 times the longest side.
-
-    The focal-plane resolution counts only if EXIF's own pixel count agrees with the file, because resized photos keep it.
-    """
-    diagonal_35mm = 43.2666
-    longest = max(size)
-    candidates: list[float] = []
-    if equivalent := _number(exif.get("FocalLengthIn35mmFilm")):
-        candidates.append(equivalent / diagonal_35mm * float(np.hypot(*size)))
-    focal_mm, resolution = _number(exif.get("FocalLength")), _number(exif.get("FocalPlaneXResolution"))
-    stored_width = _number(exif.get("ExifImageWidth"))
-    if focal_mm and resolution and stored_width in (size[0], size[1]):
-        unit_mm = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}.get(int(_number(exif.get("FocalPlaneResolutionUnit")) or 2), 25.4)
-        candidates.append(focal_mm * resolution / unit_mm)
-    return next((focal for focal in candidates if 0.2 * longest < focal < 10 * longest), None)
-
-
-def _number(value: object) -> float:
-    """The value of an EXIF tag as a finite float; 0 if it is not a finite number."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, ZeroDivisionError):
-        return 0.0
-    return number if np.isfinite(number) else 0.0

@@ -18,6 +18,7 @@ from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.orientation import upright_features
@@ -55,6 +56,7 @@ def match_pairs(
     num_workers: int = 0,
     cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
+    shard: Shard | None = None,
 ) -> MatchingReport:
     """Writes the matches of all pairs to a file. Pairs that are already stored there are kept.
 
@@ -69,6 +71,7 @@ def match_pairs(
         num_workers: Number of these threads, 0 for one per core. Not used if an executor is given.
         cache_mb: Memory of each process for images that are kept for their next pair, MB.
         if_settings_changed: `refuse` or `recompute` matches in `output` that were made with other settings.
+        shard: The share of this process, if several divide the work (`execution=shards`); the report is then about this share.
 
     Returns:
         The numbers of pairs and matches.
@@ -93,7 +96,10 @@ def match_pairs(
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
         image_stamps = _image_stamps(reader, ordered)
     stamps = {key: f"{image_stamps[pair.name0]} {image_stamps[pair.name1]}" for key, pair in by_key.items()}
-    with ShardStore(output, settings, if_settings_changed=if_settings_changed) as store:
+    writer = "" if shard is None else shard.writer
+    with ShardStore(output, settings, if_settings_changed=if_settings_changed, writer=writer) as store:
+        if shard is not None:
+            stamps = {key: stamps[key] for key in shard.share([*stamps], store.stamps)}
         todo = store.missing(stamps)
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
         batches = _batches([by_key[key] for key in todo], matcher)
@@ -108,6 +114,8 @@ def match_pairs(
                     store.add(key, result, stamps[key])
                 bar.update(len(batch))
         store.merge()
+    if shard is not None:
+        return MatchingReport(len(stamps), 0.0, 0.0, num_computed=len(todo))
     return MatchingReport(len(ordered), *_mean_counts(Path(output), ordered), num_computed=len(todo))
 
 

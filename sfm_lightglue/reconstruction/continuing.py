@@ -16,8 +16,10 @@ import pycolmap
 
 from sfm_lightglue.geometry import essential_matrix, sampson_error
 from sfm_lightglue.model_files import read_model
-from sfm_lightglue.reconstruction.joining import MIN_KEPT, MIN_PAIRS, MIN_POINTS_OF_PAIR, NO_POINT, NotJoined, join_models
+from sfm_lightglue.reconstruction.common_points import NO_POINT, NotJoined
+from sfm_lightglue.reconstruction.joining import MIN_PAIRS, MIN_POINTS_OF_PAIR, join_models
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, continue_mapping, image_names
+from sfm_lightglue.reconstruction.merging import MIN_KEPT
 from sfm_lightglue.reconstruction.models import model_folders, rank_of, registered_names
 from sfm_lightglue.reconstruction.overlaps import VerifiedPairs, find_contradictions
 
@@ -49,7 +51,7 @@ def complete_models(output: Path, database: Path, options: ReconstructionOptions
     joined, continued = set[tuple[tuple[int, ...], ...]](), set[tuple[int, ...]]()  # what was tried
     try:
         while True:
-            notes += join_models(output, pairs, options, joined)
+            notes += join_models(output, pairs, options, joined, database)
             found, has_grown = _continue_largest(output, database, pairs, options, continued)
             notes += found
             if not has_grown:

@@ -21,13 +21,18 @@ from sfm_lightglue.registry import closest
 
 logger = logging.getLogger(__name__)
 
+CLUSTERS = "clusters"
+"""Name of the mapper of `clusters`, which runs the incremental mapper many times."""
+MANY_PHOTOS = 200
+"""From this number of photos on, `num_threads=0` means all cores."""
+
 
 @dataclass(frozen=True)
 class ReconstructionOptions:
     """Options of the mapper; configs/reconstruction holds the values."""
 
     name: str
-    """`incremental`, `global`, `hierarchical`, or `triangulation` (points only, with known poses)."""
+    """`incremental`, `global`, `hierarchical`, `clusters`, or `triangulation` (points only, with known poses)."""
     refine_intrinsics: bool
     """Whether to refine focal length and distortion; otherwise they keep their values from the database."""
     refine_principal_point: bool
@@ -47,17 +52,21 @@ class ReconstructionOptions:
     extract_colors: bool
     """Whether points get the colours of the photos."""
     num_threads: int
-    """1 gives the same model in every run; -1 uses all cores."""
+    """1 gives the same model in every run; -1 uses all cores; 0 chooses, see `chosen_num_threads`."""
     seed: int
     """Seed of RANSAC."""
+    max_cluster_size: int
+    """`clusters`: largest number of photos in a cluster, without those that it shares with its neighbours."""
+    cluster_overlap: int
+    """`clusters`: number of photos that two neighbouring clusters share."""
 
     def __post_init__(self) -> None:
-        if self.name not in MAPPERS:
-            raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, MAPPERS)}")
+        if self.name not in (*MAPPERS, CLUSTERS):
+            raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, (*MAPPERS, CLUSTERS))}")
         if self.align not in ("gps", "none"):
             raise ValueError(f"reconstruction.align is {self.align!r}, expected gps or none")
-        if self.num_threads == 0:
-            raise ValueError("reconstruction.num_threads must be 1 or more, or -1 for all cores, found 0")
+        if self.name == CLUSTERS and not self.join:
+            raise ValueError("reconstruction=clusters joins the models of its clusters: it needs reconstruction.join=true")
         check_ranges(
             self,
             "reconstruction",
@@ -66,6 +75,8 @@ class ReconstructionOptions:
             max_error_px="> 0",
             num_threads=">= -1",
             seed=">= 0",
+            max_cluster_size=">= 3",
+            cluster_overlap=">= 0",
         )
 
 
@@ -93,7 +104,7 @@ def _incremental(task: _Task) -> None:
         task.on_image()
         task.on_image()
 
-    colmap = _incremental_options(task.options, len(image_names(task.database)))
+    colmap = incremental_options(task.options, len(image_names(task.database)))
     if task.min_inliers is not None:
         colmap.mapper.abs_pose_min_num_inliers = task.min_inliers
     pycolmap.incremental_mapping(
@@ -112,7 +123,8 @@ def _global(task: _Task) -> None:
     """Runs COLMAP's global mapper (GLOMAP)."""
     colmap = pycolmap.GlobalPipelineOptions()
     colmap.min_model_size, colmap.min_num_matches = task.options.min_model_size, task.options.min_num_matches
-    colmap.num_threads, colmap.random_seed = task.options.num_threads, task.options.seed
+    num_threads = chosen_num_threads(task.options, len(image_names(task.database)))
+    colmap.num_threads, colmap.random_seed = num_threads, task.options.seed
     adjustment = colmap.mapper.bundle_adjustment
     adjustment.refine_focal_length = adjustment.refine_extra_params = task.options.refine_intrinsics
     adjustment.refine_principal_point = task.options.refine_principal_point
@@ -122,9 +134,9 @@ def _global(task: _Task) -> None:
 def _hierarchical(task: _Task) -> None:
     """Runs COLMAP's hierarchical mapper."""
     colmap = pycolmap.HierarchicalPipelineOptions()
-    colmap.incremental_options = _incremental_options(task.options, len(image_names(task.database)))
-    colmap.num_threads = task.options.num_threads
-    colmap.num_workers = 1 if task.options.num_threads == 1 else -1
+    colmap.incremental_options = incremental_options(task.options, len(image_names(task.database)))
+    colmap.num_threads = colmap.incremental_options.num_threads
+    colmap.num_workers = 1 if colmap.num_threads == 1 else -1
     _count_images(task, pycolmap.hierarchical_mapping(task.database, task.output, task.output, colmap))
 
 
@@ -145,7 +157,7 @@ def _triangulation(task: _Task) -> None:
         task.on_image()
     folder = task.output / "0"
     folder.mkdir()
-    colmap = _incremental_options(task.options, len(known))
+    colmap = incremental_options(task.options, len(known))
     pycolmap.triangulate_points(
         model,
         task.database,
@@ -167,10 +179,11 @@ def _count_images(task: _Task, models: Mapping[int, pycolmap.Reconstruction]) ->
 MAPPERS = {"incremental": _incremental, "global": _global, "hierarchical": _hierarchical, "triangulation": _triangulation}
 
 
-def _incremental_options(options: ReconstructionOptions, num_images: int) -> pycolmap.IncrementalPipelineOptions:
+def incremental_options(options: ReconstructionOptions, num_images: int) -> pycolmap.IncrementalPipelineOptions:
+    """COLMAP's options for a scene of this many images."""
     colmap = pycolmap.IncrementalPipelineOptions()
     colmap.min_model_size, colmap.min_num_matches = options.min_model_size, options.min_num_matches
-    colmap.num_threads, colmap.random_seed = options.num_threads, options.seed
+    colmap.num_threads, colmap.random_seed = chosen_num_threads(options, num_images), options.seed
     colmap.ba_refine_focal_length = colmap.ba_refine_extra_params = options.refine_intrinsics
     colmap.ba_refine_principal_point = options.refine_principal_point
     # COLMAP's limits are 4 px for photos of any size, and 12 px for the pose of a new image. The limit of the first pair matters
@@ -182,6 +195,11 @@ def _incremental_options(options: ReconstructionOptions, num_images: int) -> pyc
     colmap.extract_colors = False  # see `colors`: COLMAP cannot read all photos that we read
     colmap.triangulation.ignore_two_view_tracks = num_images > 2  # COLMAP's default would drop all points of two photos
     return colmap
+
+
+def chosen_num_threads(options: ReconstructionOptions, num_images: int) -> int:
+    """The option `num_threads`; 0 becomes 1 for fewer than MANY_PHOTOS photos and -1 for more."""
+    return options.num_threads or (1 if num_images < MANY_PHOTOS else -1)
 
 
 def run_mapper(database: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]) -> bool:
@@ -216,7 +234,7 @@ def _run(mapper: Callable[[_Task], None], task: _Task) -> bool:
         interrupted.set()
         task.token.cancel()
 
-    with _on_ctrl_c(cancel), ThreadPoolExecutor(1) as pool:
+    with on_ctrl_c(cancel), ThreadPoolExecutor(1) as pool:
         try:
             future = pool.submit(mapper, task)
             while wait([future], timeout=0.1).not_done:  # Windows calls the handler of Ctrl-C only after a timeout
@@ -230,7 +248,7 @@ def _run(mapper: Callable[[_Task], None], task: _Task) -> bool:
 
 
 @contextlib.contextmanager
-def _on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
+def on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
     """Inside the block Ctrl-C calls `handler` and raises no KeyboardInterrupt.
 
     It has no effect outside the main thread, or if the program handles or ignores Ctrl-C itself.

@@ -1,8 +1,9 @@
-"""The stage database -> reconstruction: runs one of COLMAP's mappers on the verified matches, and describes the models.
+"""The stage database -> reconstruction: runs a mapper on the verified matches, and describes the models.
 
 Reads `database.db`, the pixel scales and orientations in `features.h5`, and the photos for the colours of the points. Writes
 `reconstruction/0` to `reconstruction/n`, the largest model first, each in COLMAP's binary and text format and as `points.ply`.
-A killed run leaves the previous reconstruction as it was. Ctrl-C keeps the partial reconstruction.
+A killed run leaves the previous reconstruction as it was. Ctrl-C keeps the partial reconstruction. `reconstruction.clusters` is
+there only while, or if, `reconstruction=clusters` is not finished, see `clusters`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import numpy as np
 from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database_mark import content_hash, keeps_time
+from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.reconstruction.alignment import align_models
+from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.folder import ModelsFolder
-from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, image_names, run_mapper
+from sfm_lightglue.reconstruction.mappers import CLUSTERS, ReconstructionOptions, chosen_num_threads, image_names, run_mapper
 from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
 from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
@@ -39,6 +43,7 @@ def reconstruct(
     *,
     features: Path | str | None = None,
     known_poses: Mapping[str, np.ndarray] | None = None,
+    executor: Executor | None = None,
 ) -> ReconstructionReport:
     """Writes models of the scene to `output/0` ... `output/n` and describes them.
 
@@ -59,10 +64,12 @@ def reconstruct(
             beside the database. The scale is 1 if that file does not exist or has none of the images, and no photo then counts
             as mirrored.
         known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
+        executor: where the clusters of the mapper `clusters` are mapped; None takes the threads of this process.
 
     Raises:
         FileNotFoundError: `database` does not exist.
         ValueError: the mapper `triangulation` has no known pose of any image; or no run has written the folder `output`.
+        RuntimeError: the mapper `clusters` could not map a cluster; the others are kept.
         KeyboardInterrupt: Ctrl-C was pressed; the partial models are written.
     """
     database, images, output = Path(database), Path(images), Path(output)
@@ -81,9 +88,15 @@ def reconstruct(
     if previous == json.loads(json.dumps(settings)):
         return replace(describe_models(output, names), joining=folder.joining(), discarded=folder.discarded())
     _warn_of_changes(output, previous, settings)
+    clusters = ClustersFolder(output.with_name(f"{output.name}.clusters"))
+    clusters.check()
     partial = folder.start()
+    options = replace(options, num_threads=_announced_num_threads(options, len(names)))
     with colmap_log(None):
-        interrupted = run_mapper(database, partial, options, known_poses or {})
+        if options.name == CLUSTERS:
+            interrupted = map_clusters(database, partial, options, clusters, settings, executor)
+        else:
+            interrupted = run_mapper(database, partial, options, known_poses or {})
         joining = list[str]()
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)
@@ -99,7 +112,19 @@ def reconstruct(
         folder.replace(partial, settings, joining=joining, discarded=discarded, unfinished=interrupted)
     if interrupted:
         raise KeyboardInterrupt
+    clusters.remove()
     return report
+
+
+def _announced_num_threads(options: ReconstructionOptions, num_images: int) -> int:
+    """`chosen_num_threads`, and a line in the log if the option leaves the choice."""
+    num_threads = chosen_num_threads(options, num_images)
+    if options.num_threads == 0:
+        what = "one thread: the same model in every run"
+        if num_threads != 1:
+            what = "all cores: models differ a little from run to run; reconstruction.num_threads=1 gives the same in every run"
+        logger.info("%s are mapped with %s", count_of(num_images, "photo"), what)
+    return num_threads
 
 
 def _is_worse(report: ReconstructionReport, folder: ModelsFolder, interrupted: bool) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from sfm_lightglue.pair_table import PairNumbers
 from sfm_lightglue.pose_priors import find_positions
 from sfm_lightglue.positions import GeoPosition
-from sfm_lightglue.reasons import NOT_MATCHED, VERIFIED
 from sfm_lightglue.report import model_statistics, pair_data, run_data
 from sfm_lightglue.report.packing import histogram, packed_json
 from sfm_lightglue.report.pictures import make_pictures
@@ -37,7 +37,7 @@ def content_of(run: RunFolder, tables: Tables) -> dict[str, Any]:
     summary = Summary.read(run)
     photos = sorted(tables.photos, key=lambda row: row.photo)
     number = {row.photo: i for i, row in enumerate(photos)}
-    pairs = pair_data.kept_pairs([pair for pair in tables.pairs if pair.photo0 in number and pair.photo1 in number])
+    pairs = [pair for pair in pair_data.kept_pairs(tables.pairs) if pair.photo0 in number and pair.photo1 in number]
     galleries, lost = pair_data.choose_galleries(pairs), pair_data.unregistered(photos)
     with _opened(run) as readers:
         orientations, scales = _of_features(readers["features"], [*number])
@@ -152,20 +152,19 @@ def _positions(run: RunFolder, names: Sequence[str], folder: Path) -> dict[str, 
 
 def _histograms(photos: Sequence[PhotoRow], pairs: Sequence[PairRow]) -> list[dict[str, Any]]:
     """Histograms of photos and pairs."""
-    matched = [pair for pair in pairs if pair.verdict != NOT_MATCHED]
-    is_verified = np.array([pair.verdict == VERIFIED for pair in matched], bool)
-    counts = np.array([pair_data.whole(pair.matches) for pair in matched])
-    inliers = np.array([pair_data.whole(pair.inliers) for pair in matched])
+    numbers = PairNumbers.of(pairs)
+    is_verified, scores = numbers.verified, numbers.mean_score[numbers.matched]
+    counts, inliers = numbers.matches, numbers.inliers
     found = [
         histogram("Keypoints of a photo", np.array([photo.keypoints for photo in photos if photo.keypoints is not None])),
-        histogram("Matches of a pair", counts),
+        histogram("Matches of a pair", counts[numbers.matched]),
         histogram("Inliers of a verified pair", inliers[is_verified]),
         histogram(
             "Inlier ratio of a verified pair", inliers[is_verified] / np.maximum(counts[is_verified], 1), "inliers / matches"
         ),
         histogram(
             "Mean matching score of a pair",
-            np.array([pair.mean_score for pair in matched if pair.mean_score is not None], np.float64),
+            scores[~np.isnan(scores)],
         ),
     ]
     return [chart for chart in found if chart]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sfm_lightglue.orientation import upright_features
+from sfm_lightglue.pair_table import PairNumbers
 from sfm_lightglue.products import Features
 from sfm_lightglue.reasons import REJECTED, VERIFIED
 from sfm_lightglue.report.packing import packed, packed_json
@@ -33,8 +34,9 @@ def kept_pairs(pairs: Sequence[PairRow], limit: int = MAX_PAIRS) -> list[PairRow
     """At most `limit` pairs in their order: the verified ones with most inliers, then those with most matches."""
     if len(pairs) <= limit:
         return list(pairs)
-    ranked = sorted(range(len(pairs)), key=lambda i: (pairs[i].verdict != VERIFIED, *_rank(pairs[i]), i))
-    return [pairs[i] for i in sorted(ranked[:limit])]
+    numbers = PairNumbers.of(pairs)
+    ranked = np.lexsort((-numbers.matches, -numbers.inliers, ~numbers.verified))
+    return [pairs[i] for i in np.sort(ranked[:limit]).tolist()]
 
 
 def _rank(pair: PairRow) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from sfm_lightglue.mistakes import count_of
-from sfm_lightglue.reasons import NOT_MATCHED, REGISTERED, VERIFIED
+from sfm_lightglue.pair_table import PairNumbers
+from sfm_lightglue.reasons import REGISTERED
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import changed_options
 from sfm_lightglue.stages import STAGES
@@ -65,8 +66,8 @@ def tiles_of(
     photos: Sequence[PhotoRow], pairs: Sequence[PairRow], figures: Mapping[str, float], seconds: float
 ) -> list[tuple[str, Any]]:
     """Key figures by name, in the order of the page."""
-    verified = sum(pair.verdict == VERIFIED for pair in pairs)
-    matched = sum(pair.verdict != NOT_MATCHED for pair in pairs)
+    numbers = PairNumbers.of(pairs)
+    verified, matched = int(numbers.verified.sum()), int(numbers.matched.sum())
     keypoints = [photo.keypoints for photo in photos if photo.keypoints]
     return [
         ("photos with a pose", f"{sum(photo.model is not None for photo in photos)} of {len(photos)}"),

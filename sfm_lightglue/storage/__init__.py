@@ -25,7 +25,7 @@ from sfm_lightglue.storage.layout import (
     match_key,
     matches_to_group,
 )
-from sfm_lightglue.storage.numbers import REASONS, GeometryNumbers
+from sfm_lightglue.storage.numbers import REASONS, GeometryNumbers, numbers_of
 from sfm_lightglue.storage.reader import H5Reader
 from sfm_lightglue.storage.safety import RefusedFile
 from sfm_lightglue.storage.shards import SettingsChanged, ShardStore, check_output
@@ -55,5 +55,6 @@ __all__ = [
     "geometry_to_group",
     "match_key",
     "matches_to_group",
+    "numbers_of",
     "read_calibration",
 ]

@@ -62,6 +62,30 @@ def test_the_resolution_is_trusted_only_if_the_pixel_count_agrees(
     assert read_header(path).focal_length_px == (pytest.approx(60) if trusted else None)
 
 
+@pytest.mark.parametrize(
+    "original, size, factor",
+    [
+        ((640, 480), (320, 240), 0.5),  # resized
+        ((480, 640), (320, 240), 0.5),  # resized and turned
+        ((640, 480), (640, 360), 1.0),  # cropped to 16:9
+        ((640, 480), (320, 180), 0.5),  # both
+        ((100, 7), (320, 240), None),  # the original has the shape of no sensor
+        ((320, 240), (640, 360), None),  # the original is smaller than its crop
+    ],
+)
+def test_the_focal_length_of_crops_and_resized_photos(
+    tmp_path: Path, original: tuple[int, int], size: tuple[int, int], factor: float | None
+) -> None:
+    """The original has 800 px along the diagonal."""
+    pixels = {"ExifImageWidth": original[0], "ExifImageHeight": original[1]}
+    equivalent = exif_photo(tmp_path / "a.jpg", {}, {"FocalLengthIn35mmFilm": 50, **pixels}, size)
+    expected = 50 / np.hypot(36, 24) * (np.hypot(*size) if factor is None else 800 * factor)
+    assert read_header(equivalent).focal_length_px == pytest.approx(expected, rel=1e-4)
+    tags = {"FocalLength": 10.0, "FocalPlaneXResolution": 600.0, "FocalPlaneResolutionUnit": 3, "DigitalZoomRatio": 1.5, **pixels}
+    plane = exif_photo(tmp_path / "b.jpg", {}, tags, size)
+    assert read_header(plane).focal_length_px == (None if factor is None else pytest.approx(900 * factor))
+
+
 def test_the_35_mm_equivalent_comes_before_the_resolution_unless_it_is_absurd(tmp_path: Path) -> None:
     resolution = {"FocalLength": 10.0, "FocalPlaneXResolution": 60.0, "FocalPlaneResolutionUnit": 3, "ExifImageWidth": WIDTH}
     both = exif_photo(tmp_path / "both.jpg", {}, {**resolution, "FocalLengthIn35mmFilm": 35})

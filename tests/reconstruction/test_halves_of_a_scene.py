@@ -33,6 +33,8 @@ OPTIONS = ReconstructionOptions(
     extract_colors=False,
     num_threads=1,
     seed=0,
+    max_cluster_size=150,
+    cluster_overlap=20,
 )
 SHORT = (
     *("features=sift", "features.resize_max=640", "features.max_keypoints=512", "features.orientation=stored"),

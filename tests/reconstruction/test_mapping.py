@@ -25,6 +25,7 @@ from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, Reconst
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group
 
 FREE_MAPPERS = ("incremental", "global", "hierarchical")
+"""COLMAP's mappers that find the poses; test_clusters.py has the mapper `clusters`."""
 
 
 def options(name: str = "incremental", **changes: Any) -> ReconstructionOptions:
