@@ -67,9 +67,9 @@ def test_the_time_of_all_pairs_follows_from_a_few(features: Path, tmp_path: Path
     estimate = estimate_matching(features, tmp_path / "matches.h5", PAIRS, SlowMatcher(), execution(2))
     assert estimate is not None
     assert (estimate.num_pairs, estimate.num_measured) == (66, 3)
-    assert 66 * 0.005 / 2 <= estimate.seconds < 3 * 66 * 0.005 / 2  # a busy machine sleeps longer
+    assert 66 * 0.005 / 1.7 <= estimate.seconds < 3 * 66 * 0.005 / 1.7  # a busy machine sleeps longer
     assert estimate.gigabytes == pytest.approx(66 * (500 + 26 * 100) / 1e9)
-    assert num_parallel(execution(3)) == 3
+    assert num_parallel(execution(3)) == pytest.approx(2.4)
 
 
 def test_pairs_that_are_stored_count_no_more(features: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

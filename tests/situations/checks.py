@@ -47,6 +47,23 @@ def missing_global_descriptors() -> None:
     _told_first("pairs=retrieval", "pairs.global_descriptors=netvlad.h5", words=("netvlad.h5",))
 
 
+def poses_for_pairs_that_are_missing() -> None:
+    _told_first("pairs=poses", words=("dataset.poses=FILE",))
+
+
+def model_for_pairs_that_is_missing() -> None:
+    _told_first("pairs=covisibility", "pairs.path=model/0", words=("model/0", "does not exist"))
+
+
+def pairs_without_number_or_radius() -> None:
+    options = "pairs=spatial", "pairs.num_neighbours=null"
+    _told_first(*options, words=("pairs.num_neighbours=null", "pairs.max_distance_m=50"))
+
+
+def rounds_below_one() -> None:
+    _told_first("pairs.rounds=0", words=("pairs.rounds", "at least 1"))
+
+
 def missing_weights_of_the_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(Path("cache").resolve()))
