@@ -149,7 +149,8 @@ def _describe(clusters: Sequence[Sequence[str]], num_finished: int) -> str:
 
 def _map_all(jobs: list[Job], database: Path, folder: Path, options: ReconstructionOptions, executor: Executor) -> bool:
     """Maps each cluster; returns whether Ctrl-C was pressed. Raises: RuntimeError as in `map_clusters`."""
-    recipe = functools.partial(_open_mapper, database, folder, replace(options, num_threads=1), os.getpid())
+    paths = database.absolute(), folder.absolute()  # a worker may have another current folder
+    recipe = functools.partial(_open_mapper, *paths, replace(options, num_threads=1), os.getpid())
     errors = dict[int, Exception]()
     largest_first = sorted(jobs, key=lambda job: (-len(job[1]), job[0]))
     try:
@@ -182,6 +183,8 @@ def _open_mapper(
     def map_cluster(job: Job) -> int:
         number, names = job
         partial = folder / f"{number}.{os.getpid()}.tmp"
+        if partial.exists():  # of a lost worker that had the same process id
+            shutil.rmtree(partial)
         partial.mkdir()
         colmap = incremental_options(options, len(names))
         colmap.image_names = list(names)
@@ -189,7 +192,10 @@ def _open_mapper(
             models = pycolmap.incremental_mapping(database, partial, partial, colmap, cancellation_token=token)
             if token.is_cancelled:
                 raise InterruptedError(f"cluster {number} was interrupted")
-        partial.rename(folder / str(number))
+        if (folder / str(number)).exists():  # a worker that was taken for lost has finished it
+            shutil.rmtree(partial)
+        else:
+            partial.rename(folder / str(number))
         return len(models)
 
     with colmap_log(None):
