@@ -436,7 +436,7 @@ def reconstruct_models(run: Run) -> None:
             run.folder.reconstruction,
             options,
             known_poses=known_poses,
-            executor=run.executor("cpu"),
+            executor=run.executor("cpu") if options.name == "clusters" else None,
         )
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
