@@ -22,7 +22,7 @@ from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.shards import DIVIDED, ShardOptions, read_shard
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
-from sfm_lightglue.files import foreign_file
+from sfm_lightglue.files import foreign_file, result_exists
 from sfm_lightglue.images import HEIC, check_masks, warn_once
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
@@ -342,7 +342,7 @@ def _check_stored_features(inputs: Inputs) -> None:
 
 
 def _check_stored_matches(inputs: Inputs) -> None:
-    if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not inputs.folder.features.exists():
+    if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not result_exists(inputs.folder.features):
         return
     with inputs.folder.open_features() as reader:
         settings = {**plugin_settings(inputs.matcher), "features": reader.fingerprint}
@@ -351,7 +351,7 @@ def _check_stored_matches(inputs: Inputs) -> None:
 
 def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
     """Results of other settings are refused, unless `execution.if_settings_changed=recompute`."""
-    if not path.is_file() or inputs.options.execution.options.if_settings_changed == "recompute":
+    if not result_exists(path) or inputs.options.execution.options.if_settings_changed == "recompute":
         return
     settings = json.loads(json.dumps(settings, sort_keys=True))
     with H5Reader(path) as reader:

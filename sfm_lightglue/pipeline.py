@@ -32,7 +32,7 @@ from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.files import remove_stale, write_json
+from sfm_lightglue.files import remove_stale, result_exists, write_json
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
@@ -265,7 +265,7 @@ def evaluate(run: Run) -> str:
     if truth and (folder.reconstruction.exists() or not dataset.pairs):
         estimated = read_reconstruction_poses(folder.reconstruction)
         evaluation = evaluate_reconstruction(estimated, truth)
-        if folder.features.is_file():
+        if result_exists(folder.features):
             with folder.open_features() as features:
                 warn_of_upright_poses(estimated, truth, features.orientations(estimated))
         scores |= evaluation.to_json()

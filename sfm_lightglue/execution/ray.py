@@ -25,6 +25,7 @@ from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import ExecutionOptions, Key, Recipe, Result
 from sfm_lightglue.execution.portable import Failure
 from sfm_lightglue.execution.threads import run_jobs
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.ranges import check_ranges
 
@@ -340,7 +341,7 @@ def _look(paths: list[str], folder: str) -> bytes:
 
 
 def _problems(paths: list[str]) -> list[str]:
-    return [f"does not see {path}" for path in paths if not Path(path).exists()]
+    return [f"does not see {path}" for path in paths if not result_exists(path)]
 
 
 class _Actor:
