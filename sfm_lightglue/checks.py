@@ -116,7 +116,7 @@ def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
         command: `run`, the name of a stage, or `evaluate`.
     """
     found: dict[str, Exception] = {}
-    repeated = ["extract", "pairs", "match", "verify"] if command == "orient" else []
+    repeated = {"orient": ["extract", "pairs", "match", "verify"], "expand": ["match", "verify"]}.get(command, [])
     writing = [*stage_names(), "report"] if command == "run" else [command, *repeated]
     checks = [check for check, commands in CHECKS if command in commands]
     if inputs.folder.path.is_dir():
@@ -377,20 +377,20 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_shard, DIVIDED),
     (_check_whole, ("run", "evaluate", *(stage.name for stage in STAGES if stage.name not in DIVIDED))),
-    (_check_devices, ("run", "extract", "pairs", "match", "orient")),
-    (_check_photos, ("run", "extract", "pairs", "verify", "orient", "database")),
+    (_check_devices, ("run", "extract", "pairs", "match", "orient", "expand")),
+    (_check_photos, ("run", "extract", "pairs", "verify", "orient", "expand", "database")),
     (_check_heic, ("run", "extract")),
     (_check_masks, ("run", "extract", "orient")),
     (_check_extractor, ("run", "extract", "orient")),
-    (_check_pairs, ("run", "pairs", "orient")),
-    (_check_matcher, ("run", "match", "orient")),
+    (_check_pairs, ("run", "pairs", "orient", "expand")),
+    (_check_matcher, ("run", "match", "orient", "expand")),
     (_check_fit, ("run",)),
     (_check_poses, ("run", "reconstruct", "evaluate")),
-    (_check_cameras, ("run", "verify", "orient", "database")),
+    (_check_cameras, ("run", "verify", "orient", "expand", "database")),
     (_check_positions, ("run", "database")),
     (_check_truth, ("evaluate",)),
     (_check_stored_features, ("run", "extract", "orient")),
-    (_check_stored_matches, ("run", "match", "orient")),
+    (_check_stored_matches, ("run", "match", "orient", "expand")),
     (_check_space, ("run", "extract")),
     (_check_cluster, ("run", *DIVIDED, "orient")),
 )

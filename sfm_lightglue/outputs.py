@@ -71,6 +71,7 @@ CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),
     "orient": lambda folder: check_decisions(folder.orientations),
+    "expand": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
     "database": lambda folder: database.check_output(folder.database),
     "reconstruct": _check_reconstruction,
     "plots": check_pictures,

@@ -125,6 +125,14 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
     _write_text(path, "\n".join(_line(pair) for pair in pairs))
 
 
+def replace_pairs(path: Path | str, reasons: Path | str, pairs: Iterable[Pair]) -> None:
+    """Writes a list and its table of reasons. If the process is killed in between, there is no list that the table denies."""
+    pairs = list(pairs)
+    Path(path).unlink(missing_ok=True)
+    write_reasons(reasons, pairs)
+    write_pairs(path, pairs)
+
+
 def check_output(pairs: Path | str, reasons: Path | str) -> None:
     """Raises: ValueError if a list or its table of reasons exists, but not as `write_pairs` and `write_reasons` left them."""
     pairs, reasons = Path(pairs), Path(reasons)

@@ -42,10 +42,12 @@ from sfm_lightglue.mistakes import MISTAKES, message_of, raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
-from sfm_lightglue.pair_files import write_pairs, write_reasons
+from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.stage import plan_pairs
-from sfm_lightglue.pairs.union import source_names
+from sfm_lightglue.pairs.second_round import VerifiedGraph, round_of
+from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
+from sfm_lightglue.pairs.union import sort_pairs, source_names
+from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
@@ -69,7 +71,7 @@ class Run:
 
     options: RunOptions
     repeats: bool = False
-    """True if stages run again after photos were turned: their times are added to those before."""
+    """True if stages run again, for turned photos or more pairs: their times are added to those before."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
@@ -158,10 +160,10 @@ class Run:
         return Shard(self.folder.shards, stage, number, count, about_shards(self.options, find_stage(stage).groups))
 
     @contextlib.contextmanager
-    def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
+    def recorded(self, stage: str, *, adds: bool = False) -> Iterator[dict[str, Any]]:
         """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block.
 
-        Shards write no summary: `merge` does.
+        With `adds`, or if the stages are repeated, the times are added to those before. Shards write no summary: `merge` does.
         """
         if (shard := self.shard(stage)) is not None:
             with colmap_log(self.folder.logs), shard.recorded() as record:
@@ -169,7 +171,7 @@ class Run:
             return
         configuration = {key: value for key, value in self.options.configuration.items() if key != "dataset"}
         about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": configuration}
-        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=self.repeats) as record:
+        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=adds or self.repeats) as record:
             yield record
 
 
@@ -318,8 +320,7 @@ def pairs(run: Run) -> None:
     with run.recorded("pairs") as record, _collection(run) as collection:
         choice = run.options.pairs
         selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
-        write_reasons(run.folder.pair_reasons, selected)
-        write_pairs(run.folder.pairs, selected)
+        replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
         record |= dataclasses.asdict(report)
         if not selected:
             logger.warning("no pairs of images were selected")
@@ -359,6 +360,11 @@ def verify(run: Run) -> None:
             shard=run.shard("verify"),
         )
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
+        if run.shard("verify") is not None:  # `merge` looks at the whole graph
+            return
+        with run.folder.open_verification() as reader:
+            graph = VerifiedGraph.read(sorted(cameras), run.folder.read_pairs(), reader)
+        record |= dataclasses.asdict(graph_parts(graph.names, graph.inliers))
 
 
 def orient(run: Run) -> None:
@@ -379,6 +385,31 @@ def orient(run: Run) -> None:
         run = dataclasses.replace(run, repeats=True)
         for stage in (extract, pairs, match, verify):
             stage(run)
+
+
+def expand(run: Run) -> None:
+    """Adds pairs for photos that verify with few others, and matches and verifies them: verification.h5 -> pairs.txt.
+
+    It does nothing unless `pairs.rounds` is 2 or more.
+    """
+    if run.options.selection.rounds < 2:
+        with run.recorded("expand") as record:
+            record["rounds"] = []
+        return
+    rounds: list[dict[str, Any]] = []
+    for number in range(2, run.options.selection.rounds + 1):
+        with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
+            before = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
+            with run.folder.open_verification() as reader:
+                added, report = expand_pairs(run.options.pairs.options, collection, before, reader, run.options.selection, number)
+            selected = sort_pairs([*before, *added])
+            replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
+            record["rounds"] = rounds = [*rounds, dataclasses.asdict(report)]
+        if not added:
+            break
+        repeated = dataclasses.replace(run, repeats=True)
+        match(repeated)
+        verify(repeated)
 
 
 def database(run: Run) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfm_lightglue.database_mark import SQLITE_SUFFIXES
 from sfm_lightglue.files import foreign_file, locked, read_own_json, remove_stale, remove_stale_folders
-from sfm_lightglue.pair_files import read_pairs
+from sfm_lightglue.pair_files import read_pairs, read_reasons
 from sfm_lightglue.products import Pair
 from sfm_lightglue.stages import STAGES, check_exists
 from sfm_lightglue.storage import H5Reader
@@ -143,6 +143,11 @@ class RunFolder:
         """Sorted pairs of the list. Raises: FileNotFoundError if it is missing."""
         check_exists(self.pairs)
         return read_pairs(self.pairs)
+
+    def read_reasons(self) -> list[Pair]:
+        """The pairs of the table of reasons, with reasons and scores. Raises: FileNotFoundError if it is missing."""
+        check_exists(self.pair_reasons)
+        return read_reasons(self.pair_reasons)
 
     def read_summary(self) -> dict[str, Any]:
         """The content of summary.json; `{"stages": {}}` if no stage has finished yet, or, with a warning, if the file is damaged.

@@ -83,6 +83,14 @@ STAGES = (
         ("features", "matches", "geometries", "execution"),
     ),
     Stage(
+        "expand",
+        ("features.h5", "pairs.txt", "pairs.tsv", "matches.h5", "verification.h5"),
+        ("pairs.txt", "pairs.tsv"),
+        "verification.h5 -> more pairs for photos with few verified ones, matched and verified (pairs.rounds=2)",
+        "sfm_lightglue.pipeline:expand",
+        ("pairs", "matches", "geometries", "execution"),
+    ),
+    Stage(
         "database",
         ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
         ("database.db",),

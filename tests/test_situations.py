@@ -62,6 +62,7 @@ SITUATIONS = (
     S("models", "a photo added in front", "the others keep their image ids", geometry.photo_added_in_front),
     S("files of others", "`database.db`", "refused, same bytes", files.foreign_database),
     S("files of others", "`reconstruction/notes.txt`", "refused, same bytes", files.foreign_reconstruction),
+    S("files of others", "`reconstruction.clusters/notes.txt`", "refused, same bytes", files.foreign_clusters),
     S("files of others", "`pairs.txt`", "refused, same bytes", files.foreign_pairs),
     S("files of others", "`dense/fused.ply` in a model", "kept when models are replaced", files.own_file_in_a_model),
     S("files of others", "`output=` or no dataset", "refused, no folder is made", files.output_without_a_name),
@@ -123,6 +124,7 @@ SITUATIONS = (
     S("check first", "`features=raco`, its weights and LightGlue's are missing", "told at once", checks.missing_weights_of_raco),
     S("check first", "`a/b.jpg` and `a-b.jpg`", "told at once", checks.names_with_one_key),
     S("check first", "`geometries.max_error_px=0`", "told at once", checks.range_of_an_option),
+    S("check first", "`reconstruction=clusters reconstruction.join=false`", "told at once", checks.clusters_that_are_not_joined),
     S(
         "several machines",
         "`execution.shard=0/3`, `4/3`, `abc`",

@@ -71,6 +71,10 @@ def range_of_an_option() -> None:
     _told_first("geometries.max_error_px=0", words=("geometries.max_error_px",))
 
 
+def clusters_that_are_not_joined() -> None:
+    _told_first("reconstruction=clusters", "reconstruction.join=false", words=("reconstruction.join=true",))
+
+
 def several_mistakes() -> None:
     listed = ("pairs=list", "pairs.path=pairs.txt")
     mistakes = ("geometries.max_error_px=-1", "dataset.poses=poses.txt", "reconstruction=triangulation")
