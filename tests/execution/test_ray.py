@@ -135,6 +135,6 @@ def test_the_example_of_a_growing_cluster_is_valid() -> None:
     util = pytest.importorskip("ray.autoscaler._private.util")
     path = Path(__file__).parents[2] / "examples" / "clusters" / "ray_aws.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    util.validate_config(config)
+    util.validate_config(util.prepare_config(config))
     with pytest.raises(Exception, match="worker_setup"):
-        util.validate_config({**config, "worker_setup": []})
+        util.validate_config(util.prepare_config({**config, "worker_setup": []}))
