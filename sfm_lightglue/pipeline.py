@@ -28,7 +28,7 @@ from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
 from sfm_lightglue.execution.devices import chosen_devices, num_cores
-from sfm_lightglue.execution.executor import ExecutionOptions, Executor
+from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
 from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
@@ -146,6 +146,12 @@ class Run:
         executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
         return executor
 
+    def executor_reading(self, device: str | None = None) -> Executor:
+        """The executor of a stage that reads files of the output folder. Raises: ValueError if other machines do not share it."""
+        executor = self.executor(device)
+        check_folders(executor, [], self.folder.path)
+        return executor
+
     def shard(self, stage: str) -> Shard | None:
         """The share of this process in a stage; None if it does the whole stage."""
         if not isinstance(self.execution, ShardOptions):
@@ -192,6 +198,7 @@ def run_all(run: Run) -> Summary:
     """
     with run.folder.locked():
         warn_of_spaces(run.list_photos())
+        check_folders(run.executor(), [run.images], run.folder.path)
         try:
             for stage in STAGES:
                 stage.load()(run)
@@ -289,7 +296,8 @@ def evaluate(run: Run) -> str:
 def extract(run: Run) -> None:
     """Detects and describes keypoints: photos -> features.h5."""
     with run.recorded("extract") as record:
-        extractor = run.extractor()
+        extractor, executor = run.extractor(), run.executor()
+        check_folders(executor, [run.images])
         record["weights"] = [weights.to_json() for weights in extractor.weights]
         listed = run.listed_photos()
         report = extract_features(
@@ -299,7 +307,7 @@ def extract(run: Run) -> None:
             names=listed.names,
             masks=run.options.dataset.masks,
             orientation=_chosen_orientations(run),
-            executor=run.executor(),
+            executor=executor,
             if_settings_changed=run.execution.if_settings_changed,
             shard=run.shard("extract"),
         )
@@ -328,7 +336,7 @@ def match(run: Run) -> None:
             run.folder.read_pairs(),
             run.folder.matches,
             matcher,
-            executor=run.executor(),
+            executor=run.executor_reading(),
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
             shard=run.shard("match"),
@@ -348,7 +356,7 @@ def verify(run: Run) -> None:
             run.options.geometries,
             cameras,
             names=cameras,
-            executor=run.executor("cpu"),
+            executor=run.executor_reading("cpu"),
             shard=run.shard("verify"),
         )
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
