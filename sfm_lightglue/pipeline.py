@@ -23,6 +23,7 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
+from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
@@ -38,11 +39,12 @@ from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import MISTAKES, message_of, raise_together
+from sfm_lightglue.mistakes import MISTAKES, count_of, message_of, raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import replace_pairs
+from sfm_lightglue.pairs.budget import expected_pairs
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.second_round import VerifiedGraph, round_of
 from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
@@ -199,6 +201,7 @@ def run_all(run: Run) -> Summary:
     with run.folder.locked():
         warn_of_spaces(run.list_photos())
         check_folders(run.executor(), [run.images], run.folder.path)
+        _log_plan(run)
         try:
             for stage in STAGES:
                 stage.load()(run)
@@ -331,9 +334,12 @@ def match(run: Run) -> None:
     with run.recorded("match") as record:
         matcher = run.matcher()
         record["weights"] = [weights.to_json() for weights in matcher.weights]
+        pairs = run.folder.read_pairs()
+        if not isinstance(matcher, ImportedMatcher) and run.shard("match") is None:
+            log_matching(run.folder.features, run.folder.matches, pairs, matcher, run.execution)
         report = match_pairs(
             run.folder.features,
-            run.folder.read_pairs(),
+            pairs,
             run.folder.matches,
             matcher,
             executor=run.executor_reading(),
@@ -467,6 +473,18 @@ def draw_plots(run: Run) -> None:
 # --- details -------------------------------------------------------------------------------------------------------------
 
 
+def _log_plan(run: Run) -> None:
+    """Says how many pairs there will be; if they are many, also how long extraction and matching will take."""
+    names, options = run.list_photos(), run.options
+    expected = expected_pairs(options.pairs.options, len(names), options.selection)
+    if expected is None:
+        return
+    sources = "+".join(source_names(options.pairs.options))
+    logger.info("plan: %s, at most %s (pairs=%s)", count_of(len(names), "photo"), count_of(expected, "pair"), sources)
+    if expected >= MANY_PAIRS and not run.folder.features.exists() and not _is_imported(run):
+        log_run(run.images, names, expected, run.extractor(), run.matcher(), run.execution)
+
+
 def _write_tables(folder: RunFolder) -> Tables | None:
     """Writes `photos.tsv` and `pairs.tsv`, and returns them.
 
@@ -511,8 +529,12 @@ def _turns_by_pictures(run: Run) -> bool:
     """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
     for choice in (run.options.features, run.options.matches):
         choice.check()
-    is_imported = not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
-    return run.options.orientation == "auto" and not is_imported
+    return run.options.orientation == "auto" and not _is_imported(run)
+
+
+def _is_imported(run: Run) -> bool:
+    """Whether features or matches come from files of other programs."""
+    return not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
 
 
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
