@@ -29,11 +29,11 @@ from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
 from sfm_lightglue.execution.devices import chosen_devices, num_cores
-from sfm_lightglue.execution.executor import ExecutionOptions, Executor
+from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
 from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.files import remove_stale, write_json
+from sfm_lightglue.files import remove_stale, result_exists, write_json
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
@@ -148,6 +148,12 @@ class Run:
         executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
         return executor
 
+    def executor_reading(self, device: str | None = None) -> Executor:
+        """The executor of a stage that reads files of the output folder. Raises: ValueError if other machines do not share it."""
+        executor = self.executor(device)
+        check_folders(executor, [], self.folder.path)
+        return executor
+
     def shard(self, stage: str) -> Shard | None:
         """The share of this process in a stage; None if it does the whole stage."""
         if not isinstance(self.execution, ShardOptions):
@@ -194,6 +200,7 @@ def run_all(run: Run) -> Summary:
     """
     with run.folder.locked():
         warn_of_spaces(run.list_photos())
+        check_folders(run.executor(), [run.images], run.folder.path)
         _log_plan(run)
         try:
             for stage in STAGES:
@@ -268,7 +275,7 @@ def evaluate(run: Run) -> str:
     if truth and (folder.reconstruction.exists() or not dataset.pairs):
         estimated = read_reconstruction_poses(folder.reconstruction)
         evaluation = evaluate_reconstruction(estimated, truth)
-        if folder.features.is_file():
+        if result_exists(folder.features):
             with folder.open_features() as features:
                 warn_of_upright_poses(estimated, truth, features.orientations(estimated))
         scores |= evaluation.to_json()
@@ -292,7 +299,8 @@ def evaluate(run: Run) -> str:
 def extract(run: Run) -> None:
     """Detects and describes keypoints: photos -> features.h5."""
     with run.recorded("extract") as record:
-        extractor = run.extractor()
+        extractor, executor = run.extractor(), run.executor()
+        check_folders(executor, [run.images])
         record["weights"] = [weights.to_json() for weights in extractor.weights]
         listed = run.listed_photos()
         report = extract_features(
@@ -302,7 +310,7 @@ def extract(run: Run) -> None:
             names=listed.names,
             masks=run.options.dataset.masks,
             orientation=_chosen_orientations(run),
-            executor=run.executor(),
+            executor=executor,
             if_settings_changed=run.execution.if_settings_changed,
             shard=run.shard("extract"),
         )
@@ -334,7 +342,7 @@ def match(run: Run) -> None:
             pairs,
             run.folder.matches,
             matcher,
-            executor=run.executor(),
+            executor=run.executor_reading(),
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
             shard=run.shard("match"),
@@ -354,7 +362,7 @@ def verify(run: Run) -> None:
             run.options.geometries,
             cameras,
             names=cameras,
-            executor=run.executor("cpu"),
+            executor=run.executor_reading("cpu"),
             shard=run.shard("verify"),
         )
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
@@ -442,7 +450,7 @@ def reconstruct_models(run: Run) -> None:
             run.folder.reconstruction,
             options,
             known_poses=known_poses,
-            executor=run.executor("cpu"),
+            executor=run.executor("cpu") if options.name == "clusters" else None,
         )
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
