@@ -15,6 +15,7 @@ from sfm_lightglue import database, storage
 from sfm_lightglue.files import foreign_file, read_own_json
 from sfm_lightglue.orient.decisions import check_output as check_decisions
 from sfm_lightglue.pair_files import check_output as check_pairs
+from sfm_lightglue.pairs.codebooks import check_output as check_codebook
 from sfm_lightglue.reconstruction.clusters import ClustersFolder
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.report.gallery import check_pictures
@@ -52,6 +53,12 @@ def _check_photo_table(folder: RunFolder) -> None:
     check_photo_table(folder.photo_table)
 
 
+def _check_pairs(folder: RunFolder) -> None:
+    check_pairs(folder.pairs, folder.pair_reasons)
+    storage.check_output(folder.global_descriptors)
+    check_codebook(folder.codebook)
+
+
 def check_evaluation(path: Path) -> None:
     """Raises: ValueError if `evaluation.json` exists and no run has written it."""
     if os.path.lexists(path):
@@ -67,7 +74,7 @@ def _check_reconstruction(folder: RunFolder) -> None:
 
 CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "extract": lambda folder: storage.check_output(folder.features),
-    "pairs": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
+    "pairs": _check_pairs,
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),
     "orient": lambda folder: check_decisions(folder.orientations),

@@ -489,6 +489,7 @@ def _collection(run: Run) -> Collection:
         poses=dataset.poses,
         positions=dataset.positions,
         device=run.device,
+        run=run.folder,
     )
 
 

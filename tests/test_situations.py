@@ -120,6 +120,7 @@ SITUATIONS = (
     S("check first", "a list of pairs that is missing", "told at once", checks.list_that_is_missing),
     S("check first", "a list of pairs with unknown names", "told at once", checks.list_with_unknown_names),
     S("check first", "global descriptors that are missing", "told at once", checks.missing_global_descriptors),
+    S("check first", "a codebook that is missing", "told at once", checks.missing_codebook),
     S("check first", "the matcher's weights are missing", "told at once", checks.missing_weights_of_the_matcher),
     S("check first", "`features=raco`, its weights and LightGlue's are missing", "told at once", checks.missing_weights_of_raco),
     S("check first", "`a/b.jpg` and `a-b.jpg`", "told at once", checks.names_with_one_key),

@@ -47,6 +47,10 @@ def missing_global_descriptors() -> None:
     _told_first("pairs=retrieval", "pairs.global_descriptors=netvlad.h5", words=("netvlad.h5",))
 
 
+def missing_codebook() -> None:
+    _told_first("pairs=retrieval", "pairs.codebook=words.safetensors", words=("words.safetensors",))
+
+
 def missing_weights_of_the_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(Path("cache").resolve()))
