@@ -515,6 +515,7 @@ def _collection(run: Run) -> Collection:
         poses=dataset.poses,
         positions=dataset.positions,
         device=run.device,
+        run=run.folder,
     )
 
 

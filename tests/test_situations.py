@@ -124,6 +124,7 @@ SITUATIONS = (
     S("check first", "`pairs=covisibility` without its model", "told at once", checks.model_for_pairs_that_is_missing),
     S("check first", "`pairs=spatial` without number or radius", "told at once", checks.pairs_without_number_or_radius),
     S("check first", "`pairs.rounds=0`", "told at once", checks.rounds_below_one),
+    S("check first", "a codebook that is missing", "told at once", checks.missing_codebook),
     S("check first", "the matcher's weights are missing", "told at once", checks.missing_weights_of_the_matcher),
     S("check first", "`features=raco`, its weights and LightGlue's are missing", "told at once", checks.missing_weights_of_raco),
     S("check first", "`a/b.jpg` and `a-b.jpg`", "told at once", checks.names_with_one_key),

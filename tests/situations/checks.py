@@ -64,6 +64,10 @@ def rounds_below_one() -> None:
     _told_first("pairs.rounds=0", words=("pairs.rounds", "at least 1"))
 
 
+def missing_codebook() -> None:
+    _told_first("pairs=retrieval", "pairs.codebook=words.safetensors", words=("words.safetensors",))
+
+
 def missing_weights_of_the_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(Path("cache").resolve()))
