@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import PortablePlugin
@@ -42,6 +43,8 @@ class MatchingReport:
     """Mean number of matches of these pairs; 0 without any."""
     mean_stop_layer: float
     """Mean number of network layers of these pairs (LightGlue's adaptive depth); 0 without any."""
+    precision: str = ""
+    """`float32` or `low`, in which the network computed them; empty for matchers without that option."""
     num_computed: int = 0
     """Pairs matched in this call; the others were already stored. A summary does not have it: it is about the files."""
 
@@ -89,6 +92,7 @@ def match_pairs(
         5
     """
     ordered = sorted(set(pairs))
+    matcher = with_stored_precision(matcher, output, is_shared=shard is not None)
     check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
     by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
 
@@ -114,9 +118,10 @@ def match_pairs(
                     store.add(key, result, stamps[key])
                 bar.update(len(batch))
         store.merge()
+    precision = getattr(getattr(matcher, "options", None), "precision", "")
     if shard is not None:
-        return MatchingReport(len(stamps), 0.0, 0.0, num_computed=len(todo))
-    return MatchingReport(len(ordered), *_mean_counts(Path(output), ordered), num_computed=len(todo))
+        return MatchingReport(len(stamps), 0.0, 0.0, precision, num_computed=len(todo))
+    return MatchingReport(len(ordered), *_mean_counts(Path(output), ordered), precision, num_computed=len(todo))
 
 
 def _mean_counts(path: Path, pairs: Sequence[Pair]) -> tuple[float, float]:
