@@ -21,9 +21,11 @@ from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
 from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.execution.executor import check_folders
+from sfm_lightglue.execution.ray import RayOptions
 from sfm_lightglue.execution.shards import DIVIDED, ShardOptions, read_shard
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
-from sfm_lightglue.files import foreign_file
+from sfm_lightglue.files import foreign_file, result_exists
 from sfm_lightglue.images import HEIC, check_masks, warn_once
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
@@ -277,6 +279,12 @@ def _check_whole(inputs: Inputs) -> None:
         )
 
 
+def _check_cluster(inputs: Inputs) -> None:
+    """A cluster must answer, and its machines must see the photos."""
+    if isinstance(inputs.options.execution.options, RayOptions):
+        check_folders(inputs.options.execution.create(), [inputs.images])
+
+
 def _check_devices(inputs: Inputs) -> None:
     chosen_devices(inputs.options.execution.options.device)
 
@@ -344,7 +352,7 @@ def _check_stored_features(inputs: Inputs) -> None:
 
 
 def _check_stored_matches(inputs: Inputs) -> None:
-    if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not inputs.folder.features.exists():
+    if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not result_exists(inputs.folder.features):
         return
     matcher = with_stored_precision(inputs.matcher, inputs.folder.matches, log=False)
     with inputs.folder.open_features() as reader:
@@ -354,7 +362,7 @@ def _check_stored_matches(inputs: Inputs) -> None:
 
 def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
     """Results of other settings are refused, unless `execution.if_settings_changed=recompute`."""
-    if not path.is_file() or inputs.options.execution.options.if_settings_changed == "recompute":
+    if not result_exists(path) or inputs.options.execution.options.if_settings_changed == "recompute":
         return
     settings = json.loads(json.dumps(settings, sort_keys=True))
     with H5Reader(path) as reader:
@@ -387,5 +395,6 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_stored_features, ("run", "extract", "orient")),
     (_check_stored_matches, ("run", "match", "orient", "expand")),
     (_check_space, ("run", "extract")),
+    (_check_cluster, ("run", *DIVIDED, "orient")),
 )
 """Each check, and the commands that need it."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sfm_lightglue import database, storage
+from sfm_lightglue.features.content_ids import ContentIds, ids_file
 from sfm_lightglue.files import foreign_file, read_own_json
 from sfm_lightglue.orient.decisions import check_output as check_decisions
 from sfm_lightglue.pair_files import check_output as check_pairs
@@ -52,6 +53,11 @@ def _check_photo_table(folder: RunFolder) -> None:
     check_photo_table(folder.photo_table)
 
 
+def _check_features(path: Path) -> None:
+    storage.check_output(path)
+    ContentIds(ids_file(path))
+
+
 def check_evaluation(path: Path) -> None:
     """Raises: ValueError if `evaluation.json` exists and no run has written it."""
     if os.path.lexists(path):
@@ -66,7 +72,7 @@ def _check_reconstruction(folder: RunFolder) -> None:
 
 
 CHECKS: dict[str, Callable[[RunFolder], None]] = {
-    "extract": lambda folder: storage.check_output(folder.features),
+    "extract": lambda folder: _check_features(folder.features),
     "pairs": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfm_lightglue.files import result_exists
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -132,7 +134,7 @@ def find_stage(name: str) -> Stage:
 
 def check_exists(path: Path) -> None:
     """Raises: FileNotFoundError if a file of a run does not exist; the message names the stage that writes it."""
-    if not path.exists():
+    if not result_exists(path):
         raise FileNotFoundError(f"{path} does not exist: run the stage {writer_of(path.name)} first")
 
 

@@ -25,6 +25,7 @@ from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import ExecutionOptions, Key, Recipe, Result
 from sfm_lightglue.execution.portable import Failure
 from sfm_lightglue.execution.threads import run_jobs
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import shortened
 from sfm_lightglue.ranges import check_ranges
 
@@ -143,6 +144,8 @@ def _ray() -> Any:
 
 def _connect(address: str | None) -> None:
     """Connects this process, once. Raises: ValueError if nothing answers at the address."""
+    if address not in (None, "auto"):
+        _check_address(str(address))
     ray = _ray()
     if ray.is_initialized():
         return
@@ -150,8 +153,6 @@ def _connect(address: str | None) -> None:
     if address is None:
         ray.init(address="local", num_cpus=num_cores(), include_dashboard=False, logging_level=logging.WARNING)
         return
-    if address != "auto":
-        _check_address(address)
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except ConnectionError as error:
@@ -340,7 +341,7 @@ def _look(paths: list[str], folder: str) -> bytes:
 
 
 def _problems(paths: list[str]) -> list[str]:
-    return [f"does not see {path}" for path in paths if not Path(path).exists()]
+    return [f"does not see {path}" for path in paths if not result_exists(path)]
 
 
 class _Actor:
