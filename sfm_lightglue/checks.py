@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
+from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import check_folders
@@ -346,14 +347,16 @@ def _check_fit(inputs: Inputs) -> None:
 
 def _check_stored_features(inputs: Inputs) -> None:
     if not isinstance(inputs.extractor, (Exception, ImportedExtractor)):
-        _check_stored(inputs, inputs.folder.features, plugin_settings(inputs.extractor))
+        path = inputs.folder.features
+        _check_stored(inputs, path, plugin_settings(with_stored_precision(inputs.extractor, path, log=False)))
 
 
 def _check_stored_matches(inputs: Inputs) -> None:
     if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not result_exists(inputs.folder.features):
         return
+    matcher = with_stored_precision(inputs.matcher, inputs.folder.matches, log=False)
     with inputs.folder.open_features() as reader:
-        settings = {**plugin_settings(inputs.matcher), "features": reader.fingerprint}
+        settings = {**plugin_settings(matcher), "features": reader.fingerprint}
     _check_stored(inputs, inputs.folder.matches, settings)
 
 
