@@ -5,7 +5,8 @@ Prints a line of JSON for each step: seconds, rate, bytes a pair, and peak memor
 python benchmarks/scale.py FOLDER [--photos 2000] [--pairs 50000] [--keypoints 2048] [--matches 300] [--steps features,...]
 
 Steps: `features` writes features.h5 and pairs.txt, `match` matches all pairs, `again` has nothing to do, `more` adds two pairs,
-`read` reads the matches of 10,000 pairs, `size` adds up the files. Each step runs in a process of its own, as a command does.
+`read` reads the matches of 10,000 pairs, `size` adds up the files. `fill`, in place of `match`, writes the same file through the
+store alone, without reading features. Each step runs in a process of its own, as a command does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import numpy as np
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pair_files import read_pairs, write_pairs
 from sfm_lightglue.products import Features, Matches, Pair
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group
+from sfm_lightglue.settings import plugin_settings
+from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 
 STEPS = ("features", "match", "again", "more", "read", "size")
 NUM_VARIANTS = 64
@@ -93,6 +95,22 @@ def write_features(path: Path, names: Iterable[str], num_keypoints: int) -> None
         store.merge()
 
 
+def fill(features: Path, output: Path, pairs: Sequence[Pair], matcher: StubMatcher) -> float:
+    """Stores matches of all pairs as the stage match would. Returns the seconds."""
+    start = time.perf_counter()
+    items = [matches_to_group(matches, matcher.options.num_keypoints) for matches in matcher.variants]
+    with H5Reader(features) as reader:
+        names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
+        stamps = dict(zip(names, reader.stamps(names), strict=True))
+        settings = {**plugin_settings(matcher), "features": reader.fingerprint}
+    with ShardStore(output, settings) as store:
+        for number, pair in enumerate(pairs):
+            stamp = f"{stamps[pair.name0]} {stamps[pair.name1]}"
+            store.add(match_key(pair.name0, pair.name1), items[number % NUM_VARIANTS], stamp)
+        store.merge()
+    return time.perf_counter() - start
+
+
 def run_step(step: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
     """Runs one step and returns what it measured."""
     names = [f"walk/{i // 1000:03d}/{i:06d}.jpg" for i in range(given.photos)]
@@ -102,6 +120,9 @@ def run_step(step: str, folder: Path, given: argparse.Namespace) -> dict[str, fl
         write_features(features, names, given.keypoints)
         write_pairs(listed, pairs_of_neighbours(names, given.pairs))
         return {"photos_per_s": given.photos / (time.perf_counter() - start)}
+    if step == "fill":
+        pairs = read_pairs(listed)
+        return {"pairs_per_s": len(pairs) / fill(features, matches, pairs, StubMatcher(given.keypoints, given.matches))}
     if step in ("match", "again", "more"):
         pairs = read_pairs(listed)
         read_s = time.perf_counter() - start

@@ -18,8 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
+from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.execution.executor import check_folders
+from sfm_lightglue.execution.ray import RayOptions
 from sfm_lightglue.execution.shards import DIVIDED, ShardOptions, read_shard
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
 from sfm_lightglue.files import foreign_file, result_exists
@@ -276,6 +279,12 @@ def _check_whole(inputs: Inputs) -> None:
         )
 
 
+def _check_cluster(inputs: Inputs) -> None:
+    """A cluster must answer, and its machines must see the photos."""
+    if isinstance(inputs.options.execution.options, RayOptions):
+        check_folders(inputs.options.execution.create(), [inputs.images])
+
+
 def _check_devices(inputs: Inputs) -> None:
     chosen_devices(inputs.options.execution.options.device)
 
@@ -338,14 +347,16 @@ def _check_fit(inputs: Inputs) -> None:
 
 def _check_stored_features(inputs: Inputs) -> None:
     if not isinstance(inputs.extractor, (Exception, ImportedExtractor)):
-        _check_stored(inputs, inputs.folder.features, plugin_settings(inputs.extractor))
+        path = inputs.folder.features
+        _check_stored(inputs, path, plugin_settings(with_stored_precision(inputs.extractor, path, log=False)))
 
 
 def _check_stored_matches(inputs: Inputs) -> None:
     if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not result_exists(inputs.folder.features):
         return
+    matcher = with_stored_precision(inputs.matcher, inputs.folder.matches, log=False)
     with inputs.folder.open_features() as reader:
-        settings = {**plugin_settings(inputs.matcher), "features": reader.fingerprint}
+        settings = {**plugin_settings(matcher), "features": reader.fingerprint}
     _check_stored(inputs, inputs.folder.matches, settings)
 
 
@@ -384,5 +395,6 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_stored_features, ("run", "extract", "orient")),
     (_check_stored_matches, ("run", "match", "orient", "expand")),
     (_check_space, ("run", "extract")),
+    (_check_cluster, ("run", *DIVIDED, "orient")),
 )
 """Each check, and the commands that need it."""

@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.execution.shards import done_shards, incomplete_shards, planned_stages, read_plan
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.pipeline import Run, check_inputs, run_stage
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import changed_options, resolve
+from sfm_lightglue.run_options import changed_options, resolve_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +81,7 @@ def _merge(folder: RunFolder, stage: str, plan: Mapping[str, Any]) -> None:
     seconds = [record["seconds"] for record in done_shards(folder.shards, stage, plan["count"])]
     logger.info("%s: %s took %.1f to %.1f s", stage, count_of(plan["count"], "shard"), min(seconds), max(seconds))
     with _inside(Path(plan["run"]["folder"])):
-        run = Run(resolve(OmegaConf.create(configuration)))
+        run = Run(resolve_recorded(configuration))
         check_inputs(run, stage)
         run_stage(run, stage)  # forgets the plan
 

@@ -16,6 +16,7 @@ from sfm_lightglue.features.content_ids import ContentIds, ids_file
 from sfm_lightglue.files import foreign_file, read_own_json
 from sfm_lightglue.orient.decisions import check_output as check_decisions
 from sfm_lightglue.pair_files import check_output as check_pairs
+from sfm_lightglue.pairs.codebooks import check_output as check_codebook
 from sfm_lightglue.reconstruction.clusters import ClustersFolder
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.report.gallery import check_pictures
@@ -53,6 +54,12 @@ def _check_photo_table(folder: RunFolder) -> None:
     check_photo_table(folder.photo_table)
 
 
+def _check_pairs(folder: RunFolder) -> None:
+    check_pairs(folder.pairs, folder.pair_reasons)
+    storage.check_output(folder.global_descriptors)
+    check_codebook(folder.codebook)
+
+
 def _check_features(path: Path) -> None:
     storage.check_output(path)
     ContentIds(ids_file(path))
@@ -73,7 +80,7 @@ def _check_reconstruction(folder: RunFolder) -> None:
 
 CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "extract": lambda folder: _check_features(folder.features),
-    "pairs": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
+    "pairs": _check_pairs,
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),
     "orient": lambda folder: check_decisions(folder.orientations),

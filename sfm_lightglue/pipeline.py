@@ -23,12 +23,13 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
+from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
 from sfm_lightglue.execution.devices import chosen_devices, num_cores
-from sfm_lightglue.execution.executor import ExecutionOptions, Executor
+from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
 from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
@@ -38,11 +39,12 @@ from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import MISTAKES, message_of, raise_together
+from sfm_lightglue.mistakes import MISTAKES, count_of, message_of, raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import replace_pairs
+from sfm_lightglue.pairs.budget import expected_pairs
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.second_round import VerifiedGraph, round_of
 from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
@@ -146,6 +148,12 @@ class Run:
         executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
         return executor
 
+    def executor_reading(self, device: str | None = None) -> Executor:
+        """The executor of a stage that reads files of the output folder. Raises: ValueError if other machines do not share it."""
+        executor = self.executor(device)
+        check_folders(executor, [], self.folder.path)
+        return executor
+
     def shard(self, stage: str) -> Shard | None:
         """The share of this process in a stage; None if it does the whole stage."""
         if not isinstance(self.execution, ShardOptions):
@@ -192,6 +200,8 @@ def run_all(run: Run) -> Summary:
     """
     with run.folder.locked():
         warn_of_spaces(run.list_photos())
+        check_folders(run.executor(), [run.images], run.folder.path)
+        _log_plan(run)
         try:
             for stage in STAGES:
                 stage.load()(run)
@@ -289,7 +299,8 @@ def evaluate(run: Run) -> str:
 def extract(run: Run) -> None:
     """Detects and describes keypoints: photos -> features.h5."""
     with run.recorded("extract") as record:
-        extractor = run.extractor()
+        extractor, executor = run.extractor(), run.executor()
+        check_folders(executor, [run.images])
         record["weights"] = [weights.to_json() for weights in extractor.weights]
         listed = run.listed_photos()
         report = extract_features(
@@ -299,7 +310,7 @@ def extract(run: Run) -> None:
             names=listed.names,
             masks=run.options.dataset.masks,
             orientation=_chosen_orientations(run),
-            executor=run.executor(),
+            executor=executor,
             if_settings_changed=run.execution.if_settings_changed,
             shard=run.shard("extract"),
         )
@@ -323,12 +334,15 @@ def match(run: Run) -> None:
     with run.recorded("match") as record:
         matcher = run.matcher()
         record["weights"] = [weights.to_json() for weights in matcher.weights]
+        pairs = run.folder.read_pairs()
+        if not isinstance(matcher, ImportedMatcher) and run.shard("match") is None:
+            log_matching(run.folder.features, run.folder.matches, pairs, matcher, run.execution)
         report = match_pairs(
             run.folder.features,
-            run.folder.read_pairs(),
+            pairs,
             run.folder.matches,
             matcher,
-            executor=run.executor(),
+            executor=run.executor_reading(),
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
             shard=run.shard("match"),
@@ -348,7 +362,7 @@ def verify(run: Run) -> None:
             run.options.geometries,
             cameras,
             names=cameras,
-            executor=run.executor("cpu"),
+            executor=run.executor_reading("cpu"),
             shard=run.shard("verify"),
         )
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
@@ -436,7 +450,7 @@ def reconstruct_models(run: Run) -> None:
             run.folder.reconstruction,
             options,
             known_poses=known_poses,
-            executor=run.executor("cpu"),
+            executor=run.executor("cpu") if options.name == "clusters" else None,
         )
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
@@ -457,6 +471,18 @@ def draw_plots(run: Run) -> None:
 
 
 # --- details -------------------------------------------------------------------------------------------------------------
+
+
+def _log_plan(run: Run) -> None:
+    """Says how many pairs there will be; if they are many, also how long extraction and matching will take."""
+    names, options = run.list_photos(), run.options
+    expected = expected_pairs(options.pairs.options, len(names), options.selection)
+    if expected is None:
+        return
+    sources = "+".join(source_names(options.pairs.options))
+    logger.info("plan: %s, at most %s (pairs=%s)", count_of(len(names), "photo"), count_of(expected, "pair"), sources)
+    if expected >= MANY_PAIRS and not run.folder.features.exists() and not _is_imported(run):
+        log_run(run.images, names, expected, run.extractor(), run.matcher(), run.execution)
 
 
 def _write_tables(folder: RunFolder) -> Tables | None:
@@ -489,6 +515,7 @@ def _collection(run: Run) -> Collection:
         poses=dataset.poses,
         positions=dataset.positions,
         device=run.device,
+        run=run.folder,
     )
 
 
@@ -503,8 +530,12 @@ def _turns_by_pictures(run: Run) -> bool:
     """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
     for choice in (run.options.features, run.options.matches):
         choice.check()
-    is_imported = not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
-    return run.options.orientation == "auto" and not is_imported
+    return run.options.orientation == "auto" and not _is_imported(run)
+
+
+def _is_imported(run: Run) -> bool:
+    """Whether features or matches come from files of other programs."""
+    return not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
 
 
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:

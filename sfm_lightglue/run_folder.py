@@ -45,6 +45,16 @@ class RunFolder:
         return self.path / "features.h5"
 
     @property
+    def global_descriptors(self) -> Path:
+        """One vector for each photo, in hloc's layout; missing if no pair source needed it."""
+        return self.path / "global_descriptors.h5"
+
+    @property
+    def codebook(self) -> Path:
+        """The collection's own codebook for `global_descriptors`; missing if none was needed, see `pairs/codebooks.py`."""
+        return self.path / "codebook.safetensors"
+
+    @property
     def pairs(self) -> Path:
         """List of image pairs, in hloc's format."""
         return self.path / "pairs.txt"

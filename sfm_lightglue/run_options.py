@@ -124,6 +124,11 @@ def resolve(config: DictConfig) -> RunOptions:
     return options
 
 
+def resolve_recorded(configuration: Mapping[str, Any]) -> RunOptions:
+    """The options of a run whose `RunOptions.configuration` was stored. Raises: as `resolve`."""
+    return resolve(OmegaConf.create(dict(configuration)))
+
+
 def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
     """The options as `resolve` gives them, and all mistakes in them. A group with a mistake has the values of its default file.
 

@@ -24,10 +24,15 @@ def _new(record: Record) -> str:
     return f" ({record['num_computed']} new)" if "num_computed" in record else ""
 
 
+def _precision(record: Record) -> str:
+    return "in 16 bit" if record.get("precision") == "low" else ""
+
+
 def _extract(record: Record) -> list[str]:
     empty, skipped = len(record["without_keypoints"]), len(record["skipped"])
     return [
         f"{count_of(record['num_images'], 'photo')}{_new(record)}, {record['mean_keypoints']:.0f} keypoints on average",
+        _precision(record),
         f"{count_of(record['num_masks'], 'mask')}" if record["num_masks"] else "",
         f"{empty} without keypoints" if empty else "",
         f"{skipped} skipped" if skipped else "",
@@ -54,6 +59,7 @@ def _match(record: Record) -> list[str]:
     return [
         f"{count_of(record['num_pairs'], 'pair')}{_new(record)}, {record['mean_matches']:.0f} matches on average",
         f"{layers:.1f} layers on average" if layers else "",
+        _precision(record),
     ]
 
 

@@ -55,7 +55,7 @@ STAGES = (
     Stage(
         "pairs",
         ("features.h5",),
-        ("pairs.txt", "pairs.tsv"),
+        ("pairs.txt", "pairs.tsv", "global_descriptors.h5", "codebook.safetensors"),
         "features.h5 -> pairs.txt",
         "sfm_lightglue.pipeline:pairs",
         ("pairs", "dataset", "execution"),

@@ -144,6 +144,8 @@ def _ray() -> Any:
 
 def _connect(address: str | None) -> None:
     """Connects this process, once. Raises: ValueError if nothing answers at the address."""
+    if address not in (None, "auto"):
+        _check_address(str(address))
     ray = _ray()
     if ray.is_initialized():
         return
@@ -151,8 +153,6 @@ def _connect(address: str | None) -> None:
     if address is None:
         ray.init(address="local", num_cpus=num_cores(), include_dashboard=False, logging_level=logging.WARNING)
         return
-    if address != "auto":
-        _check_address(address)
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except ConnectionError as error:

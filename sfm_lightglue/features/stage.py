@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import Failure, PortablePlugin
@@ -71,6 +72,8 @@ class ExtractionReport:
     """Requested photos that have a mask file."""
     transparent: list[str] = dataclasses.field(default_factory=list)
     """Names of photos whose transparent parts were masked out."""
+    precision: str = ""
+    """`float32` or `low`, in which the network computed them; empty for features without that option."""
     num_computed: int = 0
     """Photos processed in this call; the others were already stored. A summary does not have it: it is about the files."""
 
@@ -125,6 +128,7 @@ def extract_features(
         (4, 512.0)
     """
     names = list_images(images) if names is None else sorted(names)
+    extractor = with_stored_precision(extractor, output, is_shared=shard is not None)
     mask_files = _masks_of(Path(images), names, masks)
     executor = executor or ThreadExecutor(num_workers)
     computed: dict[str, int] = {}
@@ -170,10 +174,12 @@ def extract_features(
         raise first_error or FileNotFoundError(f"no photo of {images} could be used, {name}: {reason}")
     for name in sorted(name for name, count in computed.items() if count == 0):
         logger.warning("%s: no keypoints were found", name)
+    precision = getattr(getattr(extractor, "options", None), "precision", "")
     if shard is not None:
         empty = [name for name, count in computed.items() if count == 0]
         mean = sum(computed.values()) / max(1, len(computed))
-        return ExtractionReport(len(stored), mean, empty, dict(sorted(skipped.items())), num_computed=len(computed))
+        found = dict(sorted(skipped.items()))
+        return ExtractionReport(len(stored), mean, empty, found, precision=precision, num_computed=len(computed))
     with H5Reader(output) as reader:
         counts = dict(zip(stored, reader.num_keypoints_of(stored).tolist(), strict=True))
         transparent = [name for name in reader.masked(stored) if name not in mask_files]
@@ -186,6 +192,7 @@ def extract_features(
         skipped=dict(sorted(skipped.items())),
         num_masks=len(mask_files),
         transparent=transparent,
+        precision=precision,
         num_computed=len(computed),
     )
 

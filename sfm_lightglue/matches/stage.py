@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import PortablePlugin
@@ -42,6 +43,8 @@ class MatchingReport:
     """Mean number of matches of these pairs; 0 without any."""
     mean_stop_layer: float
     """Mean number of network layers of these pairs (LightGlue's adaptive depth); 0 without any."""
+    precision: str = ""
+    """`float32` or `low`, in which the network computed them; empty for matchers without that option."""
     num_computed: int = 0
     """Pairs matched in this call; the others were already stored. A summary does not have it: it is about the files."""
 
@@ -89,6 +92,7 @@ def match_pairs(
         5
     """
     ordered = sorted_pairs(pairs)
+    matcher = with_stored_precision(matcher, output, is_shared=shard is not None)
     check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
     with H5Reader(features) as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
@@ -112,12 +116,13 @@ def match_pairs(
                     store.add(match_key(pair.name0, pair.name1), result, f"{stamps[pair.name0]} {stamps[pair.name1]}")
                 bar.update(len(batch))
         store.merge()
+    precision = getattr(getattr(matcher, "options", None), "precision", "")
     if shard is not None:
-        return MatchingReport(len(wanted), 0.0, 0.0, num_computed=len(todo))
+        return MatchingReport(len(wanted), 0.0, 0.0, precision, num_computed=len(todo))
     with H5Reader(output) as reader:
         counts = np.maximum(reader.match_counts_of(ordered), 0)
     num_matches, num_layers = counts.mean(axis=0).tolist() if ordered else (0.0, 0.0)
-    return MatchingReport(len(ordered), num_matches, num_layers, num_computed=len(todo))
+    return MatchingReport(len(ordered), num_matches, num_layers, precision, num_computed=len(todo))
 
 
 @contextlib.contextmanager

@@ -128,3 +128,13 @@ def test_a_machine_that_is_removed_loses_nothing(cluster: Any, caplog: pytest.Lo
     assert sorted(key for key, _ in found) == [*range(150)]
     assert len({process for _, process in found}) == 3
     assert "its machine is gone" in caplog.text
+
+
+def test_the_example_of_a_growing_cluster_is_valid() -> None:
+    yaml = pytest.importorskip("yaml")
+    util = pytest.importorskip("ray.autoscaler._private.util")
+    path = Path(__file__).parents[2] / "examples" / "clusters" / "ray_aws.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    util.validate_config(util.prepare_config(config))
+    with pytest.raises(Exception, match="worker_setup"):
+        util.validate_config(util.prepare_config({**config, "worker_setup": []}))
