@@ -171,9 +171,7 @@ def extract_features(
     for name in sorted(name for name, count in computed.items() if count == 0):
         logger.warning("%s: no keypoints were found", name)
     if shard is not None:
-        empty = [name for name, count in computed.items() if count == 0]
-        mean = sum(computed.values()) / max(1, len(computed))
-        return ExtractionReport(len(stored), mean, empty, dict(sorted(skipped.items())), num_computed=len(computed))
+        return ExtractionReport(len(stored), 0.0, [], dict(sorted(skipped.items())), num_computed=len(computed))
     with H5Reader(output) as reader:
         counts = dict(zip(stored, reader.num_keypoints_of(stored).tolist(), strict=True))
         transparent = [name for name in reader.masked(stored) if name not in mask_files]
