@@ -18,10 +18,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
+from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
+from sfm_lightglue.execution.executor import check_folders
+from sfm_lightglue.execution.ray import RayOptions
+from sfm_lightglue.execution.shards import DIVIDED, ShardOptions, read_shard
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
-from sfm_lightglue.files import foreign_file
+from sfm_lightglue.files import foreign_file, result_exists
 from sfm_lightglue.images import HEIC, check_masks, warn_once
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
@@ -113,7 +117,7 @@ def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
         command: `run`, the name of a stage, or `evaluate`.
     """
     found: dict[str, Exception] = {}
-    repeated = ["extract", "pairs", "match", "verify"] if command == "orient" else []
+    repeated = {"orient": ["extract", "pairs", "match", "verify"], "expand": ["match", "verify"]}.get(command, [])
     writing = [*stage_names(), "report"] if command == "run" else [command, *repeated]
     checks = [check for check, commands in CHECKS if command in commands]
     if inputs.folder.path.is_dir():
@@ -261,6 +265,26 @@ def _check_truth(inputs: Inputs) -> None:
 # --- features and matches ----------------------------------------------------------------------------------------------------
 
 
+def _check_shard(inputs: Inputs) -> None:
+    if isinstance(options := inputs.options.execution.options, ShardOptions):
+        read_shard(options.shard)
+
+
+def _check_whole(inputs: Inputs) -> None:
+    """Only some stages can be divided."""
+    if isinstance(inputs.options.execution.options, ShardOptions):
+        raise ValueError(
+            "execution=shards divides the commands extract, match and verify: run one of them with execution.shard=i/n for each "
+            "i from 1 to n, then `merge output=OUT`. Leave execution=shards out of all other commands"
+        )
+
+
+def _check_cluster(inputs: Inputs) -> None:
+    """A cluster must answer, and its machines must see the photos."""
+    if isinstance(inputs.options.execution.options, RayOptions):
+        check_folders(inputs.options.execution.create(), [inputs.images])
+
+
 def _check_devices(inputs: Inputs) -> None:
     chosen_devices(inputs.options.execution.options.device)
 
@@ -323,20 +347,22 @@ def _check_fit(inputs: Inputs) -> None:
 
 def _check_stored_features(inputs: Inputs) -> None:
     if not isinstance(inputs.extractor, (Exception, ImportedExtractor)):
-        _check_stored(inputs, inputs.folder.features, plugin_settings(inputs.extractor))
+        path = inputs.folder.features
+        _check_stored(inputs, path, plugin_settings(with_stored_precision(inputs.extractor, path, log=False)))
 
 
 def _check_stored_matches(inputs: Inputs) -> None:
-    if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not inputs.folder.features.exists():
+    if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not result_exists(inputs.folder.features):
         return
+    matcher = with_stored_precision(inputs.matcher, inputs.folder.matches, log=False)
     with inputs.folder.open_features() as reader:
-        settings = {**plugin_settings(inputs.matcher), "features": reader.fingerprint}
+        settings = {**plugin_settings(matcher), "features": reader.fingerprint}
     _check_stored(inputs, inputs.folder.matches, settings)
 
 
 def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
     """Results of other settings are refused, unless `execution.if_settings_changed=recompute`."""
-    if not path.is_file() or inputs.options.execution.options.if_settings_changed == "recompute":
+    if not result_exists(path) or inputs.options.execution.options.if_settings_changed == "recompute":
         return
     settings = json.loads(json.dumps(settings, sort_keys=True))
     with H5Reader(path) as reader:
@@ -352,20 +378,23 @@ def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_output, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
-    (_check_devices, ("run", "extract", "pairs", "match", "orient")),
-    (_check_photos, ("run", "extract", "pairs", "verify", "orient", "database")),
+    (_check_shard, DIVIDED),
+    (_check_whole, ("run", "evaluate", *(stage.name for stage in STAGES if stage.name not in DIVIDED))),
+    (_check_devices, ("run", "extract", "pairs", "match", "orient", "expand")),
+    (_check_photos, ("run", "extract", "pairs", "verify", "orient", "expand", "database")),
     (_check_heic, ("run", "extract")),
     (_check_masks, ("run", "extract", "orient")),
     (_check_extractor, ("run", "extract", "orient")),
-    (_check_pairs, ("run", "pairs", "orient")),
-    (_check_matcher, ("run", "match", "orient")),
+    (_check_pairs, ("run", "pairs", "orient", "expand")),
+    (_check_matcher, ("run", "match", "orient", "expand")),
     (_check_fit, ("run",)),
     (_check_poses, ("run", "reconstruct", "evaluate")),
-    (_check_cameras, ("run", "verify", "orient", "database")),
+    (_check_cameras, ("run", "verify", "orient", "expand", "database")),
     (_check_positions, ("run", "database")),
     (_check_truth, ("evaluate",)),
     (_check_stored_features, ("run", "extract", "orient")),
-    (_check_stored_matches, ("run", "match", "orient")),
+    (_check_stored_matches, ("run", "match", "orient", "expand")),
     (_check_space, ("run", "extract")),
+    (_check_cluster, ("run", *DIVIDED, "orient")),
 )
 """Each check, and the commands that need it."""

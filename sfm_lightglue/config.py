@@ -31,6 +31,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from sfm_lightglue.config_files import CONFIG_NAME, GROUPS, USER_CONFIGS, choices, choices_with, config_dir
 from sfm_lightglue.datasets import dataset_folder
+from sfm_lightglue.execution.shards import shard_suffix
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.budget import SelectionOptions
@@ -53,6 +54,7 @@ def register() -> None:
         "unless_given", lambda intrinsics: str(intrinsics) in ESTIMATED_INTRINSICS, replace=True, use_cache=False
     )
     OmegaConf.register_new_resolver("if_auto", lambda model: str(model).lower() == "auto", replace=True, use_cache=False)
+    OmegaConf.register_new_resolver("shard_suffix", shard_suffix, replace=True)
     Plugins.instance().register(_UserConfigs)
 
 

@@ -27,7 +27,7 @@ from sfm_lightglue.database_changes import Change, Content, find_change, stored_
 from sfm_lightglue.database_mark import NOTES, SQLITE_SUFFIXES, apply_log, is_marked, is_unchanged, read_notes, sign_time
 from sfm_lightglue.database_rows import ImageIds, RowWriter, create_database, transaction
 from sfm_lightglue.execution.executor import Executor
-from sfm_lightglue.files import foreign_file, free_path, remove_stale, written_whole
+from sfm_lightglue.files import foreign_file, free_path, remove_stale, result_exists, written_whole
 from sfm_lightglue.geometries.inputs import check_geometries, check_names, ordered_pairs, read_matches
 from sfm_lightglue.geometries.stage import VerificationReport, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
@@ -259,7 +259,7 @@ def check_output(database: Path | str) -> None:
 def _is_from_version_0_10(database: Path) -> bool:
     stored = dict(_query(database, "SELECT name, COALESCE(rows, 0) FROM images LEFT JOIN keypoints USING (image_id)"))
     features = database.with_name("features.h5")
-    if not stored or not features.is_file():
+    if not stored or not result_exists(features):
         return False
     try:
         with H5Reader(features) as reader:

@@ -74,6 +74,15 @@ def temporary_files(path: Path | str, ending: str = "") -> list[Path]:
     return sorted(other for other in path.parent.glob("*.tmp*") if pattern.fullmatch(other.name))
 
 
+FOLDER_MARK = "complete.json"
+"""In the folder `NAME.shards`, this file says that the segments there stand for the file `NAME`, see `storage/`."""
+
+
+def result_exists(path: Path | str) -> bool:
+    """Whether a file of a run exists, or the segments that stand for it if it is large."""
+    return os.path.exists(path) or os.path.exists(f"{path}.shards/{FOLDER_MARK}")  # noqa: PTH110 - faster, and on network drives
+
+
 def foreign_file(path: Path | str) -> ValueError:
     """The error for a file or folder that no run has written and that a run would replace."""
     return ValueError(

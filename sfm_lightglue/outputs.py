@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sfm_lightglue import database, storage
+from sfm_lightglue.features.content_ids import ContentIds, ids_file
 from sfm_lightglue.files import foreign_file, read_own_json
 from sfm_lightglue.orient.decisions import check_output as check_decisions
 from sfm_lightglue.pair_files import check_output as check_pairs
+from sfm_lightglue.pairs.codebooks import check_output as check_codebook
 from sfm_lightglue.reconstruction.clusters import ClustersFolder
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.report.gallery import check_pictures
@@ -43,13 +45,24 @@ def check_outputs(folder: RunFolder, stages: Iterable[str]) -> None:
 
 
 def _check_folders(folder: RunFolder) -> None:
-    for path in (folder.path, folder.logs):
+    for path in (folder.path, folder.logs, folder.shards):
         if os.path.lexists(path) and not path.is_dir():
             raise foreign_file(path)
 
 
 def _check_photo_table(folder: RunFolder) -> None:
     check_photo_table(folder.photo_table)
+
+
+def _check_pairs(folder: RunFolder) -> None:
+    check_pairs(folder.pairs, folder.pair_reasons)
+    storage.check_output(folder.global_descriptors)
+    check_codebook(folder.codebook)
+
+
+def _check_features(path: Path) -> None:
+    storage.check_output(path)
+    ContentIds(ids_file(path))
 
 
 def check_evaluation(path: Path) -> None:
@@ -66,11 +79,12 @@ def _check_reconstruction(folder: RunFolder) -> None:
 
 
 CHECKS: dict[str, Callable[[RunFolder], None]] = {
-    "extract": lambda folder: storage.check_output(folder.features),
-    "pairs": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
+    "extract": lambda folder: _check_features(folder.features),
+    "pairs": _check_pairs,
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),
     "orient": lambda folder: check_decisions(folder.orientations),
+    "expand": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
     "database": lambda folder: database.check_output(folder.database),
     "reconstruct": _check_reconstruction,
     "plots": check_pictures,

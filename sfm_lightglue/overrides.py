@@ -15,7 +15,8 @@ from sfm_lightglue.renames import current_overrides
 
 PATH_OPTION = re.compile(
     r"output|dataset\.(?!name$)\w+|data\.images|database\.intrinsics|hydra\.(run|sweep)\.dir"
-    r"|(features|matches|pairs|training)\.([\w.]+\.)?(path|weights|global_descriptors|start|start_superpoint|to_teacher)"
+    r"|(features|matches|pairs|training)\.([\w.]+\.)?"
+    r"(path|weights|global_descriptors|codebook|start|start_superpoint|to_teacher)"
 )
 """Options whose value is the path of a file or folder, or may be one. Their values may have any characters."""
 ROOTS = (*GROUPS, "dataset", "output", "strict", "experiment", "data", "training", "hydra")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sfm_lightglue.files import foreign_file, written_whole
 from sfm_lightglue.photo_names import MAX_GAPS, PhotoNames
-from sfm_lightglue.products import Pair
+from sfm_lightglue.products import Pair, sorted_pairs
 from sfm_lightglue.text_files import SEPARATOR, numbered_lines, read_text, split_columns
 
 logger = logging.getLogger(__name__)
@@ -44,11 +44,22 @@ def read_pairs(path: Path | str) -> list[Pair]:
         FileNotFoundError: The file does not exist.
         ValueError: A line does not contain two names, or the file is not text. The message gives the file and the line.
     """
-    both = [_split(line, f"{path}:{number}") for number, line in numbered_lines(read_text(path, "list of pairs"))]
-    pairs = {Pair(*names, "list") for names in both if names[0] != names[1]}
-    if num_selves := sum(name0 == name1 for name0, name1 in both):
+    names: dict[str, str] = {}  # each name once in the memory
+    pairs: dict[Pair, None] = {}
+    num_selves = 0
+    for number, line in numbered_lines(read_text(path, "list of pairs")):
+        parts = line.split("\t") if "\t" in line else line.split()
+        if len(parts) != 2 or not all(parts):
+            hint = "" if "\t" in line else "; names with spaces need a tab between them"
+            raise ValueError(f"{path}:{number}: expected two image names, found {len(parts)} in {line[:200]!r}{hint}")
+        name0, name1 = (names.setdefault(name, name) for name in parts)
+        if name0 == name1:
+            num_selves += 1
+        else:
+            pairs[Pair(name0, name1, "list")] = None
+    if num_selves:
         logger.warning("%s: skipped %d lines that pair an image with itself", path, num_selves)
-    return sorted(pairs)
+    return sorted_pairs(pairs)
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ def read_pair_list(path: Path | str, photos: PhotoNames) -> PairList:
     photos.warn_of_other_letters(path, photo_of)
     if not pairs and not unknown:
         raise ValueError(f"the list of pairs {path} holds no pair: expected lines `name0 name1`")
-    return PairList(sorted(pairs), unknown, num_unknown_pairs)
+    return PairList(sorted_pairs(pairs), unknown, num_unknown_pairs)
 
 
 def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
@@ -123,6 +134,14 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
         ValueError: A name is blank or contains a tab, a line break or a byte-order mark.
     """
     _write_text(path, "\n".join(_line(pair) for pair in pairs))
+
+
+def replace_pairs(path: Path | str, reasons: Path | str, pairs: Iterable[Pair]) -> None:
+    """Writes a list and its table of reasons. If the process is killed in between, there is no list that the table denies."""
+    pairs = list(pairs)
+    Path(path).unlink(missing_ok=True)
+    write_reasons(reasons, pairs)
+    write_pairs(path, pairs)
 
 
 def check_output(pairs: Path | str, reasons: Path | str) -> None:
@@ -179,14 +198,6 @@ def read_reasons(path: Path | str) -> list[Pair]:
 
 def _is_header(line: str) -> bool:
     return tuple(line.split("\t")[: len(COLUMNS)]) in (COLUMNS, FORMER_COLUMNS)
-
-
-def _split(line: str, place: str) -> tuple[str, str]:
-    parts = line.split("\t") if "\t" in line else line.split()
-    if len(parts) != 2 or not all(parts):
-        hint = "" if "\t" in line else "; names with spaces need a tab between them"
-        raise ValueError(f"{place}: expected two image names, found {len(parts)} in {line[:200]!r}{hint}")
-    return parts[0], parts[1]
 
 
 def _read_names(line: str, photos: PhotoNames, place: str) -> tuple[str, ...]:

@@ -23,28 +23,33 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
+from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
 from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
 from sfm_lightglue.evaluation.matches import table as scores_table
 from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
 from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
 from sfm_lightglue.execution.devices import chosen_devices, num_cores
-from sfm_lightglue.execution.executor import ExecutionOptions, Executor
+from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
+from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.files import remove_stale, write_json
+from sfm_lightglue.files import remove_stale, result_exists, write_json
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import MISTAKES, message_of, raise_together
+from sfm_lightglue.mistakes import MISTAKES, count_of, message_of, raise_together
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
-from sfm_lightglue.pair_files import write_pairs, write_reasons
+from sfm_lightglue.pair_files import replace_pairs
+from sfm_lightglue.pairs.budget import expected_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.stage import plan_pairs
-from sfm_lightglue.pairs.union import source_names
+from sfm_lightglue.pairs.second_round import VerifiedGraph, round_of
+from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
+from sfm_lightglue.pairs.union import sort_pairs, source_names
+from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
@@ -54,8 +59,8 @@ from sfm_lightglue.report.gallery import draw_match_gallery
 from sfm_lightglue.report.page import build_report
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import DatasetOptions, RunOptions, resolve, resolve_all
-from sfm_lightglue.stages import STAGES, find_stage, stage_names
+from sfm_lightglue.run_options import DatasetOptions, RunOptions, about_shards, resolve, resolve_all
+from sfm_lightglue.stages import STAGES, find_stage, stage_names, writer_of
 from sfm_lightglue.summary import Summary, recorded
 from sfm_lightglue.tables import Tables, write_tables
 
@@ -68,7 +73,7 @@ class Run:
 
     options: RunOptions
     repeats: bool = False
-    """True if stages run again after photos were turned: their times are added to those before."""
+    """True if stages run again, for turned photos or more pairs: their times are added to those before."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
@@ -143,12 +148,32 @@ class Run:
         executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
         return executor
 
+    def executor_reading(self, device: str | None = None) -> Executor:
+        """The executor of a stage that reads files of the output folder. Raises: ValueError if other machines do not share it."""
+        executor = self.executor(device)
+        check_folders(executor, [], self.folder.path)
+        return executor
+
+    def shard(self, stage: str) -> Shard | None:
+        """The share of this process in a stage; None if it does the whole stage."""
+        if not isinstance(self.execution, ShardOptions):
+            return None
+        number, count = read_shard(self.execution.shard)
+        return Shard(self.folder.shards, stage, number, count, about_shards(self.options, find_stage(stage).groups))
+
     @contextlib.contextmanager
-    def recorded(self, stage: str) -> Iterator[dict[str, Any]]:
-        """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block."""
+    def recorded(self, stage: str, *, adds: bool = False) -> Iterator[dict[str, Any]]:
+        """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block.
+
+        With `adds`, or if the stages are repeated, the times are added to those before. Shards write no summary: `merge` does.
+        """
+        if (shard := self.shard(stage)) is not None:
+            with colmap_log(self.folder.logs), shard.recorded() as record:
+                yield record
+            return
         configuration = {key: value for key, value in self.options.configuration.items() if key != "dataset"}
         about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": configuration}
-        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=self.repeats) as record:
+        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=adds or self.repeats) as record:
             yield record
 
 
@@ -175,9 +200,12 @@ def run_all(run: Run) -> Summary:
     """
     with run.folder.locked():
         warn_of_spaces(run.list_photos())
+        check_folders(run.executor(), [run.images], run.folder.path)
+        _log_plan(run)
         try:
             for stage in STAGES:
                 stage.load()(run)
+                forget(run.folder.shards, stage.name)
         except Exception:
             write_report(run.folder, _write_tables(run.folder))
             raise
@@ -198,8 +226,13 @@ def write_report(folder: RunFolder, tables: Tables | None = None) -> None:
 
 def run_stage(run: Run, name: str) -> None:
     """Runs the stage `name` alone. Call `check_inputs` before."""
+    if (shard := run.shard(name)) is not None:
+        with run.folder.locked_for(shard.writer):
+            find_stage(name).load()(run)
+        return
     with run.folder.locked():
         find_stage(name).load()(run)
+        forget(run.folder.shards, name)
         _write_tables(run.folder)
 
 
@@ -222,7 +255,11 @@ def check_inputs(run: Run, command: str = "run", mistakes: Sequence[Exception] =
         ValueError: The mistakes, a line for each. A single mistake is raised as it is.
     """
     if command in stage_names():
-        find_stage(command).check_inputs(run.folder.path)
+        stage = find_stage(command)
+        check_merged(run.folder.shards, [writer_of(name) for name in stage.reads])
+        stage.check_inputs(run.folder.path)
+        if shard := run.shard(command):
+            shard.check()
     raise_together([*mistakes, *find_mistakes(Inputs(run.options, run.list_photos), command)])
 
 
@@ -238,7 +275,7 @@ def evaluate(run: Run) -> str:
     if truth and (folder.reconstruction.exists() or not dataset.pairs):
         estimated = read_reconstruction_poses(folder.reconstruction)
         evaluation = evaluate_reconstruction(estimated, truth)
-        if folder.features.is_file():
+        if result_exists(folder.features):
             with folder.open_features() as features:
                 warn_of_upright_poses(estimated, truth, features.orientations(estimated))
         scores |= evaluation.to_json()
@@ -262,7 +299,8 @@ def evaluate(run: Run) -> str:
 def extract(run: Run) -> None:
     """Detects and describes keypoints: photos -> features.h5."""
     with run.recorded("extract") as record:
-        extractor = run.extractor()
+        extractor, executor = run.extractor(), run.executor()
+        check_folders(executor, [run.images])
         record["weights"] = [weights.to_json() for weights in extractor.weights]
         listed = run.listed_photos()
         report = extract_features(
@@ -272,8 +310,9 @@ def extract(run: Run) -> None:
             names=listed.names,
             masks=run.options.dataset.masks,
             orientation=_chosen_orientations(run),
-            executor=run.executor(),
+            executor=executor,
             if_settings_changed=run.execution.if_settings_changed,
+            shard=run.shard("extract"),
         )
         record |= dataclasses.asdict(report)
         record["skipped"] |= _missing_photos(listed, run.options.dataset.list)
@@ -284,8 +323,7 @@ def pairs(run: Run) -> None:
     with run.recorded("pairs") as record, _collection(run) as collection:
         choice = run.options.pairs
         selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
-        write_reasons(run.folder.pair_reasons, selected)
-        write_pairs(run.folder.pairs, selected)
+        replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
         record |= dataclasses.asdict(report)
         if not selected:
             logger.warning("no pairs of images were selected")
@@ -296,14 +334,18 @@ def match(run: Run) -> None:
     with run.recorded("match") as record:
         matcher = run.matcher()
         record["weights"] = [weights.to_json() for weights in matcher.weights]
+        pairs = run.folder.read_pairs()
+        if not isinstance(matcher, ImportedMatcher) and run.shard("match") is None:
+            log_matching(run.folder.features, run.folder.matches, pairs, matcher, run.execution)
         report = match_pairs(
             run.folder.features,
-            run.folder.read_pairs(),
+            pairs,
             run.folder.matches,
             matcher,
-            executor=run.executor(),
+            executor=run.executor_reading(),
             cache_mb=run.execution.cache_mb,
             if_settings_changed=run.execution.if_settings_changed,
+            shard=run.shard("match"),
         )
         record |= dataclasses.asdict(report)
 
@@ -320,9 +362,15 @@ def verify(run: Run) -> None:
             run.options.geometries,
             cameras,
             names=cameras,
-            executor=run.executor("cpu"),
+            executor=run.executor_reading("cpu"),
+            shard=run.shard("verify"),
         )
         record |= {"seed": run.options.geometries.seed, **dataclasses.asdict(report)}
+        if run.shard("verify") is not None:  # `merge` looks at the whole graph
+            return
+        with run.folder.open_verification() as reader:
+            graph = VerifiedGraph.read(sorted(cameras), run.folder.read_pairs(), reader)
+        record |= dataclasses.asdict(graph_parts(graph.names, graph.inliers))
 
 
 def orient(run: Run) -> None:
@@ -343,6 +391,31 @@ def orient(run: Run) -> None:
         run = dataclasses.replace(run, repeats=True)
         for stage in (extract, pairs, match, verify):
             stage(run)
+
+
+def expand(run: Run) -> None:
+    """Adds pairs for photos that verify with few others, and matches and verifies them: verification.h5 -> pairs.txt.
+
+    It does nothing unless `pairs.rounds` is 2 or more.
+    """
+    if run.options.selection.rounds < 2:
+        with run.recorded("expand") as record:
+            record["rounds"] = []
+        return
+    rounds: list[dict[str, Any]] = []
+    for number in range(2, run.options.selection.rounds + 1):
+        with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
+            before = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
+            with run.folder.open_verification() as reader:
+                added, report = expand_pairs(run.options.pairs.options, collection, before, reader, run.options.selection, number)
+            selected = sort_pairs([*before, *added])
+            replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
+            record["rounds"] = rounds = [*rounds, dataclasses.asdict(report)]
+        if not added:
+            break
+        repeated = dataclasses.replace(run, repeats=True)
+        match(repeated)
+        verify(repeated)
 
 
 def database(run: Run) -> None:
@@ -377,7 +450,7 @@ def reconstruct_models(run: Run) -> None:
             run.folder.reconstruction,
             options,
             known_poses=known_poses,
-            executor=run.executor("cpu"),
+            executor=run.executor("cpu") if options.name == "clusters" else None,
         )
         record |= {"mapper": options.name, "seed": options.seed, **dataclasses.asdict(report)}
         for model in record["models"]:
@@ -398,6 +471,18 @@ def draw_plots(run: Run) -> None:
 
 
 # --- details -------------------------------------------------------------------------------------------------------------
+
+
+def _log_plan(run: Run) -> None:
+    """Says how many pairs there will be; if they are many, also how long extraction and matching will take."""
+    names, options = run.list_photos(), run.options
+    expected = expected_pairs(options.pairs.options, len(names), options.selection)
+    if expected is None:
+        return
+    sources = "+".join(source_names(options.pairs.options))
+    logger.info("plan: %s, at most %s (pairs=%s)", count_of(len(names), "photo"), count_of(expected, "pair"), sources)
+    if expected >= MANY_PAIRS and not run.folder.features.exists() and not _is_imported(run):
+        log_run(run.images, names, expected, run.extractor(), run.matcher(), run.execution)
 
 
 def _write_tables(folder: RunFolder) -> Tables | None:
@@ -430,6 +515,7 @@ def _collection(run: Run) -> Collection:
         poses=dataset.poses,
         positions=dataset.positions,
         device=run.device,
+        run=run.folder,
     )
 
 
@@ -444,8 +530,12 @@ def _turns_by_pictures(run: Run) -> bool:
     """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
     for choice in (run.options.features, run.options.matches):
         choice.check()
-    is_imported = not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
-    return run.options.orientation == "auto" and not is_imported
+    return run.options.orientation == "auto" and not _is_imported(run)
+
+
+def _is_imported(run: Run) -> bool:
+    """Whether features or matches come from files of other programs."""
+    return not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
 
 
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
@@ -460,7 +550,7 @@ def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
 def _warn_if_outdated(folder: RunFolder) -> None:
     """Warns if `database.db` lacks what `verification.h5` holds, because `verify` ran again and `database` did not."""
     inputs = folder.database, folder.verification, folder.pairs
-    if all(path.is_file() for path in inputs) and is_outdated(folder.database, folder.verification, folder.read_pairs()):
+    if all(map(result_exists, inputs)) and is_outdated(folder.database, folder.verification, folder.read_pairs()):
         logger.warning("%s does not hold the pairs of %s: run the stage database first to reconstruct from them", *inputs[:2])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfm_lightglue.database_mark import SQLITE_SUFFIXES
 from sfm_lightglue.files import foreign_file, locked, read_own_json, remove_stale, remove_stale_folders
-from sfm_lightglue.pair_files import read_pairs
+from sfm_lightglue.pair_files import read_pairs, read_reasons
 from sfm_lightglue.products import Pair
 from sfm_lightglue.stages import STAGES, check_exists
 from sfm_lightglue.storage import H5Reader
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import pycolmap
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 3.0
+"""Time for which a shard tries the lock of runs without shards, s: other shards hold it for a moment."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ class RunFolder:
     def features(self) -> Path:
         """Keypoints, scores and descriptors of each photo, in hloc's layout."""
         return self.path / "features.h5"
+
+    @property
+    def global_descriptors(self) -> Path:
+        """One vector for each photo, in hloc's layout; missing if no pair source needed it."""
+        return self.path / "global_descriptors.h5"
+
+    @property
+    def codebook(self) -> Path:
+        """The collection's own codebook for `global_descriptors`; missing if none was needed, see `pairs/codebooks.py`."""
+        return self.path / "codebook.safetensors"
 
     @property
     def pairs(self) -> Path:
@@ -101,6 +115,11 @@ class RunFolder:
         return self.path / "report"
 
     @property
+    def shards(self) -> Path:
+        """Folder in which the processes of `execution=shards` agree with each other, until `merge` has united their results."""
+        return self.path / "shards"
+
+    @property
     def logs(self) -> Path:
         """Folder with a log of each call, and COLMAP's own log."""
         return self.path / "logs"
@@ -134,6 +153,11 @@ class RunFolder:
         """Sorted pairs of the list. Raises: FileNotFoundError if it is missing."""
         check_exists(self.pairs)
         return read_pairs(self.pairs)
+
+    def read_reasons(self) -> list[Pair]:
+        """The pairs of the table of reasons, with reasons and scores. Raises: FileNotFoundError if it is missing."""
+        check_exists(self.pair_reasons)
+        return read_reasons(self.pair_reasons)
 
     def read_summary(self) -> dict[str, Any]:
         """The content of summary.json; `{"stages": {}}` if no stage has finished yet, or, with a warning, if the file is damaged.
@@ -179,7 +203,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs out of the folder during the block. The folder is created if it does not exist.
+        """Keeps other runs, and shards, out of the folder during the block. The folder is created if it does not exist.
 
         Temporary files that killed runs left in it are deleted.
 
@@ -190,10 +214,50 @@ class RunFolder:
             try:
                 is_alone = stack.enter_context(locked(self.path / ".lock", wait=False))
             except BlockingIOError as error:
-                raise ValueError(f"another run is working in {self.path}: wait for it or choose another output=DIR") from error
+                raise self._is_busy() from error
+            for lock in sorted(self.shards.glob("*.lock")):
+                try:
+                    stack.enter_context(locked(lock, wait=False))
+                except BlockingIOError as error:
+                    raise ValueError(
+                        f"the shard {lock.stem} is working in {self.path}: wait for it or choose another output=DIR"
+                    ) from error
             if is_alone:
                 self._remove_stale()
             yield
+
+    @contextlib.contextmanager
+    def locked_for(self, shard: str) -> Iterator[None]:
+        """Keeps a second shard of this name, and runs without shards, out of the folder during the block. Creates the folder.
+
+        Raises: ValueError if another process of this kind works in the folder.
+        """
+        self.shards.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.shards / f"{shard}.lock", wait=False))
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"the shard {shard}, or a run without shards, is working in {self.path}: start each shard once, and wait for "
+                    "other runs"
+                ) from error
+            self._check_no_run()
+            yield
+
+    def _check_no_run(self) -> None:
+        """Raises: ValueError if a run without shards works in the folder. Shards that look at the same time wait."""
+        deadline = time.monotonic() + LOOK_S
+        while True:
+            try:
+                with locked(self.path / ".lock", wait=False):
+                    return
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise self._is_busy() from error
+            time.sleep(0.05)
+
+    def _is_busy(self) -> ValueError:
+        return ValueError(f"another run is working in {self.path}: wait for it or choose another output=DIR")
 
     def _remove_stale(self) -> None:
         for path in (

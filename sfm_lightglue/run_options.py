@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,11 @@ def resolve(config: DictConfig) -> RunOptions:
     return options
 
 
+def resolve_recorded(configuration: Mapping[str, Any]) -> RunOptions:
+    """The options of a run whose `RunOptions.configuration` was stored. Raises: as `resolve`."""
+    return resolve(OmegaConf.create(dict(configuration)))
+
+
 def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
     """The options as `resolve` gives them, and all mistakes in them. A group with a mistake has the values of its default file.
 
@@ -171,6 +176,18 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
         **bound,
     )
     return options, mistakes
+
+
+def about_shards(options: RunOptions, groups: Sequence[str]) -> dict[str, Any]:
+    """What the shards of a stage must have in common, and everything that `merge` needs to do the stage again.
+
+    Args:
+        options: The options of one shard.
+        groups: The config groups that the stage reads.
+    """
+    configuration = dict(options.configuration)
+    common = {group: configuration[group] for group in groups if group != "execution"}
+    return {"options": common, "run": {"folder": str(Path.cwd()), "configuration": configuration}}
 
 
 def changed_options(configuration: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -24,10 +24,15 @@ def _new(record: Record) -> str:
     return f" ({record['num_computed']} new)" if "num_computed" in record else ""
 
 
+def _precision(record: Record) -> str:
+    return "in 16 bit" if record.get("precision") == "low" else ""
+
+
 def _extract(record: Record) -> list[str]:
     empty, skipped = len(record["without_keypoints"]), len(record["skipped"])
     return [
         f"{count_of(record['num_images'], 'photo')}{_new(record)}, {record['mean_keypoints']:.0f} keypoints on average",
+        _precision(record),
         f"{count_of(record['num_masks'], 'mask')}" if record["num_masks"] else "",
         f"{empty} without keypoints" if empty else "",
         f"{skipped} skipped" if skipped else "",
@@ -35,14 +40,18 @@ def _extract(record: Record) -> list[str]:
 
 
 def _pairs(record: Record) -> list[str]:
-    parts = count_of(record["num_components"], "part")
     return [
         f"{count_of(record['num_pairs'], 'pair')} selected ({' + '.join(record['sources'])})",
         f"{record['num_before_limits'] - record['num_pairs']} left out by limits"
         if record["num_before_limits"] > record["num_pairs"]
         else "",
-        f"the photos are in {parts}, the largest of {record['largest_component']}" if record["num_components"] > 1 else "",
+        _parts(record) if record["num_components"] > 1 else "",
     ]
+
+
+def _parts(record: Record) -> str:
+    """How connected the photos are."""
+    return f"the photos are in {count_of(record['num_components'], 'part')}, the largest of {record['largest_component']}"
 
 
 def _match(record: Record) -> list[str]:
@@ -50,16 +59,24 @@ def _match(record: Record) -> list[str]:
     return [
         f"{count_of(record['num_pairs'], 'pair')}{_new(record)}, {record['mean_matches']:.0f} matches on average",
         f"{layers:.1f} layers on average" if layers else "",
+        _precision(record),
     ]
 
 
 def _verify(record: Record) -> list[str]:
     verified = f"{record['num_verified_pairs']} of {count_of(record['num_pairs'], 'pair')} verified"
-    return [verified, *(f"{count} x {reason}" for reason, count in record["rejected_because"].items())]
+    rejected = (f"{count} x {reason}" for reason, count in record["rejected_because"].items())
+    return [verified, *rejected, _parts(record) if record.get("num_components", 1) > 1 else ""]
 
 
 def _orient(record: Record) -> list[str]:
     return [f"{count_of(len(record['turned']), 'photo')} turned by the pictures, {record['num_tried']} tried"]
+
+
+def _expand(record: Record) -> list[str]:
+    if not record["rounds"]:
+        return ["no second round (pairs.rounds=1)"]
+    return [f"{count_of(sum(each['num_pairs'] for each in record['rounds']), 'pair')} added"]
 
 
 def _database(record: Record) -> list[str]:
@@ -95,6 +112,7 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "match": _match,
     "verify": _verify,
     "orient": _orient,
+    "expand": _expand,
     "database": _database,
     "reconstruct": _reconstruct,
     "plots": _plots,

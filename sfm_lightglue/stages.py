@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfm_lightglue.files import result_exists
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -53,7 +55,7 @@ STAGES = (
     Stage(
         "pairs",
         ("features.h5",),
-        ("pairs.txt", "pairs.tsv"),
+        ("pairs.txt", "pairs.tsv", "global_descriptors.h5", "codebook.safetensors"),
         "features.h5 -> pairs.txt",
         "sfm_lightglue.pipeline:pairs",
         ("pairs", "dataset", "execution"),
@@ -81,6 +83,14 @@ STAGES = (
         "verification.h5 -> orientations.tsv, and the stages before again if photos were turned",
         "sfm_lightglue.pipeline:orient",
         ("features", "matches", "geometries", "execution"),
+    ),
+    Stage(
+        "expand",
+        ("features.h5", "pairs.txt", "pairs.tsv", "matches.h5", "verification.h5"),
+        ("pairs.txt", "pairs.tsv"),
+        "verification.h5 -> more pairs for photos with few verified ones, matched and verified (pairs.rounds=2)",
+        "sfm_lightglue.pipeline:expand",
+        ("pairs", "matches", "geometries", "execution"),
     ),
     Stage(
         "database",
@@ -124,7 +134,7 @@ def find_stage(name: str) -> Stage:
 
 def check_exists(path: Path) -> None:
     """Raises: FileNotFoundError if a file of a run does not exist; the message names the stage that writes it."""
-    if not path.exists():
+    if not result_exists(path):
         raise FileNotFoundError(f"{path} does not exist: run the stage {writer_of(path.name)} first")
 
 

@@ -24,6 +24,7 @@ from sfm_lightglue.files import write_json
 from sfm_lightglue.geometries.stage import VerificationReport
 from sfm_lightglue.matches.stage import MatchingReport
 from sfm_lightglue.mistakes import count_of, shortened
+from sfm_lightglue.pairs.second_round import RoundReport
 from sfm_lightglue.pairs.stage import SelectionReport
 from sfm_lightglue.reconstruction import ModelReport, ReconstructionReport
 from sfm_lightglue.run_folder import RunFolder
@@ -54,6 +55,8 @@ class Summary(Mapping[str, Any]):
     verification: VerificationReport | None
     database: DatabaseReport | None
     reconstruction: ReconstructionReport | None
+    expansion: tuple[RoundReport, ...]
+    """What each later round of pairs added; empty without `pairs.rounds=2`."""
     seconds: Mapping[str, float]
     """Name of each stage -> wall-clock time of its last run, s."""
     licences: tuple[str, ...]
@@ -84,6 +87,7 @@ class Summary(Mapping[str, Any]):
             verification=_report(VerificationReport, stages.get("verify")),
             database=_report(DatabaseReport, stages.get("database")),
             reconstruction=_report(ReconstructionReport, reconstruction),
+            expansion=tuple(RoundReport(**each) for each in stages.get("expand", {}).get("rounds", [])),
             seconds={name: stage["seconds"] for name, stage in stages.items()},
             licences=tuple(sorted({weights["licence"] for stage in stages.values() for weights in stage.get("weights", [])})),
             content=content,

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
-from sfm_lightglue.files import foreign_file, written_whole
+from sfm_lightglue.files import foreign_file, result_exists, written_whole
 from sfm_lightglue.pair_files import read_reasons
 from sfm_lightglue.pair_table import PairRow as PairRow
 from sfm_lightglue.pair_table import PairTable, PhotoSums
@@ -174,7 +174,7 @@ class _Image:
 
 def _read_images(folder: RunFolder, summary: Mapping[str, Any], skipped: Mapping[str, str]) -> dict[str, _Image]:
     """The photos that have features, by name, sorted."""
-    if not folder.features.is_file():
+    if not result_exists(folder.features):
         return {}
     with folder.open_features() as reader:
         names = sorted({*_present(reader.names(), summary)} - skipped.keys())
@@ -198,11 +198,11 @@ def _pair_table(folder: RunFolder, summary: Mapping[str, Any], pairs: list[Pair]
     size = options.get("reconstruction", {}).get("min_model_size")
     verification = options.get("geometries", {})
     numbers, num_matches = numbers_of([None] * len(pairs)), np.full(len(pairs), -1, np.int64)
-    if folder.verification.is_file():
+    if result_exists(folder.verification):
         with folder.open_verification() as reader:
             numbers = reader.geometry_numbers(pairs)
             verification = reader.settings.get("options", verification)
-    if folder.matches.is_file() and not numbers.found.all():
+    if result_exists(folder.matches) and not numbers.found.all():
         rows = np.flatnonzero(~numbers.found)
         with folder.open_matches() as reader:
             num_matches[rows] = reader.match_counts_of([pairs[row] for row in rows.tolist()])[:, 0]
@@ -292,7 +292,7 @@ def _photo_rows(folder: RunFolder, images: Mapping[str, _Image], skipped: Mappin
 def _finished(folder: RunFolder) -> list[str]:
     """The stages among `pairs`, `verify` and `reconstruct` that have written their files."""
     files = {"pairs": folder.pairs, "verify": folder.verification}
-    finished = [stage for stage, path in files.items() if path.is_file()]
+    finished = [stage for stage, path in files.items() if result_exists(path)]
     if folder.models() or "reconstruct" in folder.read_summary()["stages"]:
         finished.append("reconstruct")
     return finished

@@ -378,7 +378,10 @@ def test_a_mistyped_key_in_the_user_s_own_file_is_named(tmp_path: Path, monkeypa
             ["execution=thread"],
             "execution=thread does not exist. Did you mean 'threads'? There are: ",
         ),
-        (["execution.name=ray"], "execution 'ray' does not exist. There are: local, processes, threads; or give your own as "),
+        (
+            ["execution.name=dask"],
+            "execution 'dask' does not exist. There are: local, processes, ray, shards, threads; or give your own as ",
+        ),
         (["execution.name=proceses"], "execution 'proceses' does not exist. Did you mean 'processes'? There are: "),
         (["execution.num_processes=2"], "unknown option 'execution.num_processes'. "),
         (

@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import random
 import shutil
 import signal
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -794,6 +796,39 @@ def test_a_killed_extension_leaves_a_database_that_the_next_run_extends(
     assert rows(kept) == (before if attribute else rows(built[0].database))  # as COLMAP sees it
     shutil.rmtree(kept.parent)
     flow.build()
+    assert rows(flow.database) == rows(built[0].database)
+    assert content_hash(flow.database) == content_hash(built[0].database)
+    assert not leftovers(flow)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kills_at_random_moments_lose_nothing_and_change_nothing(
+    flow: Flow, built: tuple[Flow, BuildReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verification and the extension of the database, killed again and again (SFM_LIGHTGLUE_KILLS times, else 3)."""
+    monkeypatch.setattr(stage, "ShardStore", lambda *given, **named: ShardStore(*given, **named, shard_items=1))
+    flow.build(**without(NAMES[-1], flow))
+    start = time.perf_counter()
+    Flow(Path(shutil.copytree(flow.folder, flow.folder / "timed")), flow.features, flow.matches, flow.intrinsics).build()
+    seconds, generator = time.perf_counter() - start, random.Random(0)
+    shutil.rmtree(flow.folder / "timed")
+    for _ in range(int(os.environ.get("SFM_LIGHTGLUE_KILLS", 3))):
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                flow.build(executor=ThreadExecutor(1))
+            os._exit(0)
+        time.sleep(generator.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        with contextlib.closing(sqlite3.connect(flow.database)) as connection:  # as any other program
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        if not os.WIFSIGNALED(status):  # finished before: begin again
+            flow.build(**without(NAMES[-1], flow))
+            (flow.folder / "verification.h5").unlink()
+            flow.build(**without(NAMES[-1], flow))
+    flow.build()
+    assert (flow.folder / "verification.h5").read_bytes() == (built[0].folder / "verification.h5").read_bytes()
     assert rows(flow.database) == rows(built[0].database)
     assert content_hash(flow.database) == content_hash(built[0].database)
     assert not leftovers(flow)

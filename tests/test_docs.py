@@ -32,7 +32,7 @@ PAGES = sorted(
 )
 HISTORY = (ROOT / "CHANGELOG.md", ROOT / "docs" / "experiments" / "superpoint.md")
 """Pages that also name options of former versions."""
-OTHER_PROGRAMS = ("colmap", "ruff", "mypy", "lint-imports", ".")
+OTHER_PROGRAMS = ("colmap", "ray", "ruff", "mypy", "lint-imports", ".")
 """Commands of other programs, which are not checked."""
 EXAMPLE_OPTIONS = {"features=corners", "features.step=4"}
 """Options of the plug-in in the documentation."""

@@ -147,16 +147,40 @@ def test_no_other_file_is_read(tmp_path: Path, secret: Path, attack: Callable[[h
 
 
 def test_a_forged_shard_is_not_merged(tmp_path: Path, secret: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The shards of a run lie in its output folder, where other programs can write."""
-    with ShardStore(tmp_path / "features.h5", {}) as store:
+    """The shards of a run lie in its output folder, where other programs can write. Earlier versions wrote such shards."""
+    with ShardStore(tmp_path / "other" / "features.h5", {}) as store:
         store.add("a.png", features_to_group(plain_features("a.png")), "")
-        store.flush()
-    (shard,) = store.shards.glob("*.h5")
+        store.merge()
+    shard = tmp_path / "features.h5.shards" / "000000.h5"
+    shard.parent.mkdir()
+    store.path.rename(shard)
     with h5py.File(shard, "a") as file:
         external_storage(file["a.png"], secret)
     with ShardStore(tmp_path / "features.h5", {}) as store:
         assert store.missing({"a.png": ""}) == ["a.png"]
     assert "is stored in another file" in caplog.text and "computed again" in caplog.text
+
+
+@pytest.mark.parametrize("block", ["about", "0.d1", "index.high"])
+def test_a_forged_segment_reads_no_other_file(tmp_path: Path, secret: Path, block: str) -> None:
+    path = tmp_path / "features.h5"
+    features = plain_features("a.png")
+    with ShardStore(path, {}) as store:
+        store.add("a.png", features_to_group(features), "")
+        store.flush()
+    (shard,) = store.shards.glob("*.h5")
+    with h5py.File(shard, "a") as file:
+        size = file[block].size * file[block].dtype.itemsize
+        dtype = file[block].dtype
+        del file[block]
+        file.create_dataset(block, (size // dtype.itemsize,), dtype, external=[(str(secret), 0, size)])
+    with ShardStore(path, {}) as store:
+        if not store.missing({"a.png": ""}):  # the block itself is still in the file
+            store.merge()
+            with H5Reader(path) as reader:
+                np.testing.assert_array_equal(reader.keypoints("a.png"), features.keypoints)
+        else:
+            assert block == "about"
 
 
 def test_groups_that_contain_themselves_end(tmp_path: Path) -> None:

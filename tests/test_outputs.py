@@ -115,7 +115,7 @@ def test_a_folder_of_others_stays_as_it_is(photos: Path, tmp_path: Path, stage: 
     named = [line.split(" was not written")[0].strip(" -") for line in lines if " was not written" in line]
     stages = {*stage_names()} if stage == "run" else {stage}
     first = {NAMES[name]: name.split("/0")[0] for name in reversed(NAMES)}  # one line for each stage
-    first |= {"pairs": "pairs.tsv", "reconstruct": "reconstruction", "plots": "plots/matches_0.jpg"}
+    first |= {"pairs": "pairs.tsv", "expand": "pairs.tsv", "reconstruct": "reconstruction", "plots": "plots/matches_0.jpg"}
     assert {*named} >= {str(tmp_path / name) for name in (*ALWAYS, *(first[stage] for stage in stages))}
 
 

@@ -79,6 +79,14 @@ COMMANDS = (
         RUN_FLAGS,
     ),
     Command(
+        "merge",
+        "output=OUT [-q]",
+        "results of the shards of extract, match or verify -> one file",
+        "sfm_lightglue.commands.merge:main",
+        flags=(flags.QUIET,),
+        more="It names the shards that are missing, and how to run them. Then OUT is as after a run without execution=shards.",
+    ),
+    Command(
         "report",
         "OUT [--open]",
         "output folder of a run -> report.html, which says why",

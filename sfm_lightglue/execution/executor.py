@@ -14,9 +14,10 @@ An executor outside this package needs no step 3: its YAML file, in the folder t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Hashable, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sfm_lightglue.ranges import check_ranges
@@ -84,6 +85,17 @@ class Executor(Protocol):
         Raises: What the recipe raises; ChildProcessError if a process dies.
         """
         ...
+
+
+def check_folders(executor: Executor, folders: Sequence[Path], output: Path | None = None) -> None:
+    """Checks that all processes of an executor see some folders, and share the folder `output`.
+
+    An executor that uses other machines has a method `check_folders(folders, output)` for it; others need none.
+
+    Raises: ValueError that names machines and folders.
+    """
+    if (check := getattr(executor, "check_folders", None)) is not None:
+        check(folders, output)
 
 
 def checked_results(

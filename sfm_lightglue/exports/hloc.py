@@ -7,7 +7,9 @@ import shutil
 
 from sfm_lightglue.exports.source import ExportOptions, Source
 from sfm_lightglue.exports.target import Target
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
+from sfm_lightglue.storage import write_single_file
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def write(source: Source, target: Target, options: ExportOptions) -> str:
     """
     folder = source.folder
     files = {folder.features: f"{FEATURES}.h5", folder.pairs: f"{PAIRS}.txt", folder.matches: f"{MATCHES}.h5"}
-    missing = [path.name for path in files if not path.is_file()]
+    missing = [path.name for path in files if not result_exists(path)]
     if missing:
         raise FileNotFoundError(f"{folder.path} has no {', '.join(missing)}: run again, to export for hloc")
     if source.mirrored:
@@ -35,7 +37,10 @@ def write(source: Source, target: Target, options: ExportOptions) -> str:
             count_of(len(source.mirrored), "photo is", "photos are"),
         )
     for path, name in files.items():
-        shutil.copyfile(path, target.folder / name)
+        if path == folder.pairs:
+            shutil.copyfile(path, target.folder / name)
+        else:
+            write_single_file(path, target.folder / name)
     (target.folder / MODEL).mkdir()
     source.reconstruction.write(target.folder / MODEL)
     source.copy_georeference(target.folder / MODEL)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pycolmap
 
 from sfm_lightglue import georeference
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.images import find_masks
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.orientation import MIRRORED
@@ -124,7 +125,7 @@ def open_source(output: Path | str, options: ExportOptions) -> Source:
 
 def mirrored_photos(features: Path, names: Iterable[str]) -> frozenset[str]:
     """Those of the photos whose features were found in a mirrored photo; none if the file of features does not exist."""
-    if not features.is_file():
+    if not result_exists(features):
         return frozenset()
     with H5Reader(features) as reader:
         return frozenset(name for name, orientation in reader.orientations(names).items() if orientation in MIRRORED)

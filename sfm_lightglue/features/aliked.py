@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from sfm_lightglue.features.extractor import (
 from sfm_lightglue.images import MIN_SIDE
 from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
 from sfm_lightglue.networks.heatmaps import non_maximum_suppression, refined
-from sfm_lightglue.networks.precision import check_precision, network_dtype
+from sfm_lightglue.networks.precision import AUTO, check_precision, network_dtype, resolved_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.ranges import check_ranges
@@ -50,12 +50,12 @@ class AlikedOptions:
     nms_radius: int
     """The score of a keypoint is the highest within this distance along x and y, px of the resized image."""
     precision: str
-    """`float32`, or `low` for 16-bit convolutions at full and half size if the device is faster with them."""
+    """`float32`, or `low` for 16-bit convolutions at full and half size if the device is faster with them. `auto`: float32."""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"features.variant={self.variant} is no variant of ALIKED. {closest(self.variant, VARIANTS)}")
-        check_precision(self.precision, "features.precision")
+        check_precision(self.precision, "features.precision", may_be_auto=True)
         check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, detection_threshold=0, nms_radius=1)
         check_ranges(self, "features", detection_threshold="<= 1")
 
@@ -69,6 +69,7 @@ class AlikedExtractor:
 
     def __init__(self, options: AlikedOptions, network: ALIKED, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
+        self.chose_precision = False
         self.batch_size = batch_size_on(device)
 
     @classmethod
@@ -79,9 +80,12 @@ class AlikedExtractor:
         """
         state, record = load_weights(options.weights)
         network = load_aliked(options.variant, state)
-        network.lower(network_dtype(options.precision, device))
+        precision = resolved_precision(options.precision, device, low_is_enough=False)
+        network.lower(network_dtype(precision, device))
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(options, network, device, record)
+        extractor = cls(replace(options, precision=precision), network, device, record)
+        extractor.chose_precision = options.precision == AUTO
+        return extractor
 
     def __call__(self, image: Image) -> Features:
         """The features of one image."""

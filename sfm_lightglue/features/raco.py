@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sfm_lightglue.features.extractor import (
 from sfm_lightglue.images import MIN_SIDE
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked
 from sfm_lightglue.networks.heatmaps import interpolated, refined
-from sfm_lightglue.networks.precision import check_precision, network_dtype
+from sfm_lightglue.networks.precision import AUTO, check_precision, network_dtype, resolved_precision
 from sfm_lightglue.networks.raco import RaCo, load_raco
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
@@ -52,10 +52,10 @@ class RacoOptions:
     nms_radius: int
     """The score of a keypoint is the highest within this distance along x and y, px of the resized image."""
     precision: str
-    """`float32`, or `low` for 16-bit convolutions at full and half size if the device is faster with them."""
+    """`float32`, or `low` for 16-bit convolutions at full and half size if the device is faster with them. `auto`: float32."""
 
     def __post_init__(self) -> None:
-        check_precision(self.precision, "features.precision")
+        check_precision(self.precision, "features.precision", may_be_auto=True)
         check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, num_candidates=1, nms_radius=1)
         if self.num_candidates is not None and self.num_candidates < self.max_keypoints:
             raise ValueError(
@@ -71,6 +71,7 @@ class RacoExtractor:
         self, options: RacoOptions, detector: RaCo, descriptor: ALIKED, device: str, weights: tuple[WeightsRecord, ...]
     ) -> None:
         self.options, self.detector, self.descriptor, self.device, self.weights = options, detector, descriptor, device, weights
+        self.chose_precision = False
         self.batch_size = batch_size_on(device)
 
     @classmethod
@@ -83,12 +84,15 @@ class RacoExtractor:
             load_weights(name) for name in (options.weights, options.descriptor_weights)
         )
         detector, descriptor = load_raco(detector_state), load_aliked(DESCRIPTORS, descriptor_state)
-        dtype = network_dtype(options.precision, device)
+        precision = resolved_precision(options.precision, device, low_is_enough=False)
+        dtype = network_dtype(precision, device)
         detector.lower(dtype)
         descriptor.lower(dtype)
         for network in (detector, descriptor):
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(options, detector, descriptor, device, (detector_record, descriptor_record))
+        extractor = cls(replace(options, precision=precision), detector, descriptor, device, (detector_record, descriptor_record))
+        extractor.chose_precision = options.precision == AUTO
+        return extractor
 
     def __call__(self, image: Image) -> Features:
         """The features of one image."""

@@ -9,15 +9,18 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import Failure, PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
+from sfm_lightglue.features.content_ids import NUM_READERS, ContentIds, ids_file
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
 from sfm_lightglue.files import sha256_of
 from sfm_lightglue.images import (
@@ -39,6 +42,9 @@ from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, H5Reader, SettingsChanged, ShardStore, features_to_group
 
 logger = logging.getLogger(__name__)
+
+MERGE_PHOTOS = 2_000
+"""Largest number of photos whose features are merged into one file: 1.2 GB with 2048 keypoints, written again by each merge."""
 
 Result = TypeVar("Result")
 
@@ -66,6 +72,8 @@ class ExtractionReport:
     """Requested photos that have a mask file."""
     transparent: list[str] = dataclasses.field(default_factory=list)
     """Names of photos whose transparent parts were masked out."""
+    precision: str = ""
+    """`float32` or `low`, in which the network computed them; empty for features without that option."""
     num_computed: int = 0
     """Photos processed in this call; the others were already stored. A summary does not have it: it is about the files."""
 
@@ -81,6 +89,7 @@ def extract_features(
     executor: Executor | None = None,
     num_workers: int = 0,
     if_settings_changed: str = "refuse",
+    shard: Shard | None = None,
 ) -> ExtractionReport:
     """Writes the features of all photos of a folder to a file. Photos that are already stored there are kept.
 
@@ -100,6 +109,7 @@ def extract_features(
         num_workers: Number of these threads, 0 for one per core. Each works on one photo, or on one batch if the extractor
             takes several photos together. Not used if an executor is given.
         if_settings_changed: `refuse` or `recompute` features in `output` that were made with other settings.
+        shard: The share of this process, if several divide the work (`execution=shards`); the report is then about this share.
 
     Returns:
         Numbers of photos and keypoints, and the photos that were skipped, with the reason.
@@ -118,17 +128,22 @@ def extract_features(
         (4, 512.0)
     """
     names = list_images(images) if names is None else sorted(names)
+    extractor = with_stored_precision(extractor, output, is_shared=shard is not None)
     mask_files = _masks_of(Path(images), names, masks)
     executor = executor or ThreadExecutor(num_workers)
     computed: dict[str, int] = {}
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
 
-    with ShardStore(output, plugin_settings(extractor), if_settings_changed=if_settings_changed, shard_items=32) as store:
-        if if_settings_changed != "recompute":
-            _check_collection(Path(images), Path(output), store.stamps)
+    ids = ContentIds(ids_file(output))
+    settings, writer = plugin_settings(extractor), "" if shard is None else shard.writer
+    options: dict[str, Any] = {"if_settings_changed": if_settings_changed, "writer": writer}
+    with ShardStore(output, settings, shard_items=32, merge_items=MERGE_PHOTOS, **options) as store:
+        all_names, names = names, names if shard is None else shard.share(names, store.stamps)
         orientations = photo_orientations(Path(images), names, orientation, extractor)
-        stamps, skipped = _photo_stamps(Path(images), names, mask_files, orientations)
-        ranges = camera_ranges(images, [*stamps], num_cores())
+        stamps, skipped = _photo_stamps(Path(images), names, mask_files, orientations, ids)
+        if if_settings_changed != "recompute":
+            _check_collection(Path(images), Path(output), store.stamps, stamps)
+        ranges = camera_ranges(images, [*stamps] if shard is None else all_names, num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
         todo = store.missing(stamps)
         if changed := [name for name in todo if name in store.stamps]:
@@ -151,15 +166,21 @@ def extract_features(
                     item, computed[name] = result
                     store.add(name, item, stamps[name])
         store.merge(drop=[name for name in skipped if name in stamps])
+        if not writer:
+            ids.save()
         stored = [name for name in stamps if name in store.stamps]
-    if skipped and not stored:
+    if skipped and not stored and shard is None:
         name, reason = next(iter(skipped.items()))
         raise first_error or FileNotFoundError(f"no photo of {images} could be used, {name}: {reason}")
     for name in sorted(name for name, count in computed.items() if count == 0):
         logger.warning("%s: no keypoints were found", name)
+    precision = getattr(getattr(extractor, "options", None), "precision", "")
+    if shard is not None:
+        found = dict(sorted(skipped.items()))
+        return ExtractionReport(len(stored), 0.0, [], found, precision=precision, num_computed=len(computed))
     with H5Reader(output) as reader:
-        counts = {name: reader.num_keypoints(name) for name in stored}
-        transparent = [name for name in stored if name not in mask_files and reader.is_masked(name)]
+        counts = dict(zip(stored, reader.num_keypoints_of(stored).tolist(), strict=True))
+        transparent = [name for name in reader.masked(stored) if name not in mask_files]
     if computed.keys() & {*transparent}:
         logger.info("the transparent parts of %s get no keypoints", count_of(len(transparent), "photo"))
     return ExtractionReport(
@@ -169,6 +190,7 @@ def extract_features(
         skipped=dict(sorted(skipped.items())),
         num_masks=len(mask_files),
         transparent=transparent,
+        precision=precision,
         num_computed=len(computed),
     )
 
@@ -245,15 +267,20 @@ def _attempt(function: Callable[..., Result], *arguments: object) -> Result | Fa
         return Failure(error)
 
 
-def _check_collection(images: Path, output: Path, stored: Mapping[str, str]) -> None:
-    """Raises: SettingsChanged if the folder has none of the stored photos: the results of another folder would be lost."""
+def _check_collection(images: Path, output: Path, stored: Mapping[str, str], stamps: Mapping[str, str]) -> None:
+    """Raises: SettingsChanged if the folder has none of the stored photos: the results of another folder would be lost.
+
+    `stamps` are those of the photos to process.
+    """
 
     def is_here(name: str, stamp: str) -> bool:
         with contextlib.suppress(OSError):
             return stamp.startswith(_content_hash(images / name))
         return False
 
-    if stored and not any(is_here(name, stamp) for name, stamp in sorted(stored.items())):
+    if any(name in stored and stored[name].startswith(stamp[:16]) for name, stamp in stamps.items()):
+        return
+    if stored and not any(is_here(name, stamp) for name, stamp in stored.items() if name not in stamps):
         raise SettingsChanged(
             f"{output} was made from other photos, for example {min(stored)!r}: {images} contains none of them. Choose another "
             "output folder, or set execution.if_settings_changed=recompute to replace the file"
@@ -274,12 +301,18 @@ def photo_orientations(
     if orientation == "stored" or not getattr(extractor, "turns_photos", True):
         return {}
     given = {} if isinstance(orientation, str) else orientation
-    codes: dict[str, int] = {}
-    for name in names:
-        with contextlib.suppress(UnreadableImage):
-            codes[name] = given[name] if name in given else read_orientation(images / name)
-            check_orientation(codes[name])
-    return {name: code for name, code in codes.items() if code != UPRIGHT}
+
+    def code_of(name: str) -> int:
+        try:
+            code = given[name] if name in given else read_orientation(images / name)
+        except UnreadableImage:
+            return UPRIGHT
+        check_orientation(code)
+        return code
+
+    names = list(names)
+    with ThreadPoolExecutor(max(NUM_READERS, num_cores())) as readers:
+        return {name: code for name, code in zip(names, readers.map(code_of, names), strict=True) if code != UPRIGHT}
 
 
 def _loader(images: Path, extractor: Extractor, masks: Mapping[str, Path], ranges: Mapping[str, Range]) -> Callable[[str], Image]:
@@ -301,24 +334,22 @@ def _read_upright(load: Callable[[str], Image], orientations: Mapping[str, int],
 
 
 def _photo_stamps(
-    images: Path, names: Sequence[str], masks: Mapping[str, Path], orientations: Mapping[str, int]
+    images: Path, names: Sequence[str], masks: Mapping[str, Path], orientations: Mapping[str, int], ids: ContentIds
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Name -> content hash of the photo and its mask, and how it is turned; name -> reason for photos that cannot be opened."""
-    stamps, skipped, mask_hash = {}, {}, functools.cache(_content_hash)  # many photos may share a mask
+    """Name -> content id of the photo and its mask, and how it is turned; name -> reason for photos that cannot be opened."""
+    stamps, skipped = {}, {}
+    found = ids.of_files((name, images / name) for name in names)
+    of_masks = ids.of_files((f"mask {path}", path) for path in sorted({masks[name] for name in names if name in masks}))
     present = functools.cache(lambda: find_pictures(images) if images.is_dir() else [])
     for name in names:
-        try:
-            stamp = _content_hash(images / name)
-            if name in masks:
-                stamp += f"+{mask_hash(masks[name])}"
-            if name in orientations:
-                stamp += f"@{orientations[name]}"
-            stamps[name] = stamp
-        except OSError as error:
+        parts = [found[name], *([of_masks[f"mask {masks[name]}"]] if name in masks else [])]
+        if error := next((part for part in parts if isinstance(part, OSError)), None):
             skipped[name] = f"cannot be read: {error}"
             if isinstance(error, FileNotFoundError) and (similar := similar_name(name, present())):
                 skipped[name] += f". {similar}"
             logger.warning("%s is skipped: %s", name, skipped[name])
+            continue
+        stamps[name] = "+".join(map(str, parts)) + (f"@{orientations[name]}" if name in orientations else "")
     return stamps, skipped
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sfm_lightglue.features.extractor import (
 )
 from sfm_lightglue.images import MIN_SIDE, to_grey
 from sfm_lightglue.networks.heatmaps import detect_keypoints
-from sfm_lightglue.networks.precision import check_precision, network_dtype
+from sfm_lightglue.networks.precision import AUTO, check_precision, network_dtype, resolved_precision
 from sfm_lightglue.networks.superpoint import (
     SMALL_OCTAVE,
     SMALL_SHARE,
@@ -30,6 +30,9 @@ from sfm_lightglue.networks.superpoint import (
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.ranges import check_ranges
+
+LOW_IS_ENOUGH = frozenset({"superpoint-open"})
+"""Weights for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,11 @@ class SuperPointOptions:
     subpixel: bool
     """Move each keypoint to the expected position in its 5x5 window."""
     precision: str
-    """`float32`, or `low` for 16-bit convolutions if the device is faster with them."""
+    """`float32`, or `low` for 16-bit convolutions if the device is faster with them. `auto`: low on such a
+    device for the weights in `LOW_IS_ENOUGH`, else float32."""
 
     def __post_init__(self) -> None:
-        check_precision(self.precision, "features.precision")
+        check_precision(self.precision, "features.precision", may_be_auto=True)
         if self.small_share is not None and self.small_share > 1:
             raise ValueError(f"features.small_share must lie in 0..1, found {self.small_share}")
         check_at_least(
@@ -79,6 +83,8 @@ class SuperPointExtractor:
 
     def __init__(self, options: SuperPointOptions, network: SuperPoint, device: str, weights: WeightsRecord) -> None:
         self.options, self.network, self.device, self.weights = options, network, device, (weights,)
+        self.chose_precision = False
+        self.shared_precision = "low" if options.weights in LOW_IS_ENOUGH else "float32"
         self.centred = weights.metadata.get("descriptor_sampling") == "centred"
         default_share = SMALL_SHARE if network.octaves or network.head else 0.0
         self.small_share = default_share if options.small_share is None else options.small_share
@@ -93,9 +99,12 @@ class SuperPointExtractor:
         """
         state, record = load_weights(options.weights)
         network = load_superpoint(state)
-        network.lower(network_dtype(options.precision, device))
+        precision = resolved_precision(options.precision, device, low_is_enough=options.weights in LOW_IS_ENOUGH)
+        network.lower(network_dtype(precision, device))
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(options, network, device, record)
+        extractor = cls(replace(options, precision=precision), network, device, record)
+        extractor.chose_precision = options.precision == AUTO
+        return extractor
 
     def num_small(self, max_keypoints: int) -> int:
         """Keypoint budget of the 1/4-resolution level, out of `max_keypoints`."""

@@ -23,6 +23,7 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.geometries.inputs import check_names, geometry_stamps, input_fingerprints, ordered_pairs, read_matches
 from sfm_lightglue.geometries.stationary import MAX_SAMPLED_PAIRS, Overlays, drop_stationary, find_overlays
@@ -120,6 +121,7 @@ def verify_pairs(
     *,
     names: Iterable[str] | None = None,
     executor: Executor | None = None,
+    shard: Shard | None = None,
 ) -> VerificationReport:
     """Writes the two-view geometries of all pairs to the file `output`. Equal input gives equal bytes.
 
@@ -135,6 +137,7 @@ def verify_pairs(
         cameras: camera of each image by name, see `cameras.choose_cameras`.
         names: the images that the pairs may contain; by default all images of `features`.
         executor: decides where the pairs are verified; None for one thread per core.
+        shard: the share of this process, if several divide the work (`execution=shards`); the report is then about this share.
 
     Raises:
         KeyError: A pair has no matches, or an image has no features.
@@ -149,27 +152,37 @@ def verify_pairs(
         if overlays:
             settings["overlays"] = overlays.to_settings()
     recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays)
-    with ShardStore(output, settings, if_settings_changed="recompute") as store:
+    writer = "" if shard is None else shard.writer
+    with ShardStore(output, settings, if_settings_changed="recompute", writer=writer) as store:
+        if shard is not None:
+            ordered, stamps = _share_of(shard, ordered, stamps, store)
         _verify_missing(store, recipe, ordered, stamps, executor or ThreadExecutor())
+    if shard is not None:
+        return VerificationReport(len(ordered), 0, 0, {}, {}, (0.0, 0.0))
     with H5Reader(output) as reader:
         return _summarise(reader.geometry_numbers(ordered), overlays)
+
+
+def _share_of(shard: Shard, pairs: Sequence[Pair], stamps: Sequence[str], store: ShardStore) -> tuple[list[Pair], list[str]]:
+    """The pairs that one of several processes verifies, and their stamps."""
+    by_key = {match_key(pair.name0, pair.name1): (pair, stamp) for pair, stamp in zip(pairs, stamps, strict=True)}
+    chosen = [by_key[key] for key in shard.share([*by_key], store.stamps)]
+    return [pair for pair, _ in chosen], [stamp for _, stamp in chosen]
 
 
 def _verify_missing(
     store: ShardStore, recipe: VerificationRecipe, pairs: Sequence[Pair], stamps: Sequence[str], executor: Executor
 ) -> None:
     """Verifies the pairs that the store does not have with these stamps."""
-    stamp_of_key = {match_key(pair.name0, pair.name1): stamp for pair, stamp in zip(pairs, stamps, strict=True)}
-    missing = set(store.missing(stamp_of_key))
-    todo = [pair for pair in pairs if match_key(pair.name0, pair.name1) in missing] if missing else []
+    stamp_of = {pairs[i]: stamps[i] for i in store.missing_places(pairs, stamps)}
+    todo = list(stamp_of)
     jobs = checked_results(executor, recipe, _batches(todo))
     with progress_bar(len(pairs), "verify", "pair", len(pairs) - len(todo)) as bar, contextlib.closing(jobs):
         for batch, geometries in jobs:
             if isinstance(geometries, Exception):
                 raise geometries
             for pair, geometry in zip(batch, geometries, strict=True):
-                key = match_key(pair.name0, pair.name1)
-                store.add(key, geometry_to_group(geometry), stamp_of_key[key])
+                store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamp_of[pair])
             bar.update(len(batch))
     store.merge()
 

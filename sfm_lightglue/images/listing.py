@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.images.masks_among_photos import masks_beside_photos, part_of
 from sfm_lightglue.images.names import mask_names, similar_name, tell_once, warn_of_twins, warn_once
 from sfm_lightglue.mistakes import count_of
@@ -205,7 +206,7 @@ def _is_output(folder: Path) -> bool:
                 return True
     except OSError:
         pass
-    return sum((folder / name).is_file() for name in OUTPUTS) >= 2
+    return sum(result_exists(folder / name) for name in OUTPUTS) >= 2
 
 
 def _without_masks(folder: Path, names: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
-from sfm_lightglue.networks.precision import check_precision
+from sfm_lightglue.networks.precision import AUTO, check_precision, resolved_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.products import Features, Matches
@@ -35,6 +35,9 @@ EARLY_REJECTION = {
     ),  # the network is ALIKED's
 }
 """Kind of features -> rule, calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
+
+LOW_IS_ENOUGH = frozenset({"superpoint-open", "aliked"})
+"""Kinds of features for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
 
 GPU_BATCH_SIZE = 32
 """Pairs matched together on a GPU. A CPU matches one pair at a time: batches would save only 2 to 4 % of the time at 512
@@ -61,7 +64,8 @@ class LightGlueOptions:
     """End pairs early, without matches, if the descriptors or the first layers say that the photos do not overlap. Possible for
     the kinds of features in `EARLY_REJECTION`. None: only with their published weights, for which the rule was calibrated."""
     precision: str
-    """`float32`, or `low` for 16-bit matrix products if the hardware is faster with them."""
+    """`float32`, or `low` for 16-bit matrix products if the hardware is faster with them. `auto`: low on such hardware for the
+    published weights of the kinds of features in `LOW_IS_ENOUGH`, else float32."""
 
     def __post_init__(self) -> None:
         if self.trained_for not in PUBLISHED_SETTINGS:
@@ -76,7 +80,7 @@ class LightGlueOptions:
                 f"matches.early_rejection is calibrated for {', '.join(EARLY_REJECTION)}, not for {self.trained_for!r}: "
                 "set it to false, or to null (only if calibrated)"
             )
-        check_precision(self.precision, "matches.precision")
+        check_precision(self.precision, "matches.precision", may_be_auto=True)
         if self.filter_threshold is not None and not 0 <= self.filter_threshold < 1:
             raise ValueError(f"matches.filter_threshold must lie in 0..1, found {self.filter_threshold}")
 
@@ -86,6 +90,10 @@ class LightGlueMatcher:
 
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels(may_compile=True) if device == "cpu" else None
+        self.chose_precision = options.precision == AUTO
+        is_known = options.weights is None and options.trained_for in LOW_IS_ENOUGH
+        self.shared_precision = "low" if is_known else "float32"
+        options = replace(options, precision=resolved_precision(options.precision, device, low_is_enough=is_known))
         self.options, self.device, self.weights = options, device, (weights,)
         is_calibrated = options.trained_for in EARLY_REJECTION and options.weights is None
         rejects = is_calibrated if options.early_rejection is None else options.early_rejection
@@ -97,7 +105,8 @@ class LightGlueMatcher:
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
         """The matcher with its weights loaded.
 
-        Its options have numbers for all thresholds: the published ones instead of None. Files of matches record them.
+        Its options have numbers for all thresholds: the published ones instead of None, and the precision that `auto` stands
+        for. Files of matches record them.
 
         Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not LightGlue's.
         """

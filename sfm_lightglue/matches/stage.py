@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import PortablePlugin
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.orientation import upright_features
-from sfm_lightglue.products import Matches, Pair
+from sfm_lightglue.products import Matches, Pair, sorted_pairs
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, H5Reader, ShardStore, check_match_keys, match_key, matches_to_group
 
@@ -41,6 +43,8 @@ class MatchingReport:
     """Mean number of matches of these pairs; 0 without any."""
     mean_stop_layer: float
     """Mean number of network layers of these pairs (LightGlue's adaptive depth); 0 without any."""
+    precision: str = ""
+    """`float32` or `low`, in which the network computed them; empty for matchers without that option."""
     num_computed: int = 0
     """Pairs matched in this call; the others were already stored. A summary does not have it: it is about the files."""
 
@@ -55,6 +59,7 @@ def match_pairs(
     num_workers: int = 0,
     cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
+    shard: Shard | None = None,
 ) -> MatchingReport:
     """Writes the matches of all pairs to a file. Pairs that are already stored there are kept.
 
@@ -69,6 +74,7 @@ def match_pairs(
         num_workers: Number of these threads, 0 for one per core. Not used if an executor is given.
         cache_mb: Memory of each process for images that are kept for their next pair, MB.
         if_settings_changed: `refuse` or `recompute` matches in `output` that were made with other settings.
+        shard: The share of this process, if several divide the work (`execution=shards`); the report is then about this share.
 
     Returns:
         The numbers of pairs and matches.
@@ -85,38 +91,38 @@ def match_pairs(
         >>> report.num_pairs
         5
     """
-    ordered = sorted(set(pairs))
+    ordered = sorted_pairs(pairs)
+    matcher = with_stored_precision(matcher, output, is_shared=shard is not None)
     check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
-    by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
-
     with H5Reader(features) as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
-        image_stamps = _image_stamps(reader, ordered)
-    stamps = {key: f"{image_stamps[pair.name0]} {image_stamps[pair.name1]}" for key, pair in by_key.items()}
-    with ShardStore(output, settings, if_settings_changed=if_settings_changed) as store:
-        todo = store.missing(stamps)
+        stamps = _image_stamps(reader, ordered)
+    writer = "" if shard is None else shard.writer
+    with ShardStore(output, settings, if_settings_changed=if_settings_changed, writer=writer) as store:
+        wanted = ordered
+        if shard is not None:
+            by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
+            wanted = [by_key[key] for key in shard.share([*by_key], store.stamps)]
+        todo = store.missing_pairs(wanted, stamps)
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
-        batches = _batches([by_key[key] for key in todo], matcher)
+        batches = _batches(todo, matcher)
         jobs = checked_results(executor or ThreadExecutor(num_workers), recipe, batches)
-        bar = progress_bar(len(stamps), "match", "pair", len(stamps) - len(todo))
+        bar = progress_bar(len(wanted), "match", "pair", len(wanted) - len(todo))
         with bar, contextlib.closing(jobs):  # after an error, the jobs end before the error is raised
             for batch, results in jobs:
                 if isinstance(results, Exception):
                     raise results
                 for pair, result in zip(batch, results, strict=True):
-                    key = match_key(pair.name0, pair.name1)
-                    store.add(key, result, stamps[key])
+                    store.add(match_key(pair.name0, pair.name1), result, f"{stamps[pair.name0]} {stamps[pair.name1]}")
                 bar.update(len(batch))
         store.merge()
-    return MatchingReport(len(ordered), *_mean_counts(Path(output), ordered), num_computed=len(todo))
-
-
-def _mean_counts(path: Path, pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Mean number of matches and of layers of the pairs in the file; 0 without pairs."""
-    with H5Reader(path) as reader:
-        counts = [reader.match_counts(pair.name0, pair.name1) or (0, 0) for pair in pairs]
-    num_matches, num_layers = np.mean(counts or [(0, 0)], axis=0).tolist()
-    return num_matches, num_layers
+    precision = getattr(getattr(matcher, "options", None), "precision", "")
+    if shard is not None:
+        return MatchingReport(len(wanted), 0.0, 0.0, precision, num_computed=len(todo))
+    with H5Reader(output) as reader:
+        counts = np.maximum(reader.match_counts_of(ordered), 0)
+    num_matches, num_layers = counts.mean(axis=0).tolist() if ordered else (0.0, 0.0)
+    return MatchingReport(len(ordered), num_matches, num_layers, precision, num_computed=len(todo))
 
 
 @contextlib.contextmanager
@@ -187,7 +193,11 @@ def _batches(pairs: Sequence[Pair], matcher: Matcher) -> list[tuple[Pair, ...]]:
 def _image_stamps(reader: H5Reader, pairs: Iterable[Pair]) -> dict[str, str]:
     """Content stamp of each image in the pairs. Raises: KeyError that names the closest image if one has no features."""
     names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
-    return {name: reader.stamp(name) or reader.features(name).name for name in names}
+    stamps = dict(zip(names, reader.stamps(names), strict=True))
+    for name in names:
+        if not stamps[name]:
+            reader.features(name)  # raises
+    return stamps
 
 
 def _check(matches: Matches, pair: Pair, sizes: tuple[int, int]) -> None:

@@ -215,6 +215,16 @@ _ENTRIES = (
         for_="matches=lightglue trained_for=superpoint-open",
         origin="LightGlue for ALIKED, Lindenberger et al., ICCV 2023 (arXiv:2306.13643), rounded to half precision",
     ),
+    WeightsEntry(
+        name="vlad-aliked",
+        file="vlad-aliked.safetensors",
+        urls=(),  # in this package
+        sha256="c8161701db66af1c65cd1888b8f48c9ee608f7cb870a279873c5da4eede07f9d",
+        size=139_840,
+        licence="Apache-2.0",
+        for_="pairs=retrieval with features=superpoint or aliked",
+        origin="codebook of VLAD, Jegou et al., CVPR 2010, trained with this package (docs/guide/training.md)",
+    ),
     _lightglue("aliked", "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503", 47_632_827, packaged=True),
     _lightglue(
         "raco",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.pairs.view_graph import Components
@@ -72,6 +73,38 @@ def limit_pairs(pairs: Sequence[Pair], max_pairs: int | None, max_pairs_per_imag
     if len(kept) < len(pairs):
         _log_cut(len(kept), len(pairs), ends, graph)
     return sorted((pairs[i] for i in kept), key=_names)
+
+
+def expected_pairs(options: Any, num_photos: int, limits: SelectionOptions) -> int | None:
+    """The largest number of pairs that a source with these options gives in the first round; None if that is not known.
+
+    It is known for sources with a number of neighbours, for all pairs, and for unions of these.
+    """
+    every = num_photos * (num_photos - 1) // 2
+    most = _most(options, num_photos)
+    if most is None:
+        return None
+    limit = every if limits.max_pairs is None else limits.max_pairs
+    of_images = every if limits.max_pairs_per_image is None else num_photos * limits.max_pairs_per_image // 2
+    return min(most, every, limit, of_images)
+
+
+def _most(options: Any, num_photos: int) -> int | None:
+    """As `expected_pairs`, without limits."""
+    every = num_photos * (num_photos - 1) // 2
+    if isinstance(sources := getattr(options, "sources", None), Mapping):  # a union
+        counts = [_most(each, num_photos) for each in sources.values()]
+        return None if None in counts else sum(filter(None, counts))
+    if (largest := getattr(options, "max_exhaustive", None)) is not None:  # auto
+        if num_photos <= largest:
+            return every
+        return sum(_most(each, num_photos) or 0 for each in (options.retrieval, options.spatial, options.sequential))
+    if isinstance(count := getattr(options, "num_neighbours", None), int):
+        return num_photos * count
+    if isinstance(overlap := getattr(options, "overlap", None), int):
+        loops = num_photos // options.loop_every * options.loop_neighbours if options.loop_closure else 0
+        return num_photos * (2 * overlap if options.quadratic_overlap else overlap) + loops
+    return every if options.name == "exhaustive" else None
 
 
 def rank_of(pair: Pair) -> float:

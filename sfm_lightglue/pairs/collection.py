@@ -16,6 +16,7 @@ from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.positions import GeoPosition
+from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import H5Reader
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Collection:
         positions: File of GPS positions; see `position_files.py` for its forms. None takes them from the EXIF of the photos.
         device: Device of torch on which a source may compute: `cpu`, `cuda` or `cuda:0`.
         load_descriptors: Gives the local descriptors (n, d) of an image by name, in place of the file of features.
+        run: Output folder in which sources keep what they compute from the features. None keeps nothing.
     """
 
     def __init__(
@@ -48,12 +50,15 @@ class Collection:
         positions: Path | str | None = None,
         device: str = "cpu",
         load_descriptors: Callable[[str], np.ndarray] | None = None,
+        run: RunFolder | None = None,
     ) -> None:
         self.names = tuple(sorted(set(names)))
         """The names, each once, sorted."""
         self.device = device
         self.images = images
         """Folder of the photos; None if it is not known."""
+        self.run = run
+        """Output folder in which sources keep what they compute; None if they keep nothing."""
         self._features, self._poses, self._positions = features, poses, positions
         self._load_descriptors = load_descriptors
         self._times: dict[str, float] = {}
@@ -88,6 +93,21 @@ class Collection:
                 "or choose pairs=exhaustive or pairs=list"
             )
         return descriptors
+
+    @property
+    def feature_weights(self) -> tuple[str, ...]:
+        """SHA-256 of the weights that the local features were made with; empty if the file of features does not say."""
+        settings = {} if self._load_descriptors is not None else self._reader.settings
+        return tuple(settings.get("weights", ()))
+
+    @property
+    def feature_fingerprint(self) -> str:
+        """Fingerprint of the settings that the local features were made with; empty if the file of features does not say."""
+        return self._reader.fingerprint if self._load_descriptors is None and self._reader.settings else ""
+
+    def feature_stamp(self, name: str) -> str:
+        """Content id of the local features of an image."""
+        return "" if self._load_descriptors is not None else self._reader.stamp(name)
 
     @functools.cached_property
     def has_descriptors(self) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.pairs.codebooks import choose_codebook, read_codebook
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.vlad import learn_codebook, sample_descriptors, vlad
+from sfm_lightglue.pairs.vlad import Codebook, vlad
 from sfm_lightglue.ranges import check_ranges
+from sfm_lightglue.storage import GroupData, ShardStore
 
 logger = logging.getLogger(__name__)
 
@@ -19,26 +22,37 @@ logger = logging.getLogger(__name__)
 class GlobalDescriptorOptions:
     """Options of sources that compare whole images."""
 
+    codebook: str
+    """`auto`: the codebook of this package for the features, or else the collection's own. `own`: always its own. Or a file."""
     num_words: int
-    """Size of the codebook. The descriptor of an image has num_words x d values for local descriptors of d values."""
+    """Number of words of an own codebook."""
+    dimensions: int
+    """Number of values of an image's descriptor with an own codebook."""
     max_samples: int
-    """Number of local descriptors from which the codebook is learnt."""
+    """Number of local descriptors from which an own codebook is learnt."""
     seed: int
     """Seed of the random choice of these local descriptors."""
     global_descriptors: str | None
     """HDF5 file with hloc's `global_descriptor` of each image, which replaces VLAD. None computes VLAD."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "pairs", num_words=">= 1", max_samples=">= 1", seed=">= 0")
+        check_ranges(self, "pairs", num_words=">= 1", dimensions=">= 1", max_samples=">= 1", seed=">= 0")
+        if self.dimensions % self.num_words:
+            raise ValueError(
+                f"pairs.dimensions={self.dimensions} must be a multiple of pairs.num_words={self.num_words}: each word has the "
+                "same share of the descriptor"
+            )
 
 
 def check_global_descriptors(options: GlobalDescriptorOptions, collection: Collection) -> None:
-    """Checks that the file `options.global_descriptors`, if there is one, covers all photos that can be read.
+    """Checks that the files of the options, if they are given, can be used: global descriptors of all photos, a codebook.
 
-    Raises: FileNotFoundError if the file does not exist; ValueError if it is no HDF5 file or lacks photos.
+    Raises: FileNotFoundError if a file does not exist; ValueError if it is of another kind or lacks photos.
     """
     path = options.global_descriptors
     if path is None:
+        if options.codebook not in ("auto", "own"):
+            read_codebook(options.codebook)
         return
     missing = collection.without_global_descriptor(path)
     if missing:
@@ -49,22 +63,42 @@ def check_global_descriptors(options: GlobalDescriptorOptions, collection: Colle
 
 
 def global_descriptors(options: GlobalDescriptorOptions, collection: Collection) -> np.ndarray:
-    """(n, d): the global descriptor of each of `collection.names`.
+    """(n, d), float32 or float16: the global descriptor of each of `collection.names`.
 
-    It comes from the file `options.global_descriptors` as float32, or from VLAD as float16. VLAD gives a unit-length vector, and
-    zeros for an image without local features.
+    It comes from the file `options.global_descriptors`, or from VLAD. VLAD gives a unit-length vector, and zeros for an image
+    without local features. In a run, the vectors are kept in `global_descriptors.h5`: only those of new or changed photos are
+    computed.
     """
     if options.global_descriptors is not None:
         return collection.global_descriptors(options.global_descriptors)
     names = collection.names
-    samples = sample_descriptors(names, collection.descriptors, options.max_samples, options.seed)
-    if not len(samples):
+    codebook = choose_codebook(options, collection)
+    if codebook is None:
         logger.warning("none of %d images has local features, so no similar images can be found", len(names))
         return np.zeros((len(names), 1), np.float16)
-    codebook = learn_codebook(samples, options.num_words, seed=options.seed)
+    if collection.run is not None:
+        _describe(collection, codebook, collection.run.global_descriptors)
+        return collection.global_descriptors(collection.run.global_descriptors)
     descriptors = np.empty((len(names), codebook.size), np.float16)  # half the memory; similarities change by 2e-5
     with progress_bar(len(names), "describe", "image") as bar:
-        for i, name in enumerate(names):
-            descriptors[i] = vlad(collection.descriptors(name), codebook)
+        for row, name in zip(descriptors, names, strict=True):
+            row[:] = vlad(collection.descriptors(name), codebook)
             bar.update()
     return descriptors
+
+
+def _describe(collection: Collection, codebook: Codebook, path: Path) -> None:
+    """Stores the vectors of all images in hloc's layout. Those that are stored already are kept.
+
+    The local descriptors of one image at a time are in memory.
+    """
+    settings = {"class": "sfm_lightglue.pairs.vlad:vlad", "codebook": codebook.sha256, "features": collection.feature_fingerprint}
+    stamps = {name: collection.feature_stamp(name) for name in collection.names}
+    with ShardStore(path, settings, if_settings_changed="recompute", shard_items=4096) as store:
+        todo = store.missing(stamps)
+        with progress_bar(len(stamps), "describe", "image", len(stamps) - len(todo)) as bar:
+            for name in todo:
+                vector = vlad(collection.descriptors(name), codebook).astype(np.float16)
+                store.add(name, GroupData({"global_descriptor": vector}, {}), stamps[name])
+                bar.update()
+        store.merge()

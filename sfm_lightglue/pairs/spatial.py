@@ -42,8 +42,8 @@ class SpatialOptions(GlobalDescriptorOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        limits = {"max_distance_m": "> 0", "max_heading_difference_deg": "> 0, <= 180", "min_score": ">= -1, <= 1"}
-        check_ranges(self, "pairs", num_neighbours=">= 1", **limits)
+        check_ranges(self, "pairs", num_neighbours=">= 1", max_distance_m="> 0", min_score=">= -1, <= 1")
+        check_ranges(self, "pairs", max_heading_difference_deg="> 0, <= 180")
         if self.num_neighbours is None and self.max_distance_m is None:
             raise ValueError(
                 "pairs.num_neighbours=null pairs each photo with all within a radius: give it, such as pairs.max_distance_m=50"

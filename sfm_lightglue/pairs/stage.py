@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from sfm_lightglue.pairs.budget import SelectionOptions, limit_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.pairing import Choice, PairSource, found_pairs
+from sfm_lightglue.pairs.pairing import Choice, PairSource, create_source, found_pairs
+from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, log_proposals, propose_pairs, widened
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.products import Pair
+from sfm_lightglue.storage import H5Reader
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,44 @@ def plan_pairs(
         choice = choose(collection)
     found = select_pairs(source, collection)
     pairs = limit_pairs(found, limits.max_pairs, limits.max_pairs_per_image)
-    counts = Counter(kind for pair in pairs for kind in {re.split("[#+]", reason)[0] for reason in pair.reason.split(",")})
     parts = graph_parts(collection.names, pairs)
     return pairs, SelectionReport(
-        len(pairs), choice.sources, choice.because, dict(sorted(counts.items())), len(found), **dataclasses.asdict(parts)
+        len(pairs), choice.sources, choice.because, count_sources(pairs), len(found), **dataclasses.asdict(parts)
     )
+
+
+def count_sources(pairs: Iterable[Pair]) -> dict[str, int]:
+    """Number of pairs by the first word of their reasons, such as `retrieval`, sorted. A pair may have several reasons."""
+    counts = Counter(
+        kind for pair in pairs for kind in {re.split("[#+]", reason.rpartition(":")[2])[0] for reason in pair.reason.split(",")}
+    )
+    return dict(sorted(counts.items()))
+
+
+def expand_pairs(
+    options: Any, collection: Collection, tried: Sequence[Pair], geometries: H5Reader, limits: SelectionOptions, number: int
+) -> tuple[list[Pair], RoundReport]:
+    """The pairs that round `number` adds to those before, see `second_round.propose_pairs`, and a report.
+
+    Args:
+        options: Options of the pair source of the first round. It is asked again, for twice as many neighbours.
+        collection: The photos.
+        tried: The pairs of all rounds before.
+        geometries: The open file of their two-view geometries.
+        limits: `min_partners`, and the budgets of the new pairs.
+        number: Number of the round, from 2.
+    """
+    graph = VerifiedGraph.read(collection.names, tried, geometries)
+    num_weak = sum(len(others) < limits.min_partners for others in graph.partners.values())
+    wider: list[Pair] = []
+    if 2 * len(tried) < len(collection.names) * (len(collection.names) - 1):
+        wider = select_pairs(create_source(widened(options)), collection)
+    proposed = propose_pairs(graph, tried, wider, limits.min_partners, number)
+    proposed = limit_pairs(proposed, limits.max_pairs, limits.max_pairs_per_image)
+    parts = graph_parts(collection.names, graph.inliers)
+    report = RoundReport(number, len(proposed), count_sources(proposed), num_weak, **dataclasses.asdict(parts))
+    log_proposals(report)
+    return proposed, report
 
 
 def select_pairs(source: PairSource, collection: Collection) -> list[Pair]:

@@ -1,12 +1,15 @@
-"""VLAD: one vector per image, computed from its local descriptors and a codebook. It needs no weights.
+"""VLAD: one vector per image, computed from its local descriptors and a codebook.
 
-The codebook is learnt from the collection itself. Source: Jegou et al., Aggregating local descriptors into a compact image
-representation, CVPR 2010; intra-normalisation: Arandjelovic and Zisserman, All about VLAD, CVPR 2013, section 3.1.
+Source: Jegou et al., Aggregating local descriptors into a compact image representation, CVPR 2010; normalisation of each word:
+Arandjelovic and Zisserman, All about VLAD, CVPR 2013, section 3.1; axes of each word: Delhumeau et al., Revisiting the VLAD image
+representation, ACM Multimedia 2013, section 4.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +18,28 @@ MIN_SAMPLES_PER_IMAGE = 64
 samples come from only some of the images."""
 BLOCK = 16384
 """Number of descriptors that are assigned to words at a time: 4 MB of similarities for 64 words."""
+PRIOR_SAMPLES = 64
+"""The axes of a word count the spread of all samples like this many of its own: a word with few samples gets useful axes too."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """What VLAD knows about local descriptors. The numbers are those that a file stores: rounded to float16."""
+
+    words: np.ndarray
+    """float32 (k, d): typical local descriptors."""
+    axes: np.ndarray
+    """float32 (k, d, r): for each word, r orthonormal directions in which descriptors differ most from it."""
+
+    @property
+    def size(self) -> int:
+        """Number of values of an image's vector, k r."""
+        return len(self.words) * self.axes.shape[2]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the numbers."""
+        return hashlib.sha256(self.words.tobytes() + self.axes.tobytes()).hexdigest()
 
 
 def sample_descriptors(
@@ -46,7 +71,36 @@ def sample_descriptors(
     return np.concatenate(samples).astype(np.float32) if samples else np.zeros((0, 0), np.float32)
 
 
-def learn_codebook(samples: np.ndarray, num_words: int, *, num_iterations: int = 20, seed: int = 0) -> np.ndarray:
+def learn_codebook(samples: np.ndarray, num_words: int, num_axes: int, *, seed: int = 0) -> Codebook:
+    """Words and their axes, from local descriptors.
+
+    Args:
+        samples: Local descriptors (m, d).
+        num_words: Number of words k. If there are fewer samples, k = m.
+        num_axes: Number of axes of each word; d if it is larger.
+        seed: Seed of the random choice of the first words.
+
+    Raises:
+        ValueError: There are no samples, or a number is below 1.
+    """
+    if num_axes < 1:
+        raise ValueError(f"a word needs at least 1 axis, found {num_axes}")
+    words = _half(learn_words(samples, num_words, seed=seed))
+    samples = samples.astype(np.float32)
+    nearest = _assign(samples, words)
+    residuals = samples - words[nearest]
+    spread = residuals.T @ residuals / len(residuals)
+    axes = np.empty((*words.shape, min(num_axes, words.shape[1])), np.float32)
+    for word, directions in enumerate(axes):
+        own = residuals[nearest == word]
+        _, vectors = np.linalg.eigh((own.T @ own + PRIOR_SAMPLES * spread).astype(np.float64))
+        largest = vectors[:, ::-1][:, : directions.shape[1]]
+        signs = np.sign(largest[np.abs(largest).argmax(axis=0), np.arange(largest.shape[1])])  # eigh leaves them open
+        directions[:] = largest * signs
+    return Codebook(words, _half(axes))
+
+
+def learn_words(samples: np.ndarray, num_words: int, *, num_iterations: int = 20, seed: int = 0) -> np.ndarray:
     """float32 (k, d): the centres that k-means finds in the samples.
 
     The first centres are random samples. A centre that loses all its samples does not move.
@@ -77,17 +131,15 @@ def learn_codebook(samples: np.ndarray, num_words: int, *, num_iterations: int =
     return codebook
 
 
-def vlad(descriptors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """float32 (k d,), unit length: for each word, the sum of the differences between the word and its descriptors.
+def vlad(descriptors: np.ndarray, codebook: Codebook) -> np.ndarray:
+    """float32 (k r,), unit length: for each word, the sum of the differences between the word and its descriptors, on its axes.
 
-    Each descriptor belongs to its nearest word. The sum of each word is scaled to unit length (intra-normalisation), so that
-    repeated texture does not outweigh the rest. The usual power normalisation (square root of each component) is left out,
-    because it makes no measurable difference. Recall at 10 on 164 photos of 27 places: for ALIKED 0.956 without and 0.954 with
-    it, for SIFT 0.917 and 0.911.
+    Each descriptor belongs to its nearest word. The sum of each word is divided by the root of its length, so that repeated
+    texture does not outweigh the rest.
 
     Args:
         descriptors: Local descriptors (n, d) of an image.
-        codebook: Words (k, d), from `learn_codebook`.
+        codebook: From `learn_codebook`.
 
     Returns:
         The vector; zeros for an image without descriptors.
@@ -95,9 +147,15 @@ def vlad(descriptors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     if not len(descriptors):
         return np.zeros(codebook.size, np.float32)
     descriptors = descriptors.astype(np.float32)
-    sums, counts = _sum_by_word(descriptors, _assign(descriptors, codebook), len(codebook))
-    residuals = _unit_rows(sums - counts[:, None] * codebook)
+    sums, counts = _sum_by_word(descriptors, _assign(descriptors, codebook.words), len(codebook.words))
+    residuals = np.einsum("kd,kdr->kr", sums - counts[:, None] * codebook.words, codebook.axes)
+    residuals /= np.maximum(np.sqrt(np.linalg.norm(residuals, axis=1, keepdims=True)), np.float32(1e-12))
     return _unit_rows(residuals.reshape(1, -1))[0].astype(np.float32)
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    """float32: the values rounded to float16."""
+    return values.astype(np.float16).astype(np.float32)
 
 
 def _assign(descriptors: np.ndarray, codebook: np.ndarray) -> np.ndarray:

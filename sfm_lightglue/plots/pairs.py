@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.plots.canvas import WIDTH_IN, Canvas, Limits, colormap_of, colors_of, new_canvas
 from sfm_lightglue.products import Pair
 from sfm_lightglue.run_folder import RunFolder
@@ -133,10 +134,10 @@ def _shortened(text: str) -> str:
 def _pairs_of_run(run: RunFolder, label: str) -> tuple[Mapping[Pair, float] | Sequence[Pair], str]:
     """The pairs of a run with the number that says most about them, and what it is."""
     pairs = run.read_pairs()
-    if run.verification.exists():
+    if result_exists(run.verification):
         with run.open_verification() as reader:
             return {pair: reader.num_inliers(pair.name0, pair.name1) for pair in pairs}, label or "inliers"
-    if run.matches.exists():
+    if result_exists(run.matches):
         with run.open_matches() as reader:
             found = {pair: reader.find_matches(pair.name0, pair.name1) for pair in pairs}
         return {pair: len(matches) for pair, matches in found.items() if matches is not None}, label or "matches"

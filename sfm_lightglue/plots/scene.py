@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.model_files import read_model
 from sfm_lightglue.plots.canvas import WIDTH_IN, new_canvas
 from sfm_lightglue.report.scene import EDGES, ELEVATION_DEG, View, camera_size, choose_view, points_of, pyramid, upright_poses
@@ -63,7 +64,7 @@ def plot_reconstruction(
         if largest is None:
             raise ValueError(f"{run.reconstruction} has no model: run the stage reconstruct, or see why it failed")
         model = largest
-        if run.features.exists():
+        if result_exists(run.features):
             with run.open_features() as reader:
                 orientations = reader.orientations(reader.names())
     reconstruction = read_model(Path(model)) if isinstance(model, (str, Path)) else model

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sfm_lightglue.api import ImageMatches, Photo, join_matches, load_image
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.images import load_image as load_listed
 from sfm_lightglue.orientation import to_upright, turn_pixels, upright_size
 from sfm_lightglue.products import Features, Image, Pair
@@ -81,7 +82,7 @@ def matches_of_run(run: RunFolder, name0: str, name1: str) -> tuple[Shown, Shown
 
 
 def _verified(run: RunFolder, name0: str, name1: str, indices: np.ndarray) -> np.ndarray | None:
-    if not run.verification.exists():
+    if not result_exists(run.verification):
         return None
     pair = Pair(name0, name1)
     with run.open_verification() as reader:

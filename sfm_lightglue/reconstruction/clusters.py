@@ -36,6 +36,9 @@ STATE = "settings.json"
 BEGINNINGS = ('{"clusters":',)
 """The first key in `settings.json`."""
 
+NO_LOG = 3
+"""COLMAP's level of fatal errors."""
+
 Job: TypeAlias = tuple[int, tuple[str, ...]]
 """The number of a cluster and the names of its photos."""
 
@@ -146,7 +149,8 @@ def _describe(clusters: Sequence[Sequence[str]], num_finished: int) -> str:
 
 def _map_all(jobs: list[Job], database: Path, folder: Path, options: ReconstructionOptions, executor: Executor) -> bool:
     """Maps each cluster; returns whether Ctrl-C was pressed. Raises: RuntimeError as in `map_clusters`."""
-    recipe = functools.partial(_open_mapper, database, folder, replace(options, num_threads=1))
+    paths = database.absolute(), folder.absolute()  # a worker may have another current folder
+    recipe = functools.partial(_open_mapper, *paths, replace(options, num_threads=1), os.getpid())
     errors = dict[int, Exception]()
     largest_first = sorted(jobs, key=lambda job: (-len(job[1]), job[0]))
     try:
@@ -167,12 +171,20 @@ def _map_all(jobs: list[Job], database: Path, folder: Path, options: Reconstruct
 
 
 @contextlib.contextmanager
-def _open_mapper(database: Path, folder: Path, options: ReconstructionOptions, device: str) -> Iterator[Callable[[Job], int]]:
-    """A recipe of executors: gives the function that maps a cluster and returns the number of its models."""
+def _open_mapper(
+    database: Path, folder: Path, options: ReconstructionOptions, parent: int, device: str
+) -> Iterator[Callable[[Job], int]]:
+    """A recipe of executors: gives the function that maps a cluster and returns the number of its models.
+
+    `parent` is the id of the process that joins the models. In other processes COLMAP logs nothing: a cluster without a first
+    pair is no error, because its photos are tried again when models are continued.
+    """
 
     def map_cluster(job: Job) -> int:
         number, names = job
         partial = folder / f"{number}.{os.getpid()}.tmp"
+        if partial.exists():  # of a lost worker that had the same process id
+            shutil.rmtree(partial)
         partial.mkdir()
         colmap = incremental_options(options, len(names))
         colmap.image_names = list(names)
@@ -180,10 +192,15 @@ def _open_mapper(database: Path, folder: Path, options: ReconstructionOptions, d
             models = pycolmap.incremental_mapping(database, partial, partial, colmap, cancellation_token=token)
             if token.is_cancelled:
                 raise InterruptedError(f"cluster {number} was interrupted")
-        partial.rename(folder / str(number))
+        if (folder / str(number)).exists():  # a worker that was taken for lost has finished it
+            shutil.rmtree(partial)
+        else:
+            partial.rename(folder / str(number))
         return len(models)
 
     with colmap_log(None):
+        if os.getpid() != parent:
+            pycolmap.logging.minloglevel = NO_LOG
         yield map_cluster
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,9 @@ from sfm_lightglue.similarity import Similarity, align_similarity
 MIN_COMMON_POINTS = 30
 """Common points that must fit; COLMAP asks for as many to register a photo."""
 NUM_SAMPLES = 1000
-"""Random samples of three common points. With 40 % of wrong points, one in five samples is right."""
+"""Random samples of three common points at most. With 40 % of wrong points, one in five samples is right."""
+MIN_SAMPLES, CONFIDENCE = 100, 0.9999
+"""Samples that are always taken, and the probability that one of all samples has no wrong point, at which sampling ends."""
 MAX_PHOTO_SAMPLES = 200
 """Pairs of photos of both models that give a similarity each: their poses are right even if most common points are wrong."""
 MAX_SCORED = 2000
@@ -123,18 +125,33 @@ def fit_similarity(
 
     everything, generator = np.arange(len(source)), np.random.default_rng(options.seed)
     some = np.sort(generator.permutation(everything)[:MAX_SCORED])
-    samples = (generator.choice(everything, 3, replace=False) for _ in range(NUM_SAMPLES))
-    of_points = (Similarity(*align_similarity(source[sample], target[sample])) for sample in samples)
     best, score = None, 2
-    for similarity in itertools.chain(similarities_of_photos(model0, model1), of_points):
+
+    def better(similarity: Similarity) -> None:
+        nonlocal best, score
         if similarity.scale > 0 and (number := int(agree(similarity, some).sum())) > score:
             best, score = similarity, number
+
+    for similarity in similarities_of_photos(model0, model1):
+        better(similarity)
+    for number in range(NUM_SAMPLES):
+        if number >= MIN_SAMPLES and (1 - (score / len(some)) ** 3) ** number <= 1 - CONFIDENCE:
+            break
+        sample = generator.choice(everything, 3, replace=False)
+        better(Similarity(*align_similarity(source[sample], target[sample])))
     if best is None:
         raise NotJoined("no similarity fits their common points")
-    fits = agree(best, everything)
-    for _ in range(10):  # as long as more points agree
+    return _refined(best, source, target, lambda similarity: agree(similarity, everything))
+
+
+def _refined(
+    best: Similarity, source: np.ndarray, target: np.ndarray, agree: Callable[[Similarity], np.ndarray]
+) -> tuple[Similarity, np.ndarray]:
+    """The least-squares similarity of the points that agree, as long as more points agree with it; and these points."""
+    fits = agree(best)
+    for _ in range(10):
         refined = Similarity(*align_similarity(source[fits], target[fits]))
-        if refined.scale <= 0 or (more := agree(refined, everything)).sum() <= fits.sum():
+        if refined.scale <= 0 or (more := agree(refined)).sum() <= fits.sum():
             break
         best, fits = refined, more
     return best, fits

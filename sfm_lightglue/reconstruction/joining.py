@@ -7,10 +7,10 @@ models stay apart, with a reason, if anything does not fit: wrong joins are wors
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +94,24 @@ def _links(
     """Each two models that have common points and were not tried, the larger one first; those with most common points first."""
     ranked = sorted(parts, key=lambda folder: (*rank_of(parts[folder].model), folder.name))
     links = [
-        (folder0, folder1, find_common_points(parts[folder0], parts[folder1], pairs))
-        for folder0, folder1 in itertools.combinations(ranked, 2)
-        if (parts[folder0].key, parts[folder1].key) not in tried
+        (ranked[number0], ranked[number1], find_common_points(parts[ranked[number0]], parts[ranked[number1]], pairs))
+        for number0, number1 in _neighbours([parts[folder].images for folder in ranked], pairs)
+        if (parts[ranked[number0]].key, parts[ranked[number1]].key) not in tried
     ]
     return sorted((link for link in links if len(link[2].ids)), key=lambda link: -len(link[2].ids))
+
+
+def _neighbours(images: Sequence[Set[int]], pairs: VerifiedPairs) -> list[tuple[int, int]]:
+    """Numbers of each two sets of images that share an image or have a verified pair between them, sorted."""
+    homes: dict[int, list[int]] = {}
+    for number, inside in enumerate(images):
+        for image in inside:
+            homes.setdefault(image, []).append(number)
+    found = set()
+    for number, inside in enumerate(images):
+        reached = {other for image in inside for other in (image, *pairs.partners.get(image, ()))}
+        found |= {(number, other) for image in reached for other in homes.get(image, ()) if number < other}
+    return sorted(found)
 
 
 def join_two(

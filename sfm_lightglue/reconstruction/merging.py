@@ -109,9 +109,11 @@ def adjust(model: pycolmap.Reconstruction, options: ReconstructionOptions) -> No
     colmap.print_summary = False
     num_threads = chosen_num_threads(options, model.num_reg_images())
     colmap.ceres.solver_options.num_threads = num_threads if num_threads > 0 else num_cores()
+    colmap.ceres.solver_options.function_tolerance = 1e-4  # the last digits are for the last adjustment
     for limit in (3 * options.max_error_px, options.max_error_px):
         pycolmap.create_default_bundle_adjuster(colmap, scope, model).solve()
         pycolmap.ObservationManager(model).filter_all_points3D(limit, 1.5)
+    colmap.ceres.solver_options.function_tolerance = 1e-6
     pycolmap.create_default_bundle_adjuster(colmap, scope, model).solve()  # pycolmap.bundle_adjustment would log to the terminal
     model.update_point_3d_errors()
 

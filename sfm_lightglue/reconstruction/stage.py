@@ -23,6 +23,7 @@ from sfm_lightglue import __version__
 from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database_mark import content_hash, keeps_time
 from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.reconstruction.adjustment import adjust_models
 from sfm_lightglue.reconstruction.alignment import align_models
@@ -80,7 +81,7 @@ def reconstruct(
         raise FileNotFoundError(f"{database} does not exist: run the stage database first")
     with keeps_time(database):
         names = image_names(database)
-    if features is None and database.with_name("features.h5").is_file():
+    if features is None and result_exists(database.with_name("features.h5")):
         features = database.with_name("features.h5")
     scale, orientations = _about_photos(features, names) if features is not None else (1.0, {})
     poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}

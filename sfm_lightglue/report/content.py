@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.pair_table import PairNumbers
 from sfm_lightglue.pose_priors import find_positions
 from sfm_lightglue.positions import GeoPosition
@@ -84,7 +85,7 @@ def _opened(run: RunFolder) -> Iterator[dict[str, H5Reader | None]]:
         readers: dict[str, H5Reader | None] = {}
         for name, path in (("features", run.features), ("matches", run.matches), ("verification", run.verification)):
             try:
-                readers[name] = stack.enter_context(H5Reader(path)) if path.is_file() else None
+                readers[name] = stack.enter_context(H5Reader(path)) if result_exists(path) else None
             except ValueError as error:
                 logger.warning("the report leaves out %s: %s", path, error)
                 readers[name] = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sfm_lightglue import __version__
-from sfm_lightglue.files import foreign_file, written_whole
+from sfm_lightglue.files import foreign_file, result_exists, written_whole
 from sfm_lightglue.report.content import content_of
 from sfm_lightglue.report.draw import is_marked
 from sfm_lightglue.report.packing import printable, script_json
@@ -37,7 +37,7 @@ def build_report(run: RunFolder, tables: Tables | None = None) -> Path:
     """
     if not run.path.is_dir():
         raise FileNotFoundError(f"{run.path} does not exist: expected the output folder of a run")
-    if not any(path.exists() for path in (run.summary, run.features, run.reconstruction)):
+    if not any(result_exists(path) for path in (run.summary, run.features, run.reconstruction)):
         raise FileNotFoundError(
             f"{run.path} holds no run: expected an output folder with {run.summary.name} (output=DIR of the run)"
         )

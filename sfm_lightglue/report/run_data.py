@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.pair_table import PairNumbers
 from sfm_lightglue.reasons import REGISTERED
@@ -114,7 +115,7 @@ def run_columns(run: RunFolder, summary: Summary) -> dict[str, Any]:
         "settings": settings_of(summary.content.get("configuration"), summary.content.get("dataset", {})),
         "weights": sorted(weights),
         "versions": list(summary.content.get("versions", {}).items()),
-        "files": [(name, about) for name, about in FILES.items() if (run.path / name).exists()],
+        "files": [(name, about) for name, about in FILES.items() if result_exists(run.path / name)],
     }
 
 

@@ -18,15 +18,16 @@ import warnings
 from sfm_lightglue.storage.calibration import read_calibration
 from sfm_lightglue.storage.layout import (
     CONFIGURATIONS,
-    GroupData,
     check_match_keys,
     features_to_group,
     geometry_to_group,
     match_key,
     matches_to_group,
 )
+from sfm_lightglue.storage.merging import write_single_file
 from sfm_lightglue.storage.numbers import REASONS, GeometryNumbers, numbers_of
 from sfm_lightglue.storage.reader import H5Reader
+from sfm_lightglue.storage.record import GroupData
 from sfm_lightglue.storage.safety import RefusedFile
 from sfm_lightglue.storage.shards import SettingsChanged, ShardStore, check_output
 from sfm_lightglue.storage.values import check_features
@@ -57,4 +58,5 @@ __all__ = [
     "matches_to_group",
     "numbers_of",
     "read_calibration",
+    "write_single_file",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from sfm_lightglue.orientation import check_orientation
 from sfm_lightglue.products import Features, Matches, TwoViewGeometry
+from sfm_lightglue.storage.record import GroupData, Record
 from sfm_lightglue.storage.safety import MAX_DESCRIPTOR_SIZE, RefusedFile, find_dataset, has_member, max_bytes
 from sfm_lightglue.storage.values import (
     check_keypoints,
@@ -37,16 +38,6 @@ CONFIGURATIONS = (
     "CALIBRATED_RIG",
 )
 """COLMAP's names of two-view geometries. The index is COLMAP's number, which is stored as the attribute `config`."""
-
-
-@dataclass(frozen=True)
-class GroupData:
-    """The content of one HDF5 group."""
-
-    datasets: Mapping[str, np.ndarray]
-    """Arrays by name."""
-    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Attributes by name. The key "" has the attributes of the group, and the name of a dataset has its attributes."""
 
 
 # --- features ------------------------------------------------------------------------------------------------------------
@@ -240,6 +231,10 @@ def matches_from_group(group: h5py.Group) -> Matches:
     are not in 0..1.
     """
     place = f"{group.file.filename}: {group.name[1:]}"
+    if isinstance(group, Record) and (rows := group.matches()) is not None:
+        found = dataclasses.replace(matches_from_list(*rows, place), stop_layer=_whole_number(group, "stop_layer", 0))
+        check_match_scores(found.scores, place)
+        return found
     matches0, scores = find_dataset(group, "matches0"), find_dataset(group, "matching_scores0")
     if matches0 is not None:
         if scores is not None and scores.shape != matches0.shape:
@@ -364,7 +359,7 @@ def explained_damage(path: Path, errors: tuple[type[Exception], ...] = (Exceptio
 def read_group(group: h5py.Group) -> GroupData:
     """All datasets and attributes of a group. Raises: RefusedFile if a dataset is not in the file itself."""
     datasets = {name: dataset for name in group if (dataset := find_dataset(group, name)) is not None}
-    attributes = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
+    attributes: dict[str, dict[str, Any]] = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
     return GroupData({name: dataset[()] for name, dataset in datasets.items()}, {"": dict(group.attrs), **attributes})
 
 

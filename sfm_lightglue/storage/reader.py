@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
@@ -31,8 +30,9 @@ from sfm_lightglue.storage.layout import (
     stored_image_size,
     stored_pixel_scale,
 )
-from sfm_lightglue.storage.numbers import GeometryNumbers, numbers_of
-from sfm_lightglue.storage.safety import check_file, find_dataset, find_group, leaf_groups, numeric_datasets
+from sfm_lightglue.storage.numbers import REASONS, ROW, GeometryNumbers, numbers_of, row_of
+from sfm_lightglue.storage.safety import find_dataset, numeric_datasets
+from sfm_lightglue.storage.sources import SegmentSource, open_source
 from sfm_lightglue.storage.values import check_features
 
 
@@ -48,45 +48,44 @@ class H5Reader:
         self.path = Path(path)
 
     def __enter__(self) -> H5Reader:
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path} does not exist: run the stage that writes it first")
-        with explained_damage(self.path):
-            self._file = h5py.File(self.path, "r")
+        self._source = open_source(self.path)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        self._source.close()
 
     # --- the file ---
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the settings in the file. For a file of another program, its name and size are used instead."""
-        return str(self._file.attrs.get("fingerprint", f"foreign {self.path.name} {self.path.stat().st_size}"))
+        if (found := self._source.attrs.get("fingerprint")) is not None:
+            return str(found)
+        return f"foreign {self.path.name} {self.path.stat().st_size}"
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that the file was written with; empty for files of other programs."""
-        return dict(json.loads(self._file.attrs.get("settings", "{}")))
+        return dict(json.loads(self._source.attrs.get("settings", "{}") or "{}"))
 
     def names(self) -> list[str]:
         """Sorted keys of all groups: in a features file, the names of the images."""
         with explained_damage(self.path):
-            return sorted(leaf_groups(self._file))
+            return self._source.keys()
 
     def has(self, key: str) -> bool:
         """Whether the file has a group `key`: in a features file, the name of an image."""
-        return find_group(self._file, key) is not None
+        return self._source.find(key) is not None
 
     def check_links(self) -> None:
         """Checks all links and datasets, without reading the numbers. Raises: RefusedFile, see `safety.py`."""
         with explained_damage(self.path):
-            check_file(self._file)
+            self._source.check()
 
     def stamp(self, key: str) -> str:
         """Content id of a group: its stamp, or a hash of its datasets if another program wrote it. Empty if there is no group."""
         with explained_damage(self.path):
-            if (group := find_group(self._file, key)) is None:
+            if (group := self._source.find(key)) is None:
                 return ""
             if stamp := group.attrs.get("stamp"):
                 return str(stamp)
@@ -94,6 +93,8 @@ class H5Reader:
 
     def stamps(self, keys: Sequence[str]) -> list[str]:
         """The `stamp` of each key."""
+        if isinstance(self._source, SegmentSource):
+            return self._source.index.texts(self._source.entries(keys), "stamp")
         return [self.stamp(key) for key in keys]
 
     # --- features ---
@@ -133,6 +134,15 @@ class H5Reader:
         """Whether a part of the photo was masked out, by a mask or because it is transparent; False if the file does not say."""
         return bool(self._image_group(name).attrs.get("is_masked", False))
 
+    def masked(self, names: Sequence[str]) -> list[str]:
+        """Those of the images for which `is_masked` is True."""
+        if isinstance(self._source, SegmentSource):
+            entries = self._source.entries(names)
+            if (entries >= 0).all() and not self._source.has_groups(entries):
+                found = np.nan_to_num(self._source.numbers(entries, "is_masked", 0)) > 0
+                return [name for name, is_masked in zip(names, found.tolist(), strict=True) if is_masked]
+        return [name for name in names if self.is_masked(name)]
+
     def has_descriptors(self, name: str) -> bool:
         """Whether the file has descriptors of the image. Raises: KeyError if it does not have the image."""
         return find_dataset(self._image_group(name), "descriptors") is not None
@@ -143,6 +153,10 @@ class H5Reader:
 
     def num_keypoints_of(self, names: Sequence[str]) -> np.ndarray:
         """int64 (len(names),): the number of keypoints of each image. Raises: as `features`."""
+        if isinstance(self._source, SegmentSource):
+            found = self._source.lengths(self._source.entries(names), "keypoints")
+            if (found >= 0).all():
+                return found
         return np.array([self.num_keypoints(name) for name in names], np.int64)
 
     def image_size(self, name: str) -> tuple[int, int]:
@@ -167,15 +181,15 @@ class H5Reader:
         Raises: KeyError if an image has none, ValueError if they are not finite, not equally long, or too large together.
         """
         names = list(names)
-        groups = {name: find_group(self._file, name) for name in names}
+        groups = {name: self._source.find(name) for name in names}
         found = {name: None if group is None else find_dataset(group, "global_descriptor") for name, group in groups.items()}
         if missing := [name for name, dataset in found.items() if dataset is None]:
             raise KeyError(f"{self.path} has no global_descriptor of {len(missing)} images, the first is {missing[0]!r}")
         return read_global_descriptors(str(self.path), {name: dataset for name, dataset in found.items() if dataset is not None})
 
-    def _image_group(self, name: str) -> h5py.Group:
+    def _image_group(self, name: str) -> Any:
         """The group of an image. Raises: KeyError that gives the closest name if the file does not have the image."""
-        if (group := find_group(self._file, name)) is not None:
+        if (group := self._source.find(name)) is not None:
             return group
         close = difflib.get_close_matches(name, self.names(), n=1)
         hint = f", did you mean {close[0]!r}?" if close else f"; it holds {len(self.names())} images"
@@ -183,11 +197,11 @@ class H5Reader:
 
     @functools.cached_property
     def _is_ours(self) -> bool:
-        return "fingerprint" in self._file.attrs
+        return "fingerprint" in self._source.attrs
 
     def without_global_descriptor(self, names: Iterable[str]) -> list[str]:
         """Those of `names` that have no `global_descriptor` in the file, in the same order."""
-        groups = {name: find_group(self._file, name) for name in names}
+        groups = {name: self._source.find(name) for name in names}
         return [name for name, group in groups.items() if group is None or find_dataset(group, "global_descriptor") is None]
 
     # --- matches ---
@@ -203,7 +217,7 @@ class H5Reader:
         if not key:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
-            matches = matches_from_group(find_group(self._file, key))
+            matches = matches_from_group(self._source.find(key))
         return _flip(matches) if flipped else matches
 
     def match_counts(self, name0: str, name1: str) -> tuple[int, int] | None:
@@ -215,7 +229,7 @@ class H5Reader:
         if not key:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
-            return match_counts_from_group(find_group(self._file, key))
+            return match_counts_from_group(self._source.find(key))
 
     def match_stamp(self, name0: str, name1: str) -> str:
         """The `stamp` of the matches that `find_matches` returns; empty if it returns None."""
@@ -227,17 +241,50 @@ class H5Reader:
 
         Raises: as `find_matches`.
         """
-        counts = [self.match_counts(pair.name0, pair.name1) or (-1, -1) for pair in pairs]
-        return np.array(counts, np.int32).reshape(-1, 2)
+        counts = np.full((len(pairs), 2), -1, np.int32)
+        todo = np.ones(len(pairs), bool)
+        if isinstance(self._source, SegmentSource):
+            entries = self._source.pair_entries(pairs)
+            found = np.stack([self._source.numbers(entries, name, -1) for name in ("num_matches", "stop_layer")], axis=1)
+            todo = (entries < 0) | ~np.isfinite(found).all(axis=1)
+            counts[~todo] = found[~todo]
+        for i in np.flatnonzero(todo).tolist():
+            counts[i] = self.match_counts(pairs[i].name0, pairs[i].name1) or (-1, -1)
+        return counts
 
     def match_stamps(self, pairs: Sequence[Pair]) -> list[str]:
         """The `match_stamp` of each pair."""
-        return [self.match_stamp(pair.name0, pair.name1) for pair in pairs]
+        if not isinstance(self._source, SegmentSource):
+            return [self.match_stamp(pair.name0, pair.name1) for pair in pairs]
+        stamps = self._source.index.texts(self._source.pair_entries(pairs), "stamp")
+        return [stamp or self.match_stamp(pair.name0, pair.name1) for stamp, pair in zip(stamps, pairs, strict=True)]
+
+    def num_inliers_of(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """int64 (len(pairs),): the `num_inliers` of each pair. Raises: as `geometry`."""
+        if isinstance(self._source, SegmentSource):
+            found = self._source.lengths(self._source.pair_entries(pairs), "inlier_matches")
+            if (found >= 0).all():
+                return found
+        return np.array([self.num_inliers(pair.name0, pair.name1) for pair in pairs], np.int64)
+
+    def pair_numbers(self, pairs: Sequence[Pair], attribute: str) -> np.ndarray:
+        """float64 (len(pairs),): a numeric attribute of each pair, such as `config`; NaN without the pair or the attribute."""
+        if isinstance(self._source, SegmentSource):
+            return self._source.numbers(self._source.pair_entries(pairs), attribute, np.nan)
+        groups = (self._source.find(match_key(pair.name0, pair.name1)) for pair in pairs)
+        return np.array([np.nan if group is None else group.attrs.get(attribute, np.nan) for group in groups], np.float64)
+
+    def pair_texts(self, pairs: Sequence[Pair], attribute: str) -> list[str]:
+        """A text attribute of each pair, such as `rejected_because`; empty without the pair or the attribute."""
+        if isinstance(self._source, SegmentSource):
+            return self._source.attribute_texts(self._source.pair_entries(pairs), attribute)
+        groups = (self._source.find(match_key(pair.name0, pair.name1)) for pair in pairs)
+        return ["" if group is None else str(group.attrs.get(attribute, "")) for group in groups]
 
     def _find_pair(self, name0: str, name1: str) -> tuple[str, bool]:
         """The key of the pair, empty if it is not in the file, and True if the stored matches go from `name1` to `name0`."""
         for key, flipped in pair_keys(name0, name1):
-            if (group := find_group(self._file, key)) is not None and has_matches(group):
+            if (group := self._source.find(key)) is not None and has_matches(group):
                 return key, flipped
         return "", False
 
@@ -250,21 +297,34 @@ class H5Reader:
 
     def find_geometry(self, name0: str, name1: str) -> TwoViewGeometry | None:
         """As `geometry`, but None if the pair was not verified, and faster: without inlier matches and matrices."""
-        if (group := find_group(self._file, match_key(name0, name1))) is None:
+        if (group := self._source.find(match_key(name0, name1))) is None:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
             return geometry_from_group(group, with_arrays=False)
 
     def geometry_numbers(self, pairs: Sequence[Pair]) -> GeometryNumbers:
         """Numbers about the geometries of many pairs, without inlier matches and matrices."""
-        return numbers_of(self.find_geometry(pair.name0, pair.name1) for pair in pairs)
+        if not isinstance(self._source, SegmentSource):
+            return numbers_of(self.find_geometry(pair.name0, pair.name1) for pair in pairs)
+        rows = np.zeros(len(pairs), ROW)
+        rows["config"], rows["num_agreeing"], rows["num_needed"], rows["mean_score"] = -1, -1, -1, np.nan
+        entries = self._source.pair_entries(pairs)
+        for name in set(ROW.names or ()) - {"reason"}:
+            found = self._source.numbers(entries, name, np.nan)
+            known = np.isfinite(found)
+            rows[name][known] = found[known]
+        reasons = self._source.attribute_texts(entries, "rejected_because")
+        rows["reason"] = [REASONS.index(reason) if reason in REASONS else 0 for reason in reasons]
+        for i in np.flatnonzero((entries >= 0) & (rows["num_needed"] < 0)).tolist():  # version 0.10 did not store all
+            rows[i] = row_of(self.find_geometry(pairs[i].name0, pairs[i].name1))
+        return GeometryNumbers(rows)
 
     def num_inliers(self, name0: str, name1: str) -> int:
         """Number of verified matches of a pair, without reading them; 0 if it was rejected. Raises: as `geometry`."""
         return int(required_dataset(self._geometry_group(name0, name1), "inlier_matches", name0).shape[0])
 
-    def _geometry_group(self, name0: str, name1: str) -> h5py.Group:
-        if (group := find_group(self._file, match_key(name0, name1))) is None:
+    def _geometry_group(self, name0: str, name1: str) -> Any:
+        if (group := self._source.find(match_key(name0, name1))) is None:
             raise KeyError(f"{self.path} has no geometry of {name0!r} and {name1!r}: run the stage verify first")
         return group
 

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 
 from sfm_lightglue.memory import memory_bytes
+from sfm_lightglue.storage.record import Record
 
 MAX_KEYPOINTS = 4_000_000
 """Largest number of keypoints of an image; dense matchers give a few 100,000."""
@@ -55,6 +56,8 @@ def find_group(file: h5py.File, key: str) -> h5py.Group | None:
 
 def has_member(group: h5py.Group, name: str) -> bool:
     """Whether a group has the member `name`. Raises: RefusedFile if it is a soft or an external link."""
+    if isinstance(group, Record):
+        return name in [*group]
     links, encoded = group.id.links, name.encode()
     if not encoded or not links.exists(encoded):
         return False
@@ -69,6 +72,8 @@ def find_dataset(group: h5py.Group, name: str) -> h5py.Dataset | None:
 
     Raises: RefusedFile otherwise.
     """
+    if isinstance(group, Record):
+        return group.find(name)
     if not has_member(group, name):
         return None
     dataset = group[name]
@@ -190,6 +195,9 @@ def numeric_datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
 
     Raises: RefusedFile if a member is a link, or a dataset is refused.
     """
+    if isinstance(group, Record):
+        yield from ((name, group.find(name)) for name in group)
+        return
     for name in group:
         has_member(group, name)  # raises for links
         if isinstance(member := group[name], h5py.Dataset) and member.dtype.kind in NUMBERS:

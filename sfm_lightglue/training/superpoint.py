@@ -20,7 +20,7 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.aliked import ALIKED
-from sfm_lightglue.networks.precision import check_precision, network_dtype
+from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, network_dtype
 from sfm_lightglue.networks.superpoint import SuperPoint, fold_batch_norm, load_superpoint, with_octaves
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
@@ -117,7 +117,9 @@ class SuperPointTask:
         Raises: ValueError if a licence forbids the training, or if no photo is left to train on.
         """
         matcher = run.create_matcher()
-        features = replace(run.features, enlarge_max=1.0)  # Enlarged views would not show what the losses see.
+        features = replace(
+            run.features, enlarge_max=1.0, precision=exact_unless_chosen(run.features.precision)
+        )  # Enlarged views would not show what the losses see.
         origins = [load_weights(options.teacher.weights)[1]]
         start: SuperPoint | None = None
         if options.start is not None:

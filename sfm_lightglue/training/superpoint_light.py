@@ -30,7 +30,7 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.features.superpoint import SuperPointExtractor, SuperPointOptions
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.hypercolumns import hypercolumns
-from sfm_lightglue.networks.precision import check_precision, network_dtype
+from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, network_dtype
 from sfm_lightglue.networks.superpoint import SuperPoint, SuperPointOutput, load_superpoint, with_hypercolumns
 from sfm_lightglue.networks.weights import HYPERCOLUMNS, WeightsRecord, load_weights
 from sfm_lightglue.training.curves import History
@@ -235,7 +235,7 @@ class SuperPointLightTask:
         if not any(key.startswith("head.") for key in state):
             _standardise(student, data)
         pairs = make_view_pairs([read_photo(files[name]) for name in photos.held_out], options.validation, options.seed)
-        features = replace(run.features, enlarge_max=1.0)
+        features = replace(run.features, enlarge_max=1.0, precision=exact_unless_chosen(run.features.precision))
         return cls(options, features, run.device, run.create_matcher(), origins, photos, data, pairs, student)
 
     @property

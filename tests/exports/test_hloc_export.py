@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sfm_lightglue.exports import export
 from sfm_lightglue.model_files import read_model
+from sfm_lightglue.products import Matches
+from sfm_lightglue.storage import ShardStore, matches_to_group
 
 
 def test_the_files_have_the_names_that_hloc_makes(run: Path, tmp_path: Path) -> None:
@@ -24,9 +27,21 @@ def test_the_files_have_the_names_that_hloc_makes(run: Path, tmp_path: Path) -> 
     assert read_model(tmp_path / "hloc" / "sfm").num_reg_images() == 3
 
 
+def test_segments_of_a_large_run_become_one_file(run: Path, tmp_path: Path) -> None:
+    (run / "pairs.txt").write_text("a b")
+    from_scratch(run / "features.h5")
+    item = matches_to_group(Matches(np.array([[1, 2]], np.int32), np.ones(1, np.float32)), 3)
+    for name, limit in (("matches.h5", 0), ("expected.h5", 9)):
+        with ShardStore(run / name, {}, merge_items=limit) as store:
+            store.add("a/b", item, "stamp")
+            store.merge()
+    assert not (run / "matches.h5").exists()
+    export("hloc", run, tmp_path / "hloc")
+    (matches,) = (tmp_path / "hloc").glob("*_matches-*.h5")
+    assert matches.read_bytes() == (run / "expected.h5").read_bytes()
+
+
 def from_scratch(path: Path) -> None:
     """Writes an empty file of features."""
-    from sfm_lightglue.storage import ShardStore
-
     with ShardStore(path, {}) as store:
         store.merge()

@@ -58,7 +58,7 @@ def test_every_entry_is_complete(entry: WeightsEntry) -> None:
     assert entry.urls or find_weights(entry.name).parent == SHIPPED
     assert (entry.sha256 is None) == (entry.name == "raco"), "no public project pins the hash of RaCo"
     assert entry.sha256 is None or len(bytes.fromhex(entry.sha256)) == 32
-    assert entry.licence and entry.origin and entry.for_.startswith(("features=", "matches="))
+    assert entry.licence and entry.origin and entry.for_.startswith(("features=", "matches=", "pairs="))
     assert WEIGHTS[entry.name] is entry
 
 

@@ -59,7 +59,10 @@ def test_mistakes_of_sources_are_found_before_there_are_features(tmp_path: Path)
     (tmp_path / "pairs.txt").write_text("a.jpg c.jpg")
     collection = Collection(["a.jpg", "b.jpg", "cut.jpg"], images=tmp_path)
     listed = ListOptions("list", str(tmp_path / "pairs.txt"), False)
-    words = {"num_words": 8, "max_samples": 100, "seed": 0, "global_descriptors": str(tmp_path / "global.h5"), "min_score": None}
+    words = {
+        **{"codebook": "own", "num_words": 8, "dimensions": 64, "max_samples": 100, "seed": 0, "min_score": None},
+        "global_descriptors": str(tmp_path / "global.h5"),
+    }
     retrieval = RetrievalOptions(name="retrieval", num_neighbours=2, **words)
     with pytest.raises(ValueError, match=r"line 1: 'c.jpg'"):
         check_source(create_source(UnionOptions("union", {"list": listed})), collection)
@@ -67,4 +70,6 @@ def test_mistakes_of_sources_are_found_before_there_are_features(tmp_path: Path)
         check_source(create_source(UnionOptions("union", {"retrieval": retrieval})), collection)
     with pytest.raises(FileNotFoundError, match=r"nothing\.h5"):
         check_source(create_source(replace(retrieval, global_descriptors=str(tmp_path / "nothing.h5"))), collection)
+    with pytest.raises(FileNotFoundError, match=r"words\.safetensors does not exist"):
+        check_source(create_source(replace(retrieval, global_descriptors=None, codebook="words.safetensors")), collection)
     check_source(create_source(replace(retrieval, global_descriptors=None)), collection)

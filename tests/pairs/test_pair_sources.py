@@ -30,7 +30,10 @@ from sfm_lightglue.registry import load_class
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = ROOT.parent / "shared" / "data"
 
-VLAD: dict[str, Any] = {"num_words": 16, "max_samples": 5000, "seed": 0, "global_descriptors": None}
+VLAD: dict[str, Any] = {
+    **{"codebook": "own", "num_words": 16, "dimensions": 256, "max_samples": 5000, "seed": 0},
+    "global_descriptors": None,
+}
 RETRIEVAL = RetrievalOptions(name="retrieval", num_neighbours=4, min_score=None, **VLAD)
 SEQUENTIAL = SequentialOptions(
     name="sequential",
@@ -217,7 +220,7 @@ def test_retrieval_finds_the_place_of_real_photos() -> None:
         return descriptors.data.astype(np.float32)
 
     assert load(next(iter(place_of))).shape[1] == 128
-    pairs = select(dataclasses.replace(RETRIEVAL, num_neighbours=3, num_words=64), place_of, load)
+    pairs = select(dataclasses.replace(RETRIEVAL, num_neighbours=3, num_words=32, dimensions=512), place_of, load)
     same_place = [place_of[pair.name0] == place_of[pair.name1] for pair in pairs]
     assert len(pairs) >= 24 * 3 / 2
     assert np.mean(same_place) > 0.8  # random pairs: 0.22

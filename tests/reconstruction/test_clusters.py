@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,28 @@ def test_a_process_that_is_killed_loses_no_finished_cluster(
         patch.setattr(clusters, "_map_all", lambda *_: pytest.fail("a cluster was mapped again"))
         assert run(database, tmp_path / "out").unregistered == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_ctrl_c_keeps_finished_clusters_and_writes_their_models(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = pycolmap.incremental_mapping, itertools.count(1)
+
+    def mapping(*arguments: Any, **keywords: Any) -> Any:
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            while not keywords["cancellation_token"].is_cancelled:
+                time.sleep(0.01)
+        return real(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clusters.pycolmap, "incremental_mapping", mapping)
+        status = in_a_child(lambda: run(database, tmp_path / "out", executor=ThreadExecutor(1)), lambda child: None)
+    assert os.waitstatus_to_exitcode(status) == 42
+    assert len([path for path in (tmp_path / "out.clusters").iterdir() if path.name.isdigit()]) == 2
+    assert len([path for path in (tmp_path / "out").iterdir() if path.name.isdigit()]) == 2
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["unfinished"]
+    assert run(database, tmp_path / "out").unregistered == []
 
 
 def test_clusters_of_other_options_are_not_kept(database: Path, tmp_path: Path) -> None:

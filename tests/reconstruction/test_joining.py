@@ -12,6 +12,7 @@ import pycolmap
 import pytest
 from known_scene import KnownScene, make_database
 
+from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction.common_points import NotJoined, Part, find_common_points
 from sfm_lightglue.reconstruction.joining import join_models, join_two
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
@@ -148,6 +149,59 @@ def test_common_points_come_from_shared_photos_and_from_matches(database: Path, 
     np.testing.assert_array_equal(shared.ids[:, 0], shared.ids[:, 1])  # both models come from the same one
     matched = find_common_points(Part(part(whole, (1, 2))), Part(part(whole, (5, 6))), pairs)
     assert len(matched.ids) > 100 and np.mean(matched.ids[:, 0] == matched.ids[:, 1]) > 0.99
+
+
+def split_point(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+    """A point with four observations becomes two points of two each, at the same place: a doubled surface."""
+    point_id = next(point for point in sorted(model.point3D_ids()) if model.point3D(point).track.length() >= 4)
+    xyz, elements = (
+        model.point3D(point_id).xyz.copy(),
+        [(e.image_id, e.point2D_idx) for e in model.point3D(point_id).track.elements],
+    )
+    model.delete_point3D(point_id)
+    for part_of in (elements[:2], elements[2:]):
+        model.add_point3D(xyz, pycolmap.Track(elements=[pycolmap.TrackElement(*element) for element in part_of]))
+    return model
+
+
+def test_all_points_that_matches_link_become_one(database: Path, whole: pycolmap.Reconstruction, tmp_path: Path) -> None:
+    parts = split_point(part(whole, (1, 2, 3, 4))), split_point(part(whole, (3, 4, 5, 6), turn=True))
+    first, second = (read_model(folder) for folder in sorted(write(tmp_path, *parts).iterdir()))
+    joined, _ = join_two(first, second, VerifiedPairs.read(database), OPTIONS)
+    assert joined.num_points3D() == whole.num_points3D()
+    for point in joined.points3D.values():
+        images = [element.image_id for element in point.track.elements]
+        assert len(images) == len({*images})
+
+
+def test_common_photos_that_look_elsewhere_do_not_join(database: Path, whole: pycolmap.Reconstruction) -> None:
+    """The common photos of the second model are turned; its points and its other photos would fit."""
+    turned = part(whole, (3, 4, 5, 6), turn=True)
+    turn = pycolmap.Rigid3d(pycolmap.Rotation3d(np.array([0, np.sin(0.1), 0, np.cos(0.1)])), np.zeros(3))
+    for image_id in (3, 4):
+        image = turned.image(image_id)
+        image.frame.set_cam_from_world(image.camera_id, turn * image.cam_from_world())
+    with pytest.raises(NotJoined, match="2 of 2 common photos would be turned by more than 5 degrees"):
+        join_two(part(whole, (1, 2, 3, 4)), turned, VerifiedPairs.read(database), OPTIONS)
+
+
+def test_a_few_points_of_one_common_photo_do_not_join(database: Path, whole: pycolmap.Reconstruction) -> None:
+    model = part(whole, (3, 4, 5))
+    for point_id in sorted(model.point3D_ids())[20:]:
+        model.delete_point3D(point_id)
+    with pytest.raises(NotJoined, match="they have 20 points in common, 30 are needed"):
+        join_two(part(whole, (1, 2, 3)), model, VerifiedPairs({}, set()), OPTIONS)
+
+
+def test_many_parts_are_joined_in_rounds_the_strongest_first(
+    database: Path, whole: pycolmap.Reconstruction, tmp_path: Path
+) -> None:
+    output = write(tmp_path / "out", part(whole, (1, 2, 3)), part(whole, (2, 3, 4)), part(whole, (4, 5)), part(whole, (5, 6)))
+    notes = join_models(output, VerifiedPairs.read(database), OPTIONS, set(), database)
+    assert [note.split(" images")[0] for note in notes] == ["models of 3 and 3", "models of 2 and 2", "models of 4 and 3"]
+    (folder,) = output.iterdir()
+    joined = pycolmap.Reconstruction(folder)
+    assert joined.num_reg_images() == NUM_IMAGES and joined.num_points3D() == whole.num_points3D()
 
 
 def test_joining_can_be_switched_off(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as PILImage
-from situations.bench import SIFT, command, run_scene, save_photos, save_scene
+from situations.bench import SIFT, Outcome, command, extract, run_scene, save_photos, save_scene
 
 POSE = "00.jpg 1 0 0 0 0 0 0 300 300 160 120 320 240\n"
 
@@ -47,6 +47,27 @@ def missing_global_descriptors() -> None:
     _told_first("pairs=retrieval", "pairs.global_descriptors=netvlad.h5", words=("netvlad.h5",))
 
 
+def poses_for_pairs_that_are_missing() -> None:
+    _told_first("pairs=poses", words=("dataset.poses=FILE",))
+
+
+def model_for_pairs_that_is_missing() -> None:
+    _told_first("pairs=covisibility", "pairs.path=model/0", words=("model/0", "does not exist"))
+
+
+def pairs_without_number_or_radius() -> None:
+    options = "pairs=spatial", "pairs.num_neighbours=null"
+    _told_first(*options, words=("pairs.num_neighbours=null", "pairs.max_distance_m=50"))
+
+
+def rounds_below_one() -> None:
+    _told_first("pairs.rounds=0", words=("pairs.rounds", "at least 1"))
+
+
+def missing_codebook() -> None:
+    _told_first("pairs=retrieval", "pairs.codebook=words.safetensors", words=("words.safetensors",))
+
+
 def missing_weights_of_the_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFM_LIGHTGLUE_OFFLINE", "1")
     monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(Path("cache").resolve()))
@@ -71,10 +92,62 @@ def range_of_an_option() -> None:
     _told_first("geometries.max_error_px=0", words=("geometries.max_error_px",))
 
 
+def clusters_that_are_not_joined() -> None:
+    _told_first("reconstruction=clusters", "reconstruction.join=false", words=("reconstruction.join=true",))
+
+
 def several_mistakes() -> None:
     listed = ("pairs=list", "pairs.path=pairs.txt")
     mistakes = ("geometries.max_error_px=-1", "dataset.poses=poses.txt", "reconstruction=triangulation")
     _told_first(*listed, *mistakes, words=("pairs.txt", "geometries.max_error_px", "poses.txt"))
+
+
+# --- several machines ------------------------------------------------------------------------------------------------------
+
+
+def _extract_shard(shard: str, *overrides: str) -> Outcome:
+    return extract("execution=shards", f"execution.shard={shard}", *overrides)
+
+
+def shards_that_do_not_exist() -> None:
+    save_photos()
+    for shard in ("0/3", "4/3"):
+        assert _extract_shard(shard).refuses(f"execution.shard={shard} does not exist", "expected 1/3 to 3/3")
+    assert _extract_shard("abc").refuses("execution.shard=abc is no shard", "such as 3/16")
+    assert extract("execution=shards").refuses("execution.shard=i/n")
+    assert not Path("out").exists()
+
+
+def whole_run_in_shards() -> None:
+    _told_first("execution=shards", "execution.shard=1/2", words=("extract, match and verify", "merge output=OUT"))
+
+
+def merge_without_shards() -> None:
+    Path("out").mkdir()
+    assert command("merge", "output=out").refuses("nothing to merge", "execution.shard=i/n")
+    assert command("merge").refuses("usage: merge output=OUT")
+
+
+def merge_without_all_shards() -> None:
+    save_photos()
+    assert _extract_shard("1/2").works()
+    assert command("merge", "output=out").refuses("1 of 2 shards of extract are not complete", "execution.shard=2/2")
+    assert command("pairs", "photos", "out").refuses("merge output=out")
+
+
+def shard_with_other_options() -> None:
+    save_photos()
+    assert _extract_shard("1/2").works()
+    assert _extract_shard("2/2", "features.max_keypoints=200").refuses("features.max_keypoints: 300 -> 200")
+
+
+def ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.execution.ray.find_spec", lambda name: None)
+    _told_first("execution=ray", words=("execution=ray needs the package ray", "sfm-lightglue[ray]"))
+
+
+def address_without_an_answer() -> None:
+    _told_first("execution=ray", "execution.address=127.0.0.1:9", words=("execution.address=127.0.0.1:9", "nothing answers"))
 
 
 # --- exit status -----------------------------------------------------------------------------------------------------------

@@ -49,6 +49,10 @@ def foreign_reconstruction() -> None:
     _survives("reconstruction/notes.txt")
 
 
+def foreign_clusters() -> None:
+    _survives("reconstruction.clusters/notes.txt")
+
+
 def foreign_pairs() -> None:
     _survives("pairs.txt")
 

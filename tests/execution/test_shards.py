@@ -1,0 +1,235 @@
+"""The executor `shards` and the command `merge`: three processes write the files of one, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_executors import PRODUCTS, compute_products, make_run, photos  # noqa: F401  # a fixture
+
+from sfm_lightglue import cli, pipeline
+from sfm_lightglue.execution.shards import Shard, ShardMismatch, check_merged, read_shard, shard_suffix
+from sfm_lightglue.files import locked
+from sfm_lightglue.merge import merge_shards
+from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.storage import ShardStore
+
+ROOT = Path(__file__).resolve().parents[2]
+ABOUT = {"options": {"features": {"max_keypoints": 100}}, "run": {}}
+
+
+def shard(folder: Path, number: int, count: int = 3, about: dict[str, Any] = ABOUT) -> Shard:
+    return Shard(folder / "shards", "match", number, count, about)
+
+
+# --- who gets which keys ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_keys", "count"), [(0, 3), (2, 5), (10, 3), (1000, 16)])
+def test_each_key_belongs_to_one_shard_and_shards_are_equal_and_hold_neighbours(
+    tmp_path: Path, num_keys: int, count: int
+) -> None:
+    keys = [f"{key:04}" for key in range(num_keys)]
+    shares = [shard(tmp_path, number, count).share(keys, ()) for number in range(1, count + 1)]
+    assert [key for share in shares for key in share] == keys
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_what_is_new_is_divided_among_all_shards_although_others_store_results_meanwhile(tmp_path: Path) -> None:
+    keys = [f"{key:02}" for key in range(30)]
+    stored = {*keys[:20]}
+    shares = []
+    for number in (1, 2, 3):
+        shares.append(shard(tmp_path, number).share(keys, stored))
+        stored |= {*shares[-1]}
+    assert sorted(key for share in shares for key in share) == keys
+    assert [len([key for key in share if key >= "20"]) for share in shares] == [3, 3, 4]
+    assert shard(tmp_path, 2).share(keys, {*keys}) == shares[1]  # run again
+
+
+def test_shards_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    shard(tmp_path, 1).share(["a", "b"], ())
+    with pytest.raises(ShardMismatch, match=r"shard 2/4 of match does not fit .*: they are 3 shards\. Start all shards alike"):
+        shard(tmp_path, 2, 4).check()
+    other = {"options": {"features": {"max_keypoints": 50}}, "run": {}}
+    with pytest.raises(ShardMismatch, match=r"other options \(features\.max_keypoints: 100 -> 50\)"):
+        shard(tmp_path, 2, about=other).check()
+    with pytest.raises(ShardMismatch, match=r"they are for other pairs \(2, now 3\)"):
+        shard(tmp_path, 2).share(["a", "b", "c"], ())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "execution=shards needs execution.shard=i/n, such as 3/16"),
+        ("abc", "execution.shard=abc is no shard: expected i/n"),
+        ("3", "execution.shard=3 is no shard"),
+        ("0/3", "execution.shard=0/3 does not exist: shards are counted from 1, expected 1/3 to 3/3"),
+        ("4/3", "execution.shard=4/3 does not exist: shards are counted from 1, expected 1/3 to 3/3"),
+        ("0/0", "shards are counted from 1, and there is at least one"),
+    ],
+)
+def test_a_shard_that_does_not_exist_is_named(text: str | None, problem: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_shard(text)
+    assert problem in str(caught.value)
+    assert shard_suffix(text) == ""
+
+
+def test_names_of_folders_sort_as_the_shards() -> None:
+    assert read_shard(" 3 / 16") == (3, 16)
+    assert shard_suffix("3/16") == "_shard-03-of-16"
+
+
+# --- who may work beside whom ----------------------------------------------------------------------------------------------
+
+
+def test_shards_work_side_by_side_but_no_shard_twice_and_no_run_beside_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.locked_for("1-of-3"):
+        with folder.locked_for("2-of-3"):
+            pass
+        with pytest.raises(ValueError, match=r"the shard 1-of-3, or a run without shards, is working in "):
+            folder.locked_for("1-of-3").__enter__()
+        with pytest.raises(ValueError, match=r"the shard 1-of-3 is working in .*: wait for it"):
+            folder.locked().__enter__()
+    with folder.locked():
+        pass
+
+
+def test_a_shard_does_not_start_beside_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.run_folder.LOOK_S", 0.1)
+    folder = RunFolder(tmp_path)
+    with folder.locked(), pytest.raises(ValueError, match="another run is working in"):
+        folder.locked_for("1-of-3").__enter__()
+    with locked(tmp_path / ".lock"), pytest.raises(ValueError, match="another run is working in"):
+        folder.locked_for("2-of-3").__enter__()
+    with folder.locked_for("1-of-3"):
+        pass
+
+
+# --- the files -------------------------------------------------------------------------------------------------------------
+
+OPTIONS = ("features=sift", "matches=nearest_neighbor")
+
+
+def run_shard(folder: Path, stage: str, number: int, *overrides: str) -> None:
+    run = make_run(folder, "shards", "execution=shards", f"execution.shard={number}/3", *overrides)
+    pipeline.check_inputs(run, stage)
+    pipeline.run_stage(run, stage)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The next store flushes `count` results and is then interrupted."""
+    add, left = ShardStore.add, [count]
+
+    def interrupted(store: ShardStore, *arguments: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        add(store, *arguments)
+
+    monkeypatch.setattr(ShardStore, "add", interrupted)
+
+
+def test_shards_and_merge_leave_the_files_of_a_local_run(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    local = make_run(photos, "local")
+    expected = compute_products(local)
+    for stage in ("extract", "match", "verify"):
+        for number in (3, 1):
+            run_shard(photos, stage, number)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_after(patch, 0 if stage == "extract" else 1)
+            run_shard(photos, stage, 2)
+        with pytest.raises(ValueError, match=rf"1 of 3 shards of {stage} are not complete(?s:.*)execution\.shard=2/3$"):
+            merge_shards(photos / "shards")
+        run_shard(photos, stage, 2)
+        assert merge_shards(photos / "shards") == [stage]
+        if stage == "extract":
+            pipeline.run_stage(make_run(photos, "shards"), "pairs")
+    folder = photos / "shards"
+    assert [(folder / name).read_bytes() for name in PRODUCTS] == expected
+    records = [json.loads((photos / output / "summary.json").read_text())["stages"] for output in ("local", "shards")]
+    times = {"seconds", "cpu_seconds", "peak_memory_mb"}
+    assert len({str({name: {**stage, **dict.fromkeys(times)} for name, stage in record.items()}) for record in records}) == 1
+    assert "unreadable image" in records[1]["extract"]["skipped"]["broken.png"]
+    assert not [*folder.rglob("*shard*")] and (folder / "photos.tsv").is_file()
+
+
+def test_an_interrupted_shard_goes_on_where_it_was(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    compute_products(make_run(photos, "shards"))
+    (photos / "shards" / "matches.h5").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 1)
+        run_shard(photos, "match", 1)
+    run_shard(photos, "match", 1)
+    record = json.loads((photos / "shards" / "shards" / "match.1-of-3.json").read_text())
+    assert record["num_computed"] == 1  # of two
+
+
+def test_a_run_without_shards_finishes_what_shards_began(photos: Path) -> None:  # noqa: F811
+    expected = compute_products(make_run(photos, "local"))
+    run_shard(photos, "extract", 1)
+    with pytest.raises(ValueError, match=r"the results of the shards of extract are not united yet: merge output="):
+        pipeline.check_inputs(make_run(photos, "shards"), "pairs")
+    pipeline.run_stage(make_run(photos, "shards"), "extract")
+    assert (photos / "shards" / "features.h5").read_bytes() == expected[0]
+    check_merged(photos / "shards" / "shards", ["extract"])
+
+
+def test_there_must_be_something_to_merge(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(FileNotFoundError, match="has nothing to merge: extract, match or verify with execution=shards"):
+            merge_shards(folder)
+
+
+def test_a_damaged_plan_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "match.json").write_text('{"count": 3, "num')
+    with pytest.raises(ValueError, match=r"match\.json is damaged: delete .*shards, which holds no results"):
+        merge_shards(tmp_path)
+
+
+def test_the_command_that_is_missing_can_be_repeated(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    run_shard(photos, "extract", 1, "features.max_keypoints=50")
+    assert cli.main(["merge", f"output={photos}/shards"]) == 1
+    printed = capsys.readouterr().err
+    commands = [line.split()[3:] for line in printed.splitlines() if "execution.shard=" in line]
+    assert len(commands) == 2 and "features.max_keypoints=50" in commands[0]
+    for command in commands:
+        assert cli.main(command) == 0
+    assert cli.main(["merge", f"output={photos}/shards", "-q"]) == 0
+    logs = [path.name for path in (photos / "shards" / "logs").iterdir() if path.is_dir()]
+    assert sorted(name[-7:] for name in logs) == ["-2-of-3", "-3-of-3"]
+
+
+@pytest.mark.slow
+def test_three_processes_one_of_them_killed(photos: Path) -> None:  # noqa: F811
+    """Each shard is a process of its own. The second one is killed as soon as its first result is on disk, and started again."""
+    expected = compute_products(make_run(photos, "local", "features.max_keypoints=200"))
+    given = ["dataset=folder", f"dataset.images={photos}/photos", f"output={photos}/shards", *OPTIONS]
+    given += ["features.max_keypoints=200", "execution=shards"]
+
+    def start(stage: str, number: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "sfm_lightglue", stage, *given, f"execution.shard={number}/3", "-q"]
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    for stage in ("extract", "pairs"):
+        pipeline.run_stage(make_run(photos, "shards", "features.max_keypoints=200"), stage)
+    processes = [start("match", number) for number in (1, 2, 3)]
+    deadline = time.monotonic() + 300
+    while not [*(photos / "shards" / "matches.h5.shards").glob("*-2-of-3.h5*")] and processes[1].poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGKILL)
+    assert [process.wait(300) for process in processes][::2] == [0, 0]
+    assert start("match", 2).wait(300) == 0
+    merge_shards(photos / "shards")
+    assert [(photos / "shards" / name).read_bytes() for name in PRODUCTS[:2]] == expected[:2]

@@ -1,0 +1,133 @@
+"""`precision=auto`: what it stands for, and that a run goes on in the precision of its files. The CPU is faked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from sfm_lightglue import create_extractor, create_matcher, extract_features, match_pairs
+from sfm_lightglue.config import compose_config
+from sfm_lightglue.continued_precision import with_stored_precision
+from sfm_lightglue.networks import precision as precision_module
+from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
+from sfm_lightglue.pipeline import Run
+from sfm_lightglue.products import Pair
+from sfm_lightglue.settings import plugin_settings
+from sfm_lightglue.storage import GroupData, H5Reader, SettingsChanged, ShardStore
+
+
+def fake_bfloat16(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> None:
+    monkeypatch.setattr(precision_module, "_has_fast_bfloat16", lambda: has_it)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "has_bfloat16", "is_enough", "expected"),
+    [
+        ("auto", "cpu", True, True, "low"),
+        ("auto", "cpu", False, True, "float32"),
+        ("auto", "cpu", True, False, "float32"),
+        ("auto", "cuda:1", False, True, "low"),
+        ("auto", "mps", True, True, "float32"),
+        ("float32", "cpu", True, True, "float32"),
+        ("low", "cpu", False, False, "low"),
+    ],
+)
+def test_auto_is_low_where_that_is_exact_and_fast(
+    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, has_bfloat16: bool, is_enough: bool, expected: str
+) -> None:
+    fake_bfloat16(monkeypatch, has_bfloat16)
+    assert resolved_precision(precision, device, low_is_enough=is_enough) == expected
+
+
+def test_only_options_of_a_run_may_be_auto() -> None:
+    check_precision("auto", "features.precision", may_be_auto=True)
+    with pytest.raises(ValueError, match=r"training\.precision='auto' is not a precision"):
+        check_precision("auto", "training.precision")
+    assert [exact_unless_chosen(each) for each in ("auto", "float32", "low")] == ["float32", "float32", "low"]
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_settings_have_the_precision_that_auto_stands_for(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
+    fake_bfloat16(monkeypatch, has_bfloat16)
+    for plugin in (create_extractor("superpoint", device="cpu"), create_matcher("lightglue", device="cpu")):
+        expected = "low" if has_bfloat16 else "float32"
+        assert plugin_settings(plugin)["options"]["precision"] == expected and plugin.chose_precision
+    chosen = create_matcher("lightglue", device="cpu", precision="float32")
+    assert plugin_settings(chosen)["options"]["precision"] == "float32" and not chosen.chose_precision
+
+
+def stored(path: Path, settings: dict, *, merged: bool = True) -> None:
+    with ShardStore(path, settings) as store:
+        store.add("a.png", GroupData({"keypoints": np.zeros((1, 2), np.float32)}, {}), "stamp")
+        if merged:
+            store.merge()
+
+
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_auto_goes_on_in_the_precision_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, has_bfloat16: bool, merged: bool
+) -> None:
+    fake_bfloat16(monkeypatch, not has_bfloat16)
+    settings = plugin_settings(create_extractor("superpoint", device="cpu"))
+    path = tmp_path / "features.h5"
+    stored(path, settings, merged=merged)  # also of a run that was killed
+    fake_bfloat16(monkeypatch, has_bfloat16)
+    extractor = create_extractor("superpoint", device="cpu")
+    with caplog.at_level(logging.INFO):
+        assert plugin_settings(with_stored_precision(extractor, path)) == settings
+    assert f"continued with precision={settings['options']['precision']}" in caplog.text
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_machines_that_share_the_work_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
+    fake_bfloat16(monkeypatch, has_bfloat16)
+    for plugin in (create_extractor("superpoint", device="cpu"), create_matcher("lightglue", device="cpu")):
+        shared = with_stored_precision(plugin, tmp_path / "none.h5", is_shared=True)
+        assert plugin_settings(shared)["options"]["precision"] == "low"
+
+
+def test_auto_does_not_hide_other_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_bfloat16(monkeypatch, False)
+    path = tmp_path / "features.h5"
+    stored(path, plugin_settings(create_extractor("superpoint", device="cpu", max_keypoints=100)))
+    fake_bfloat16(monkeypatch, True)
+    extractor = create_extractor("superpoint", device="cpu")
+    assert with_stored_precision(extractor, path) is extractor
+    chosen = create_extractor("superpoint", device="cpu", max_keypoints=100, precision="low")
+    assert with_stored_precision(chosen, path) is chosen  # auto alone adapts
+    (tmp_path / "damaged.h5").write_bytes(b"no HDF5")
+    for name in ("damaged.h5", "none.h5"):
+        assert with_stored_precision(extractor, tmp_path / name) is extractor
+
+
+def test_a_run_of_float32_is_continued_with_auto_and_refused_with_low(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    for name, picture in zip("ab", pixels, strict=True):
+        PILImage.fromarray(picture).resize((128, 128)).save(photos / f"{name}.png")
+    small = {"device": "cpu", "max_keypoints": 16, "enlarge_max": 1.0}
+    extract_features(photos, out / "features.h5", create_extractor("superpoint", precision="float32", **small))
+    before = (out / "features.h5").read_bytes()
+    pairs = [Pair("a.png", "b.png")]
+    match_pairs(out / "features.h5", pairs, out / "matches.h5", create_matcher("lightglue", device="cpu", precision="float32"))
+
+    fake_bfloat16(monkeypatch, True)
+    report = extract_features(photos, out / "features.h5", create_extractor("superpoint", **small))
+    assert (report.num_computed, report.precision) == (0, "float32") and (out / "features.h5").read_bytes() == before
+    matched = match_pairs(out / "features.h5", pairs, out / "matches.h5", create_matcher("lightglue", device="cpu"))
+    assert (matched.num_computed, matched.precision) == (0, "float32")
+    given = [f"dataset.images={photos}", f"output={out}", "features.max_keypoints=16", "features.enlarge_max=1"]
+    Run.checked(compose_config([*given, "execution.device=cpu"]), "run")
+    with pytest.raises(SettingsChanged, match="precision: float32 -> low"):
+        extract_features(photos, out / "features.h5", create_extractor("superpoint", precision="low", **small))
+    with pytest.raises(SettingsChanged, match="precision: float32 -> low"):
+        Run.checked(compose_config([*given, "execution.device=cpu", "features.precision=low"]), "extract")
+    with H5Reader(out / "features.h5") as reader, h5py.File(out / "features.h5") as file:
+        assert reader.settings["options"]["precision"] == "float32" and file.attrs["fingerprint"]
