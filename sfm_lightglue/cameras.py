@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 GUESSED_FOCAL_FACTOR = 1.2
 """COLMAP's guess of an unknown focal length, as a multiple of the longest side: a field of view of 45 degrees."""
+STARTING_MODEL = "SIMPLE_RADIAL"
+"""The model of estimated cameras with `camera_model=auto`: the mapper needs few parameters. The final adjustment adds others."""
 SHARING = ("auto", "exif", "single", "per_folder", "per_image")
 """Values of `intrinsics` that estimate the focal length. They say which photos share a camera."""
 MIN_SHARE = 1 / 3
@@ -74,13 +76,14 @@ def choose_cameras(
             a camera `MODEL,param,param,...` or `fx,fy,cx,cy`, shared by all photos, see `intrinsics.parse_camera`.
             a file with lines `name MODEL width height param param ...`, COLMAP's `cameras.txt`, or the folder of a COLMAP model,
             see `intrinsics.read_given_cameras`. Images with equal cameras share one.
-        camera_model: COLMAP's model of estimated cameras.
+        camera_model: COLMAP's model of estimated cameras; `auto` is STARTING_MODEL.
         known: cameras by image name, for `intrinsics="poses"`.
 
     Raises: ValueError if an image has no intrinsics, if they are for another image size, or if a choice does not exist.
     """
+    camera_model = STARTING_MODEL if camera_model == "auto" else camera_model
     if camera_model not in MODELS:
-        raise ValueError(f"database.camera_model={camera_model!r} does not exist. {closest(camera_model, MODELS)}")
+        raise ValueError(f"database.camera_model={camera_model!r} does not exist. {closest(camera_model, ('auto', *MODELS))}")
     if intrinsics in SHARING:
         return _estimated_cameras(images, sizes, intrinsics, camera_model)
     if intrinsics == "poses":

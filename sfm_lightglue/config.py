@@ -53,6 +53,7 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "unless_given", lambda intrinsics: str(intrinsics) in ESTIMATED_INTRINSICS, replace=True, use_cache=False
     )
+    OmegaConf.register_new_resolver("if_auto", lambda model: str(model).lower() == "auto", replace=True, use_cache=False)
     OmegaConf.register_new_resolver("shard_suffix", shard_suffix, replace=True)
     Plugins.instance().register(_UserConfigs)
 

@@ -47,7 +47,7 @@ class DatabaseOptions:
     intrinsics: str
     """`auto`, `exif`, `single`, `per_folder`, `per_image`, `poses`, a camera or a file, see `cameras.choose_cameras`."""
     camera_model: str
-    """COLMAP's model of the cameras whose intrinsics are not given, such as SIMPLE_RADIAL."""
+    """COLMAP's model of the cameras whose intrinsics are not given, such as SIMPLE_RADIAL; `auto`: it is found."""
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ def _defaults(group: str) -> DictConfig:
     """A group's default file, for options that cannot be bound."""
     config = OmegaConf.load(config_dir() / group / f"{DEFAULTS[group]}.yaml")
     if group == "reconstruction":
-        config.refine_intrinsics = True
+        config.refine_intrinsics = config.find_camera_model = True
     return typing.cast(DictConfig, config)
 
 

@@ -33,6 +33,10 @@ MIN_GAP_FACTOR = 3.0
 """... the gap is at least this many standard deviations of the photos of one camera. Measured deviations: 0.006 (fountain,
 kitti) to 0.012 (Herz-Jesu)."""
 
+MAX_SPREAD = 0.15
+"""If the logarithms of the focal lengths of one camera deviate more than this (standard deviation), they are not used: the pairs
+show planes or hardly any parallax, as photos of the ground from a drone."""
+
 
 def calibrate(cameras: CameraAssignment, geometries: Path | str, pairs: Iterable[Pair]) -> tuple[CameraAssignment, list[str]]:
     """The cameras with focal lengths from the pairs for the photos in `cameras.unsure`, and a sentence about each group.
@@ -53,7 +57,8 @@ def calibrate(cameras: CameraAssignment, geometries: Path | str, pairs: Iterable
     chosen, group_of, notes = dict(cameras.cameras), dict(cameras.groups), list[str]()
     for names in groups.values():
         known = {name: focal[name] / max(cameras.cameras[name].size) for name in names if name in focal}
-        parts = split_by_focal_length(known)
+        if _spread(parts := split_by_focal_length(known), known) > MAX_SPREAD:
+            known, parts = {}, [[]]
         rest = [name for name in names if name not in known]
         parts = [[*parts[0], *rest]] if len(parts) == 1 else [*parts, *([name] for name in rest)]
         for number, part in enumerate(parts):
@@ -80,9 +85,16 @@ def split_by_focal_length(factors: Mapping[str, float]) -> list[list[str]]:
         cuts = np.sort(np.argsort(-gaps, kind="stable")[:count])
         parts = np.split(logs, cuts + 1)
         spread = np.sqrt(sum(np.sum((part - part.mean()) ** 2) for part in parts) / (len(logs) - len(parts)))
-        if gaps[cuts].min() >= max(MIN_GAP, MIN_GAP_FACTOR * spread):
+        if spread <= MAX_SPREAD / 3 and gaps[cuts].min() >= max(MIN_GAP, MIN_GAP_FACTOR * spread):
             return [[str(name) for name in part] for part in np.split(np.array(names), cuts + 1)]
     return [names]
+
+
+def _spread(parts: list[list[str]], factors: Mapping[str, float]) -> float:
+    """Standard deviation of the logarithms around the means of their parts; 0 if each part has one photo."""
+    logs = [np.log([factors[name] for name in part]) for part in parts if part]
+    count = sum(map(len, logs)) - len(logs)
+    return float(np.sqrt(sum(np.sum((part - part.mean()) ** 2) for part in logs) / count)) if count else 0.0
 
 
 def estimate_focal_lengths(

@@ -94,6 +94,14 @@ def test_pairs_without_a_fundamental_matrix_leave_the_guess(tmp_path: Path) -> N
     assert found.cameras == assignment(sizes).cameras and "its focal length is a guess" in notes[0]
 
 
+def test_focal_lengths_that_scatter_are_not_used(tmp_path: Path) -> None:
+    sizes, focal = dict.fromkeys(NAMES, SIZE), dict(zip(NAMES, (300.0, 400, 500, 620, 770, 950, 1200, 1500), strict=True))
+    pairs = write_geometries(tmp_path / "verification.h5", focal, sizes)
+    found, notes = calibrate(assignment(sizes), tmp_path / "verification.h5", pairs)
+    assert found.cameras == assignment(sizes).cameras
+    assert notes == ["8 photos without EXIF share a camera by their size; its focal length is a guess"]
+
+
 def test_known_cameras_stay(tmp_path: Path) -> None:
     cameras = CameraAssignment({"0.jpg": GUESS}, {"0.jpg": "a"})
     assert calibrate(cameras, tmp_path / "none.h5", []) == (cameras, [])
@@ -107,6 +115,7 @@ def test_known_cameras_stay(tmp_path: Path) -> None:
         ([1.0, 1.02, 0.99, 1.01], [4]),
         ([1.0, 1.02, 0.99, 2.0, 2.03], [3, 2]),
         ([1.0, 1.02, 0.99, 2.0], [3, 1]),
+        ([1.07, 1.2, 1.25, 1.3, 1.84], [5]),  # photos of the ground: all of them are wrong
         ([1.0, 2.0], [2]),  # one pair cannot tell
         ([0.8, 1.0, 1.2, 1.5, 1.9], [5]),  # uncertain: no gap is larger than the spread
         ([1.0, 1.01, 1.5, 1.51, 2.2, 2.21], [2, 2, 2]),

@@ -176,10 +176,8 @@ def extract_features(
         logger.warning("%s: no keypoints were found", name)
     precision = getattr(getattr(extractor, "options", None), "precision", "")
     if shard is not None:
-        empty = [name for name, count in computed.items() if count == 0]
-        mean = sum(computed.values()) / max(1, len(computed))
         found = dict(sorted(skipped.items()))
-        return ExtractionReport(len(stored), mean, empty, found, precision=precision, num_computed=len(computed))
+        return ExtractionReport(len(stored), 0.0, [], found, precision=precision, num_computed=len(computed))
     with H5Reader(output) as reader:
         counts = dict(zip(stored, reader.num_keypoints_of(stored).tolist(), strict=True))
         transparent = [name for name in reader.masked(stored) if name not in mask_files]

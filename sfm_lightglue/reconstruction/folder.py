@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 STATE = "settings.json"
 BEGINNINGS = ('{"unfinished":', '{"options":')
 """The first key in `settings.json`; version 0.10 had no other."""
-NOT_SETTINGS = ("unfinished", "joining", "discarded", "files")
+NOT_SETTINGS = ("unfinished", "joining", "discarded", "cameras", "files")
 """Keys in `settings.json` that are no settings."""
 GEOREFERENCE_BEGINNINGS = ('{"coordinates":',)
 """The first key in `georeference.json`."""
@@ -75,6 +75,10 @@ class ModelsFolder:
     def discarded(self) -> list[str]:
         """What the log said about models that were discarded when the folder was written."""
         return list((self._read() or {}).get("discarded", []))
+
+    def cameras(self) -> list[str]:
+        """What the log said about the cameras of the models that are in the folder."""
+        return list((self._read() or {}).get("cameras", []))
 
     def users_files(self) -> list[str]:
         """Sorted paths in the folder that no run has written, or that were changed since. Damaged models count as unchanged."""
@@ -170,10 +174,10 @@ class ModelsFolder:
         write_json(partial / STATE, {"unfinished": True})
         return partial
 
-    def replace(
-        self, partial: Path, settings: Mapping[str, Any], *, joining: list[str], discarded: list[str], unfinished: bool
-    ) -> None:
+    def replace(self, partial: Path, settings: Mapping[str, Any], *, notes: Mapping[str, list[str]], unfinished: bool) -> None:
         """Puts the models in `partial` into place, and records `settings`, notes and the hashes of all files.
+
+        The notes are `joining`, `discarded` and `cameras`.
 
         If the old folder holds files of the user, it moves aside; or it stays, if its models were the same.
         """
@@ -183,7 +187,7 @@ class ModelsFolder:
             if path.is_file() and path.name != STATE
         }
         head = {"unfinished": True} if unfinished else {}
-        write_json(partial / STATE, {**head, **settings, "joining": joining, "discarded": discarded, "files": files})
+        write_json(partial / STATE, {**head, **settings, **notes, "files": files})
         if self.path.exists() and (others := self.users_files() or self._unproven()):
             if (self._read() or {}).get("files") == files:
                 for name in (*(name for name in files if name not in others), STATE):

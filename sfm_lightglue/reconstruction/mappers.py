@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,11 @@ class ReconstructionOptions:
     """`incremental`, `global`, `hierarchical`, `clusters`, or `triangulation` (points only, with known poses)."""
     refine_intrinsics: bool
     """Whether to refine focal length and distortion; otherwise they keep their values from the database."""
-    refine_principal_point: bool
-    """Whether to refine the principal point."""
+    refine_principal_point: str
+    """`auto`: after the mapper, for the cameras whose photos decide it, see `camera_choice`. `true`: in the mapper. `false`: it
+    stays where it is."""
+    find_camera_model: bool
+    """Whether cameras get aspect, second radial term and tangential distortion after the mapper, if their photos decide them."""
     join: bool
     """Whether to join models that have points in common, and to continue models with the photos that are left, if all fits."""
     min_model_size: int
@@ -46,6 +49,11 @@ class ReconstructionOptions:
     max_error_px: float
     """Largest reprojection error of an observation, px of the resized image that the detector saw. The global mapper does not use
     it: its limits are angles."""
+    adjustment_scale_px: float | None
+    """Scale of the robust loss of the final adjustment, px of the resized image that the detector saw, but at least of the photo:
+    the precision of a keypoint. None leaves the final adjustment out."""
+    adjustment_max_error_px: float
+    """Largest reprojection error of an observation after the final adjustment, in the same px."""
     align: str
     """`gps`: models become local east-north-up metres if three photos have a GPS position that the database knows. `none`: models
     keep the coordinates of the mapper. Known poses (`triangulation`) are never changed."""
@@ -63,6 +71,9 @@ class ReconstructionOptions:
     def __post_init__(self) -> None:
         if self.name not in (*MAPPERS, CLUSTERS):
             raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, (*MAPPERS, CLUSTERS))}")
+        object.__setattr__(self, "refine_principal_point", str(self.refine_principal_point).lower())
+        if self.refine_principal_point not in ("auto", "true", "false"):
+            raise ValueError(f"reconstruction.refine_principal_point={self.refine_principal_point}: expected auto, true or false")
         if self.align not in ("gps", "none"):
             raise ValueError(f"reconstruction.align is {self.align!r}, expected gps or none")
         if self.name == CLUSTERS and not self.join:
@@ -73,11 +84,19 @@ class ReconstructionOptions:
             min_model_size=">= 2",
             min_num_matches=">= 0",
             max_error_px="> 0",
+            adjustment_scale_px="> 0",
+            adjustment_max_error_px="> 0",
             num_threads=">= -1",
             seed=">= 0",
             max_cluster_size=">= 3",
             cluster_overlap=">= 0",
         )
+
+    def scaled(self, factor: float) -> ReconstructionOptions:
+        """The options in px of the photos; `factor` is the size of a detection pixel. No detector is finer than a pixel."""
+        robust = None if self.adjustment_scale_px is None else self.adjustment_scale_px * max(1.0, factor)
+        largest = self.adjustment_max_error_px * max(1.0, factor)
+        return replace(self, max_error_px=self.max_error_px * factor, adjustment_scale_px=robust, adjustment_max_error_px=largest)
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,7 @@ def _global(task: _Task) -> None:
     colmap.num_threads, colmap.random_seed = num_threads, task.options.seed
     adjustment = colmap.mapper.bundle_adjustment
     adjustment.refine_focal_length = adjustment.refine_extra_params = task.options.refine_intrinsics
-    adjustment.refine_principal_point = task.options.refine_principal_point
+    adjustment.refine_principal_point = task.options.refine_principal_point == "true"
     _count_images(task, pycolmap.global_mapping(task.database, task.output, task.output, colmap))
 
 
@@ -185,7 +204,7 @@ def incremental_options(options: ReconstructionOptions, num_images: int) -> pyco
     colmap.min_model_size, colmap.min_num_matches = options.min_model_size, options.min_num_matches
     colmap.num_threads, colmap.random_seed = chosen_num_threads(options, num_images), options.seed
     colmap.ba_refine_focal_length = colmap.ba_refine_extra_params = options.refine_intrinsics
-    colmap.ba_refine_principal_point = options.refine_principal_point
+    colmap.ba_refine_principal_point = options.refine_principal_point == "true"
     # COLMAP's limits are 4 px for photos of any size, and 12 px for the pose of a new image. The limit of the first pair matters
     # most: 4 px let it accept a wrong geometry if the motion is small or forward (kitti00, 1241 px: AUC@5 11.8; with 2 px 62.8).
     colmap.mapper.init_max_error = colmap.mapper.filter_max_reproj_error = options.max_error_px

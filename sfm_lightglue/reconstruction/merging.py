@@ -105,7 +105,7 @@ def adjust(model: pycolmap.Reconstruction, options: ReconstructionOptions) -> No
         scope.add_image(image_id)
     scope.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
     colmap.refine_focal_length = colmap.refine_extra_params = options.refine_intrinsics
-    colmap.refine_principal_point = options.refine_principal_point
+    colmap.refine_principal_point = options.refine_principal_point == "true"
     colmap.print_summary = False
     num_threads = chosen_num_threads(options, model.num_reg_images())
     colmap.ceres.solver_options.num_threads = num_threads if num_threads > 0 else num_cores()

@@ -55,6 +55,8 @@ class ReconstructionReport:
     """A sentence about each attempt to join models or to continue one, with the reason if it was refused."""
     discarded: list[str] = field(default_factory=list)
     """A sentence about each model that was discarded, with the reason."""
+    cameras: list[str] = field(default_factory=list)
+    """A sentence about each camera whose parameters the final adjustment looked for: what was chosen, and why."""
 
 
 def model_folders(output: Path) -> list[Path]:

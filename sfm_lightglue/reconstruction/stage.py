@@ -8,6 +8,7 @@ there only while, or if, `reconstruction=clusters` is not finished, see `cluster
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
@@ -24,12 +25,14 @@ from sfm_lightglue.database_mark import content_hash, keeps_time
 from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
+from sfm_lightglue.reconstruction.adjustment import adjust_models
 from sfm_lightglue.reconstruction.alignment import align_models
 from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
+from sfm_lightglue.reconstruction.focal_lengths import map_with_other_focal_lengths
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.reconstruction.mappers import CLUSTERS, ReconstructionOptions, chosen_num_threads, image_names, run_mapper
-from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
+from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, model_folders, number_models, write_models
 from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
 
@@ -60,7 +63,7 @@ def reconstruct(
         database: COLMAP database with verified pairs.
         images: folder of the photos, for the colours of the points.
         output: folder to write.
-        options: options of the mapper. `max_error_px` is multiplied by the median of `Features.pixel_scale` over the images.
+        options: options of the mapper. Its px are multiplied by the median of `Features.pixel_scale` over the images.
         features: file of features that the database was built from, for the pixel scales and orientations. Default: `features.h5`
             beside the database. The scale is 1 if that file does not exist or has none of the images, and no photo then counts
             as mirrored.
@@ -82,12 +85,13 @@ def reconstruct(
         features = database.with_name("features.h5")
     scale, orientations = _about_photos(features, names) if features is not None else (1.0, {})
     poses = {name: np.round(pose, 12).tolist() for name, pose in sorted((known_poses or {}).items())}
-    options = replace(options, max_error_px=options.max_error_px * scale)
+    options = options.scaled(scale)
     settings = {"options": asdict(options), "database": content_hash(database), "poses": poses, "version": __version__}
     folder = ModelsFolder(output)
     previous = folder.settings()
     if previous == json.loads(json.dumps(settings)):
-        return replace(describe_models(output, names), joining=folder.joining(), discarded=folder.discarded())
+        joining, discarded, cameras = folder.joining(), folder.discarded(), folder.cameras()
+        return replace(describe_models(output, names), joining=joining, discarded=discarded, cameras=cameras)
     _warn_of_changes(output, previous, settings)
     clusters = ClustersFolder(output.with_name(f"{output.name}.clusters"))
     clusters.check()
@@ -98,19 +102,28 @@ def reconstruct(
             interrupted = map_clusters(database, partial, options, clusters, settings, executor)
         else:
             interrupted = run_mapper(database, partial, options, known_poses or {})
+        cameras = list[str]()
+        if not interrupted and options.refine_intrinsics and options.name != CLUSTERS and not model_folders(partial):
+            mapper = functools.partial(run_mapper, output=partial, options=options, known_poses=known_poses or {})
+            cameras, interrupted = map_with_other_focal_lengths(database, partial, mapper)
         joining = list[str]()
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)
         candidates = sum(name in (known_poses or {}) for name in names) if options.name == "triangulation" else len(names)
         discarded = number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
         # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
+        try:
+            cameras += [] if interrupted else adjust_models(partial, database, options)
+        except KeyboardInterrupt:
+            interrupted = True
         align_models(partial, database, options)
         write_models(partial, images if options.extract_colors else None, orientations)
-    report = replace(describe_models(partial, names), joining=joining, discarded=discarded)
+    notes = {"joining": joining, "discarded": discarded, "cameras": cameras}
+    report = replace(describe_models(partial, names), joining=joining, discarded=discarded, cameras=cameras)
     if _is_worse(report, folder, interrupted):
         shutil.rmtree(partial)
     else:
-        folder.replace(partial, settings, joining=joining, discarded=discarded, unfinished=interrupted)
+        folder.replace(partial, settings, notes=notes, unfinished=interrupted)
     if interrupted:
         raise KeyboardInterrupt
     clusters.remove()

@@ -92,8 +92,9 @@ def messages_of(summary: Summary) -> list[str]:
     messages = []
     if summary.extraction and summary.extraction.skipped:
         messages.append(f"{count_of(len(summary.extraction.skipped), 'photo')} could not be used; the table of photos says why.")
-    if summary.reconstruction:
-        messages += [sentence(text) for text in (*summary.reconstruction.joining, *summary.reconstruction.discarded)]
+    messages += [sentence(text) for text in (summary.database.cameras if summary.database else [])]
+    if found := summary.reconstruction:
+        messages += [sentence(text) for text in (*found.cameras, *found.joining, *found.discarded)]
     for folder, alignment in (summary.content.get("stages", {}).get("reconstruct", {}).get("alignment") or {}).items():
         if isinstance(alignment, Mapping) and "reason" in alignment:
             messages.append(f"Model {folder} was not aligned with GPS: {sentence(str(alignment['reason']))}")

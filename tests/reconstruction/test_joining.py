@@ -21,7 +21,10 @@ from sfm_lightglue.reconstruction.overlaps import VerifiedPairs
 OPTIONS = ReconstructionOptions(
     name="incremental",
     refine_intrinsics=False,
-    refine_principal_point=False,
+    refine_principal_point="false",
+    find_camera_model=False,
+    adjustment_scale_px=None,
+    adjustment_max_error_px=1.25,
     join=True,
     min_model_size=2,
     min_num_matches=15,
