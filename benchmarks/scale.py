@@ -6,7 +6,8 @@ python benchmarks/scale.py FOLDER [--photos 2000] [--pairs 50000] [--keypoints 2
 
 Steps: `features` writes features.h5 and pairs.txt, `match` matches all pairs, `again` has nothing to do, `more` adds two pairs,
 `read` reads the matches of 10,000 pairs, `size` adds up the files. `fill`, in place of `match`, writes the same file through the
-store alone, without reading features. Each step runs in a process of its own, as a command does.
+store alone, without reading features. `scale_database.py` has the steps after the matches: verification, database and tables.
+Each step runs in a process of its own, as a command does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scale_database
 
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pair_files import read_pairs, write_pairs
@@ -132,6 +134,9 @@ def run_step(step: str, folder: Path, given: argparse.Namespace) -> dict[str, fl
         seconds = time.perf_counter() - start
         found = {"read_pairs_s": read_s, "num_computed": report.num_computed, "mean_matches": report.mean_matches}
         return found | {"pairs_per_s": report.num_computed / seconds}
+    if step in scale_database.STEPS:
+        added = [Pair(names[0], names[given.photos // 2]), Pair(names[1], names[given.photos // 2])]
+        return scale_database.run_step(step, folder, names, added)
     if step == "read":
         pairs = read_pairs(listed)
         chosen = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[:NUM_READ]]
