@@ -249,7 +249,7 @@ def test_the_configuration_is_printed_on_request(folder: Path, capsys: pytest.Ca
         (
             ["run", "photos", "out", "pairs.path=a.txt"],
             1,
-            "unknown option 'pairs.path'. It is an option of pairs=list: give pairs=list too",
+            "unknown option 'pairs.path'. It is an option of pairs=covisibility and pairs=list: give one of them too",
         ),
         (["train", "data.images=.", "trainin=superpoint"], 1, "unknown option 'trainin'. Did you mean 'training'?"),
         (

@@ -86,7 +86,7 @@ def assert_as_colmap(found: dict[str, pycolmap.PosePrior], expected: dict[str, p
     """COLMAP reads seconds and altitudes as float32: 6e-9 degrees and 1e-4 m are lost."""
     assert list(found) == list(expected)
     for name, prior in expected.items():
-        assert found[name].pose_prior_id == prior.pose_prior_id
+        assert found[name].corr_data_id.id == prior.corr_data_id.id
         assert found[name].coordinate_system == prior.coordinate_system
         np.testing.assert_array_equal(found[name].gravity, prior.gravity)
         np.testing.assert_allclose(found[name].position[:2], prior.position[:2], rtol=0, atol=6e-9)

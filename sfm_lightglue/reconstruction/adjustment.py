@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction.camera_choice import GROUPS, CameraChoice, choose_parameters
-from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
+from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, chosen_num_threads
 from sfm_lightglue.reconstruction.models import model_folders
 
 logger = logging.getLogger(__name__)
@@ -40,12 +41,9 @@ def adjust_models(output: Path, database: Path, options: ReconstructionOptions) 
     notes = list[str]()
     if options.adjustment_scale_px is None or options.name == "triangulation":
         return notes
-    with pycolmap.Database.open(database) as rows:
-        cache = pycolmap.DatabaseCacheOptions()
-        cache.min_num_matches = options.min_num_matches
-        graph = pycolmap.DatabaseCache.create(rows, cache).correspondence_graph
     for folder in model_folders(output):
         model = read_model(folder)
+        graph = _matches_of(model, database, options)
         before = model.compute_num_observations()
         about = adjust_model(model, graph, options)
         if (after := model.compute_num_observations()) < MIN_KEPT * before or model.num_reg_images() == 0:
@@ -58,6 +56,15 @@ def adjust_models(output: Path, database: Path, options: ReconstructionOptions) 
     return notes
 
 
+def _matches_of(model: pycolmap.Reconstruction, database: Path, options: ReconstructionOptions) -> pycolmap.CorrespondenceGraph:
+    """The verified matches of the photos of a model. COLMAP refuses a graph with other photos."""
+    cache = pycolmap.DatabaseCacheOptions()
+    cache.min_num_matches = options.min_num_matches
+    cache.image_names = {model.image(image_id).name for image_id in model.reg_image_ids()}
+    with pycolmap.Database.open(database) as rows:
+        return pycolmap.DatabaseCache.create(rows, cache).correspondence_graph
+
+
 def adjust_model(
     model: pycolmap.Reconstruction, graph: pycolmap.CorrespondenceGraph, options: ReconstructionOptions
 ) -> list[str]:
@@ -65,7 +72,7 @@ def adjust_model(
 
     Args:
         model: the model.
-        graph: the verified matches of its photos, and perhaps of others.
+        graph: the verified matches of its photos.
         options: errors in px of the photos.
     """
     chosen: dict[int, CameraChoice] = {}
@@ -108,7 +115,8 @@ def _solve(
     colmap.print_summary = False
     colmap.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     colmap.ceres.loss_function_scale = float(options.adjustment_scale_px or 1)
-    colmap.ceres.solver_options.num_threads = options.num_threads or 1
+    num_threads = chosen_num_threads(options, model.num_reg_images())
+    colmap.ceres.solver_options.num_threads = num_threads if num_threads > 0 else num_cores()
     colmap.ceres.solver_options.max_num_iterations = 50
     colmap.ceres.solver_options.function_tolerance = 1e-6
     adjuster = pycolmap.create_default_ceres_bundle_adjuster(colmap, scope, model)

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ BEGINNINGS = ('{"clusters":',)
 
 NO_LOG = 3
 """COLMAP's level of fatal errors."""
+MAX_ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 12, 0.1
+"""How often a database that other processes are opening is tried, and the wait after the first failure; later ones are longer."""
 
 Job: TypeAlias = tuple[int, tuple[str, ...]]
 """The number of a cluster and the names of its photos."""
@@ -189,7 +192,7 @@ def _open_mapper(
         colmap = incremental_options(options, len(names))
         colmap.image_names = list(names)
         with _running() as token:
-            models = pycolmap.incremental_mapping(database, partial, partial, colmap, cancellation_token=token)
+            models = _map_when_free(database, partial, colmap, token)
             if token.is_cancelled:
                 raise InterruptedError(f"cluster {number} was interrupted")
         if (folder / str(number)).exists():  # a worker that was taken for lost has finished it
@@ -202,6 +205,20 @@ def _open_mapper(
         if os.getpid() != parent:
             pycolmap.logging.minloglevel = NO_LOG
         yield map_cluster
+
+
+def _map_when_free(
+    database: Path, folder: Path, options: pycolmap.IncrementalPipelineOptions, token: pycolmap.CancellationToken
+) -> Any:
+    """COLMAP's incremental mapping. A database that another mapper is opening cannot be opened: it is tried again for seconds."""
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            return pycolmap.incremental_mapping(database, folder, folder, options, cancellation_token=token)
+        except RuntimeError as error:
+            if "database factory" not in str(error) or attempt == MAX_ATTEMPTS - 1:
+                raise
+            time.sleep(SECONDS_BETWEEN_ATTEMPTS * (1 + attempt))
+    raise AssertionError("unreachable")
 
 
 _tokens, _lock = list[pycolmap.CancellationToken](), threading.Lock()
