@@ -177,7 +177,8 @@ def test_keypoints_equal_the_extractors_and_are_filled_up_with_random_ones() -> 
 
 def test_the_small_view_gives_the_same_share_of_keypoints_as_in_the_extractor() -> None:
     number = 64
-    extractor = create_extractor("superpoint", enlarge_max=1, max_keypoints=number, detection_threshold=0.001)
+    options = {"enlarge_max": 1, "max_keypoints": number, "detection_threshold": 0.001, "precision": "float32"}
+    extractor = create_extractor("superpoint", **options)
     pixels = np.repeat(picture((320, 240), 0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     features = extractor(Image("a", pixels))
     views = torch.from_numpy(pixels[..., 0]).float()[None, None] / 255
