@@ -25,7 +25,7 @@ from sfm_lightglue.execution.executor import check_folders
 from sfm_lightglue.execution.ray import RayOptions
 from sfm_lightglue.execution.shards import DIVIDED, ShardOptions, read_shard
 from sfm_lightglue.features.imported import ImportedExtractor, check_has_descriptors
-from sfm_lightglue.files import foreign_file, result_exists
+from sfm_lightglue.files import check_one_file, foreign_file, result_exists
 from sfm_lightglue.images import HEIC, check_masks, warn_once
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
@@ -172,7 +172,7 @@ def _check_space(inputs: Inputs) -> None:
     """The disk must have room for a quarter of the keypoints that the photos may have at most."""
     options, features = inputs.options.features.options, inputs.empty_features
     count = getattr(options, "max_keypoints", None)
-    if features is None or not count or inputs.folder.features.exists():
+    if features is None or not count or result_exists(inputs.folder.features):
         return
     largest = len(inputs.names) * count * features.descriptors.shape[1] * 4  # bytes
     existing = next(folder for folder in (inputs.folder.path, *inputs.folder.path.absolute().parents) if folder.exists())
@@ -318,8 +318,7 @@ def _check_matcher(inputs: Inputs) -> None:
 
 
 def _imported_names(path: str, option: str) -> set[str]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{option}={path} does not exist")
+    check_one_file(path, option)
     with H5Reader(path) as reader:
         names = set(reader.names())
     if not names:

@@ -83,6 +83,18 @@ def result_exists(path: Path | str) -> bool:
     return os.path.exists(path) or os.path.exists(f"{path}.shards/{FOLDER_MARK}")  # noqa: PTH110 - faster, and on network drives
 
 
+def check_one_file(path: Path | str, what: str) -> None:
+    """Raises: FileNotFoundError if `path` is no file, also if a run keeps it in segments. `what` names the option."""
+    if Path(path).is_file():
+        return
+    if result_exists(path):
+        raise FileNotFoundError(
+            f"{what}={path} is a large result that the run keeps in the folder {path}.shards; the command "
+            "`export hloc OUT FOLDER` writes it as one file"
+        )
+    raise FileNotFoundError(f"{what}={path} does not exist")
+
+
 def foreign_file(path: Path | str) -> ValueError:
     """The error for a file or folder that no run has written and that a run would replace."""
     return ValueError(

@@ -481,7 +481,7 @@ def _log_plan(run: Run) -> None:
         return
     sources = "+".join(source_names(options.pairs.options))
     logger.info("plan: %s, at most %s (pairs=%s)", count_of(len(names), "photo"), count_of(expected, "pair"), sources)
-    if expected >= MANY_PAIRS and not run.folder.features.exists() and not _is_imported(run):
+    if expected >= MANY_PAIRS and not result_exists(run.folder.features) and not _is_imported(run):
         log_run(run.images, names, expected, run.extractor(), run.matcher(), run.execution)
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from sfm_lightglue import __version__
 from sfm_lightglue.database import DatabaseReport
 from sfm_lightglue.features.stage import ExtractionReport
-from sfm_lightglue.files import write_json
+from sfm_lightglue.files import result_exists, write_json
 from sfm_lightglue.geometries.stage import VerificationReport
 from sfm_lightglue.matches.stage import MatchingReport
 from sfm_lightglue.mistakes import count_of, shortened
@@ -133,7 +133,7 @@ class Summary(Mapping[str, Any]):
 
     def _lack_of_keypoints(self) -> str:
         """That nearly all photos have no keypoints, and why; empty if it is not so."""
-        if self.extraction is None or not self.folder.features.is_file():
+        if self.extraction is None or not result_exists(self.folder.features):
             return ""
         with self.folder.open_features() as reader:
             counts = {name: reader.num_keypoints(name) for name in reader.names()}

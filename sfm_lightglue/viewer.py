@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pycolmap
 
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.images import UnreadableImage, load_image
 from sfm_lightglue.images.resizing import resize_longest
 from sfm_lightglue.orientation import UPRIGHT, camera_upright_from_stored
@@ -136,7 +137,7 @@ def _start_server(host: str, port: int) -> Any:
 
 def _orientations(run: RunFolder) -> dict[str, int]:
     """The EXIF code of each photo that has features."""
-    if not run.features.is_file():
+    if not result_exists(run.features):
         return {}
     with run.open_features() as reader:
         return reader.orientations(reader.names())

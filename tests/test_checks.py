@@ -16,10 +16,12 @@ import pytest
 from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
-from sfm_lightglue import api, checks, cli
+from sfm_lightglue import api, checks, cli, viewer
 from sfm_lightglue.config import compose_config
+from sfm_lightglue.features import stage
 from sfm_lightglue.mistakes import raise_together
 from sfm_lightglue.products import Image
+from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import resolve
 from sfm_lightglue.stages import stage_names
 from sfm_lightglue.storage import SettingsChanged
@@ -287,6 +289,23 @@ def test_a_lack_of_keypoints_is_the_reason_and_masks_are_blamed(folder: Path, ca
     assert cli.main(["run", "photos", "black", *SIFT]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "3 of 3 photos have no keypoints" in last and "black, blank" in last and "mask" not in last
+
+
+def test_results_in_segments_are_found_by_all_that_ask_for_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "MERGE_PHOTOS", 0)
+    for i in range(3):
+        PILImage.new("RGB", (64, 48)).save(folder / "photos" / f"{i}.jpg")
+    assert cli.main(["run", "photos", "out", *SIFT]) == 1
+    assert not (folder / "out" / "features.h5").exists()
+    assert "3 of 3 photos have no keypoints" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 2**20))  # type: ignore[attr-defined]
+    assert cli.main(["extract", "photos", "out", *SIFT]) == 0, "features that are there need no more room"
+    assert viewer._orientations(RunFolder(folder / "out")) == {f"{i}.jpg": 1 for i in range(3)}
+    imported = ["features=imported", "features.path=out/features.h5"]
+    with pytest.raises(FileNotFoundError, match=r"features\.path=out/features\.h5 is a large result .* `export hloc OUT FOLDER`"):
+        api.run("photos", "out2", *imported, "matches=nearest_neighbor")
 
 
 def test_one_photo_is_told_to_be_too_few(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

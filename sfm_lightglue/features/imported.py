@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sfm_lightglue.features.extractor import kept_by_mask
-from sfm_lightglue.files import sha256_of
+from sfm_lightglue.files import check_one_file, sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.storage import H5Reader, check_features
@@ -46,8 +46,7 @@ class ImportedExtractor:
         Raises: FileNotFoundError if the file is missing, ValueError if it is not HDF5 or is refused, see `storage/safety.py`.
         """
         path = Path(options.path)
-        if not path.is_file():
-            raise FileNotFoundError(f"features.path={path} does not exist")
+        check_one_file(path, "features.path")
         with H5Reader(path) as reader:
             reader.check_links()
         return cls(options, WeightsRecord(path.name, str(path), sha256_of(path), "unknown (imported file)", False))

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sfm_lightglue.exports.source import mirrored_photos
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.images import camera_ranges, load_image
 from sfm_lightglue.images.decoding import open_photo
 from sfm_lightglue.model_files import read_model
@@ -51,7 +52,7 @@ def write_for_colmap(
         raise ValueError(f"{output} has other files already: give a new folder")
     reconstruction = read_model(model)
     by_name = {reconstruction.image(image_id).name: image_id for image_id in reconstruction.reg_image_ids()}
-    if features is not None and not Path(features).is_file():
+    if features is not None and not result_exists(features):
         raise FileNotFoundError(f"the file of features {features} does not exist")
     mirrored = mirrored_photos(Path(features or Path(model).absolute().parent.parent / "features.h5"), by_name)
     ranges = camera_ranges(images, sorted(by_name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfm_lightglue.files import sha256_of
+from sfm_lightglue.files import check_one_file, sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.storage import H5Reader
@@ -34,8 +34,7 @@ class ImportedMatcher:
         Raises: FileNotFoundError if the file is missing, ValueError if it is not HDF5 or is refused, see `storage/safety.py`.
         """
         path = Path(options.path)
-        if not path.is_file():
-            raise FileNotFoundError(f"matches.path={path} does not exist")
+        check_one_file(path, "matches.path")
         with H5Reader(path) as reader:
             reader.check_links()
         return cls(options, WeightsRecord(path.name, str(path), sha256_of(path), "unknown (imported file)", False))
