@@ -179,10 +179,10 @@ def log_proposals(report: RoundReport) -> None:
     """Tells what a round adds, in a line."""
     sources = ", ".join(f"{count} x {source}" for source, count in report.num_by_source.items())
     logger.info(
-        "round %d: %s, %s with few verified partners, get %s%s",
+        "round %d: %s%s for %s with few verified partners; the photos are in %s",
         report.round,
-        f"the photos are in {count_of(report.num_components, 'part')}",
-        count_of(report.num_weak, "photo"),
         count_of(report.num_pairs, "more pair"),
         f" ({sources})" if sources else "",
+        count_of(report.num_weak, "photo"),
+        count_of(report.num_components, "part"),
     )

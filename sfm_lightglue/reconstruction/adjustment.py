@@ -210,5 +210,5 @@ def _describe(model: pycolmap.Reconstruction, camera_id: int, choice: CameraChoi
         elif group in choice.groups:
             parts.append(f"{group} ({gain})")
         elif group in choice.gains:
-            parts.append(f"no {group} ({gain})")
+            parts.append(f"{group} stays fixed ({gain})")
     return "; ".join(parts)
