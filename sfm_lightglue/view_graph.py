@@ -29,6 +29,9 @@ PLAUSIBLE = (0.3, 6.0)
 """Smallest and largest focal length that is believed, as multiples of the longest side: fields of view of 118 to 10 degrees."""
 MIN_GAP = 0.1
 """Photos have different cameras if a gap of at least this size divides the logarithms of their focal lengths, and ..."""
+MIN_GAP_FEW = 0.35
+"""... the gap is this large if one of the cameras has fewer than three photos, which do not show how precise their focal lengths are:
+five photos of one camera with weak pairs gave 0.88 to 1.14 times the longest side, and ..."""
 MIN_GAP_FACTOR = 3.0
 """... the gap is at least this many standard deviations of the photos of one camera. Measured deviations: 0.006 (fountain,
 kitti) to 0.012 (Herz-Jesu)."""
@@ -85,7 +88,8 @@ def split_by_focal_length(factors: Mapping[str, float]) -> list[list[str]]:
         cuts = np.sort(np.argsort(-gaps, kind="stable")[:count])
         parts = np.split(logs, cuts + 1)
         spread = np.sqrt(sum(np.sum((part - part.mean()) ** 2) for part in parts) / (len(logs) - len(parts)))
-        if spread <= MAX_SPREAD / 3 and gaps[cuts].min() >= max(MIN_GAP, MIN_GAP_FACTOR * spread):
+        min_gap = MIN_GAP if min(map(len, parts)) >= 3 else MIN_GAP_FEW
+        if spread <= MAX_SPREAD / 3 and gaps[cuts].min() >= max(min_gap, MIN_GAP_FACTOR * spread):
             return [[str(name) for name in part] for part in np.split(np.array(names), cuts + 1)]
     return [names]
 

@@ -116,6 +116,8 @@ def test_known_cameras_stay(tmp_path: Path) -> None:
         ([1.0, 1.02, 0.99, 2.0, 2.03], [3, 2]),
         ([1.0, 1.02, 0.99, 2.0], [3, 1]),
         ([1.07, 1.2, 1.25, 1.3, 1.84], [5]),  # photos of the ground: all of them are wrong
+        ([0.88, 0.9, 0.91, 1.12, 1.14], [5]),  # one camera with weak pairs
+        ([0.88, 0.9, 0.91, 1.12, 1.14, 1.13], [3, 3]),
         ([1.0, 2.0], [2]),  # one pair cannot tell
         ([0.8, 1.0, 1.2, 1.5, 1.9], [5]),  # uncertain: no gap is larger than the spread
         ([1.0, 1.01, 1.5, 1.51, 2.2, 2.21], [2, 2, 2]),

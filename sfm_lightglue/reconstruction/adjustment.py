@@ -186,6 +186,7 @@ def _variance_factor(model: pycolmap.Reconstruction, options: ReconstructionOpti
     Source: Huber and Ronchetti, Robust Statistics (2009), section 7.6: mean square of the influence / mean of its derivative. The
     number of parameters is subtracted from the number of residuals.
     """
+    model.update_point_3d_errors()
     errors = np.repeat(
         [point.error for point in model.points3D.values()], [point.track.length() for point in model.points3D.values()]
     )
