@@ -7,6 +7,7 @@ the machine does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.products import Features, Pair
-from sfm_lightglue.storage import H5Reader
+from sfm_lightglue.storage import H5Reader, pairs_in_segments
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +154,10 @@ def described_size(gigabytes: float) -> str:
 
 def _missing(matches: Path | str, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs that have no matches on disk."""
-    try:
-        with H5Reader(matches) as reader:
-            counts = reader.match_counts_of(pairs)
-    except FileNotFoundError:
-        return list(pairs)
-    return [pairs[i] for i in np.flatnonzero(counts[:, 0] < 0).tolist()]
+    is_stored = pairs_in_segments(Path(matches), pairs)
+    with contextlib.suppress(FileNotFoundError), H5Reader(matches) as reader:
+        is_stored |= reader.match_counts_of(pairs)[:, 0] >= 0
+    return [pairs[i] for i in np.flatnonzero(~is_stored).tolist()]
 
 
 def _measure(sample: Sequence[tuple[Features, Features]], num_pairs: int, matcher: Matcher, parallel: float) -> Estimate:

@@ -14,6 +14,7 @@ import pytest
 from sfm_lightglue.config import bind_pairs, compose_config
 from sfm_lightglue.estimate import described_size, described_time, estimate_matching, log_matching, num_parallel
 from sfm_lightglue.execution.executor import ExecutionOptions
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pairs.budget import SelectionOptions, expected_pairs
 from sfm_lightglue.products import Features, Matches, Pair
@@ -79,6 +80,15 @@ def test_pairs_that_are_stored_count_no_more(features: Path, tmp_path: Path, cap
     log_matching(*arguments, PAIRS, SlowMatcher(), execution(1))
     assert "plan: 36 pairs to match, about 1 s and 1 MB (2 pairs measured)" in caplog.text
     assert estimate_matching(*arguments, PAIRS[:40], SlowMatcher(), execution(1)) is None  # 10 pairs: not worth it
+
+
+def test_pairs_in_segments_of_shards_count_no_more(features: Path, tmp_path: Path) -> None:
+    arguments = features, tmp_path / "matches.h5"
+    shard = Shard(tmp_path / "shards", "match", 1, 2, {"options": {}, "run": {}})
+    match_pairs(features, PAIRS, tmp_path / "matches.h5", SlowMatcher(), num_workers=4, shard=shard)
+    assert not (tmp_path / "matches.h5").exists()
+    estimate = estimate_matching(*arguments, PAIRS, SlowMatcher(), execution(1))
+    assert estimate is not None and estimate.num_pairs == 33
 
 
 def test_a_fault_in_the_sample_is_left_to_the_stage(tmp_path: Path) -> None:

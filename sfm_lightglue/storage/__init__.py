@@ -30,6 +30,7 @@ from sfm_lightglue.storage.reader import H5Reader
 from sfm_lightglue.storage.record import GroupData
 from sfm_lightglue.storage.safety import RefusedFile
 from sfm_lightglue.storage.shards import SettingsChanged, ShardStore, check_output
+from sfm_lightglue.storage.sources import pairs_in_segments
 from sfm_lightglue.storage.values import check_features
 
 
@@ -57,6 +58,7 @@ __all__ = [
     "match_key",
     "matches_to_group",
     "numbers_of",
+    "pairs_in_segments",
     "read_calibration",
     "write_single_file",
 ]

@@ -55,6 +55,12 @@ def open_source(path: Path) -> Source:
     return FileSource(path)
 
 
+def pairs_in_segments(path: Path, pairs: Sequence[Pair]) -> np.ndarray:
+    """bool (n,): the pairs that are in the segments of a file, also of a stage that was interrupted or ran in shards."""
+    with contextlib.closing(SegmentSource(list_segments(folder_of(path)))) as source:
+        return source.pair_entries(pairs) >= 0
+
+
 class FileSource:
     """One HDF5 file with a group for each result, see `Source`."""
 
