@@ -30,8 +30,8 @@ PLAUSIBLE = (0.3, 6.0)
 MIN_GAP = 0.1
 """Photos have different cameras if a gap of at least this size divides the logarithms of their focal lengths, and ..."""
 MIN_GAP_FEW = 0.35
-"""... the gap is this large if one of the cameras has fewer than three photos, which do not show how precise their focal lengths are:
-five photos of one camera with weak pairs gave 0.88 to 1.14 times the longest side, and ..."""
+"""... the gap is this large if a camera has fewer than three photos, which do not show how precise their focal lengths are (five
+photos of one camera with weak pairs gave 0.88 to 1.14 times the longest side), and ..."""
 MIN_GAP_FACTOR = 3.0
 """... the gap is at least this many standard deviations of the photos of one camera. Measured deviations: 0.006 (fountain,
 kitti) to 0.012 (Herz-Jesu)."""
