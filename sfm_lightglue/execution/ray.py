@@ -320,7 +320,7 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if re.search("node has died|node was terminated|node is dead", text):
         return "its machine is gone"
-    if "OOM" in text or "out of memory" in text.lower():
+    if re.search("running low on memory|NODE_OUT_OF_MEMORY", text):  # Ray names an OOM killer as a possible cause of any death
         return "its machine has run out of memory"
     return "it was killed or crashed"
 
