@@ -215,7 +215,8 @@ def test_the_engine_finds_on_a_gpu_what_it_finds_on_a_cpu(
 def test_the_engine_with_flash_attention_finds_nearly_the_matches_of_the_cpu(
     with_flash_attention: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # a CPU without the instructions is only slower
+    # A CPU without the instructions is only slower.
+    monkeypatch.setattr("sfm_lightglue.networks.precision._has_fast_bfloat16", lambda: True)
     network = random_network(depth_confidence=-1, width_confidence=-1)
     on_cpu = match_all(network, "low")
     act_as_on_a_gpu(monkeypatch)
