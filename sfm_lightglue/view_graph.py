@@ -27,6 +27,9 @@ MAX_PAIRS_PER_PHOTO = 20
 """A photo's focal length comes from this many of its pairs at most: those with most inliers."""
 PLAUSIBLE = (0.3, 6.0)
 """Smallest and largest focal length that is believed, as multiples of the longest side: fields of view of 118 to 10 degrees."""
+MIN_PHOTOS = 3
+"""Fewer photos of equal size keep the guess: nothing shows how precise their focal lengths are (ten tourist photos of ten sizes,
+SIFT: 4 of 10 registered with focal lengths from the pairs, 10 of 10 with the guess)."""
 MIN_GAP = 0.1
 """Photos have different cameras if a gap of at least this size divides the logarithms of their focal lengths, and ..."""
 MIN_GAP_FEW = 0.35
@@ -60,7 +63,8 @@ def calibrate(cameras: CameraAssignment, geometries: Path | str, pairs: Iterable
     chosen, group_of, notes = dict(cameras.cameras), dict(cameras.groups), list[str]()
     for names in groups.values():
         known = {name: focal[name] / max(cameras.cameras[name].size) for name in names if name in focal}
-        if _spread(parts := split_by_focal_length(known), known) > MAX_SPREAD:
+        parts = split_by_focal_length(known)
+        if len(known) < MIN_PHOTOS or _spread(parts, known) > MAX_SPREAD:
             known, parts = {}, [[]]
         rest = [name for name in names if name not in known]
         parts = [[*parts[0], *rest]] if len(parts) == 1 else [*parts, *([name] for name in rest)]

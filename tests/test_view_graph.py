@@ -102,6 +102,14 @@ def test_focal_lengths_that_scatter_are_not_used(tmp_path: Path) -> None:
     assert notes == ["8 photos without EXIF share a camera by their size; its focal length is a guess"]
 
 
+def test_one_or_two_photos_of_a_camera_keep_the_guess(tmp_path: Path) -> None:
+    pairs = write_geometries(tmp_path / "verification.h5", dict.fromkeys(NAMES, 480.0), dict.fromkeys(NAMES, SIZE))
+    cameras = {name: GUESS for name in NAMES}
+    groups = {name: f"camera {index // 2} (a)" if index < 4 else "camera 2 (a)" for index, name in enumerate(NAMES)}
+    found, _ = calibrate(CameraAssignment(cameras, groups, frozenset(NAMES)), tmp_path / "verification.h5", pairs)
+    assert [found.cameras[name] == GUESS for name in NAMES] == [True] * 4 + [False] * 4
+
+
 def test_known_cameras_stay(tmp_path: Path) -> None:
     cameras = CameraAssignment({"0.jpg": GUESS}, {"0.jpg": "a"})
     assert calibrate(cameras, tmp_path / "none.h5", []) == (cameras, [])
