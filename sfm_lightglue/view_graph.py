@@ -149,7 +149,8 @@ def estimate_focal_lengths(
 
 def _strongest_pairs(pairs: Iterable[Pair], reader: H5Reader) -> list[Pair]:
     """The verified pairs with a fundamental matrix, at most MAX_PAIRS_PER_PHOTO of the photo that has fewer; in sorted order."""
-    counts = {pair: reader.num_inliers(pair.name0, pair.name1) for pair in sorted(set(pairs))}
+    ordered = sorted(set(pairs))
+    counts = dict(zip(ordered, reader.num_inliers_of(ordered).tolist(), strict=True))
     taken: Counter[str] = Counter()
     used = []
     for pair in sorted(counts, key=lambda pair: (-counts[pair], pair)):

@@ -142,9 +142,6 @@ def test_calls_for_many_pairs_give_what_calls_for_one_give(tmp_path: Path) -> No
         with H5Reader(tmp_path / "g.h5") as reader:
             stored = [reader.geometry(*names(pair)) for pair in pairs[:30]]
             np.testing.assert_array_equal(reader.num_inliers_of(pairs[:30]), [len(found.inlier_matches) for found in stored])
-            np.testing.assert_array_equal(reader.pair_numbers(pairs, "num_matches"), [*range(30), *[np.nan] * 10])
-            assert reader.pair_texts(pairs, "rejected_because")[:30] == [found.rejected_because for found in stored]
-            assert reader.pair_texts(pairs, "rejected_because")[-1] == ""
             slow = numbers_of(reader.find_geometry(*names(pair)) for pair in pairs)
             assert str(reader.geometry_numbers(pairs).rows.tolist()) == str(slow.rows.tolist()), "NaN are equal as text"
             with pytest.raises(KeyError, match="run the stage verify first"):

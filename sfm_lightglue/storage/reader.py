@@ -267,20 +267,6 @@ class H5Reader:
                 return found
         return np.array([self.num_inliers(pair.name0, pair.name1) for pair in pairs], np.int64)
 
-    def pair_numbers(self, pairs: Sequence[Pair], attribute: str) -> np.ndarray:
-        """float64 (len(pairs),): a numeric attribute of each pair, such as `config`; NaN without the pair or the attribute."""
-        if isinstance(self._source, SegmentSource):
-            return self._source.numbers(self._source.pair_entries(pairs), attribute, np.nan)
-        groups = (self._source.find(match_key(pair.name0, pair.name1)) for pair in pairs)
-        return np.array([np.nan if group is None else group.attrs.get(attribute, np.nan) for group in groups], np.float64)
-
-    def pair_texts(self, pairs: Sequence[Pair], attribute: str) -> list[str]:
-        """A text attribute of each pair, such as `rejected_because`; empty without the pair or the attribute."""
-        if isinstance(self._source, SegmentSource):
-            return self._source.attribute_texts(self._source.pair_entries(pairs), attribute)
-        groups = (self._source.find(match_key(pair.name0, pair.name1)) for pair in pairs)
-        return ["" if group is None else str(group.attrs.get(attribute, "")) for group in groups]
-
     def _find_pair(self, name0: str, name1: str) -> tuple[str, bool]:
         """The key of the pair, empty if it is not in the file, and True if the stored matches go from `name1` to `name0`."""
         for key, flipped in pair_keys(name0, name1):
