@@ -1,7 +1,7 @@
 """More pairs for photos that verify with few others, from what the pairs before have shown.
 
 If photo A verifies with B, and B with C, then A and C may show the same place. They surely do if keypoints of B are inliers
-of both pairs. Source: Agarwal et al., Building Rome in a Day, ICCV 2009, section 4.2 (query expansion).
+of both pairs. Source: Agarwal et al., Building Rome in a Day, ICCV 2009 (query expansion).
 """
 
 from __future__ import annotations

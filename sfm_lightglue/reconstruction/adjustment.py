@@ -78,7 +78,7 @@ def adjust_model(
     chosen: dict[int, CameraChoice] = {}
     manager = pycolmap.ObservationManager(model, graph)
     triangulator = pycolmap.IncrementalTriangulator(graph, model, manager)
-    _solve(model, options, constant={*()})
+    _solve(model, options, constant=set())
     for _ in range(NUM_ROUNDS):
         chosen = _find_cameras(model, options)
         _complete_tracks(triangulator, options)
