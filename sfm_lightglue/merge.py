@@ -12,7 +12,8 @@ from typing import Any
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.execution.shards import done_shards, incomplete_shards, planned_stages, read_plan
 from sfm_lightglue.mistakes import count_of
-from sfm_lightglue.pipeline import Run, check_inputs, run_stage
+from sfm_lightglue.pipeline import run_stage
+from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import changed_options, resolve_recorded
 

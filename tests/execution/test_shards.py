@@ -18,6 +18,7 @@ from sfm_lightglue import cli, pipeline
 from sfm_lightglue.execution.shards import Shard, ShardMismatch, check_merged, read_shard, shard_suffix
 from sfm_lightglue.files import locked
 from sfm_lightglue.merge import merge_shards
+from sfm_lightglue.run_context import check_inputs
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import ShardStore
 
@@ -122,7 +123,7 @@ OPTIONS = ("features=sift", "matches=nearest_neighbor")
 
 def run_shard(folder: Path, stage: str, number: int, *overrides: str) -> None:
     run = make_run(folder, "shards", "execution=shards", f"execution.shard={number}/3", *overrides)
-    pipeline.check_inputs(run, stage)
+    check_inputs(run, stage)
     pipeline.run_stage(run, stage)
 
 
@@ -178,7 +179,7 @@ def test_a_run_without_shards_finishes_what_shards_began(photos: Path) -> None: 
     expected = compute_products(make_run(photos, "local"))
     run_shard(photos, "extract", 1)
     with pytest.raises(ValueError, match=r"the results of the shards of extract are not united yet: merge output="):
-        pipeline.check_inputs(make_run(photos, "shards"), "pairs")
+        check_inputs(make_run(photos, "shards"), "pairs")
     pipeline.run_stage(make_run(photos, "shards"), "extract")
     assert (photos / "shards" / "features.h5").read_bytes() == expected[0]
     check_merged(photos / "shards" / "shards", ["extract"])
