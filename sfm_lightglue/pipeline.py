@@ -96,6 +96,8 @@ def run_stage(run: Run, name: str) -> None:
             find_stage(name).load()(run)
         return
     with run.folder.locked():
+        if name == "expand" and run.options.selection.rounds < 2:
+            logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
         forget(run.folder.shards, name)
         _write_tables(run.folder)
