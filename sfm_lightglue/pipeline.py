@@ -146,7 +146,7 @@ def pairs(run: Run) -> None:
         choice = run.options.pairs
         selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
         replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
-        record |= dataclasses.asdict(report)
+        record |= {"weights": [weights.to_json() for weights in collection.weights.values()], **dataclasses.asdict(report)}
         if not selected:
             logger.warning("no pairs of images were selected")
 
