@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
 from sfm_lightglue.evaluation.finished_run import evaluate_run
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import check_folders
-from sfm_lightglue.execution.shards import forget
+from sfm_lightglue.execution.shards import ShardOptions, forget
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import result_exists
 from sfm_lightglue.geometries.stage import verify_pairs
@@ -28,13 +28,14 @@ from sfm_lightglue.images import camera_ranges, find_masks, warn_of_spaces
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
+from sfm_lightglue.next_commands import command_of, next_command, next_round
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.budget import expected_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.second_round import VerifiedGraph, round_of
+from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
 from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
 from sfm_lightglue.pairs.union import sort_pairs, source_names
 from sfm_lightglue.pairs.view_graph import graph_parts
@@ -216,26 +217,47 @@ def orient(run: Run) -> None:
 def expand(run: Run) -> None:
     """Adds pairs for photos that verify with few others, and matches and verifies them: verification.h5 -> pairs.txt.
 
-    It does nothing unless `pairs.rounds` is 2 or more.
+    It does nothing unless `pairs.rounds` is 2 or more. With `execution=shards`, it only adds the pairs of one round: match and
+    verify follow in shards.
     """
-    if run.options.selection.rounds < 2:
-        with run.recorded("expand") as record:
-            record["rounds"] = []
+    if isinstance(run.execution, ShardOptions):
+        _expand_for_shards(run)
         return
     rounds: list[dict[str, Any]] = []
     for number in range(2, run.options.selection.rounds + 1):
-        with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
-            before = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
-            with run.folder.open_verification() as reader:
-                added, report = expand_pairs(run.options.pairs.options, collection, before, reader, run.options.selection, number)
-            selected = sort_pairs([*before, *added])
-            replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
-            record["rounds"] = rounds = [*rounds, dataclasses.asdict(report)]
-        if not added:
+        report = _add_round(run, number, rounds)
+        if not report.num_pairs:
             break
+        rounds.append(dataclasses.asdict(report))
         repeated = dataclasses.replace(run, repeats=True)
         match(repeated)
         verify(repeated)
+    if run.options.selection.rounds < 2:
+        with run.recorded("expand") as record:
+            record["rounds"] = []
+
+
+def _expand_for_shards(run: Run) -> None:
+    """Adds the pairs of the next round, and says which commands match them."""
+    rounds = run.options.selection.rounds
+    number = next_round(run.folder, rounds)
+    before = [dataclasses.asdict(report) for report in Summary.read(run.folder).expansion if number and report.round < number]
+    if number is None or not _add_round(run, number, before).num_pairs:
+        last = command_of(run.folder, "run", run.options.configuration)
+        logger.info("no pairs are added (pairs.rounds=%d). next: %s (once)", rounds, last)
+        return
+    logger.info("next: %s", next_command(run.folder, "expand", run.options.configuration, rounds, None))
+
+
+def _add_round(run: Run, number: int, before: Sequence[Mapping[str, Any]]) -> RoundReport:
+    """Adds the pairs of a round to pairs.txt. `before` are the reports of the rounds before it."""
+    with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
+        kept = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
+        with run.folder.open_verification() as reader:
+            added, report = expand_pairs(run.options.pairs.options, collection, kept, reader, run.options.selection, number)
+        replace_pairs(run.folder.pairs, run.folder.pair_reasons, sort_pairs([*kept, *added]))
+        record["rounds"] = [*before, dataclasses.asdict(report)]
+    return report
 
 
 def database(run: Run) -> None:

@@ -17,7 +17,7 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
-from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, read_shard
+from sfm_lightglue.execution.shards import DIVIDED, Shard, ShardOptions, check_merged, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.images import list_images
 from sfm_lightglue.matches.matcher import Matcher
@@ -118,7 +118,7 @@ class Run:
 
     def shard(self, stage: str) -> Shard | None:
         """The share of this process in a stage; None if it does the whole stage."""
-        if not isinstance(self.execution, ShardOptions):
+        if not isinstance(self.execution, ShardOptions) or stage not in DIVIDED:
             return None
         number, count = read_shard(self.execution.shard)
         return Shard(self.folder.shards, stage, number, count, about_shards(self.options, find_stage(stage).groups))

@@ -211,6 +211,48 @@ def test_the_command_that_is_missing_can_be_repeated(photos: Path, capsys: pytes
     assert sorted(name[-7:] for name in logs) == ["-2-of-3", "-3-of-3"]
 
 
+def test_the_pairs_of_a_second_round_are_divided_too(
+    photos: Path,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    walk = ("pairs=sequential", "pairs.overlap=1", "pairs.quadratic_overlap=false", "pairs.rounds=2", "pairs.min_partners=3")
+    for output in ("local", "shards"):
+        compute_products(make_run(photos, output, *walk))
+    local, folder = make_run(photos, "local", *walk), photos / "shards"
+    pipeline.run_stage(local, "expand")
+    run_shard(photos, "verify", 1, *walk, "execution.shard=1/1")
+    merge_shards(folder)
+    assert " expand " in caplog.messages[-1] and "execution=shards" in caplog.messages[-1]
+    run = make_run(photos, "shards", *walk, "execution=shards")
+    pipeline.check_inputs(run, "expand")
+    with pytest.raises(ValueError, match=r"expand is not divided: run it once"):
+        pipeline.check_inputs(make_run(photos, "shards", *walk, "execution=shards", "execution.shard=1/3"), "expand")
+    for _ in range(2):  # as if killed before the pairs were matched
+        pipeline.run_stage(run, "expand")
+    assert len((folder / "pairs.txt").read_text().splitlines()) == 3 + 2  # of them 2 in the second round
+    assert "execution.shard=i/n for each i from 1 to n, then merge" in caplog.messages[-1]
+    for number in (1, 2, 3):
+        run_shard(photos, "match", number, *walk)
+    merge_shards(folder)
+    run_shard(photos, "verify", 1, *walk, "execution.shard=1/1")
+    merge_shards(folder)
+    assert caplog.messages[-1].startswith("next: python -m sfm_lightglue run ") and "execution" not in caplog.messages[-1]
+    for name in (*PRODUCTS, "pairs.txt", "pairs.tsv"):
+        assert (folder / name).read_bytes() == (photos / "local" / name).read_bytes()
+    pipeline.run_stage(run, "expand")
+    assert "no pairs are added (pairs.rounds=2)" in caplog.messages[-1]
+
+
+def test_pairs_are_not_expanded_before_those_of_the_round_before_are_verified(photos: Path) -> None:  # noqa: F811
+    run = make_run(photos, "shards", "pairs.rounds=3", "execution=shards")
+    compute_products(make_run(photos, "shards", "pairs.rounds=3"))
+    with (photos / "shards" / "pairs.tsv").open("a") as table:
+        table.write("2.png\t9.png\texhaustive\t\n")
+    with pytest.raises(ValueError, match=r"1 of 7 pairs were not verified, such as '2\.png' and '9\.png': run the stages match"):
+        pipeline.run_stage(run, "expand")
+
+
 @pytest.mark.slow
 def test_three_processes_one_of_them_killed(photos: Path) -> None:  # noqa: F811
     """Each shard is a process of its own. The second one is killed as soon as its first result is on disk, and started again."""
