@@ -44,8 +44,9 @@ from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
-from sfm_lightglue.report.gallery import draw_match_gallery
-from sfm_lightglue.report.page import build_report
+from sfm_lightglue.report.freshness import state_of
+from sfm_lightglue.report.gallery import draw_match_gallery, drawn_pictures
+from sfm_lightglue.report.page import build_report, is_up_to_date
 from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
@@ -82,9 +83,13 @@ def run_all(run: Run) -> Summary:
 
 
 def write_report(folder: RunFolder, tables: Tables | None = None) -> None:
-    """Writes `report.html`. A fault in it is logged as a warning: it must not fail a run. `tables` spares reading the files."""
+    """Writes `report.html` unless it is up to date. `tables` spares reading the files.
+
+    A fault in it is logged as a warning: it must not fail a run.
+    """
     try:
-        build_report(folder, tables)
+        if not is_up_to_date(folder):
+            build_report(folder, tables)
     except Exception as error:
         logger.warning("%s was not written: %s", folder.report, message_of(error) or repr(error))
         logger.debug("the reason is", exc_info=True)
@@ -302,8 +307,17 @@ def reconstruct_models(run: Run) -> None:
 
 
 def draw_plots(run: Run) -> None:
-    """Draws a few pairs with their matches, and the largest model: all files before it -> plots."""
+    """Draws a few pairs with their matches, and the largest model: all files before it -> plots.
+
+    Pictures that still show what is in the folder stay.
+    """
+    state = state_of(run.folder)
+    drawn = drawn_pictures(run.folder, state)
     with run.recorded("plots") as record:
+        record["drawn_from"] = state
+        if drawn is not None:
+            record["files"] = drawn
+            return
         record["files"] = draw_match_gallery(run.images, run.folder)
         if (largest := run.folder.largest_model()) is not None:
             with run.folder.open_features() as reader:

@@ -226,9 +226,9 @@ def test_the_pairs_of_a_second_round_are_divided_too(
     merge_shards(folder)
     assert " expand " in caplog.messages[-1] and "execution=shards" in caplog.messages[-1]
     run = make_run(photos, "shards", *walk, "execution=shards")
-    pipeline.check_inputs(run, "expand")
+    check_inputs(run, "expand")
     with pytest.raises(ValueError, match=r"expand is not divided: run it once"):
-        pipeline.check_inputs(make_run(photos, "shards", *walk, "execution=shards", "execution.shard=1/3"), "expand")
+        check_inputs(make_run(photos, "shards", *walk, "execution=shards", "execution.shard=1/3"), "expand")
     for _ in range(2):  # as if killed before the pairs were matched
         pipeline.run_stage(run, "expand")
     assert len((folder / "pairs.txt").read_text().splitlines()) == 3 + 2  # of them 2 in the second round
