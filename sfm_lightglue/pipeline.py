@@ -102,6 +102,8 @@ def run_stage(run: Run, name: str) -> None:
             find_stage(name).load()(run)
         return
     with run.folder.locked():
+        if name == "expand" and run.options.selection.rounds < 2:
+            logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
         forget(run.folder.shards, name)
         _write_tables(run.folder)
@@ -150,7 +152,7 @@ def pairs(run: Run) -> None:
         choice = run.options.pairs
         selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
         replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
-        record |= dataclasses.asdict(report)
+        record |= {"weights": [weights.to_json() for weights in collection.weights.values()], **dataclasses.asdict(report)}
         if not selected:
             logger.warning("no pairs of images were selected")
 
