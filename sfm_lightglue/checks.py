@@ -274,8 +274,8 @@ def _check_whole(inputs: Inputs) -> None:
     """Only some stages can be divided."""
     if isinstance(inputs.options.execution.options, ShardOptions):
         raise ValueError(
-            "execution=shards divides the commands extract, match and verify: run one of them with execution.shard=i/n for each "
-            "i from 1 to n, then `merge output=OUT`. Leave execution=shards out of all other commands"
+            "execution=shards divides the commands extract, pairs, match and verify: run one of them with execution.shard=i/n "
+            "for each i from 1 to n, then `merge output=OUT`. Leave execution=shards out of all other commands"
         )
 
 

@@ -36,7 +36,7 @@ from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.budget import expected_pairs
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
-from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
+from sfm_lightglue.pairs.stage import describe_share, expand_pairs, plan_pairs
 from sfm_lightglue.pairs.union import sort_pairs, source_names
 from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.photo_names import PhotoList, PhotoNames
@@ -150,6 +150,9 @@ def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
         choice = run.options.pairs
+        if (shard := run.shard("pairs")) is not None:  # `merge` selects the pairs
+            record["num_computed"] = describe_share(choice.create(), collection, shard)
+            return
         selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
         replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
         record |= {"weights": [weights.to_json() for weights in collection.weights.values()], **dataclasses.asdict(report)}
@@ -374,6 +377,7 @@ def _collection(run: Run) -> Collection:
         positions=dataset.positions,
         device=run.device,
         run=run.folder,
+        make_executor=functools.partial(run.executor_reading, "cpu"),
     )
 
 

@@ -29,12 +29,12 @@ import numpy as np
 
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.execution.local import LocalExecutor
-from sfm_lightglue.files import read_own_json, write_json
+from sfm_lightglue.files import locked, read_own_json, write_json
 from sfm_lightglue.settings import describe_changes
 
 logger = logging.getLogger(__name__)
 
-DIVIDED = ("extract", "match", "verify")
+DIVIDED = ("extract", "pairs", "match", "verify")
 """The stages that can be divided."""
 PLAN, DONE = ('{"count":',), ('{"seconds":',)
 """The beginnings of our files."""
@@ -136,6 +136,13 @@ class Shard:
         write_json(path, {"seconds": seconds, "num_computed": num_computed, "machine": socket.gethostname()})
         logger.info("%s: shard %d/%d is complete, %d new (%.1f s)", self.stage, self.number, self.count, num_computed, seconds)
 
+    @contextlib.contextmanager
+    def alone(self, task: str) -> Iterator[None]:
+        """Keeps the other shards from a task during the block: they wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / f"{self.stage}-{task}.lock"):
+            yield
+
     # --- the plan --------------------------------------------------------------------------------------------------------
 
     def _agree(self, keys: Sequence[str], was_stored: np.ndarray) -> np.ndarray:
@@ -171,7 +178,7 @@ class Shard:
         if changes := describe_changes(plan["options"], json.loads(json.dumps(own["options"]))):
             return f"they have other options ({changes})"
         if own["keys"] != plan["keys"]:
-            what = "photos" if self.stage == "extract" else "pairs"
+            what = "photos" if self.stage in ("extract", "pairs") else "pairs"
             return f"they are for other {what} ({plan['num_keys']}, now {own['num_keys']})"
         return ""
 

@@ -188,7 +188,9 @@ def test_a_run_without_shards_finishes_what_shards_began(photos: Path) -> None: 
 
 def test_there_must_be_something_to_merge(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(FileNotFoundError, match="has nothing to merge: extract, match or verify with execution=shards"):
+        with pytest.raises(
+            FileNotFoundError, match="has nothing to merge: extract, pairs, match or verify with execution=shards"
+        ):
             merge_shards(folder)
 
 
@@ -243,6 +245,24 @@ def test_the_pairs_of_a_second_round_are_divided_too(
         assert (folder / name).read_bytes() == (photos / "local" / name).read_bytes()
     pipeline.run_stage(run, "expand")
     assert "no pairs are added (pairs.rounds=2)" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("codebook", ["own", "none"])
+def test_shards_describe_the_images_and_merge_finds_the_pairs(photos: Path, codebook: str) -> None:  # noqa: F811
+    source = ("pairs=[sequential,retrieval]", "pairs.retrieval.num_neighbours=1", "pairs.retrieval.codebook=own")
+    if codebook == "none":
+        source = ("pairs=exhaustive",)
+    names = ["pairs.txt", "pairs.tsv", *(["global_descriptors.h5", "codebook.safetensors"] if codebook == "own" else [])]
+    for output in ("local", "shards"):
+        pipeline.run_stage(make_run(photos, output, *source), "extract")
+    pipeline.run_stage(make_run(photos, "local", *source), "pairs")
+    for number in (2, 3, 1):
+        run_shard(photos, "pairs", number, *source)
+    done = [json.loads(path.read_bytes())["num_computed"] for path in (photos / "shards" / "shards").glob("pairs.*-of-3.json")]
+    assert sorted(done) == ([1, 1, 2] if codebook == "own" else [0, 0, 0])
+    assert merge_shards(photos / "shards") == ["pairs"]
+    for name in names:
+        assert (photos / "shards" / name).read_bytes() == (photos / "local" / name).read_bytes()
 
 
 def test_pairs_are_not_expanded_before_those_of_the_round_before_are_verified(photos: Path) -> None:  # noqa: F811

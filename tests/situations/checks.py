@@ -123,7 +123,7 @@ def shards_that_do_not_exist() -> None:
 
 
 def whole_run_in_shards() -> None:
-    _told_first("execution=shards", "execution.shard=1/2", words=("extract, match and verify", "merge output=OUT"))
+    _told_first("execution=shards", "execution.shard=1/2", words=("extract, pairs, match and verify", "merge output=OUT"))
 
 
 def merge_without_shards() -> None:
