@@ -30,6 +30,7 @@ from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.renames import REMOVED_OPTIONS
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_options import choose_lightglue, choose_plugin, selection_options
 from sfm_lightglue.summary import Summary
 
@@ -392,7 +393,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         4
     """
     given = [f"dataset.images={literal(images)}", f"output={literal(output)}"]
-    return pipeline.run_all(pipeline.Run.checked(compose_config(["dataset=folder", *given, *overrides])))
+    return pipeline.run_all(Run.checked(compose_config(["dataset=folder", *given, *overrides])))
 
 
 @functools.cache

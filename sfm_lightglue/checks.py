@@ -205,6 +205,15 @@ def _check_whole(inputs: Inputs) -> None:
         )
 
 
+def _check_expanded_once(inputs: Inputs) -> None:
+    """Shards match the pairs that `expand` adds, but only one process adds them."""
+    if getattr(inputs.options.execution.options, "shard", None) is not None:
+        raise ValueError(
+            "expand is not divided: run it once, with execution=shards and without execution.shard. It adds the pairs of the "
+            "next round; then come match with execution.shard=i/n for each i from 1 to n, merge, and verify in the same way"
+        )
+
+
 def _check_cluster(inputs: Inputs) -> None:
     """A cluster must answer, and its machines must see the photos."""
     if isinstance(inputs.options.execution.options, RayOptions):
@@ -314,7 +323,8 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_output, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_shard, DIVIDED),
-    (_check_whole, ("run", "evaluate", *(stage.name for stage in STAGES if stage.name not in DIVIDED))),
+    (_check_whole, ("run", "evaluate", *(stage.name for stage in STAGES if stage.name not in (*DIVIDED, "expand")))),
+    (_check_expanded_once, ("expand",)),
     (_check_devices, ("run", "extract", "pairs", "match", "orient", "expand", "escalate")),
     (_check_photos, ("run", "extract", "pairs", "verify", "orient", "expand", "escalate", "database")),
     (_check_heic, ("run", "extract")),

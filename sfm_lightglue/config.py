@@ -1,6 +1,6 @@
 """From command-line overrides to typed options: composing the YAML files, binding them, explaining mistakes.
 
-Only this module, `run_options.py`, `pipeline.py`, `train.py` and `commands/` use hydra and omegaconf. Values stand once, in
+Only this module, `run_options.py`, `run_context.py`, `train.py` and `commands/` use hydra and omegaconf. Values stand once, in
 configs/*.yaml; the dataclasses beside each plug-in give them types and ranges.
 """
 

@@ -28,12 +28,12 @@ from sfm_lightglue.database_mark import NOTES, SQLITE_SUFFIXES, apply_log, is_ma
 from sfm_lightglue.database_rows import ImageIds, RowWriter, create_database, transaction
 from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import foreign_file, free_path, remove_stale, result_exists, written_whole
-from sfm_lightglue.geometries.inputs import check_geometries, check_names, ordered_pairs, read_matches
+from sfm_lightglue.geometries.inputs import check_geometries, check_names, read_matches
 from sfm_lightglue.geometries.stage import VerificationReport, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.pose_priors import PosePrior, find_pose_priors
-from sfm_lightglue.products import Pair
+from sfm_lightglue.products import Pair, sorted_pairs
 from sfm_lightglue.storage import GeometryNumbers, H5Reader
 from sfm_lightglue.view_graph import calibrate
 
@@ -102,7 +102,7 @@ def write_database(
         ValueError: A pair has an image that is not in `names`, or was verified with other features, matches or cameras; or
             `output` exists and was not written by this function.
     """
-    output, ordered = Path(output), ordered_pairs(pairs)
+    output, ordered = Path(output), sorted_pairs(pairs)
     check_output(output)
     _remove_stale(output)
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader, H5Reader(geometries) as geometry_reader:
@@ -192,7 +192,7 @@ def is_outdated(database: Path | str, geometries: Path | str, pairs: Iterable[Pa
     if stored is None:
         return False
     with H5Reader(geometries) as reader:
-        numbers = reader.geometry_numbers(ordered_pairs(pairs))
+        numbers = reader.geometry_numbers(sorted_pairs(pairs))
     return not numbers.found.all() or stored != (numbers.num_verified, numbers.num_inliers)
 
 

@@ -6,201 +6,60 @@ lists them in order; the functions here connect them with the options of a run.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, choose_cameras
-from sfm_lightglue.checks import Inputs, find_mistakes
-from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
-from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice, read_escalation, write_escalation
 from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
-from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
-from sfm_lightglue.evaluation.matches import table as scores_table
-from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
-from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
-from sfm_lightglue.execution.devices import chosen_devices, num_cores
-from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
-from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
-from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.evaluation.finished_run import evaluate_run
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.executor import check_folders
+from sfm_lightglue.execution.shards import ShardOptions, forget
 from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.files import remove_stale, result_exists, write_json
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of_spaces
+from sfm_lightglue.images import camera_ranges, find_masks, warn_of_spaces
 from sfm_lightglue.kinds import joined_extraction, joined_matching
 from sfm_lightglue.matches.imported import ImportedMatcher
-from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import MISTAKES, count_of, message_of, raise_together
+from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
+from sfm_lightglue.next_commands import command_of, next_command, next_round
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.budget import expected_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.second_round import VerifiedGraph, round_of
+from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
 from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
 from sfm_lightglue.pairs.union import sort_pairs, source_names
 from sfm_lightglue.pairs.view_graph import graph_parts
-from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
+from sfm_lightglue.photo_names import PhotoList, PhotoNames
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
-from sfm_lightglue.report.gallery import draw_match_gallery
-from sfm_lightglue.report.page import build_report
+from sfm_lightglue.report.freshness import state_of
+from sfm_lightglue.report.gallery import draw_match_gallery, drawn_pictures
+from sfm_lightglue.report.page import build_report, is_up_to_date
 from sfm_lightglue.report.scene import draw_reconstruction
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import DatasetOptions, RunOptions, about_shards, resolve, resolve_all
-from sfm_lightglue.stages import STAGES, find_stage, stage_names, writer_of
-from sfm_lightglue.summary import Summary, recorded
+from sfm_lightglue.stages import STAGES, find_stage
+from sfm_lightglue.summary import Summary
 from sfm_lightglue.tables import Tables, write_tables
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """The options of a run and its output folder. Nothing is loaded or written before a stage asks for it."""
-
-    options: RunOptions
-    repeats: bool = False
-    """True if stages run again, for turned photos or more pairs: their times are added to those before."""
-    kind: str = ""
-    """The name of the kind if this is a part of a run with several kinds of features; empty for the run itself."""
-
-    @classmethod
-    def create(cls, config: DictConfig) -> Run:
-        """The run that a composed configuration describes. Raises: ValueError as in `run_options.resolve`."""
-        return cls(resolve(config))
-
-    @classmethod
-    def checked(cls, config: DictConfig, command: str = "run") -> Run:
-        """The run that a composed configuration describes, if nothing is wrong with it. Raises: as `check_inputs`."""
-        options, mistakes = resolve_all(config)
-        run = cls(options)
-        check_inputs(run, command, mistakes)
-        return run
-
-    @property
-    def folder(self) -> RunFolder:
-        """Everything in the output folder."""
-        return RunFolder(self.options.output, self.kind)
-
-    @property
-    def kinds(self) -> list[Run]:
-        """A run for each of several kinds of features, with features and matches of its own; empty if there is only one kind."""
-        chosen = self.options.kinds
-        return [dataclasses.replace(self, options=self.options.of_kind(kind), kind=kind.name) for kind in chosen]
-
-    @functools.cached_property
-    def images(self) -> Path:
-        """Folder of the photos. Photos of a known dataset are downloaded first if they are missing or damaged.
-
-        Raises: ValueError if no dataset was chosen.
-        """
-        return prepare_photos(self.options.dataset)
-
-    def list_photos(self) -> list[str]:
-        """Sorted names of the photos; only those of `dataset.list`, if it is given.
-
-        Mask files and plots inside the photo folder are skipped. Raises: ValueError or FileNotFoundError if there are none.
-        """
-        return self.listed_photos().names
-
-    def listed_photos(self) -> PhotoList:
-        """The photos as `list_photos` gives them, and the names of `dataset.list` that are no photos of the folder."""
-        masks = self.options.dataset.masks or None
-        names = list_images(self.images, without=[self.folder.path, self.folder.plots], masks=masks)
-        if self.options.dataset.list is None:
-            return PhotoList(names, {})
-        return read_photo_list(self.options.dataset.list, PhotoNames(names, self.images))
-
-    def photos_with_features(self) -> list[str]:
-        """Sorted names of the photos that have features and are still in the photo folder."""
-        with self.folder.open_features() as reader:
-            return sorted({*reader.names()} & {*self.list_photos()})
-
-    def extractor(self) -> Extractor:
-        """The feature extractor with its weights, on the first device."""
-        extractor: Extractor = self.options.features.create(self.device)
-        return extractor
-
-    def matcher(self) -> Matcher:
-        """The matcher with its weights, on the first device. Raises: ValueError if it does not fit the features."""
-        matcher: Matcher = self.options.matches.create(self.device)
-        return matcher
-
-    @property
-    def execution(self) -> ExecutionOptions:
-        """Where the work runs, and what to do with results that were made with other settings."""
-        options: ExecutionOptions = self.options.execution.options
-        return options
-
-    @property
-    def device(self) -> str:
-        """Device of everything that runs in this process. Raises: ValueError if torch cannot use it."""
-        return chosen_devices(self.execution.device)[0]
-
-    def executor(self, device: str | None = None) -> Executor:
-        """The executor that runs the jobs of a stage. `device` replaces the devices of the configuration."""
-        options = self.execution if device is None else dataclasses.replace(self.execution, device=device)
-        executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
-        return executor
-
-    def executor_reading(self, device: str | None = None) -> Executor:
-        """The executor of a stage that reads files of the output folder. Raises: ValueError if other machines do not share it."""
-        executor = self.executor(device)
-        check_folders(executor, [], self.folder.path)
-        return executor
-
-    def shard(self, stage: str) -> Shard | None:
-        """The share of this process in a stage; None if it does the whole stage."""
-        if not isinstance(self.execution, ShardOptions):
-            return None
-        number, count = read_shard(self.execution.shard)
-        return Shard(self.folder.shards, stage, number, count, about_shards(self.options, find_stage(stage).groups))
-
-    @contextlib.contextmanager
-    def recorded(self, stage: str, *, adds: bool = False) -> Iterator[dict[str, Any]]:
-        """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block.
-
-        With `adds`, or if the stages are repeated, the times are added to those before. Shards write no summary: `merge` does.
-        """
-        if (shard := self.shard(stage)) is not None:
-            with colmap_log(self.folder.logs), shard.recorded() as record:
-                yield record
-            return
-        configuration = {key: value for key, value in self.options.configuration.items() if key != "dataset"}
-        about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": configuration}
-        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=adds or self.repeats) as record:
-            yield record
-
-
-def prepare_photos(dataset: DatasetOptions) -> Path:
-    """Folder of the photos of a dataset. A known dataset is downloaded first if its files are missing or damaged.
-
-    Raises: ValueError if no dataset was chosen.
-    """
-    if not dataset.images:
-        raise ValueError("no photos were given: add dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
-    images = Path(dataset.images)
-    if any(entry.name == dataset.name and entry.folder in images.parents for entry in list_datasets()):
-        ensure_dataset(str(dataset.name))
-    return images
 
 
 # --- the commands --------------------------------------------------------------------------------------------------------
@@ -229,9 +88,13 @@ def run_all(run: Run) -> Summary:
 
 
 def write_report(folder: RunFolder, tables: Tables | None = None) -> None:
-    """Writes `report.html`. A fault in it is logged as a warning: it must not fail a run. `tables` spares reading the files."""
+    """Writes `report.html` unless it is up to date. `tables` spares reading the files.
+
+    A fault in it is logged as a warning: it must not fail a run.
+    """
     try:
-        build_report(folder, tables)
+        if not is_up_to_date(folder):
+            build_report(folder, tables)
     except Exception as error:
         logger.warning("%s was not written: %s", folder.report, message_of(error) or repr(error))
         logger.debug("the reason is", exc_info=True)
@@ -244,6 +107,8 @@ def run_stage(run: Run, name: str) -> None:
             find_stage(name).load()(run)
         return
     with run.folder.locked():
+        if name == "expand" and run.options.selection.rounds < 2:
+            logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
         forget(run.folder.shards, name)
         _write_tables(run.folder)
@@ -255,55 +120,10 @@ def raise_failure(run: Run) -> None:
         raise ValueError(failure)
 
 
-def check_inputs(run: Run, command: str = "run", mistakes: Sequence[Exception] = ()) -> None:
-    """Looks for all mistakes that can be known before a command, in seconds. Nothing is written.
-
-    Args:
-        run: The options.
-        command: `run`, the name of a stage, or `evaluate`.
-        mistakes: Mistakes that are already known.
-
-    Raises:
-        FileNotFoundError: A stage before this one has not run yet.
-        ValueError: The mistakes, a line for each. A single mistake is raised as it is.
-    """
-    if command in stage_names():
-        stage = find_stage(command)
-        check_merged(run.folder.shards, [writer_of(name) for name in stage.reads])
-        stage.check_inputs(run.folder.path)
-        if shard := run.shard(command):
-            shard.check()
-    raise_together([*mistakes, *find_mistakes(Inputs(run.options, run.list_photos), command)])
-
-
 def evaluate(run: Run) -> str:
-    """Scores against the dataset's ground truth, written to `evaluation.json` and returned as tables.
-
-    The largest model and the matches of `dataset.pairs` are compared with `dataset.poses`, matches also with
-    `dataset.homographies`. Call `check_inputs` before.
-    """
-    dataset, folder, tables = run.options.dataset, run.folder, []
-    scores: dict[str, Any] = {}
-    truth = read_poses(Path(dataset.poses)) if dataset.poses else {}
-    if truth and (folder.reconstruction.exists() or not dataset.pairs):
-        estimated = read_reconstruction_poses(folder.reconstruction)
-        evaluation = evaluate_reconstruction(estimated, truth)
-        if result_exists(folder.features):
-            with folder.open_features() as features:
-                warn_of_upright_poses(estimated, truth, features.orientations(estimated))
-        scores |= evaluation.to_json()
-        tables.append(evaluation.table())
-    if truth and dataset.pairs:
-        pairs = posed_pairs(dataset.pairs, truth, dataset.images)
-        scores["pairs"] = evaluate_matched_poses(folder.features, folder.matches, pairs, truth)
-        tables.append(scores_table("relative poses of pairs", scores["pairs"]))
-    if dataset.homographies:
-        homographies = read_homographies(dataset.homographies)
-        scores["homographies"] = evaluate_matched_homographies(folder.features, folder.matches, homographies)
-        tables.append(scores_table("homographies", scores["homographies"]))
-    remove_stale(folder.evaluation)
-    write_json(folder.evaluation, scores)
-    return "\n".join(tables)
+    """Scores against the dataset's ground truth, as `evaluation.finished_run` finds them. Call `check_inputs` before."""
+    dataset = run.options.dataset
+    return evaluate_run(run.folder, dataset.images, dataset.poses, dataset.pairs, dataset.homographies)
 
 
 # --- the stages, named in stages.py --------------------------------------------------------------------------------------
@@ -349,7 +169,7 @@ def pairs(run: Run) -> None:
         choice = run.options.pairs
         selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
         replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
-        record |= dataclasses.asdict(report)
+        record |= {"weights": [weights.to_json() for weights in collection.weights.values()], **dataclasses.asdict(report)}
         if not selected:
             logger.warning("no pairs of images were selected")
 
@@ -437,26 +257,47 @@ def orient(run: Run) -> None:
 def expand(run: Run) -> None:
     """Adds pairs for photos that verify with few others, and matches and verifies them: verification.h5 -> pairs.txt.
 
-    It does nothing unless `pairs.rounds` is 2 or more.
+    It does nothing unless `pairs.rounds` is 2 or more. With `execution=shards`, it only adds the pairs of one round: match and
+    verify follow in shards.
     """
-    if run.options.selection.rounds < 2:
-        with run.recorded("expand") as record:
-            record["rounds"] = []
+    if isinstance(run.execution, ShardOptions):
+        _expand_for_shards(run)
         return
     rounds: list[dict[str, Any]] = []
     for number in range(2, run.options.selection.rounds + 1):
-        with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
-            before = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
-            with run.folder.open_verification() as reader:
-                added, report = expand_pairs(run.options.pairs.options, collection, before, reader, run.options.selection, number)
-            selected = sort_pairs([*before, *added])
-            replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
-            record["rounds"] = rounds = [*rounds, dataclasses.asdict(report)]
-        if not added:
+        report = _add_round(run, number, rounds)
+        if not report.num_pairs:
             break
+        rounds.append(dataclasses.asdict(report))
         repeated = dataclasses.replace(run, repeats=True)
         match(repeated)
         verify(repeated)
+    if run.options.selection.rounds < 2:
+        with run.recorded("expand") as record:
+            record["rounds"] = []
+
+
+def _expand_for_shards(run: Run) -> None:
+    """Adds the pairs of the next round, and says which commands match them."""
+    rounds = run.options.selection.rounds
+    number = next_round(run.folder, rounds)
+    before = [dataclasses.asdict(report) for report in Summary.read(run.folder).expansion if number and report.round < number]
+    if number is None or not _add_round(run, number, before).num_pairs:
+        last = command_of(run.folder, "run", run.options.configuration)
+        logger.info("no pairs are added (pairs.rounds=%d). next: %s (once)", rounds, last)
+        return
+    logger.info("next: %s", next_command(run.folder, "expand", run.options.configuration, rounds, None))
+
+
+def _add_round(run: Run, number: int, before: Sequence[Mapping[str, Any]]) -> RoundReport:
+    """Adds the pairs of a round to pairs.txt. `before` are the reports of the rounds before it."""
+    with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
+        kept = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
+        with run.folder.open_verification() as reader:
+            added, report = expand_pairs(run.options.pairs.options, collection, kept, reader, run.options.selection, number)
+        replace_pairs(run.folder.pairs, run.folder.pair_reasons, sort_pairs([*kept, *added]))
+        record["rounds"] = [*before, dataclasses.asdict(report)]
+    return report
 
 
 def escalate(run: Run) -> None:
@@ -527,8 +368,17 @@ def reconstruct_models(run: Run) -> None:
 
 
 def draw_plots(run: Run) -> None:
-    """Draws a few pairs with their matches, and the largest model: all files before it -> plots."""
+    """Draws a few pairs with their matches, and the largest model: all files before it -> plots.
+
+    Pictures that still show what is in the folder stay.
+    """
+    state = state_of(run.folder)
+    drawn = drawn_pictures(run.folder, state)
     with run.recorded("plots") as record:
+        record["drawn_from"] = state
+        if drawn is not None:
+            record["files"] = drawn
+            return
         record["files"] = draw_match_gallery(run.images, run.folder)
         if (largest := run.folder.largest_model()) is not None:
             with run.folder.open_features() as reader:

@@ -27,7 +27,7 @@ class Stage:
     about: str
     """One line for the help."""
     function: str
-    """`package.module:function`, called with the `pipeline.Run`."""
+    """`package.module:function`, called with the `run_context.Run`."""
     groups: tuple[str, ...] = ()
     """Config groups whose options it reads, its own first. Its help shows them."""
 

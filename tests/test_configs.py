@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
-from sfm_lightglue import api, cli, pipeline
+from sfm_lightglue import api, cli, pipeline, run_context
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class, without_keys
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
@@ -28,6 +28,7 @@ from sfm_lightglue.networks.weights import HYPERCOLUMNS, find_weights
 from sfm_lightglue.overrides import overrides_of
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.registry import load_class
+from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_options import KEYS_OF_RUN, PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
 from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
@@ -275,7 +276,7 @@ def test_the_weights_of_the_matcher_follow_the_features() -> None:
 )
 def test_paths_with_special_signs_reach_the_run_from_python(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(
         pipeline, "run_all", lambda run: {"images": run.options.dataset.images, "output": str(run.options.output)}
     )
@@ -302,11 +303,11 @@ def test_the_extractor_of_the_documentation_is_all_that_a_plug_in_needs(tmp_path
     monkeypatch.setenv(USER_CONFIGS, str(tmp_path))
     given = ["features=corners", "dataset=folder", f"dataset.images='{tmp_path}'", f"output='{tmp_path}/out'"]
     given.append(f"dataset.masks='{tmp_path}/masks'")
-    pipeline.extract(pipeline.Run.create(compose_config([*given, "experiment=quality"])))
+    pipeline.extract(Run.create(compose_config([*given, "experiment=quality"])))
     with H5Reader(tmp_path / "out" / "features.h5") as reader:
         assert len(reader.features("photo.png")) == 24  # of 48, the mask leaves the left half
     with pytest.raises(SettingsChanged, match=r"options\.step: 8 -> 4"):
-        pipeline.extract(pipeline.Run.create(compose_config([*given, "features.step=4"])))
+        pipeline.extract(Run.create(compose_config([*given, "features.step=4"])))
 
 
 def test_the_user_s_own_folder_adds_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,8 +422,8 @@ def test_a_mistyped_key_far_from_all_others_names_no_closest(command_line: Path,
 
 
 def test_a_sweep_writes_each_job_to_a_folder_of_its_own(command_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[pipeline.Run] = []
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    runs: list[Run] = []
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", runs.append)
     assert cli.main(["extract", "dataset=folder", "dataset.images=/a/b", "output=out", "features=sift,disk", "-m"]) == 0
     assert [run.options.features.options.name for run in runs] == ["sift", "disk"]
@@ -432,8 +433,8 @@ def test_a_sweep_writes_each_job_to_a_folder_of_its_own(command_line: Path, monk
 def test_the_folder_of_a_job_is_named_after_all_that_the_sweep_varies(
     command_line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs: list[pipeline.Run] = []
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    runs: list[Run] = []
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", runs.append)
     swept = ["database.intrinsics=PINHOLE,1,2,3,4", "dataset.images=a/x,b/y", "reconstruction.seed=1,2"]
     assert cli.main(["extract", "dataset=folder", f"dataset.poses='{'very long ' * 50}'", *swept, "--multirun"]) == 0
@@ -447,12 +448,12 @@ def test_jobs_of_a_sweep_go_on_after_one_that_fails(
 ) -> None:
     done: list[int] = []
 
-    def extract(run: pipeline.Run) -> None:
+    def extract(run: Run) -> None:
         if run.options.reconstruction.seed == 1:
             raise ValueError("the first job failed")
         done.append(run.options.reconstruction.seed)
 
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", extract)
     assert cli.main(["extract", "dataset=folder", "reconstruction.seed=1,2", "-m"]) == 1
     assert done == [2]
@@ -460,8 +461,8 @@ def test_jobs_of_a_sweep_go_on_after_one_that_fails(
 
 
 def test_a_single_run_keeps_its_output(command_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[pipeline.Run] = []
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    runs: list[Run] = []
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", runs.append)
     assert cli.main(["extract", "dataset=folder", "output=out"]) == 0
     assert runs[0].options.output == Path("out")
@@ -499,9 +500,9 @@ def test_copies_of_the_open_superpoint_and_weights_with_its_descriptors_get_its_
 def test_a_superpoint_trained_from_scratch_needs_its_own_lightglue(tmp_path: Path) -> None:
     path = trained(tmp_path / "mine.safetensors")
     given = ["dataset=demo", f"features.weights='{path}'"]
-    run = pipeline.Run.create(compose_config(given))  # extracting with these weights is allowed
+    run = Run.create(compose_config(given))  # extracting with these weights is allowed
     with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
-        pipeline.check_inputs(run)
+        check_inputs(run)
     with pytest.raises(ValueError, match=r"mine\.safetensors: give matches\.weights=FILE"):
         run.matcher()
     for more in (

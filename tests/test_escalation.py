@@ -14,6 +14,7 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.escalation import choose_pairs, read_escalation, write_escalation
 from sfm_lightglue.pairs.second_round import VerifiedGraph
 from sfm_lightglue.products import Pair
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.storage import H5Reader
 
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo" / "images"
@@ -83,7 +84,7 @@ def test_a_run_escalates_only_what_is_weak_and_repeats_with_the_same_bytes(
     (tmp_path / "images").mkdir()
     for name in ("00.jpg", "01.jpg", "02.jpg", "03.jpg"):
         shutil.copy(DEMO / name, tmp_path / "images")
-    run = pipeline.Run.create(
+    run = Run.create(
         compose_config(
             [
                 *("+dataset=folder", f"dataset.images={tmp_path / 'images'}", f"output={tmp_path / 'out'}"),

@@ -18,6 +18,7 @@ from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.merge import merge_shards
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_options import changed_options, resolve, resolve_all
 from sfm_lightglue.storage import (
     H5Reader,
@@ -234,9 +235,9 @@ def test_kinds_of_a_photo_in_different_turns_are_refused(kinds: Path) -> None:
 # --- the stages --------------------------------------------------------------------------------------------------------------
 
 
-def run_of(folder: Path, *overrides: str) -> pipeline.Run:
+def run_of(folder: Path, *overrides: str) -> Run:
     given = ["+dataset=folder", f"dataset.images={folder / 'images'}", f"output={folder / 'out'}"]
-    return pipeline.Run.create(compose_config([*given, *BOTH, *overrides]))
+    return Run.create(compose_config([*given, *BOTH, *overrides]))
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ def photos(tmp_path: Path) -> Path:
 def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(photos: Path) -> None:
     run = run_of(photos)
     for stage in ("extract", "pairs", "match", "verify"):
-        pipeline.check_inputs(run, stage)
+        check_inputs(run, stage)
         pipeline.run_stage(run, stage)
     content = run.folder.read_summary()["stages"]
     assert content["extract"]["kinds"]["sift"]["mean_keypoints"] > 100

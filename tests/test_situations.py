@@ -117,6 +117,7 @@ SITUATIONS = (
     S("check first", "poses that are missing", "told at once", checks.poses_that_are_missing),
     S("check first", "poses that are malformed", "told at once", checks.poses_that_are_malformed),
     S("check first", "intrinsics for one of three photos", "told at once", checks.intrinsics_for_part_of_the_photos),
+    S("check first", "the camera model of panoramas for other photos", "told at once", checks.panorama_model_for_other_photos),
     S("check first", "a list of pairs that is missing", "told at once", checks.list_that_is_missing),
     S("check first", "a list of pairs with unknown names", "told at once", checks.list_with_unknown_names),
     S("check first", "global descriptors that are missing", "told at once", checks.missing_global_descriptors),

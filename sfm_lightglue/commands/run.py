@@ -16,7 +16,7 @@ from sfm_lightglue.overrides import SWEEP_FLAGS, check_flags, hydra_overrides, w
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sfm_lightglue.pipeline import Run
+    from sfm_lightglue.run_context import Run
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ def main(command: str, arguments: list[str]) -> int:
 
 def _check(command: str, overrides: list[str]) -> None:
     """Checks everything before Hydra makes the output folder. Raises: ValueError or FileNotFoundError with all mistakes."""
-    from sfm_lightglue import pipeline
     from sfm_lightglue.config import compose_jobs
+    from sfm_lightglue.run_context import Run
 
     mistakes: list[Exception] = []
     for config in compose_jobs(overrides):
         try:
-            pipeline.Run.checked(config, command)
+            Run.checked(config, command)
         except MISTAKES as error:
             mistakes.append(error)
     raise_together(mistakes)
@@ -61,12 +61,13 @@ def _check(command: str, overrides: list[str]) -> None:
 def _run_configured(command: str, flags: Flags, is_checked: bool, held: list[logging.LogRecord], config: DictConfig) -> None:
     from sfm_lightglue import pipeline
     from sfm_lightglue.config import separate_sweep_outputs
+    from sfm_lightglue.run_context import Run
 
     while held:  # now the log file of the run is open
         record = held.pop(0)
         logging.getLogger(record.name).handle(record)
     config = separate_sweep_outputs(config, sys.argv)
-    run = pipeline.Run.create(config) if is_checked else pipeline.Run.checked(config, command)
+    run = Run.create(config) if is_checked else Run.checked(config, command)
     if command == "run":
         try:
             result = str(pipeline.run_all(run))

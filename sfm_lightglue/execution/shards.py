@@ -104,21 +104,20 @@ class Shard:
             plan = read_plan(self.folder, self.stage)
             self._compare(own, {**plan, "keys": None})
 
-    def share(self, keys: Sequence[str], stored: Container[str]) -> list[str]:
-        """The keys of this shard, in their order: neighbours, as many as in the other shards.
+    def share(self, keys: Sequence[str], is_stored: Sequence[bool] | np.ndarray) -> list[int]:
+        """Positions of the keys of this shard, ascending: neighbours, as many as in the other shards.
 
         What was stored when the first shard started and what was not are divided separately, so that new photos of a large
         collection are divided among all shards.
 
         Args:
             keys: All keys of the stage, in an order in which neighbours have images in common.
-            stored: Keys that have results now. Only the first shard uses it.
+            is_stored: bool (n,), whether each key has results now. Only the first shard uses it.
 
         Raises: ShardMismatch if the first shard was started with other options, or for other photos or pairs.
         """
-        was_stored = self._agree(keys, np.array([key in stored for key in keys], bool))
-        mine = [*self._part(np.flatnonzero(was_stored)), *self._part(np.flatnonzero(~was_stored))]
-        return [keys[index] for index in sorted(mine)]
+        was_stored = self._agree(keys, np.asarray(is_stored, bool))
+        return sorted([*self._part(np.flatnonzero(was_stored)), *self._part(np.flatnonzero(~was_stored))])
 
     def _part(self, indices: np.ndarray) -> list[int]:
         first, last = (len(indices) * end // self.count for end in (self.number - 1, self.number))

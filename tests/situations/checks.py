@@ -34,6 +34,10 @@ def intrinsics_for_part_of_the_photos() -> None:
     _told_first("database.intrinsics=intrinsics.txt", words=("01.jpg", "intrinsics"))
 
 
+def panorama_model_for_other_photos() -> None:
+    _told_first("database.camera_model=EQUIRECTANGULAR", words=("00.jpg", "twice as wide as high"))
+
+
 def list_that_is_missing() -> None:
     _told_first("pairs=list", "pairs.path=pairs.txt", words=("pairs.txt",))
 
