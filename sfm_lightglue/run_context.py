@@ -36,6 +36,8 @@ class Run:
     options: RunOptions
     repeats: bool = False
     """True if stages run again, for turned photos or more pairs: their times are added to those before."""
+    kind: str = ""
+    """The name of the kind if this is a part of a run with several kinds of features; empty for the run itself."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
@@ -53,7 +55,13 @@ class Run:
     @property
     def folder(self) -> RunFolder:
         """Everything in the output folder."""
-        return RunFolder(self.options.output)
+        return RunFolder(self.options.output, self.kind)
+
+    @property
+    def kinds(self) -> list[Run]:
+        """A run for each of several kinds of features, with features and matches of its own; empty if there is only one kind."""
+        chosen = self.options.kinds
+        return [dataclasses.replace(self, options=self.options.of_kind(kind), kind=kind.name) for kind in chosen]
 
     @functools.cached_property
     def images(self) -> Path:
