@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from sfm_lightglue.images import PhotoHeader, UnreadableImage, read_header
+from sfm_lightglue.images import PhotoHeader, UnreadableImage, find_panoramas, read_header
 from sfm_lightglue.intrinsics import MODELS as MODELS
 from sfm_lightglue.intrinsics import Camera as Camera
 from sfm_lightglue.intrinsics import find_camera_of_photos, parse_camera, read_given_cameras, wrong_size
@@ -31,6 +31,8 @@ GUESSED_FOCAL_FACTOR = 1.2
 """COLMAP's guess of an unknown focal length, as a multiple of the longest side: a field of view of 45 degrees."""
 STARTING_MODEL = "SIMPLE_RADIAL"
 """The model of estimated cameras with `camera_model=auto`: the mapper needs few parameters. The final adjustment adds others."""
+PANORAMA = "EQUIRECTANGULAR"
+"""The model of panoramas of the whole sphere. It has no parameters but the size."""
 SHARING = ("auto", "exif", "single", "per_folder", "per_image")
 """Values of `intrinsics` that estimate the focal length. They say which photos share a camera."""
 MIN_SHARE = 1 / 3
@@ -76,13 +78,12 @@ def choose_cameras(
             a camera `MODEL,param,param,...` or `fx,fy,cx,cy`, shared by all photos, see `intrinsics.parse_camera`.
             a file with lines `name MODEL width height param param ...`, COLMAP's `cameras.txt`, or the folder of a COLMAP model,
             see `intrinsics.read_given_cameras`. Images with equal cameras share one.
-        camera_model: COLMAP's model of estimated cameras; `auto` is STARTING_MODEL.
+        camera_model: COLMAP's model of estimated cameras; `auto` is STARTING_MODEL, and PANORAMA for photos of the whole sphere.
         known: cameras by image name, for `intrinsics="poses"`.
 
     Raises: ValueError if an image has no intrinsics, if they are for another image size, or if a choice does not exist.
     """
-    camera_model = STARTING_MODEL if camera_model == "auto" else camera_model
-    if camera_model not in MODELS:
+    if camera_model not in ("auto", *MODELS):
         raise ValueError(f"database.camera_model={camera_model!r} does not exist. {closest(camera_model, ('auto', *MODELS))}")
     if intrinsics in SHARING:
         return _estimated_cameras(images, sizes, intrinsics, camera_model)
@@ -117,7 +118,7 @@ def check_intrinsics(images: Path, names: Iterable[str], intrinsics: str, camera
         intrinsics: see `choose_cameras`, as `camera_model` and `known`.
     """
     sizes = {}
-    for name in [] if intrinsics in SHARING else names:
+    for name in [] if intrinsics in SHARING and camera_model != PANORAMA else names:
         with contextlib.suppress(UnreadableImage):
             sizes[name] = read_header(images / name).size
     choose_cameras(images, sizes, intrinsics, camera_model, known)
@@ -169,6 +170,8 @@ def _check_given(cameras: Mapping[str, Camera], sizes: Mapping[str, tuple[int, i
 def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], sharing: str, camera_model: str) -> CameraAssignment:
     """Cameras with the focal length from EXIF or guessed, the principal point in the middle and no distortion."""
     headers = {name: read_header(images / name) for name in sizes}
+    panoramas = _panoramas(images, sizes, camera_model)
+    camera_model = STARTING_MODEL if camera_model == "auto" else camera_model
     keys = {name: header.camera_key for name, header in headers.items()}
     groups = {
         "auto": _auto_groups(headers),
@@ -185,12 +188,39 @@ def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], shari
     for name, size in sizes.items():
         groups[name] = f"{groups[name]} {size}"  # photos of different sizes cannot share a camera
         focal = focal_of_group.get(groups[name])
-        cameras[name] = _simple_camera(camera_model, size, focal, True) if focal else _guessed_camera(camera_model, size)
+        if name in panoramas:
+            groups[name], cameras[name] = f"{PANORAMA} {size}", Camera(PANORAMA, size, (float(size[0]), float(size[1])), True)
+        else:
+            cameras[name] = _simple_camera(camera_model, size, focal, True) if focal else _guessed_camera(camera_model, size)
     if sharing == "single" and len(set(groups.values())) > 1:
         logger.warning("the photos have %d sizes, so there is one camera for each size", len(set(groups.values())))
     _warn_of_fisheye(sorted(name for name in sizes if groups[name] not in focal_of_group), len(sizes), camera_model)
     unknown = {name for name, camera in cameras.items() if not camera.has_prior_focal_length}
     return CameraAssignment(cameras, groups, frozenset(unknown) if sharing == "auto" else frozenset())
+
+
+def _panoramas(images: Path, sizes: Mapping[str, tuple[int, int]], camera_model: str) -> frozenset[str]:
+    """The photos that show the whole sphere and get the model PANORAMA; says which. None if the user gave another model.
+
+    Raises: ValueError if the user gave the model PANORAMA, and a photo has not its shape.
+    """
+    if camera_model == PANORAMA:
+        if wrong := [name for name, (width, height) in sorted(sizes.items()) if width != 2 * height]:
+            width, height = sizes[wrong[0]]
+            raise ValueError(
+                f"database.camera_model={PANORAMA} is for panoramas twice as wide as high, but {len(wrong)} of {len(sizes)} "
+                f"photos have another shape, such as {wrong[0]!r} ({width} x {height} px): leave the option out"
+            )
+        return frozenset(sizes)
+    found = find_panoramas(images, sizes)
+    if not found:
+        return frozenset()
+    said = f"{len(found)} of {len(sizes)} photos, such as {found[0]!r}, are panoramas of the whole sphere"
+    if camera_model != "auto":
+        logger.warning("%s, but get the camera model %s, as database.camera_model says", said, camera_model)
+        return frozenset()
+    logger.info("%s: their camera model is %s", said, PANORAMA)
+    return frozenset(found)
 
 
 def _auto_groups(headers: Mapping[str, PhotoHeader]) -> dict[str, str]:

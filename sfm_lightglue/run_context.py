@@ -17,7 +17,7 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.datasets import ensure_dataset, list_datasets
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
-from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, read_shard
+from sfm_lightglue.execution.shards import DIVIDED, Shard, ShardOptions, check_merged, read_shard
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.images import list_images
 from sfm_lightglue.matches.matcher import Matcher
@@ -36,6 +36,8 @@ class Run:
     options: RunOptions
     repeats: bool = False
     """True if stages run again, for turned photos or more pairs: their times are added to those before."""
+    kind: str = ""
+    """The name of the kind if this is a part of a run with several kinds of features; empty for the run itself."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
@@ -53,7 +55,13 @@ class Run:
     @property
     def folder(self) -> RunFolder:
         """Everything in the output folder."""
-        return RunFolder(self.options.output)
+        return RunFolder(self.options.output, self.kind)
+
+    @property
+    def kinds(self) -> list[Run]:
+        """A run for each of several kinds of features, with features and matches of its own; empty if there is only one kind."""
+        chosen = self.options.kinds
+        return [dataclasses.replace(self, options=self.options.of_kind(kind), kind=kind.name) for kind in chosen]
 
     @functools.cached_property
     def images(self) -> Path:
@@ -118,7 +126,7 @@ class Run:
 
     def shard(self, stage: str) -> Shard | None:
         """The share of this process in a stage; None if it does the whole stage."""
-        if not isinstance(self.execution, ShardOptions):
+        if not isinstance(self.execution, ShardOptions) or stage not in DIVIDED:
             return None
         number, count = read_shard(self.execution.shard)
         return Shard(self.folder.shards, stage, number, count, about_shards(self.options, find_stage(stage).groups))

@@ -82,6 +82,16 @@ def _expand(record: Record) -> list[str]:
     return [f"{count_of(sum(each['num_pairs'] for each in record['rounds']), 'pair')} added"]
 
 
+def _escalate(record: Record) -> list[str]:
+    if "num_pairs" not in record:
+        return ["no escalation (matches.escalate=false)"]
+    weak = f"{count_of(len(record['weak']), 'weak photo')}"
+    return [
+        f"{count_of(record['num_pairs'], 'pair')} of {count_of(record['num_photos'], 'photo')} have all kinds of features",
+        weak,
+    ]
+
+
 def _database(record: Record) -> list[str]:
     return [
         count_of(record["num_images"], "photo"),
@@ -116,6 +126,7 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "verify": _verify,
     "orient": _orient,
     "expand": _expand,
+    "escalate": _escalate,
     "database": _database,
     "reconstruct": _reconstruct,
     "plots": _plots,

@@ -102,7 +102,7 @@ class Viewer:
         x, y, z, w = world_from_cam.rotation.quat
         handle = self._server.scene.add_camera_frustum(
             f"/cameras/{image.image_id}",
-            fov=2 * float(np.arctan2(camera.height / 2, camera.focal_length_y)),
+            fov=np.pi / 2 if camera.is_spherical() else 2 * float(np.arctan2(camera.height / 2, camera.focal_length_y)),
             aspect=camera.width / camera.height,
             scale=size,
             color=(200, 30, 30),

@@ -10,6 +10,7 @@ import pycolmap
 import pytest
 from PIL import ExifTags
 from PIL import Image as PILImage
+from spheres import write_panorama
 
 from sfm_lightglue.cameras import MODELS, Camera, CameraAssignment, check_intrinsics, choose_cameras
 from sfm_lightglue.intrinsics import read_intrinsics
@@ -174,9 +175,9 @@ def test_a_group_gets_the_focal_length_of_its_first_photo_that_has_one(tmp_path:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_camera_model_can_be_estimated(tmp_path: Path, model: str) -> None:
-    write_photo(tmp_path, "a.jpg", focal_35mm=30)
+    write_photo(tmp_path, "a.jpg", (64, 32), focal_35mm=30)
     cameras, _ = choose(tmp_path, "exif", camera_model=model)
-    assert cameras["a.jpg"].to_colmap().verify_params()
+    assert cameras["a.jpg"].model == model and cameras["a.jpg"].to_colmap().verify_params()
 
 
 def test_a_fisheye_lens_without_focal_length_starts_with_180_degrees(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -187,6 +188,27 @@ def test_a_fisheye_lens_without_focal_length_starts_with_180_degrees(tmp_path: P
     assert cameras["a.jpg"].has_prior_focal_length, "COLMAP verifies no pair without it"
     assert cameras["b.jpg"].params[0] == pytest.approx(30 / math.hypot(36, 24) * 80)
     assert "1 of 2 photos, such as 'a.jpg'" in caplog.text and "OPENCV_FISHEYE:fx:fy:cx:cy:k1:k2:k3:k4" in caplog.text
+
+
+def test_panoramas_get_the_camera_model_of_the_whole_sphere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for name in ("a.jpg", "b.jpg"):
+        write_panorama(tmp_path / name, 256)
+    write_photo(tmp_path, "c.jpg")
+    cameras, numbers = choose(tmp_path, "auto", camera_model="auto")
+    assert cameras["a.jpg"] == Camera("EQUIRECTANGULAR", (256, 128), (256, 128), True)
+    assert cameras["c.jpg"].model == "SIMPLE_RADIAL"
+    assert numbers == {"a.jpg": 1, "b.jpg": 1, "c.jpg": 2}
+    assert "2 of 3 photos, such as 'a.jpg', are panoramas of the whole sphere" in caplog.text
+    cameras, _ = choose(tmp_path, "auto", camera_model="RADIAL")
+    assert cameras["a.jpg"].model == "RADIAL", "the user decides"
+    assert "but get the camera model RADIAL" in caplog.text
+
+
+def test_the_model_of_panoramas_is_refused_for_other_photos_before_the_long_work(tmp_path: Path) -> None:
+    write_photo(tmp_path, "a.jpg")
+    with pytest.raises(ValueError, match=r"1 of 1 photos have another shape, such as 'a.jpg' \(64 x 48 px\)"):
+        check_intrinsics(tmp_path, ["a.jpg"], "auto", "EQUIRECTANGULAR", {})
 
 
 def test_an_unknown_camera_model_is_refused_with_the_closest(tmp_path: Path) -> None:

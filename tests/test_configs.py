@@ -35,7 +35,8 @@ from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
 
-CHOICES = [(group, name) for group in GROUPS for name in choices(group) if name != "union"]  # which has no keys of its own
+CHOICES = [(group, name) for group in GROUPS for name in choices(group) if name not in ("union", "several")]
+"""Without the files of lists, which have no options of their own."""
 
 
 def dataclass_of(group: str, node: DictConfig) -> type:
@@ -177,15 +178,15 @@ def test_a_preset_binds_and_explicit_options_override_it(name: str) -> None:
     assert config == compose_config([f"+experiment={name}", "features.max_keypoints=77"])
     assert config.features.max_keypoints == 77
     check_keys(config)
-    choose_lightglue(config)
+    choose_lightglue(config.features, config.matches)
     for group, table in (("features", EXTRACTORS), ("matches", MATCHERS)):
         node = without_keys(config[group], KEYS_OF_RUN.get(group, ()))
         bind(options_class(load_class(config[group].name, table, group)), node, group)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
-@pytest.mark.parametrize("features", choices("features"))
-@pytest.mark.parametrize("matches", choices("matches"))
+@pytest.mark.parametrize("features", [name for name in choices("features") if name != "several"])
+@pytest.mark.parametrize("matches", [name for name in choices("matches") if name != "several"])
 def test_a_preset_works_with_all_features_and_matchers(name: str, features: str, matches: str) -> None:
     choice = [f"features={features}", f"matches={matches}", *(["matches.trained_for=disk"] if matches == "lightglue" else [])]
     config = compose_config([f"experiment={name}", "dataset.images=photos", *choice])

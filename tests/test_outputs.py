@@ -37,6 +37,7 @@ NAMES = {
     "matches.h5.shards/notes.tmp": "match",
     "verification.h5": "verify",
     "orientations.tsv": "orient",
+    "escalation.tsv": "escalate",
     "database.db": "database",
     "reconstruction/0/images.bin": "reconstruct",
     "plots/matches_0.jpg": "plots",

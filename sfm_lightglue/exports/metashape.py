@@ -27,7 +27,7 @@ def write(source: Source, target: Target, options: ExportOptions) -> str:
 
     Raises: ValueError if Metashape has no such camera model, or if two photos have the same label.
     """
-    sensors = {camera.camera_id: _sensor(camera) for camera in source.cameras()}
+    sensors = {camera.camera_id: _sensor(camera) for camera in source.flat_cameras("Metashape")}
     files = write_pictures(source, target.folder, dataclasses.replace(options, with_masks=False), None).files
     labels = {name: PurePosixPath(files[name]).stem for name in source.names}
     if repeated := [label for label, count in Counter(labels.values()).items() if count > 1]:

@@ -32,7 +32,7 @@ def write_openmvg(source: Source, target: Target, options: ExportOptions) -> str
     Source: https://openmvg.readthedocs.io/en/latest/openMVG/sfm/sfm/
     """
     model = source.reconstruction
-    intrinsics = {camera.camera_id: _openmvg_camera(camera) for camera in source.cameras()}
+    intrinsics = {camera.camera_id: _openmvg_camera(camera) for camera in source.flat_cameras("OpenMVG")}
     files = write_pictures(source, target.folder, dataclasses.replace(options, with_masks=False), None).files
     images = [model.find_image_with_name(name) for name in source.names]
     write_json(
@@ -58,7 +58,7 @@ def write_bundler(source: Source, target: Target, options: ExportOptions) -> str
 
     Source: https://www.cs.cornell.edu/~snavely/bundler/bundler-v0.4-manual.html
     """
-    lenses = {camera.camera_id: _bundler_camera(camera) for camera in source.cameras()}
+    lenses = {camera.camera_id: _bundler_camera(camera) for camera in source.flat_cameras("Bundler")}
     files = write_pictures(source, target.folder, dataclasses.replace(options, with_masks=False), None).files
     images = [source.reconstruction.find_image_with_name(name) for name in source.names]
     (target.folder / "list.txt").write_text("".join(f"images/{files[name]}\n" for name in source.names), encoding="utf-8")

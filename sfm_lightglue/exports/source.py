@@ -58,6 +58,20 @@ class Source:
         used = {self.reconstruction.image(image_id).camera_id for image_id in self.reconstruction.reg_image_ids()}
         return [self.reconstruction.camera(camera_id) for camera_id in sorted(used)]
 
+    def flat_cameras(self, program: str) -> list[pycolmap.Camera]:
+        """`cameras`, for programs without cameras of the whole sphere.
+
+        Raises: ValueError if there is one: it has no focal length, and COLMAP crashes when it is asked for it.
+        """
+        cameras = self.cameras()
+        for camera in cameras:
+            if camera.is_spherical():
+                raise ValueError(
+                    f"camera {camera.camera_id} is {camera.model_name}: this export to {program} has no camera of the whole "
+                    "sphere. Export to colmap, or cut the panoramas into perspective views"
+                )
+        return cameras
+
     def photos(self, options: ExportOptions) -> Path:
         """Folder of the photos.
 

@@ -23,6 +23,7 @@ from sfm_lightglue.images.masks import find_masks as find_masks
 from sfm_lightglue.images.names import similar_name as similar_name
 from sfm_lightglue.images.names import warn_of_spaces as warn_of_spaces
 from sfm_lightglue.images.names import warn_once as warn_once
+from sfm_lightglue.images.panoramas import find_panoramas as find_panoramas
 from sfm_lightglue.images.resizing import resize_longest as resize_longest
 from sfm_lightglue.images.resizing import to_grey as to_grey
 from sfm_lightglue.images.value_ranges import Range as Range

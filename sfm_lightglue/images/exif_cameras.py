@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sfm_lightglue.images.sensors import sensor_width_mm
+
 DIAGONAL_35MM = 43.2666
 """Diagonal of a frame of 35 mm film, mm."""
 FOCAL_TAGS = ("FocalLength", "FocalLengthIn35mmFilm")
@@ -38,7 +40,8 @@ def lens_key(exif: Mapping[str, object]) -> str:
 def focal_length_px(exif: Mapping[str, object], size: tuple[int, int]) -> float | None:
     """Focal length in px of the file from EXIF tags, tried in COLMAP's order; None unless it is 0.2 to 10 times the longest side.
 
-    EXIF keeps the size of the photo before it was resized or cropped. The focal-plane resolution counts only if EXIF has it.
+    The order: 35 mm equivalent, focal-plane resolution, and the size of the sensor by make and model. EXIF keeps the size of the
+    photo before it was resized or cropped. The focal-plane resolution counts only if EXIF has it.
     """
     longest = max(size)
     original = _original_size(exif, size)
@@ -50,9 +53,18 @@ def focal_length_px(exif: Mapping[str, object], size: tuple[int, int]) -> float 
     focal_mm, resolution = number(exif.get("FocalLength")), number(exif.get("FocalPlaneXResolution"))
     if focal_mm and resolution and original:
         unit_mm = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}.get(int(number(exif.get("FocalPlaneResolutionUnit")) or 2), 25.4)
-        zoom = number(exif.get("DigitalZoomRatio"))
-        candidates.append(focal_mm * resolution / unit_mm * (zoom if 1 < zoom < 20 else 1) * shrinking)
-    return next((focal for focal in candidates if 0.2 * longest < focal < 10 * longest), None)
+        candidates.append(focal_mm * resolution / unit_mm * _digital_zoom(exif) * shrinking)
+    plausible = [focal for focal in candidates if 0.2 * longest < focal < 10 * longest]
+    if not plausible and focal_mm and (sensor_mm := sensor_width_mm(*_texts(exif, CAMERA_TAGS))):
+        focal = focal_mm / sensor_mm * max(width, height) * _digital_zoom(exif) * shrinking
+        plausible = [focal] if 0.2 * longest < focal < 10 * longest else []
+    return next(iter(plausible), None)
+
+
+def _digital_zoom(exif: Mapping[str, object]) -> float:
+    """How much the camera enlarged the middle of the photo; 1 if EXIF does not say it."""
+    zoom = number(exif.get("DigitalZoomRatio"))
+    return zoom if 1 < zoom < 20 else 1.0
 
 
 def _original_size(exif: Mapping[str, object], size: tuple[int, int]) -> tuple[float, float] | None:

@@ -25,7 +25,7 @@ class PhotoHeader:
     size: tuple[int, int]
     """(width, height) px as stored."""
     focal_length_px: float | None
-    """From EXIF: the 35 mm equivalent, or focal length and focal-plane resolution. None if missing or implausible."""
+    """From EXIF, see `exif_cameras.focal_length_px`. None if missing or implausible."""
     camera_key: str
     """Make, model, focal length and size. Photos with the same key come from one camera. Empty if EXIF does not have them."""
     orientation: int = 1

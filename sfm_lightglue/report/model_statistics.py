@@ -115,6 +115,7 @@ def _residual_map(residuals: Residuals, camera: pycolmap.Camera, photos: list[st
     count = np.bincount(cell, minlength=num_cells)
     mean = [np.bincount(cell, error[:, axis], num_cells) / np.maximum(count, 1) for axis in (0, 1)]
     error_px = np.median(np.linalg.norm(error, axis=1))
+    lens = "" if camera.is_spherical() else f"; focal length {camera.mean_focal_length():.0f} px, {_named_params(camera)}"
     return {
         "title": f"Camera {camera.camera_id}: {camera.model.name}, {camera.width} x {camera.height} px",
         "size": [camera.width, camera.height],
@@ -124,7 +125,7 @@ def _residual_map(residuals: Residuals, camera: pycolmap.Camera, photos: list[st
         "y": packed(mean[1].astype(np.float32)),
         "count": packed(count.astype(np.uint32)),
         "note": f"{count_of(len(photos), 'photo')}: {shortened(photos)}. {len(error)} observations, "
-        f"median error {error_px:.2f} px; focal length {camera.mean_focal_length():.0f} px, {_named_params(camera)}",
+        f"median error {error_px:.2f} px{lens}",
     }
 
 

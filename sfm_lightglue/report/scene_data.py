@@ -101,7 +101,9 @@ def _pose(image: pycolmap.Image) -> list[float]:
 
 
 def _extents(camera: pycolmap.Camera) -> list[float]:
-    """Left, top, right and bottom end of the picture at depth 1, without distortion."""
+    """Left, top, right and bottom end of the picture at depth 1, without distortion; a panorama is shown as one of 90 degrees."""
+    if camera.is_spherical():
+        return [-1.0, -0.5, 1.0, 0.5]
     focal_x, focal_y, x, y = camera.focal_length_x, camera.focal_length_y, camera.principal_point_x, camera.principal_point_y
     return [-x / focal_x, -y / focal_y, (camera.width - x) / focal_x, (camera.height - y) / focal_y]
 

@@ -193,6 +193,7 @@ def test_photos_with_the_same_label_are_refused(run: Path, tmp_path: Path) -> No
         ("bundler", ("OPENCV", [180.0, 180.0, 100.0, 75.0, 0, 0, 0, 0]), "Bundler has no camera model like OPENCV"),
         ("bundler", ("SIMPLE_RADIAL", [180.0, 103.0, 75.0, 0]), r"principal point 3\.00 px from the middle"),
         ("metashape", ("FOV", [180.0, 180.0, 100.0, 75.0, 0.1]), "Metashape has no camera model like FOV"),
+        *((name, ("EQUIRECTANGULAR", [200.0, 150.0]), "whole sphere") for name in ("openmvg", "bundler", "metashape")),
     ],
 )
 def test_cameras_that_a_format_lacks_are_refused(

@@ -94,6 +94,20 @@ def test_the_35_mm_equivalent_comes_before_the_resolution_unless_it_is_absurd(tm
     assert read_header(absurd).focal_length_px == pytest.approx(60)
 
 
+def test_the_sensor_of_a_known_camera_gives_the_focal_length(tmp_path: Path) -> None:
+    """Nikon says that the sensor of its D90 is 23.6 mm wide. The photo was resized to a fifth, or enlarged by the camera."""
+    camera = {"Make": "NIKON CORPORATION", "Model": "NIKON D90"}
+    tags = {"FocalLength": 18.0, "ExifImageWidth": 3200, "ExifImageHeight": 2400}
+    resized = exif_photo(tmp_path / "a.jpg", camera, tags, (640, 480))
+    assert read_header(resized).focal_length_px == pytest.approx(18 / 23.6 * 640, rel=2e-3)
+    upright = exif_photo(tmp_path / "b.jpg", camera, {"FocalLength": 18.0, "DigitalZoomRatio": 2.0}, (480, 640))
+    assert read_header(upright).focal_length_px == pytest.approx(2 * 18 / 23.6 * 640, rel=2e-3)
+    other = exif_photo(tmp_path / "c.jpg", {"Make": "Ma\xefson", "Model": "unknown"}, {"FocalLength": 18.0})
+    assert read_header(other).focal_length_px is None
+    wrong = exif_photo(tmp_path / "d.jpg", camera, {"FocalLength": 2.0})
+    assert read_header(wrong).focal_length_px is None, "0.08 times the longest side"
+
+
 @pytest.mark.parametrize("equivalent", [0, 1, 1000, 65000])
 def test_a_focal_length_that_no_lens_has_is_ignored(tmp_path: Path, equivalent: int) -> None:
     path = exif_photo(tmp_path / "a.jpg", {}, {"FocalLengthIn35mmFilm": equivalent, "FocalLength": 0.0})
