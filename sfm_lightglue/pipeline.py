@@ -103,8 +103,8 @@ def run_stage(run: Run, name: str) -> None:
         return
     with run.folder.locked():
         find_stage(name).load()(run)
-        forget(run.folder.shards, name)
         _write_tables(run.folder)
+        forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
 def raise_failure(run: Run) -> None:
