@@ -110,8 +110,8 @@ def run_stage(run: Run, name: str) -> None:
         if name == "expand" and run.options.selection.rounds < 2:
             logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
-        forget(run.folder.shards, name)
         _write_tables(run.folder)
+        forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
 def raise_failure(run: Run) -> None:
