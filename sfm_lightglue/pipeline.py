@@ -110,8 +110,8 @@ def run_stage(run: Run, name: str) -> None:
         if name == "expand" and run.options.selection.rounds < 2:
             logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
-        forget(run.folder.shards, name)
         _write_tables(run.folder)
+        forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
 def raise_failure(run: Run) -> None:
@@ -196,6 +196,8 @@ def _match_kind(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
     """Matches the features of one kind, and returns the record about it. With several kinds, photos may lack a kind."""
     matcher = run.matcher()
     if run.kind:
+        if not result_exists(run.folder.features):
+            raise FileNotFoundError(f"{run.folder.features} does not exist: run the stage extract first")
         with run.folder.open_features() as reader:
             known = set(reader.names())
         pairs = [pair for pair in pairs if pair.name0 in known and pair.name1 in known]

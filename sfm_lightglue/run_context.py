@@ -92,14 +92,24 @@ class Run:
             return sorted({*reader.names()} & {*self.list_photos()})
 
     def extractor(self) -> Extractor:
-        """The feature extractor with its weights, on the first device."""
+        """The feature extractor with its weights, on the first device. Raises: ValueError if there are several kinds."""
+        self._check_one_kind()
         extractor: Extractor = self.options.features.create(self.device)
         return extractor
 
     def matcher(self) -> Matcher:
-        """The matcher with its weights, on the first device. Raises: ValueError if it does not fit the features."""
+        """The matcher with its weights, on the first device.
+
+        Raises: ValueError if it does not fit the features, or if there are several kinds.
+        """
+        self._check_one_kind()
         matcher: Matcher = self.options.matches.create(self.device)
         return matcher
+
+    def _check_one_kind(self) -> None:
+        if self.options.kinds:
+            names = ",".join(kind.name for kind in self.options.kinds)
+            raise ValueError(f"features=[{names}] are several kinds, this command takes one of them")
 
     @property
     def execution(self) -> ExecutionOptions:

@@ -425,9 +425,9 @@ def test_a_sweep_writes_each_job_to_a_folder_of_its_own(command_line: Path, monk
     runs: list[Run] = []
     monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", runs.append)
-    assert cli.main(["extract", "dataset=folder", "dataset.images=/a/b", "output=out", "features=sift,disk", "-m"]) == 0
-    assert [run.options.features.options.name for run in runs] == ["sift", "disk"]
-    assert [run.options.output for run in runs] == [Path("out/features=sift"), Path("out/features=disk")]
+    assert cli.main(["extract", "dataset=folder", "dataset.images=/a/b", "output=out", "features=xfeat,disk", "-m"]) == 0
+    assert [run.options.features.options.name for run in runs] == ["xfeat", "disk"]
+    assert [run.options.output for run in runs] == [Path("out/features=xfeat"), Path("out/features=disk")]
 
 
 def test_the_folder_of_a_job_is_named_after_all_that_the_sweep_varies(

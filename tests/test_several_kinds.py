@@ -14,6 +14,7 @@ import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.several import join_features
+from sfm_lightglue.match_pair import match_pair
 from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.merge import merge_shards
 from sfm_lightglue.overrides import hydra_overrides
@@ -123,6 +124,11 @@ def test_the_changed_options_of_several_kinds_are_those_of_the_command_line() ->
         "matches.sift.max_ratio": 0.8,
         "matches.superpoint.filter_threshold": 0.3,
     }
+
+
+def test_commands_for_one_kind_refuse_several(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"features=\[sift,disk\] are several kinds, this command takes one of them"):
+        match_pair(str(DEMO / "00.jpg"), str(DEMO / "01.jpg"), ["features=[sift,disk]"], as_json=False)
 
 
 # --- the joined files --------------------------------------------------------------------------------------------------------
