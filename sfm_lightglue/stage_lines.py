@@ -79,6 +79,16 @@ def _expand(record: Record) -> list[str]:
     return [f"{count_of(sum(each['num_pairs'] for each in record['rounds']), 'pair')} added"]
 
 
+def _refine(record: Record) -> list[str]:
+    if not record["refined"]:
+        return ["keypoints stay (refinement=none)"]
+    return [
+        f"{record['num_aligned']} of {count_of(record['num_matched_keypoints'], 'matched keypoint')} aligned",
+        f"by {record['median_move_px']:.2f} px in the middle" if record["num_aligned"] else "",
+        f"{count_of(len(record['skipped']), 'photo')} not readable" if record["skipped"] else "",
+    ]
+
+
 def _database(record: Record) -> list[str]:
     return [
         count_of(record["num_images"], "photo"),
@@ -113,6 +123,7 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "verify": _verify,
     "orient": _orient,
     "expand": _expand,
+    "refine": _refine,
     "database": _database,
     "reconstruct": _reconstruct,
     "plots": _plots,

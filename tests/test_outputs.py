@@ -36,6 +36,7 @@ NAMES = {
     "matches.h5": "match",
     "matches.h5.shards/notes.tmp": "match",
     "verification.h5": "verify",
+    "keypoints.h5": "refine",
     "orientations.tsv": "orient",
     "database.db": "database",
     "reconstruction/0/images.bin": "reconstruct",
