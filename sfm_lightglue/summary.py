@@ -231,7 +231,8 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any], *, adds: b
     stages[stage] = record
     ordered = {name: stages[name] for name in stage_names() if name in stages}
     write_json(folder.summary, {"stages": ordered, **about, "versions": _versions()})
-    logger.info("%s", stage_line(stage, {**record, **computed}))
+    if line := stage_line(stage, {**record, **computed}):
+        logger.info("%s", line)
 
 
 def facts_of(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.images import UnreadableImage, read_header, read_time
+from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
@@ -63,6 +64,8 @@ class Collection:
         """Folder of the photos; None if it is not known."""
         self.run = run
         """Output folder in which sources keep what they compute; None if they keep nothing."""
+        self.weights: dict[str, WeightsRecord] = {}
+        """Files of weights that sources have used, by name. A run records them, with their licences."""
         self.make_executor = make_executor
         """Makes what decides where images are described."""
         self.features = features

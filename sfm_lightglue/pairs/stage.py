@@ -107,7 +107,7 @@ def expand_pairs(
         number: Number of the round, from 2.
     """
     graph = VerifiedGraph.read(collection.names, tried, geometries)
-    num_weak = sum(len(others) < limits.min_partners for others in graph.partners.values())
+    num_weak = len(graph.lacking(limits.min_partners))
     wider: list[Pair] = []
     if 2 * len(tried) < len(collection.names) * (len(collection.names) - 1):
         wider = select_pairs(create_source(widened(options)), collection)

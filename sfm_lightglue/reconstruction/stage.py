@@ -33,6 +33,7 @@ from sfm_lightglue.reconstruction.focal_lengths import map_with_other_focal_leng
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.reconstruction.mappers import CLUSTERS, ReconstructionOptions, chosen_num_threads, image_names, run_mapper
 from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, model_folders, number_models, write_models
+from sfm_lightglue.reconstruction.uncertainty import write_uncertainties
 from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
 
@@ -106,6 +107,10 @@ def reconstruct(
         if not interrupted and options.refine_intrinsics and options.name != CLUSTERS and not model_folders(partial):
             mapper = functools.partial(run_mapper, output=partial, options=options, known_poses=known_poses or {})
             cameras, interrupted = map_with_other_focal_lengths(database, partial, mapper)
+        if not interrupted and options.name == "incremental" and not model_folders(partial):
+            interrupted = run_mapper(database, partial, options, known_poses or {}, any_start=True)
+            if model_folders(partial):
+                logger.warning("no first pair was found with enough parallax: one that moved forward, or little, gave a model")
         joining = list[str]()
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)
@@ -117,6 +122,7 @@ def reconstruct(
         except KeyboardInterrupt:
             interrupted = True
         align_models(partial, database, options)
+        cameras += [] if interrupted else write_uncertainties(partial, options)
         write_models(partial, images if options.extract_colors else None, orientations)
     notes = {"joining": joining, "discarded": discarded, "cameras": cameras}
     report = replace(describe_models(partial, names), joining=joining, discarded=discarded, cameras=cameras)
