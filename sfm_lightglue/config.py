@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import os
 import re
 import typing
@@ -172,8 +173,9 @@ def check_keys(config: DictConfig) -> None:
                 raise ValueError(f"unknown option '{where}{key!s}'. {closest(str(key), map(str, known))}")
 
 
+@functools.cache
 def compose_reference() -> DictConfig:
-    """The primary file's own keys, without Hydra's."""
+    """The primary file's own keys, without Hydra's. Read once, and not to be changed."""
     primary = OmegaConf.load(config_dir() / f"{CONFIG_NAME}.yaml")
     return OmegaConf.create({**{group: {} for group in GROUPS}, "output": "", "strict": False, "dataset": primary.dataset})
 

@@ -49,6 +49,7 @@ from sfm_lightglue.poses import read_poses
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
+from sfm_lightglue.refinement import NO_REFINEMENT, refine_keypoints
 from sfm_lightglue.report.freshness import state_of
 from sfm_lightglue.report.gallery import draw_match_gallery, drawn_pictures
 from sfm_lightglue.report.page import build_report, is_up_to_date
@@ -110,8 +111,8 @@ def run_stage(run: Run, name: str) -> None:
         if name == "expand" and run.options.selection.rounds < 2:
             logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
-        forget(run.folder.shards, name)
         _write_tables(run.folder)
+        forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
 def raise_failure(run: Run) -> None:
@@ -331,6 +332,20 @@ def escalate(run: Run) -> None:
             stage(run)
 
 
+def refine(run: Run) -> None:
+    """Aligns the verified keypoints of all photos: verification.h5 and photos -> keypoints.h5.
+
+    It does nothing with `refinement=none`.
+    """
+    with run.recorded("refine") as record:
+        record["refined"] = run.options.refinement.name != NO_REFINEMENT
+        if record["refined"]:
+            folder, cameras = run.folder, assign_cameras(run).cameras
+            inputs = folder.features, folder.matches, folder.verification, folder.read_pairs()
+            report = refine_keypoints(run.images, *inputs, folder.keypoints, run.options.refinement, cameras)
+            record |= dataclasses.asdict(report)
+
+
 def database(run: Run) -> None:
     """Imports features, matches and verified geometries into COLMAP: verification.h5 -> database.db."""
     with run.recorded("database") as record:
@@ -344,6 +359,7 @@ def database(run: Run) -> None:
             assignment,
             names=assignment.cameras,
             pose_priors=find_pose_priors(run.images, assignment.cameras, run.options.dataset.positions),
+            keypoints=_refined_keypoints(run),
         )
         record |= {"intrinsics": run.options.database.intrinsics, **dataclasses.asdict(report)}
 
@@ -510,6 +526,20 @@ def _warn_if_outdated(folder: RunFolder) -> None:
     inputs = folder.database, folder.verification, folder.pairs
     if all(map(result_exists, inputs)) and is_outdated(folder.database, folder.verification, folder.read_pairs()):
         logger.warning("%s does not hold the pairs of %s: run the stage database first to reconstruct from them", *inputs[:2])
+
+
+def _refined_keypoints(run: Run) -> Path | None:
+    """The file of refined keypoints; None if the detector's shall be taken, or, with a warning, if there is none."""
+    if run.options.refinement.name == NO_REFINEMENT:
+        return None
+    if not result_exists(run.folder.keypoints):
+        logger.warning(
+            "%s does not exist: the database gets the keypoints of the detector. The stage refine makes finer ones; "
+            "refinement=none wants none",
+            run.folder.keypoints,
+        )
+        return None
+    return run.folder.keypoints
 
 
 def assign_cameras(run: Run) -> CameraAssignment:

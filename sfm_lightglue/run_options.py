@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from sfm_lightglue.config import (
     options_class,
     without_keys,
 )
-from sfm_lightglue.config_files import GROUPS, choices, config_dir
+from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.execution import EXECUTORS
 from sfm_lightglue.features import EXTRACTORS
@@ -38,15 +39,27 @@ from sfm_lightglue.networks.weights import HYPERCOLUMNS, read_metadata
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.budget import SelectionOptions
 from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.refinement import RefinementOptions
 from sfm_lightglue.registry import closest, load_class
 
 PLUGINS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS, "execution": EXECUTORS}
 """Config group -> table of its plug-ins' names and classes."""
-GROUPS_OF_RUN = {"geometries": VerificationOptions, "database": DatabaseOptions, "reconstruction": ReconstructionOptions}
+GROUPS_OF_RUN = {
+    "geometries": VerificationOptions,
+    "refinement": RefinementOptions,
+    "database": DatabaseOptions,
+    "reconstruction": ReconstructionOptions,
+}
 """Config group -> dataclass of its options, for groups without plug-ins."""
-DEFAULTS = {"geometries": "ransac", "database": "colmap", "reconstruction": "incremental", "execution": "local"}
+DEFAULTS = {
+    "geometries": "ransac",
+    "refinement": "patches",
+    "database": "colmap",
+    "reconstruction": "incremental",
+    "execution": "local",
+}
 """Config group -> the file that stands in for options with a mistake."""
-PLUGIN_GROUPS = (*PLUGINS, "reconstruction")
+PLUGIN_GROUPS = (*PLUGINS, "refinement", "reconstruction")
 """Config groups of which a run chooses one file or another."""
 KEYS_OF_RUN = {"features": ("orientation",), "pairs": KEYS_OF_PAIRS, "matches": ("escalate",)}
 """Config group -> its options in configs/pipeline.yaml. They apply to every plug-in of the group, which does not get them."""
@@ -117,6 +130,7 @@ class RunOptions:
     matches: PluginChoice
     """Of several kinds, that of the first."""
     geometries: VerificationOptions
+    refinement: RefinementOptions
     database: DatabaseOptions
     reconstruction: ReconstructionOptions
     execution: PluginChoice
@@ -220,12 +234,13 @@ def changed_options(configuration: Mapping[str, Any]) -> dict[str, tuple[Any, An
     Args:
         configuration: `RunOptions.configuration`, or the same from summary.json.
     """
-    usual = _plain_configuration([])
+    usual = _plain_configuration()
     chosen = {group: _choice(configuration[group]) for group in PLUGIN_GROUPS if isinstance(configuration.get(group), Mapping)}
     known = {group: choice for group, choice in chosen.items() if {*choice.strip("[]").split(",")} <= {*choices(group)}}
     if not {"features", "matches"} <= known.keys() and "[" in chosen.get("matches", ""):
         known.pop("matches", None)  # a list of matchers alone says nothing
-    default = _plain_configuration([f"{group}={choice}" for group, choice in known.items()])
+    others = [f"{group}={choice}" for group, choice in known.items() if choice != _choice(usual[group])]
+    default = dict(_plain_configuration(*others))
     changed: dict[str, tuple[Any, Any]] = {}
     for group, choice in chosen.items():
         if choice != (before := _choice(usual[group])):
@@ -242,9 +257,18 @@ def changed_options(configuration: Mapping[str, Any]) -> dict[str, tuple[Any, An
     )
 
 
-def _plain_configuration(overrides: list[str]) -> dict[str, Any]:
-    """All options for these overrides as plain values, as a run without mistakes records them."""
-    return dict(resolve_all(compose_config(overrides))[0].configuration)
+def _plain_configuration(*overrides: str) -> Mapping[str, Any]:
+    """All options for these overrides as plain values, as a run without mistakes records them.
+
+    They are kept, because composing takes 0.2 s; not if the user has YAML files, which may change.
+    """
+    compose = _compose_plain.__wrapped__ if os.environ.get(USER_CONFIGS) else _compose_plain
+    return compose(overrides)
+
+
+@functools.cache
+def _compose_plain(overrides: tuple[str, ...]) -> Mapping[str, Any]:
+    return resolve_all(compose_config(overrides))[0].configuration
 
 
 def _choice(node: Mapping[str, Any]) -> str:

@@ -186,6 +186,22 @@ def test_a_run_without_shards_finishes_what_shards_began(photos: Path) -> None: 
     check_merged(photos / "shards" / "shards", ["extract"])
 
 
+def test_a_merge_that_was_killed_can_be_repeated_until_all_is_written(
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(folder: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    run_shard(photos, "extract", 1, "execution.shard=1/1")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, "_write_tables", killed)
+        merge_shards(photos / "shards")
+    assert not (photos / "shards" / "photos.tsv").exists()
+    assert merge_shards(photos / "shards") == ["extract"]
+    assert (photos / "shards" / "photos.tsv").exists()
+
+
 def test_there_must_be_something_to_merge(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(

@@ -10,19 +10,20 @@ import pytest
 from lightglue_inputs import Points, random_network, random_points
 
 from sfm_lightglue.api import create_matcher
-from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.engine.early_rejection import EarlyRejection
 from sfm_lightglue.matches.lightglue import EARLY_ACCEPTANCE, EARLY_REJECTION, LightGlueMatcher, LightGlueOptions
 from sfm_lightglue.matches.matcher import BatchedMatcher
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features
+from sfm_lightglue.run_options import choose_plugin
 from sfm_lightglue.settings import plugin_settings
 
 RECORD = WeightsRecord("random", "none", "0" * 64, "CC0", False)
 
 
 def options(**changes: Any) -> LightGlueOptions:
-    return dataclasses.replace(bind(LightGlueOptions, compose_config([]).matches, "matches"), **changes)
+    return dataclasses.replace(choose_plugin(compose_config([]).matches, "matches").options, **changes)
 
 
 def matcher(network_changes: dict[str, Any] | None = None, **changes: Any) -> LightGlueMatcher:
