@@ -93,7 +93,7 @@ def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: 
     """
     config = compose_config([f"matches={name}", *overrides_of("matches", options)])
     if not {"trained_for", "head"} & options.keys():
-        choose_lightglue(config)
+        choose_lightglue(config.features, config.matches)
     matcher: Matcher = choose_plugin(config.matches, "matches").create(default_device(device))
     return matcher
 

@@ -38,7 +38,7 @@ def merge_shards(output: Path | str) -> list[str]:
     plans = {stage: read_plan(folder.shards, stage) for stage in planned_stages(folder.shards)} if folder.path.is_dir() else {}
     if not plans:
         raise FileNotFoundError(
-            f"{output} has nothing to merge: extract, match or verify with execution=shards execution.shard=i/n come first"
+            f"{output} has nothing to merge: extract, pairs, match or verify with execution=shards execution.shard=i/n come first"
         )
     with folder.locked():
         for stage, plan in plans.items():

@@ -46,7 +46,7 @@ def next_command(folder: RunFolder, stage: str, configuration: Mapping[str, Any]
         count: Number of shards; None if it is not known.
     """
     following = FOLLOWING.get(stage) or ("run" if next_round(folder, rounds) is None else "expand")
-    if following not in DIVIDED:
+    if following not in DIVIDED or following == "pairs":  # few collections are so large that it is worth it
         return f"{command_of(folder, following, configuration)} (once)"
     n = "n" if count is None else str(count)
     return f"{command_of(folder, following, configuration, f'i/{n}')} for each i from 1 to {n}, then merge"

@@ -16,16 +16,20 @@ from typing import Any
 from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, choose_cameras
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
+from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice, read_escalation, write_escalation
 from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
 from sfm_lightglue.evaluation.finished_run import evaluate_run
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import check_folders
 from sfm_lightglue.execution.shards import ShardOptions, forget
+from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import result_exists
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import camera_ranges, find_masks, warn_of_spaces
+from sfm_lightglue.kinds import joined_extraction, joined_matching
 from sfm_lightglue.matches.imported import ImportedMatcher
+from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
 from sfm_lightglue.next_commands import command_of, next_command, next_round
@@ -36,12 +40,13 @@ from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.budget import expected_pairs
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
-from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
+from sfm_lightglue.pairs.stage import describe_share, expand_pairs, plan_pairs
 from sfm_lightglue.pairs.union import sort_pairs, source_names
 from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.photo_names import PhotoList, PhotoNames
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
+from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.refinement import NO_REFINEMENT, refine_keypoints
@@ -103,9 +108,11 @@ def run_stage(run: Run, name: str) -> None:
             find_stage(name).load()(run)
         return
     with run.folder.locked():
+        if name == "expand" and run.options.selection.rounds < 2:
+            logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
-        forget(run.folder.shards, name)
         _write_tables(run.folder)
+        forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
 def raise_failure(run: Run) -> None:
@@ -124,57 +131,90 @@ def evaluate(run: Run) -> str:
 
 
 def extract(run: Run) -> None:
-    """Detects and describes keypoints: photos -> features.h5."""
+    """Detects and describes keypoints: photos -> features.h5, and for several kinds features-KIND.h5."""
     with run.recorded("extract") as record:
-        extractor, executor = run.extractor(), run.executor()
-        check_folders(executor, [run.images])
-        record["weights"] = [weights.to_json() for weights in extractor.weights]
-        listed = run.listed_photos()
-        report = extract_features(
-            run.images,
-            run.folder.features,
-            extractor,
-            names=listed.names,
-            masks=run.options.dataset.masks,
-            orientation=_chosen_orientations(run),
-            executor=executor,
-            if_settings_changed=run.execution.if_settings_changed,
-            shard=run.shard("extract"),
-        )
-        record |= dataclasses.asdict(report)
+        listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), _escalated(run)
+        names_of = {part.kind: _photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
+        for part in _parts(run, "extract"):
+            if names := names_of[part.kind]:
+                records[part.kind] = _extract_kind(part, names)
+        if run.kinds and run.shard("extract") is None:
+            files = {part.kind: part.folder.features for part in run.kinds}
+            changed = run.execution.if_settings_changed
+            join_features(files, run.folder.features, names=listed.names, only=names_of, if_settings_changed=changed)
+        record |= joined_extraction(records)
         record["skipped"] |= _missing_photos(listed, run.options.dataset.list)
+
+
+def _extract_kind(run: Run, names: Sequence[str]) -> dict[str, Any]:
+    """Detects and describes the keypoints of one kind, and returns the record about it."""
+    extractor, executor = run.extractor(), run.executor()
+    check_folders(executor, [run.images])
+    report = extract_features(
+        run.images,
+        run.folder.features,
+        extractor,
+        names=names,
+        masks=run.options.dataset.masks,
+        orientation=_chosen_orientations(run),
+        executor=executor,
+        if_settings_changed=run.execution.if_settings_changed,
+        shard=run.shard("extract"),
+    )
+    return {"weights": [weights.to_json() for weights in extractor.weights], **dataclasses.asdict(report)}
 
 
 def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
         choice = run.options.pairs
+        if (shard := run.shard("pairs")) is not None:  # `merge` selects the pairs
+            record["num_computed"] = describe_share(choice.create(), collection, shard)
+            return
         selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
         replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
-        record |= dataclasses.asdict(report)
+        record |= {"weights": [weights.to_json() for weights in collection.weights.values()], **dataclasses.asdict(report)}
         if not selected:
             logger.warning("no pairs of images were selected")
 
 
 def match(run: Run) -> None:
-    """Matches the features of each pair: features.h5 and pairs.txt -> matches.h5."""
+    """Matches the features of each pair: features.h5 and pairs.txt -> matches.h5, and for several kinds matches-KIND.h5."""
     with run.recorded("match") as record:
-        matcher = run.matcher()
-        record["weights"] = [weights.to_json() for weights in matcher.weights]
-        pairs = run.folder.read_pairs()
-        if not isinstance(matcher, ImportedMatcher) and run.shard("match") is None:
-            log_matching(run.folder.features, run.folder.matches, pairs, matcher, run.execution)
-        report = match_pairs(
-            run.folder.features,
-            pairs,
-            run.folder.matches,
-            matcher,
-            executor=run.executor_reading(),
-            cache_mb=run.execution.cache_mb,
-            if_settings_changed=run.execution.if_settings_changed,
-            shard=run.shard("match"),
-        )
-        record |= dataclasses.asdict(report)
+        pairs, records, chosen = run.folder.read_pairs(), dict[str, dict[str, Any]](), _escalated(run)
+        pairs_of = {kind: [pair for pair in pairs if pair in some] for kind, some in chosen.items()}
+        for part in _parts(run, "match"):
+            if (wanted := pairs_of.get(part.kind, pairs)) or part.kind not in chosen:
+                records[part.kind] = _match_kind(part, wanted)
+        if run.kinds and run.shard("match") is None:
+            files = {part.kind: part.folder.matches for part in run.kinds}
+            changed = run.execution.if_settings_changed
+            join_matches(run.folder.features, files, pairs, run.folder.matches, only=pairs_of, if_settings_changed=changed)
+        record |= joined_matching(records)
+
+
+def _match_kind(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Matches the features of one kind, and returns the record about it. With several kinds, photos may lack a kind."""
+    matcher = run.matcher()
+    if run.kind:
+        if not result_exists(run.folder.features):
+            raise FileNotFoundError(f"{run.folder.features} does not exist: run the stage extract first")
+        with run.folder.open_features() as reader:
+            known = set(reader.names())
+        pairs = [pair for pair in pairs if pair.name0 in known and pair.name1 in known]
+    if not isinstance(matcher, ImportedMatcher) and run.shard("match") is None:
+        log_matching(run.folder.features, run.folder.matches, pairs, matcher, run.execution)
+    report = match_pairs(
+        run.folder.features,
+        pairs,
+        run.folder.matches,
+        matcher,
+        executor=run.executor_reading(),
+        cache_mb=run.execution.cache_mb,
+        if_settings_changed=run.execution.if_settings_changed,
+        shard=run.shard("match"),
+    )
+    return {"weights": [weights.to_json() for weights in matcher.weights], **dataclasses.asdict(report)}
 
 
 def verify(run: Run) -> None:
@@ -266,6 +306,32 @@ def _add_round(run: Run, number: int, before: Sequence[Mapping[str, Any]]) -> Ro
     return report
 
 
+def escalate(run: Run) -> None:
+    """Matches the other kinds of features where the first one connects photos weakly: verification.h5 -> escalation.tsv.
+
+    It repeats the stages before for these photos and pairs, until nothing new is weak. It does nothing unless
+    `matches.escalate` is true.
+    """
+    if not run.options.escalate:
+        with run.recorded("escalate"):
+            return
+    first: EscalationReport | None = None
+    while True:
+        with run.recorded("escalate", adds=first is not None) as record:
+            known, pairs = read_escalation(run.folder.escalation), run.folder.read_pairs()
+            with run.folder.open_verification() as reader:
+                graph = VerifiedGraph.read(run.photos_with_features(), pairs, reader)
+                chosen, report = choose_pairs(graph, pairs, known)
+            log_choice(report, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
+            write_escalation(run.folder.escalation, {*chosen, *known})
+            record |= dataclasses.asdict(report) | {"weak": (first or report).weak, "num_parts": (first or report).num_parts}
+        if not {*chosen} - {*known}:
+            return
+        first, run = first or report, dataclasses.replace(run, repeats=True)
+        for stage in (extract, match, verify):
+            stage(run)
+
+
 def refine(run: Run) -> None:
     """Aligns the verified keypoints of all photos: verification.h5 and photos -> keypoints.h5.
 
@@ -353,8 +419,9 @@ def _log_plan(run: Run) -> None:
         return
     sources = "+".join(source_names(options.pairs.options))
     logger.info("plan: %s, at most %s (pairs=%s)", count_of(len(names), "photo"), count_of(expected, "pair"), sources)
-    if expected >= MANY_PAIRS and not result_exists(run.folder.features) and not _is_imported(run):
-        log_run(run.images, names, expected, run.extractor(), run.matcher(), run.execution)
+    for part in run.kinds[: 1 if options.escalate else None] or [run]:
+        if expected >= MANY_PAIRS and not result_exists(part.folder.features) and not _is_imported(part):
+            log_run(run.images, names, expected, part.extractor(), part.matcher(), run.execution)
 
 
 def _write_tables(folder: RunFolder) -> Tables | None:
@@ -377,17 +444,45 @@ def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:
     return skipped
 
 
+def _parts(run: Run, stage: str) -> list[Run]:
+    """The runs of all kinds of features, or the run itself. Shards divide only the first kind if others follow by escalation."""
+    parts = run.kinds or [run]
+    return parts[:1] if run.options.escalate and run.shard(stage) is not None else parts
+
+
+def _escalated(run: Run) -> dict[str, set[Pair]]:
+    """With `matches.escalate`, the kinds after the first, and the pairs that were chosen for them; else empty."""
+    if not run.options.escalate:
+        return {}
+    chosen = {*read_escalation(run.folder.escalation)}
+    return {part.kind: chosen for part in run.kinds[1:]}
+
+
+def _photos_of(kind: str, names: Sequence[str], chosen: Mapping[str, set[Pair]]) -> list[str]:
+    """The photos that get features of a kind: all of them, or those of the pairs that were `chosen` for the kind."""
+    if kind not in chosen:
+        return list(names)
+    wanted = {name for pair in chosen[kind] for name in (pair.name0, pair.name1)}
+    return [name for name in names if name in wanted]
+
+
 def _collection(run: Run) -> Collection:
-    """The photos that have features, with everything a pair source may ask about them."""
-    dataset = run.options.dataset
+    """The photos that have features, with everything a pair source may ask about them.
+
+    Of several kinds of features, similar photos are found with the last one that all photos have.
+    """
+    dataset, part = run.options.dataset, run
+    if run.kinds:
+        part = run.kinds[0 if run.options.escalate else -1]
     return Collection(
-        run.photos_with_features(),
+        part.photos_with_features(),
         images=run.images,
-        features=run.folder.features,
+        features=part.folder.features,
         poses=dataset.poses,
         positions=dataset.positions,
         device=run.device,
         run=run.folder,
+        make_executor=functools.partial(run.executor_reading, "cpu"),
     )
 
 
@@ -400,18 +495,25 @@ def _chosen_orientations(run: Run) -> str | dict[str, int]:
 
 def _turns_by_pictures(run: Run) -> bool:
     """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
-    for choice in (run.options.features, run.options.matches):
-        choice.check()
+    for part in run.kinds or [run]:
+        for choice in (part.options.features, part.options.matches):
+            choice.check()
     return run.options.orientation == "auto" and not _is_imported(run)
 
 
 def _is_imported(run: Run) -> bool:
     """Whether features or matches come from files of other programs."""
+    if run.kinds:
+        return any(map(_is_imported, run.kinds))
     return not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
 
 
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
-    """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run."""
+    """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run.
+
+    Of several kinds, they are those of the last one: SIFT, which matches turned photos, could not tell their turns.
+    """
+    run = run.kinds[-1] if run.kinds else run
     features = dataclasses.replace(run.options.features, options=small_options(run.options.features.options))
     masks = {} if run.options.dataset.masks is None else find_masks(run.options.dataset.masks, run.list_photos()).files
     ranges = camera_ranges(run.images, [*orientations], num_cores())

@@ -36,6 +36,8 @@ class Run:
     options: RunOptions
     repeats: bool = False
     """True if stages run again, for turned photos or more pairs: their times are added to those before."""
+    kind: str = ""
+    """The name of the kind if this is a part of a run with several kinds of features; empty for the run itself."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
@@ -53,7 +55,13 @@ class Run:
     @property
     def folder(self) -> RunFolder:
         """Everything in the output folder."""
-        return RunFolder(self.options.output)
+        return RunFolder(self.options.output, self.kind)
+
+    @property
+    def kinds(self) -> list[Run]:
+        """A run for each of several kinds of features, with features and matches of its own; empty if there is only one kind."""
+        chosen = self.options.kinds
+        return [dataclasses.replace(self, options=self.options.of_kind(kind), kind=kind.name) for kind in chosen]
 
     @functools.cached_property
     def images(self) -> Path:
@@ -84,14 +92,24 @@ class Run:
             return sorted({*reader.names()} & {*self.list_photos()})
 
     def extractor(self) -> Extractor:
-        """The feature extractor with its weights, on the first device."""
+        """The feature extractor with its weights, on the first device. Raises: ValueError if there are several kinds."""
+        self._check_one_kind()
         extractor: Extractor = self.options.features.create(self.device)
         return extractor
 
     def matcher(self) -> Matcher:
-        """The matcher with its weights, on the first device. Raises: ValueError if it does not fit the features."""
+        """The matcher with its weights, on the first device.
+
+        Raises: ValueError if it does not fit the features, or if there are several kinds.
+        """
+        self._check_one_kind()
         matcher: Matcher = self.options.matches.create(self.device)
         return matcher
+
+    def _check_one_kind(self) -> None:
+        if self.options.kinds:
+            names = ",".join(kind.name for kind in self.options.kinds)
+            raise ValueError(f"features=[{names}] are several kinds, this command takes one of them")
 
     @property
     def execution(self) -> ExecutionOptions:

@@ -93,6 +93,14 @@ STAGES = (
         ("pairs", "matches", "geometries", "execution"),
     ),
     Stage(
+        "escalate",
+        ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
+        ("escalation.tsv",),
+        "verification.h5 -> the other kinds of features for weakly connected pairs (matches.escalate=true)",
+        "sfm_lightglue.pipeline:escalate",
+        ("features", "matches", "geometries", "execution"),
+    ),
+    Stage(
         "refine",
         ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
         ("keypoints.h5",),

@@ -18,6 +18,7 @@ import pycolmap
 
 from sfm_lightglue.cameras import Camera, CameraAssignment
 from sfm_lightglue.colmap import colmap_log
+from sfm_lightglue.focal_search import search_focal_lengths
 from sfm_lightglue.products import Pair
 from sfm_lightglue.storage import H5Reader
 
@@ -39,6 +40,9 @@ MIN_GAP_FACTOR = 3.0
 """... the gap is at least this many standard deviations of the photos of one camera. Measured deviations: 0.006 (fountain,
 kitti) to 0.012 (Herz-Jesu)."""
 
+MAX_STEP = 0.2
+"""If COLMAP moves the logarithm of a focal length more than this from the one of the search, the latter counts: the photo has few
+or weak pairs (a photo of a zoom of 1700 px: 1742 px by the search, 2577 px by COLMAP)."""
 MAX_SPREAD = 0.15
 """If the logarithms of the focal lengths of one camera deviate more than this (standard deviation), they are not used: the pairs
 show planes or hardly any parallax, as photos of the ground from a drone."""
@@ -118,10 +122,11 @@ def estimate_focal_lengths(
         ids = {
             name: number for number, name in enumerate(sorted({name for pair in used for name in (pair.name0, pair.name1)}), 1)
         }
+        starts = _starting_values({name: cameras.cameras[name] for name in ids}, unsure, used, reader)
         path = Path(folder) / "view_graph.db"
         with pycolmap.Database.open(path) as database, pycolmap.DatabaseTransaction(database):
             for name, number in ids.items():
-                camera = cameras.cameras[name].to_colmap()
+                camera = starts[name].to_colmap()
                 camera.camera_id = number
                 database.write_camera(camera, use_camera_id=True)
                 database.write_image(pycolmap.Image(name=name, camera_id=number, image_id=number), use_image_id=True)
@@ -140,11 +145,46 @@ def estimate_focal_lengths(
             found = {camera.camera_id: camera for camera in database.read_all_cameras()}
     # The last digits depend on the number of threads.
     focal = {name: round(found[ids[name]].mean_focal_length(), 2) for name in ids if name in unsure}
+    for name in focal:
+        start = starts[name].to_colmap().mean_focal_length()
+        focal[name] = focal[name] if abs(np.log(focal[name] / start)) < MAX_STEP else start
     return {
         name: focal_px
         for name, focal_px in focal.items()
         if found[ids[name]].has_prior_focal_length and PLAUSIBLE[0] < focal_px / max(cameras.cameras[name].size) < PLAUSIBLE[1]
     }
+
+
+def _starting_values(
+    cameras: Mapping[str, Camera], unsure: Iterable[str], pairs: Iterable[Pair], reader: H5Reader
+) -> dict[str, Camera]:
+    """The cameras with rough focal lengths, still guesses, for photos in `unsure`, see `focal_search`."""
+    names, unsure = list(cameras), set(unsure)
+    numbers = {name: number for number, name in enumerate(names)}
+    fundamentals, photos, num_inliers = [], [], []
+    for pair in pairs:
+        found = reader.geometry(pair.name0, pair.name1)
+        is_flat = all(cameras[name].to_colmap().is_perspective() for name in (pair.name0, pair.name1))
+        if found.F is not None and found.configuration == "UNCALIBRATED" and is_flat:
+            fundamentals.append(found.F)
+            photos.append((numbers[pair.name0], numbers[pair.name1]))
+            num_inliers.append(len(found.inlier_matches))
+    units = np.array([_unit(cameras[name], name in unsure) for name in names]).reshape(-1, 3, 3)
+    is_known = np.array([name not in unsure for name in names], bool)
+    matrices, of_photos = np.array(fundamentals).reshape(-1, 3, 3), np.array(photos, int).reshape(-1, 2)
+    factors = search_focal_lengths(matrices, of_photos, np.array(num_inliers), units, is_known)
+    return {
+        name: dataclasses.replace(_with_focal_length(camera, factor), has_prior_focal_length=False) if name in unsure else camera
+        for (name, camera), factor in zip(cameras.items(), factors.tolist(), strict=True)
+    }
+
+
+def _unit(camera: Camera, is_unsure: bool) -> np.ndarray:
+    """float64 (3, 3): intrinsics of a camera whose focal length is the longest side if it is not known."""
+    colmap = camera.to_colmap()
+    if not colmap.is_perspective():
+        return np.eye(3)
+    return np.asarray((_with_focal_length(camera, 1.0).to_colmap() if is_unsure else colmap).calibration_matrix())
 
 
 def _strongest_pairs(pairs: Iterable[Pair], reader: H5Reader) -> list[Pair]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 from known_scene import MAPPER_OPTIONS
+from PIL import ExifTags
 from PIL import Image as PILImage
 
 from sfm_lightglue.database import BuildReport, build_database
@@ -26,7 +27,7 @@ VERIFICATION = VerificationOptions(
     min_num_inliers=20,
     min_mean_score=0.0,
     confidence=0.9999,
-    max_num_trials=1000,
+    max_num_trials=300,
     seed=0,
     stationary_max_error_px=None,
 )
@@ -88,11 +89,15 @@ def make_room(
     noise_px: float = 0.4,
     wrong: float = 0.1,
     seed: int = 0,
+    tags: Sequence[Mapping[str, object]] = ({},),
 ) -> Room:
-    """Writes photos (grey, without EXIF), features, and matches of all pairs, of which the share `wrong` is wrong."""
+    """Writes black photos, features, and matches of all pairs, of which the share `wrong` is wrong.
+
+    The photos have the EXIF tags of `tags` in turn, by name; none by default.
+    """
     generator = np.random.default_rng(seed)
-    points = _walls(num_points, generator)
     is_wide = any(camera.is_spherical() or camera.is_perspective_fisheye() for camera in cameras)
+    points = _walls(num_points, generator, is_wide=is_wide)
     poses = [_pose(generator, is_wide=is_wide) for _ in range(num_photos)]
     names, seen = [f"{index:02d}.jpg" for index in range(num_photos)], []
     shutil.rmtree(folder, ignore_errors=True)
@@ -106,7 +111,7 @@ def make_room(
             ones = np.ones((len(found), 4), np.float32)
             features = Features(keypoints.astype(np.float32), ones[:, 0], ones, (camera.width, camera.height), name=name)
             store.add(name, features_to_group(features), "")
-            PILImage.new("L", (camera.width, camera.height)).save(folder / "images" / name)
+            PILImage.new("L", (camera.width, camera.height)).save(folder / "images" / name, exif=_exif(tags[index % len(tags)]))
             seen.append(found)
         store.merge()
     pairs = [Pair(names[first], names[second]) for first in range(num_photos) for second in range(first + 1, num_photos)]
@@ -123,10 +128,20 @@ def make_room(
     return Room(folder, names, poses, pairs)
 
 
-def _walls(num_points: int, generator: np.random.Generator) -> np.ndarray:
-    """float64 (num_points, 3): points near five of the six sides of the room."""
+def _exif(tags: Mapping[str, object]) -> PILImage.Exif:
+    """EXIF with tags by name: make and model in the main directory, the others in the Exif directory."""
+    exif = PILImage.Exif()
+    for name, value in tags.items():
+        (exif if name in ("Make", "Model") else exif.get_ifd(ExifTags.IFD.Exif))[ExifTags.Base[name].value] = value
+    return exif
+
+
+def _walls(num_points: int, generator: np.random.Generator, *, is_wide: bool) -> np.ndarray:
+    """float64 (num_points, 3): points near five of the six sides of the room; for ordinary lenses of the half that they see."""
     side = generator.integers(0, 5, num_points)
     points = generator.uniform(-1, 1, (num_points, 3))
+    if not is_wide:
+        points[:, 2] = (points[:, 2] + 1) / 2
     points[np.arange(num_points), side % 3] = np.where(side < 3, 1, -1) + generator.uniform(-0.15, 0.15, num_points)
     return points * (5, 2.5, 5)
 
@@ -134,7 +149,8 @@ def _walls(num_points: int, generator: np.random.Generator) -> np.ndarray:
 def _pose(generator: np.random.Generator, *, is_wide: bool) -> np.ndarray:
     """float64 (3, 4): cam_from_world of a camera in the room. Wide lenses look anywhere, others to one end of the room."""
     center = generator.uniform(-1, 1, 3) * (3, 1, 1.5) - ((0, 0, 0) if is_wide else (0, 0, 2.5))
-    yaw = generator.uniform(-1, 1) * (np.pi if is_wide else np.pi / 5)
+    target = generator.uniform(-2, 2), 0, 4
+    yaw = generator.uniform(-np.pi, np.pi) if is_wide else np.arctan2(center[0] - target[0], target[2] - center[2])
     angles = yaw, generator.uniform(-0.25, 0.25), generator.choice([0, 0, np.pi / 2, -0.2])
     rotation = np.eye(3)
     for axis, angle in zip(((0, 1, 0), (1, 0, 0), (0, 0, 1)), angles, strict=True):

@@ -38,6 +38,7 @@ NAMES = {
     "verification.h5": "verify",
     "keypoints.h5": "refine",
     "orientations.tsv": "orient",
+    "escalation.tsv": "escalate",
     "database.db": "database",
     "reconstruction/0/images.bin": "reconstruct",
     "plots/matches_0.jpg": "plots",

@@ -97,7 +97,8 @@ def _tell_of_kernels(run: Run) -> None:
     """Says that compiled kernels would have saved time, if LightGlue ran for long on a CPU that can use them."""
     from sfm_lightglue.engine.kernels import would_help
 
-    is_lightglue = run.options.matches.plugin.__module__ == "sfm_lightglue.matches.lightglue"
+    plugins = [part.options.matches.plugin for part in run.kinds or [run]]
+    is_lightglue = any(plugin.__module__ == "sfm_lightglue.matches.lightglue" for plugin in plugins)
     seconds = run.folder.read_summary()["stages"].get("match", {}).get("seconds", 0.0)
     if is_lightglue and seconds >= KERNELS_S and run.device == "cpu" and would_help():
         logger.info(

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.model_files import read_model
+from sfm_lightglue.reconstruction.bundle import bundle_problem
 from sfm_lightglue.reconstruction.camera_choice import GROUPS, CameraChoice, choose_parameters
-from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, chosen_num_threads
+from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.reconstruction.models import model_folders
 
 logger = logging.getLogger(__name__)
@@ -102,24 +102,10 @@ def _solve(
     model: pycolmap.Reconstruction, options: ReconstructionOptions, constant: set[int], *, frees_principal_point: bool = False
 ) -> pycolmap.CeresBundleAdjuster:
     """Adjusts poses, points and the intrinsics of all cameras but `constant`; returns the solved problem."""
-    colmap, scope = pycolmap.BundleAdjustmentOptions(), pycolmap.BundleAdjustmentConfig()
-    for image_id in sorted(model.reg_image_ids()):
-        scope.add_image(image_id)
-    for camera_id in sorted(constant):
-        scope.set_constant_cam_intrinsics(camera_id)
-    scope.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    colmap.refine_focal_length = colmap.refine_extra_params = options.refine_intrinsics
-    colmap.refine_principal_point = options.refine_intrinsics and (
-        frees_principal_point or options.refine_principal_point == "true"
+    scale_px = float(options.adjustment_scale_px or 1)
+    adjuster = bundle_problem(
+        model, options, loss_scale_px=scale_px, constant=constant, frees_principal_point=frees_principal_point
     )
-    colmap.print_summary = False
-    colmap.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
-    colmap.ceres.loss_function_scale = float(options.adjustment_scale_px or 1)
-    num_threads = chosen_num_threads(options, model.num_reg_images())
-    colmap.ceres.solver_options.num_threads = num_threads if num_threads > 0 else num_cores()
-    colmap.ceres.solver_options.max_num_iterations = 50
-    colmap.ceres.solver_options.function_tolerance = 1e-6
-    adjuster = pycolmap.create_default_ceres_bundle_adjuster(colmap, scope, model)
     adjuster.solve()
     return adjuster
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.reconstruction.bundle import bundle_problem
 from sfm_lightglue.reconstruction.common_points import MIN_COMMON_POINTS, CommonPoints, NotJoined, Part
-from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, chosen_num_threads, incremental_options
+from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, incremental_options
 
 MIN_KEPT = 0.8
 """Share of the observations of each model that must remain after the adjustment."""
@@ -100,21 +100,10 @@ def _free(model: pycolmap.Reconstruction, observations: Iterable[tuple[int, int]
 
 def adjust(model: pycolmap.Reconstruction, options: ReconstructionOptions) -> None:
     """Adjusts all poses, points and, if wanted, intrinsics together; drops observations with large errors, and adjusts again."""
-    colmap, scope = pycolmap.BundleAdjustmentOptions(), pycolmap.BundleAdjustmentConfig()
-    for image_id in sorted(model.reg_image_ids()):
-        scope.add_image(image_id)
-    scope.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    colmap.refine_focal_length = colmap.refine_extra_params = options.refine_intrinsics
-    colmap.refine_principal_point = options.refine_principal_point == "true"
-    colmap.print_summary = False
-    num_threads = chosen_num_threads(options, model.num_reg_images())
-    colmap.ceres.solver_options.num_threads = num_threads if num_threads > 0 else num_cores()
-    colmap.ceres.solver_options.function_tolerance = 1e-4  # the last digits are for the last adjustment
     for limit in (3 * options.max_error_px, options.max_error_px):
-        pycolmap.create_default_bundle_adjuster(colmap, scope, model).solve()
+        bundle_problem(model, options, loss_scale_px=None, tolerance=1e-4).solve()  # the last digits are for the last adjustment
         pycolmap.ObservationManager(model).filter_all_points3D(limit, 1.5)
-    colmap.ceres.solver_options.function_tolerance = 1e-6
-    pycolmap.create_default_bundle_adjuster(colmap, scope, model).solve()  # pycolmap.bundle_adjustment would log to the terminal
+    bundle_problem(model, options, loss_scale_px=None).solve()
     model.update_point_3d_errors()
 
 

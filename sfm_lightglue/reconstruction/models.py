@@ -56,7 +56,8 @@ class ReconstructionReport:
     discarded: list[str] = field(default_factory=list)
     """A sentence about each model that was discarded, with the reason."""
     cameras: list[str] = field(default_factory=list)
-    """A sentence about each camera whose parameters the final adjustment looked for: what was chosen, and why."""
+    """A sentence about each camera whose parameters the final adjustment looked for: what was chosen, and why. And a sentence
+    about each model: how precise its poses are."""
 
 
 def model_folders(output: Path) -> list[Path]:

@@ -33,6 +33,7 @@ from sfm_lightglue.reconstruction.focal_lengths import map_with_other_focal_leng
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.reconstruction.mappers import CLUSTERS, ReconstructionOptions, chosen_num_threads, image_names, run_mapper
 from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, model_folders, number_models, write_models
+from sfm_lightglue.reconstruction.uncertainty import write_uncertainties
 from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
 
@@ -117,6 +118,7 @@ def reconstruct(
         except KeyboardInterrupt:
             interrupted = True
         align_models(partial, database, options)
+        cameras += [] if interrupted else write_uncertainties(partial, options)
         write_models(partial, images if options.extract_colors else None, orientations)
     notes = {"joining": joining, "discarded": discarded, "cameras": cameras}
     report = replace(describe_models(partial, names), joining=joining, discarded=discarded, cameras=cameras)

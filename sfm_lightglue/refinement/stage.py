@@ -21,9 +21,9 @@ from sfm_lightglue.cameras import Camera
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.progress import progress_bar
-from sfm_lightglue.geometries.inputs import check_geometries, input_fingerprints, ordered_pairs
+from sfm_lightglue.geometries.inputs import check_geometries, input_fingerprints
 from sfm_lightglue.images import UnreadableImage
-from sfm_lightglue.products import Features, Pair
+from sfm_lightglue.products import Features, Pair, sorted_pairs
 from sfm_lightglue.ranges import check_ranges
 from sfm_lightglue.refinement.points import MatchedKeypoints, RefinedKeypoints, refine_points
 from sfm_lightglue.refinement.tiles import Tiles, blank_tiles, cut_tiles
@@ -92,7 +92,7 @@ def refine_keypoints(
         KeyError: A pair was not verified.
         ValueError: A pair was verified with other features, matches or cameras.
     """
-    ordered = ordered_pairs(pairs)
+    ordered = sorted_pairs(pairs)
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader, H5Reader(geometries) as geometry_reader:
         stamps = check_geometries(ordered, geometry_reader, feature_reader, match_reader, cameras)
         settings = {"options": asdict(options), **input_fingerprints(feature_reader, match_reader), "version": __version__}

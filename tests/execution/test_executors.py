@@ -60,6 +60,16 @@ def test_processes_write_the_bytes_of_threads_and_report_the_same_broken_photo(p
     assert skipped == [1, 1]
 
 
+def test_processes_describe_images_as_threads_do(photos: Path) -> None:
+    found = []
+    for number, execution in enumerate((("execution=threads",), ("execution=processes", "execution.num_processes=2"))):
+        run = make_run(photos, f"out{number}", "pairs=retrieval", "execution.device=cpu", *execution)
+        pipeline.extract(make_run(photos, f"out{number}"))
+        pipeline.pairs(run)
+        found.append([(run.folder.path / name).read_bytes() for name in ("global_descriptors.h5", "pairs.tsv")])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("chosen", ["execution=serial", "execution.name=example_executor:Serial"])
 def test_an_executor_of_the_user_runs_every_stage(photos: Path, monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
     (photos / "execution").mkdir()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_executors import PRODUCTS, compute_products, make_run, photos  # noqa: F401  # a fixture
 
@@ -38,32 +39,32 @@ def test_each_key_belongs_to_one_shard_and_shards_are_equal_and_hold_neighbours(
     tmp_path: Path, num_keys: int, count: int
 ) -> None:
     keys = [f"{key:04}" for key in range(num_keys)]
-    shares = [shard(tmp_path, number, count).share(keys, ()) for number in range(1, count + 1)]
-    assert [key for share in shares for key in share] == keys
+    shares = [shard(tmp_path, number, count).share(keys, [False] * num_keys) for number in range(1, count + 1)]
+    assert [place for share in shares for place in share] == [*range(num_keys)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_what_is_new_is_divided_among_all_shards_although_others_store_results_meanwhile(tmp_path: Path) -> None:
     keys = [f"{key:02}" for key in range(30)]
-    stored = {*keys[:20]}
+    is_stored = np.arange(30) < 20
     shares = []
     for number in (1, 2, 3):
-        shares.append(shard(tmp_path, number).share(keys, stored))
-        stored |= {*shares[-1]}
-    assert sorted(key for share in shares for key in share) == keys
-    assert [len([key for key in share if key >= "20"]) for share in shares] == [3, 3, 4]
-    assert shard(tmp_path, 2).share(keys, {*keys}) == shares[1]  # run again
+        shares.append(shard(tmp_path, number).share(keys, is_stored))
+        is_stored[shares[-1]] = True
+    assert sorted(place for share in shares for place in share) == [*range(30)]
+    assert [len([place for place in share if place >= 20]) for share in shares] == [3, 3, 4]
+    assert shard(tmp_path, 2).share(keys, is_stored) == shares[1]  # run again
 
 
 def test_shards_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    shard(tmp_path, 1).share(["a", "b"], ())
+    shard(tmp_path, 1).share(["a", "b"], [False] * 2)
     with pytest.raises(ShardMismatch, match=r"shard 2/4 of match does not fit .*: they are 3 shards\. Start all shards alike"):
         shard(tmp_path, 2, 4).check()
     other = {"options": {"features": {"max_keypoints": 50}}, "run": {}}
     with pytest.raises(ShardMismatch, match=r"other options \(features\.max_keypoints: 100 -> 50\)"):
         shard(tmp_path, 2, about=other).check()
     with pytest.raises(ShardMismatch, match=r"they are for other pairs \(2, now 3\)"):
-        shard(tmp_path, 2).share(["a", "b", "c"], ())
+        shard(tmp_path, 2).share(["a", "b", "c"], [False] * 3)
 
 
 @pytest.mark.parametrize(
@@ -185,9 +186,27 @@ def test_a_run_without_shards_finishes_what_shards_began(photos: Path) -> None: 
     check_merged(photos / "shards" / "shards", ["extract"])
 
 
+def test_a_merge_that_was_killed_can_be_repeated_until_all_is_written(
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(folder: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    run_shard(photos, "extract", 1, "execution.shard=1/1")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, "_write_tables", killed)
+        merge_shards(photos / "shards")
+    assert not (photos / "shards" / "photos.tsv").exists()
+    assert merge_shards(photos / "shards") == ["extract"]
+    assert (photos / "shards" / "photos.tsv").exists()
+
+
 def test_there_must_be_something_to_merge(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(FileNotFoundError, match="has nothing to merge: extract, match or verify with execution=shards"):
+        with pytest.raises(
+            FileNotFoundError, match="has nothing to merge: extract, pairs, match or verify with execution=shards"
+        ):
             merge_shards(folder)
 
 
@@ -242,6 +261,24 @@ def test_the_pairs_of_a_second_round_are_divided_too(
         assert (folder / name).read_bytes() == (photos / "local" / name).read_bytes()
     pipeline.run_stage(run, "expand")
     assert "no pairs are added (pairs.rounds=2)" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("codebook", ["own", "none"])
+def test_shards_describe_the_images_and_merge_finds_the_pairs(photos: Path, codebook: str) -> None:  # noqa: F811
+    source = ("pairs=[sequential,retrieval]", "pairs.retrieval.num_neighbours=1", "pairs.retrieval.codebook=own")
+    if codebook == "none":
+        source = ("pairs=exhaustive",)
+    names = ["pairs.txt", "pairs.tsv", *(["global_descriptors.h5", "codebook.safetensors"] if codebook == "own" else [])]
+    for output in ("local", "shards"):
+        pipeline.run_stage(make_run(photos, output, *source), "extract")
+    pipeline.run_stage(make_run(photos, "local", *source), "pairs")
+    for number in (2, 3, 1):
+        run_shard(photos, "pairs", number, *source)
+    done = [json.loads(path.read_bytes())["num_computed"] for path in (photos / "shards" / "shards").glob("pairs.*-of-3.json")]
+    assert sorted(done) == ([1, 1, 2] if codebook == "own" else [0, 0, 0])
+    assert merge_shards(photos / "shards") == ["pairs"]
+    for name in names:
+        assert (photos / "shards" / name).read_bytes() == (photos / "local" / name).read_bytes()
 
 
 def test_pairs_are_not_expanded_before_those_of_the_round_before_are_verified(photos: Path) -> None:  # noqa: F811

@@ -26,14 +26,20 @@ IDEAL = (700.0, 700.0, 400.0, 300.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def make_model(
-    *truths: tuple[float, ...], num_photos: int = 12, num_points: int = 200, noise_px: float = 0.3, num_wrong: int = 0
+    *truths: tuple[float, ...],
+    num_photos: int = 12,
+    num_points: int = 200,
+    noise_px: float = 0.3,
+    num_wrong: int = 0,
+    seed: int = 0,
+    poses: list[np.ndarray] | None = None,
 ) -> tuple[pycolmap.Reconstruction, pycolmap.CorrespondenceGraph, list[np.ndarray]]:
     """A model as the mapper might give it, with SIMPLE_RADIAL cameras, and the true centres of the photos.
 
     `truths` are true cameras of the model OPENCV; the photos have them in turn. Observations in half of the points of photo 0 are
-    wrong if `num_wrong` says so.
+    wrong if `num_wrong` says so. The true poses are appended to `poses`.
     """
-    generator = np.random.default_rng(0)
+    generator, poses = np.random.default_rng(seed), [] if poses is None else poses
     points = generator.uniform((-2, -1.5, -2), (2, 1.5, 2), (num_points, 3))
     model, graph = pycolmap.Reconstruction(), pycolmap.CorrespondenceGraph()
     for number, truth in enumerate(truths, 1):
@@ -44,6 +50,7 @@ def make_model(
     centers = []
     for index in range(num_photos):
         pose = _pose(index / num_photos, generator)
+        poses.append(pose)
         centers.append(-pose[:, :3].T @ pose[:, 3])
         truth = pycolmap.Camera(model="OPENCV", width=SIZE[0], height=SIZE[1], params=list(truths[index % len(truths)]))
         seen = truth.img_from_cam(points @ pose[:, :3].T + pose[:, 3])

@@ -1,0 +1,97 @@
+"""Standard deviations of poses and cameras: as large as the errors are."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+from rooms import camera, make_room
+from test_adjustment import IDEAL, OPTIONS, make_model
+
+from sfm_lightglue.reconstruction.adjustment import adjust_model
+from sfm_lightglue.reconstruction.uncertainty import CAMERAS_FILE, PHOTO_COLUMNS, PHOTOS_FILE, estimate_uncertainties
+
+KNOWN = dataclasses.replace(OPTIONS, refine_intrinsics=False)
+
+
+def fit(model: pycolmap.Reconstruction, centers: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """Errors float64 (n, 3) of the centres after the least-squares similarity, and its scale and rotation (Umeyama 1991)."""
+    found = np.array([model.image(image_id).projection_center() for image_id in sorted(model.reg_image_ids())])
+    moved, true = found - found.mean(axis=0), centers - centers.mean(axis=0)
+    left, values, right = np.linalg.svd(true.T @ moved)
+    signs = np.diag([1, 1, np.linalg.det(left @ right)])
+    rotation, scale = left @ signs @ right, float((values * np.diag(signs)).sum() / (moved**2).sum())
+    return scale * moved @ rotation.T - true, scale, rotation
+
+
+@pytest.mark.parametrize("loss_scale_px", [0.3, 5.0])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_predicted_errors_are_as_large_as_true_ones(is_known: bool, loss_scale_px: float) -> None:
+    """Four models with other noise. The ratio of the root mean squares is 1 in theory; measured were 0.9 to 1.15."""
+    true, predicted = np.zeros(2), np.zeros(2)
+    options = dataclasses.replace(KNOWN if is_known else OPTIONS, adjustment_scale_px=loss_scale_px)
+    for seed in range(4):
+        poses: list[np.ndarray] = []
+        model, graph, centers = make_model(IDEAL, num_photos=8, num_points=120, seed=seed, poses=poses)
+        if is_known:
+            model.camera(1).params = [700.0, 400.0, 300.0, 0.0]
+        adjust_model(model, graph, options)
+        std = estimate_uncertainties(model, options)
+        assert std is not None
+        errors, scale, rotation = fit(model, np.array(centers))
+        true[0] += (errors**2).sum()
+        predicted[0] += sum((scale**2 * each**2).sum() for each in std.positions.values())
+        for image_id, pose in zip(sorted(model.reg_image_ids()), poses, strict=True):
+            found = model.image(image_id).cam_from_world().rotation.matrix() @ rotation.T
+            true[1] += pycolmap.Rotation3d(found @ pose[:, :3].T).angle() ** 2
+        predicted[1] += sum((np.radians(each) ** 2).sum() for each in std.rotations_deg.values())
+    assert np.sqrt(true / predicted) == pytest.approx([1, 1], rel=0.3)
+
+
+def test_no_photo_seems_exact_because_the_solver_fixes_it() -> None:
+    model, graph, _ = make_model(IDEAL)
+    adjust_model(model, graph, OPTIONS)
+    std = estimate_uncertainties(model, OPTIONS)
+    assert std is not None
+    lengths = np.array([np.linalg.norm(each) for each in std.positions.values()])
+    assert lengths.min() > 0.4 * lengths.max()
+    (about,) = std.cameras.values()
+    assert [*about] == ["f", "k"] and 0.1 < about["f"] < 1, "parameters that stayed fixed are missing"
+
+
+def test_the_units_are_those_of_the_model() -> None:
+    model, graph, _ = make_model(IDEAL)
+    adjust_model(model, graph, KNOWN)
+    before = estimate_uncertainties(model, KNOWN)
+    model.transform(pycolmap.Sim3d(10, pycolmap.Rotation3d(np.array([0.1, 0.2, 0.3])), np.array([100.0, -50, 5])))
+    after = estimate_uncertainties(model, KNOWN)
+    assert before is not None and after is not None
+    for name, std in before.positions.items():
+        assert np.linalg.norm(after.positions[name]) == pytest.approx(10 * np.linalg.norm(std), rel=0.02)
+        assert after.rotations_deg[name] == pytest.approx(before.rotations_deg[name], rel=0.02)
+
+
+def test_models_that_are_not_determined_have_none() -> None:
+    model, *_ = make_model(IDEAL, num_photos=2)
+    assert estimate_uncertainties(model, OPTIONS) is None
+    assert estimate_uncertainties(model, dataclasses.replace(OPTIONS, adjustment_scale_px=None)) is None
+
+
+def test_the_files_lie_beside_the_model(tmp_path: Path) -> None:
+    room = make_room(tmp_path / "room", [camera("SIMPLE_RADIAL", 1200, 800, 600, 0)], 5, 400)
+    room.build()
+    report, model = room.reconstruct()
+    folder = room.folder / "reconstruction" / "0"
+    with (folder / PHOTOS_FILE).open(newline="") as file:
+        header, *rows = csv.reader(file, delimiter="\t")
+    assert tuple(header) == PHOTO_COLUMNS and [row[0] for row in rows] == room.names
+    assert [float(value) for value in rows[0][1:4]] == pytest.approx(model.image(1).projection_center(), abs=1e-6)
+    assert all(float(value) > 0 for row in rows for value in row[4:])
+    with (folder / CAMERAS_FILE).open(newline="") as file:
+        _, *rows = csv.reader(file, delimiter="\t")
+    assert [(row[1], row[2], bool(row[4])) for row in rows][:2] == [("SIMPLE_RADIAL", "f", True), ("SIMPLE_RADIAL", "cx", False)]
+    assert "poses are known to" in report.cameras[-1]
