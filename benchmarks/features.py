@@ -59,8 +59,8 @@ from sfm_lightglue.evaluation.matches import evaluate_matched_homographies
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.files import sha256_of
 from sfm_lightglue.networks.weights import WeightsRecord, find_weights
-from sfm_lightglue.pipeline import Run
 from sfm_lightglue.poses import read_poses
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.storage import H5Reader
 
 KINDS = ("aliked", "disk", "sift", "xfeat", "superpoint", "raco")

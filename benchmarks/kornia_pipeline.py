@@ -31,8 +31,9 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.pair_files import read_pairs, write_pairs
-from sfm_lightglue.pipeline import Run, database, reconstruct_models, verify
+from sfm_lightglue.pipeline import database, reconstruct_models, verify
 from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 from sfm_lightglue.summary import recorded
 

@@ -45,9 +45,9 @@ from sfm_lightglue.evaluation.pairs import homography_precision, read_homographi
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.threads import torch_threads
 from sfm_lightglue.matches.lightglue import LightGlueMatcher
-from sfm_lightglue.pipeline import Run
 from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.products import Features, Matches
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.storage import H5Reader
 
 KINDS = ("superpoint", "aliked", "disk", "sift")

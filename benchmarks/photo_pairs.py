@@ -21,9 +21,10 @@ from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.geometries.verification import verify_matches
 from sfm_lightglue.geometry import sampson_error, warp_points
 from sfm_lightglue.pair_files import write_pairs
-from sfm_lightglue.pipeline import Run, match
+from sfm_lightglue.pipeline import match
 from sfm_lightglue.poses import PosedCamera, fundamental_matrix
 from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.run_context import Run
 
 MAX_ERROR_PX = 3.0
 """Maximum Sampson distance of a correct match, px of the photos. The points marked by hand are within 2.1 px."""

@@ -30,6 +30,7 @@ from sfm_lightglue.pairs.stage import select_pairs as find_pairs
 from sfm_lightglue.products import Features, Image, Matches, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.renames import REMOVED_OPTIONS
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_options import choose_lightglue, choose_plugin, selection_options
 from sfm_lightglue.summary import Summary
 
@@ -92,7 +93,7 @@ def create_matcher(name: str = "lightglue", *, device: str = "auto", **options: 
     """
     config = compose_config([f"matches={name}", *overrides_of("matches", options)])
     if not {"trained_for", "head"} & options.keys():
-        choose_lightglue(config)
+        choose_lightglue(config.features, config.matches)
     matcher: Matcher = choose_plugin(config.matches, "matches").create(default_device(device))
     return matcher
 
@@ -393,7 +394,7 @@ def run(images: Path | str, output: Path | str, *overrides: str) -> Summary:
         4
     """
     given = [f"dataset.images={literal(images)}", f"output={literal(output)}"]
-    return pipeline.run_all(pipeline.Run.checked(compose_config(["dataset=folder", *given, *overrides])))
+    return pipeline.run_all(Run.checked(compose_config(["dataset=folder", *given, *overrides])))
 
 
 @functools.cache

@@ -26,9 +26,10 @@ from sfm_lightglue.files import foreign_file, written_whole
 from sfm_lightglue.mistakes import MISTAKES, raise_together
 from sfm_lightglue.overrides import literal
 from sfm_lightglue.pair_files import write_pairs
-from sfm_lightglue.pipeline import Run, match
+from sfm_lightglue.pipeline import match
 from sfm_lightglue.products import Matches, Pair
 from sfm_lightglue.registry import closest
+from sfm_lightglue.run_context import Run
 
 KEYS = ("sets", "estimator", "max_error_px", "resize", "seeds")
 """Options of the command; all others are overrides of the configuration."""

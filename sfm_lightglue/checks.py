@@ -5,17 +5,13 @@ To add a check, write a function of `Inputs` that raises ValueError, KeyError or
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
-
-import numpy as np
 
 from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
 from sfm_lightglue.continued_precision import with_stored_precision
@@ -30,80 +26,15 @@ from sfm_lightglue.images import HEIC, check_masks, warn_once
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
 from sfm_lightglue.outputs import check_outputs
-from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.pairing import check_source
 from sfm_lightglue.pose_priors import listed_positions
-from sfm_lightglue.poses import PosedCamera, read_poses
-from sfm_lightglue.products import Features, Image
-from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import PluginChoice, RunOptions
+from sfm_lightglue.run_inputs import Inputs as Inputs
 from sfm_lightglue.settings import describe_changes, fingerprint, plugin_settings
 from sfm_lightglue.stages import STAGES, check_exists, stage_names
-from sfm_lightglue.storage import H5Reader, SettingsChanged, check_match_keys
+from sfm_lightglue.storage import H5Reader, SettingsChanged, check_joined, check_match_keys, check_output
 
 OUTPUT_WITHOUT_DATASET = Path("outputs/None")
 """The default output folder if neither a dataset nor an output was chosen."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run is given. The photos and the networks are read when a check first asks for them."""
-
-    options: RunOptions
-    list_photos: Callable[[], list[str]]
-    """Gives the sorted names of the photos."""
-
-    @property
-    def folder(self) -> RunFolder:
-        """The output folder."""
-        return RunFolder(self.options.output)
-
-    @property
-    def images(self) -> Path:
-        """Folder of the photos."""
-        return Path(self.options.dataset.images or "")
-
-    @functools.cached_property
-    def names(self) -> list[str]:
-        """Names of the photos; empty if they cannot be listed, which `_check_photos` reports."""
-        try:
-            return self.list_photos()
-        except MISTAKES:
-            return []
-
-    @functools.cached_property
-    def collection(self) -> Collection:
-        """The photos and what is known about them, without features."""
-        dataset = self.options.dataset
-        return Collection(self.names, images=self.images, poses=dataset.poses, positions=dataset.positions)
-
-    @functools.cached_property
-    def poses(self) -> dict[str, PosedCamera]:
-        """Poses by name from `dataset.poses`; empty if there is no file. Raises: as `poses.read_poses`."""
-        return read_poses(Path(self.options.dataset.poses)) if self.options.dataset.poses else {}
-
-    @functools.cached_property
-    def extractor(self) -> Any:
-        """The extractor with its weights on the CPU, or the mistake that prevents it."""
-        return _created(self.options.features)
-
-    @functools.cached_property
-    def matcher(self) -> Any:
-        """The matcher with its weights on the CPU, or the mistake that prevents it; with wrong features it is not known."""
-        if self.options.features.problem and not self.options.matches.problem:
-            return ValueError(self.options.features.problem)
-        return _created(self.options.matches)
-
-    @functools.cached_property
-    def empty_features(self) -> Features | None:
-        """What the extractor gives for a black picture: no keypoints, and the size of a descriptor. None if it is not known."""
-        if isinstance(self.extractor, (Exception, ImportedExtractor)):
-            return None
-        try:
-            features = self.extractor(Image("black.png", np.zeros((64, 64, 3), np.uint8)))
-        except Exception:  # an extractor of the user may refuse such a picture; the run then reports it for each photo
-            return None
-        return features if isinstance(features, Features) else None
 
 
 Check: TypeAlias = Callable[[Inputs], None]
@@ -117,27 +48,22 @@ def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
         command: `run`, the name of a stage, or `evaluate`.
     """
     found: dict[str, Exception] = {}
-    repeated = {"orient": ["extract", "pairs", "match", "verify"], "expand": ["match", "verify"]}.get(command, [])
+    repeated = {
+        "orient": ["extract", "pairs", "match", "verify"],
+        "expand": ["match", "verify"],
+        "escalate": ["extract", "match", "verify"],
+    }.get(command, [])
     writing = [*stage_names(), "report"] if command == "run" else [command, *repeated]
     checks = [check for check, commands in CHECKS if command in commands]
     if inputs.folder.path.is_dir():
         checks.insert(0, lambda inputs: check_outputs(inputs.folder, writing))
     for check in checks:
-        try:
-            check(inputs)
-        except MISTAKES as error:
-            found.setdefault(message_of(error), error)
+        for each in inputs.kinds if check in OF_EACH_KIND else [inputs]:
+            try:
+                check(each)
+            except MISTAKES as error:
+                found.setdefault(message_of(error), error)
     return list(found.values())
-
-
-def _created(choice: PluginChoice) -> Any:
-    """The plug-in on the CPU, or the mistake that prevents it. Imported files are not hashed."""
-    if choice.problem or choice.plugin in (ImportedExtractor, ImportedMatcher):
-        return ValueError(choice.problem) if choice.problem else choice.plugin.__new__(choice.plugin)
-    try:
-        return choice.create("cpu")
-    except MISTAKES as error:
-        return error
 
 
 # --- the output folder -------------------------------------------------------------------------------------------------------
@@ -274,8 +200,17 @@ def _check_whole(inputs: Inputs) -> None:
     """Only some stages can be divided."""
     if isinstance(inputs.options.execution.options, ShardOptions):
         raise ValueError(
-            "execution=shards divides the commands extract, match and verify: run one of them with execution.shard=i/n for each "
-            "i from 1 to n, then `merge output=OUT`. Leave execution=shards out of all other commands"
+            "execution=shards divides the commands extract, pairs, match and verify: run one of them with execution.shard=i/n "
+            "for each i from 1 to n, then `merge output=OUT`. Leave execution=shards out of all other commands"
+        )
+
+
+def _check_expanded_once(inputs: Inputs) -> None:
+    """Shards match the pairs that `expand` adds, but only one process adds them."""
+    if getattr(inputs.options.execution.options, "shard", None) is not None:
+        raise ValueError(
+            "expand is not divided: run it once, with execution=shards and without execution.shard. It adds the pairs of the "
+            "next round; then come match with execution.shard=i/n for each i from 1 to n, merge, and verify in the same way"
         )
 
 
@@ -374,26 +309,40 @@ def _check_stored(inputs: Inputs, path: Path, settings: dict[str, Any]) -> None:
             )
 
 
+def _check_kinds(inputs: Inputs) -> None:
+    """Files of one kind are not replaced by joined ones unasked. The files of each kind must be ours."""
+    if inputs.options.kinds and inputs.options.execution.options.if_settings_changed != "recompute":
+        for path in (inputs.folder.features, inputs.folder.matches):
+            check_joined(path)
+    for each in inputs.kinds if inputs.options.kinds else []:
+        for path in (each.folder.features, each.folder.matches):
+            check_output(path)
+
+
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_output, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_output_beside_photos, ("run", "evaluate", *(stage.name for stage in STAGES))),
     (_check_shard, DIVIDED),
-    (_check_whole, ("run", "evaluate", *(stage.name for stage in STAGES if stage.name not in DIVIDED))),
-    (_check_devices, ("run", "extract", "pairs", "match", "orient", "expand")),
-    (_check_photos, ("run", "extract", "pairs", "verify", "orient", "expand", "database")),
+    (_check_whole, ("run", "evaluate", *(stage.name for stage in STAGES if stage.name not in (*DIVIDED, "expand")))),
+    (_check_expanded_once, ("expand",)),
+    (_check_devices, ("run", "extract", "pairs", "match", "orient", "expand", "escalate")),
+    (_check_photos, ("run", "extract", "pairs", "verify", "orient", "expand", "escalate", "database")),
     (_check_heic, ("run", "extract")),
-    (_check_masks, ("run", "extract", "orient")),
-    (_check_extractor, ("run", "extract", "orient")),
+    (_check_masks, ("run", "extract", "orient", "escalate")),
+    (_check_extractor, ("run", "extract", "orient", "escalate")),
     (_check_pairs, ("run", "pairs", "orient", "expand")),
-    (_check_matcher, ("run", "match", "orient", "expand")),
+    (_check_matcher, ("run", "match", "orient", "expand", "escalate")),
     (_check_fit, ("run",)),
     (_check_poses, ("run", "reconstruct", "evaluate")),
-    (_check_cameras, ("run", "verify", "orient", "expand", "database")),
+    (_check_cameras, ("run", "verify", "orient", "expand", "escalate", "database")),
     (_check_positions, ("run", "database")),
     (_check_truth, ("evaluate",)),
-    (_check_stored_features, ("run", "extract", "orient")),
-    (_check_stored_matches, ("run", "match", "orient", "expand")),
+    (_check_kinds, ("run", "extract", "match", "orient", "expand", "escalate")),
+    (_check_stored_features, ("run", "extract", "orient", "escalate")),
+    (_check_stored_matches, ("run", "match", "orient", "expand", "escalate")),
     (_check_space, ("run", "extract")),
-    (_check_cluster, ("run", *DIVIDED, "orient")),
+    (_check_cluster, ("run", *DIVIDED, "orient", "escalate")),
 )
 """Each check, and the commands that need it."""
+OF_EACH_KIND = (_check_extractor, _check_matcher, _check_fit, _check_stored_features, _check_stored_matches, _check_space)
+"""The checks that are made for each kind of features, if there are several."""

@@ -1,6 +1,6 @@
 """From command-line overrides to typed options: composing the YAML files, binding them, explaining mistakes.
 
-Only this module, `run_options.py`, `pipeline.py`, `train.py` and `commands/` use hydra and omegaconf. Values stand once, in
+Only this module, `run_options.py`, `run_context.py`, `train.py` and `commands/` use hydra and omegaconf. Values stand once, in
 configs/*.yaml; the dataclasses beside each plug-in give them types and ranges.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import os
 import re
 import typing
@@ -172,8 +173,9 @@ def check_keys(config: DictConfig) -> None:
                 raise ValueError(f"unknown option '{where}{key!s}'. {closest(str(key), map(str, known))}")
 
 
+@functools.cache
 def compose_reference() -> DictConfig:
-    """The primary file's own keys, without Hydra's."""
+    """The primary file's own keys, without Hydra's. Read once, and not to be changed."""
     primary = OmegaConf.load(config_dir() / f"{CONFIG_NAME}.yaml")
     return OmegaConf.create({**{group: {} for group in GROUPS}, "output": "", "strict": False, "dataset": primary.dataset})
 

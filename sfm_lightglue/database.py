@@ -1,15 +1,16 @@
 """The stage two-view geometries -> database: writes the COLMAP database `database.db`.
 
 Reads `features.h5`, `matches.h5` and `verification.h5`. If the database of an earlier run holds the images as they are now, only
-what is new or changed is written to it: images and pairs, in one transaction. Else it is written anew under a temporary name.
-Images and cameras keep their ids, so that COLMAP can continue an old model. A database that no run has written is never replaced,
-and one of ours that was changed since is kept under another name.
+what is new or changed is written to it: cameras, images and pairs, in one transaction. Else it is written anew under a temporary
+name. Images and cameras keep their ids, so that COLMAP can continue an old model. A database that no run has written is never
+replaced, and one of ours that was changed since is kept under another name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import logging
 import os
@@ -28,12 +29,13 @@ from sfm_lightglue.database_mark import NOTES, SQLITE_SUFFIXES, apply_log, is_ma
 from sfm_lightglue.database_rows import ImageIds, RowWriter, create_database, transaction
 from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import foreign_file, free_path, remove_stale, result_exists, written_whole
-from sfm_lightglue.geometries.inputs import check_geometries, check_names, ordered_pairs, read_matches
+from sfm_lightglue.geometries.inputs import check_geometries, check_names, read_matches
 from sfm_lightglue.geometries.stage import VerificationReport, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.pose_priors import PosePrior, find_pose_priors
-from sfm_lightglue.products import Pair
+from sfm_lightglue.products import Features, Pair, sorted_pairs
+from sfm_lightglue.refinement import find_refined
 from sfm_lightglue.storage import GeometryNumbers, H5Reader
 from sfm_lightglue.view_graph import calibrate
 
@@ -79,6 +81,7 @@ def write_database(
     *,
     names: Iterable[str] | None = None,
     pose_priors: Mapping[str, PosePrior] | None = None,
+    keypoints: Path | str | None = None,
 ) -> DatabaseReport:
     """Writes the COLMAP database `output`: images, cameras, keypoints, matches of all pairs, geometries of the verified pairs.
 
@@ -96,13 +99,14 @@ def write_database(
             focal lengths from the pairs first, see `view_graph.calibrate`.
         names: the images to write; by default all images of `features`.
         pose_priors: positions and gravity by image name, see `pose_priors.find_pose_priors`.
+        keypoints: file of refined keypoints, see `refinement.refine_keypoints`; None takes those of `features`.
 
     Raises:
         KeyError: A pair has no matches or was not verified, or an image has no features.
-        ValueError: A pair has an image that is not in `names`, or was verified with other features, matches or cameras; or
-            `output` exists and was not written by this function.
+        ValueError: A pair has an image that is not in `names`, or was verified or refined with other features, matches or
+            cameras; or `output` exists and was not written by this function.
     """
-    output, ordered = Path(output), ordered_pairs(pairs)
+    output, ordered = Path(output), sorted_pairs(pairs)
     check_output(output)
     _remove_stale(output)
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader, H5Reader(geometries) as geometry_reader:
@@ -113,8 +117,10 @@ def write_database(
         stored = stored_content(output)  # before the ids are read: it applies what SQLite has left in its log
         cameras, notes = calibrate(cameras, geometries, ordered)
         ids = number_images(images, cameras, _read_ids(output))
-        source = _Source(feature_reader, match_reader, geometry_reader, cameras.cameras, pose_priors or {}, ids)
-        content, order = wanted_content(geometry_reader.fingerprint, source.about_images(), ordered, stamps, ids)
+        refined = {} if keypoints is None else find_refined(keypoints, ordered, stamps, images)
+        source = _Source(feature_reader, match_reader, geometry_reader, cameras.cameras, pose_priors or {}, ids, refined)
+        about = source.cameras_by_id(), source.about_images()
+        content, order = wanted_content(geometry_reader.fingerprint, *about, ordered, stamps, ids)
         write = functools.partial(source.write, content=content, pairs=ordered, order=order, numbers=numbers)
         change = find_change(stored, content)
         if change is None:
@@ -141,15 +147,28 @@ class _Source:
     priors: Mapping[str, PosePrior]
     ids: Mapping[str, ImageIds]
     """Ids by the names of the images."""
+    refined: Mapping[str, Features]
+    """Features with refined keypoints by name, for the images that have some."""
+
+    def cameras_by_id(self) -> dict[int, Camera]:
+        """Each camera, in the order of the first image that has it."""
+        found: dict[int, Camera] = {}
+        for name, ids in self.ids.items():
+            found.setdefault(ids.camera, self.cameras[name])
+        return found
 
     def about_images(self) -> dict[ImageIds, Any]:
-        """Everything that the rows of each image are written from."""
+        """Everything that the rows of each image are written from, without the intrinsics of its camera."""
         names = list(self.ids)
         stamps = self.features.stamps(names)
         return {
-            self.ids[name]: (name, stamp, self.cameras[name], self.priors.get(name))
+            self.ids[name]: (name, stamp, self.priors.get(name), *self._about_refined(name))
             for name, stamp in zip(names, stamps, strict=True)
         }
+
+    def _about_refined(self, name: str) -> tuple[str, ...]:
+        """A hash of the refined keypoints of an image; empty if it has none, as databases of earlier versions have it."""
+        return (hashlib.sha256(self.refined[name].keypoints.tobytes()).hexdigest(),) if name in self.refined else ()
 
     def write(
         self,
@@ -162,15 +181,14 @@ class _Source:
         numbers: GeometryNumbers,
     ) -> None:
         """Writes the rows of a change, with their stamps and notes. `order` are the positions in `pairs` of `content.pairs`."""
-        known_cameras = {camera_id for (camera_id,) in writer.connection.execute("SELECT camera_id FROM cameras")}
-        new = set(change.images)
+        cameras, new = self.cameras_by_id(), set(change.images)
+        for camera_id in change.cameras:
+            writer.write_camera(camera_id, cameras[camera_id])
         for name, ids in self.ids.items():
             if ids.image not in new:
                 continue
-            if ids.camera not in known_cameras:
-                writer.add_camera(ids.camera, self.cameras[name])
-                known_cameras.add(ids.camera)
-            writer.add_image(name, ids, colmap_keypoints(self.features.features(name, with_descriptors=False)))
+            features = self.refined.get(name) or self.features.features(name, with_descriptors=False)
+            writer.add_image(name, ids, colmap_keypoints(features))
             if name in self.priors:
                 writer.add_pose_prior(ids, self.priors[name])
         writer.delete_pairs(change.deleted.tolist())
@@ -178,6 +196,7 @@ class _Source:
             pair = pairs[place]
             geometry = self.geometries.geometry(pair.name0, pair.name1)
             writer.add_pair(self.ids[pair.name0].image, self.ids[pair.name1].image, read_matches(self.matches, pair), geometry)
+        writer.write_stamps([(-camera_id, content.cameras[camera_id]) for camera_id in change.cameras])
         writer.write_stamps([(image_id, content.images[image_id]) for image_id in change.images])
         writer.write_stamps(zip(content.pairs[change.pairs].tolist(), content.stamps[change.pairs].tolist(), strict=True))
         writer.write_notes({"source": content.source, "verified": numbers.num_verified, "inliers": numbers.num_inliers})
@@ -192,7 +211,7 @@ def is_outdated(database: Path | str, geometries: Path | str, pairs: Iterable[Pa
     if stored is None:
         return False
     with H5Reader(geometries) as reader:
-        numbers = reader.geometry_numbers(ordered_pairs(pairs))
+        numbers = reader.geometry_numbers(sorted_pairs(pairs))
     return not numbers.found.all() or stored != (numbers.num_verified, numbers.num_inliers)
 
 

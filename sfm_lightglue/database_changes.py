@@ -1,6 +1,6 @@
 """What a database of a run holds, what it shall hold, and the rows that differ.
 
-Images and pairs are compared by stamps: hashes of everything that their rows are written from.
+Cameras, images and pairs are compared by stamps: hashes of everything that their rows are written from.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sfm_lightglue.cameras import Camera
 from sfm_lightglue.database_mark import STAMPS, is_unchanged, open_database, read_notes
 from sfm_lightglue.database_rows import ImageIds, pair_ids
 from sfm_lightglue.products import Pair
@@ -25,8 +26,10 @@ class Content:
 
     source: str
     """Fingerprint of the file of two-view geometries: a hash of its settings and of those of features and matches."""
+    cameras: Mapping[int, int]
+    """Stamp of each camera by its id."""
     images: Mapping[int, int]
-    """Stamp of each image by its id."""
+    """Stamp of each image by its id; it does not depend on the intrinsics of the camera."""
     pairs: np.ndarray
     """int64 (p,): COLMAP's ids of the pairs, ascending."""
     stamps: np.ndarray
@@ -37,6 +40,8 @@ class Content:
 class Change:
     """The rows that turn one content of a database into another."""
 
+    cameras: Sequence[int]
+    """Ids of the cameras to be added or replaced."""
     images: Sequence[int]
     """Ids of the images to be added."""
     deleted: np.ndarray
@@ -45,21 +50,27 @@ class Change:
     """int64: positions in `Content.pairs` of the pairs to be added."""
 
     def __bool__(self) -> bool:
-        return bool(len(self.images) or len(self.deleted) or len(self.pairs))
+        return bool(len(self.cameras) or len(self.images) or len(self.deleted) or len(self.pairs))
 
     @classmethod
     def everything(cls, content: Content) -> Change:
         """The rows of a new database."""
-        return cls(list(content.images), np.zeros(0, np.int64), np.arange(len(content.pairs)))
+        return cls(list(content.cameras), list(content.images), np.zeros(0, np.int64), np.arange(len(content.pairs)))
 
 
 def wanted_content(
-    source: str, images: Mapping[ImageIds, Any], pairs: Sequence[Pair], stamps: Sequence[str], ids: Mapping[str, ImageIds]
+    source: str,
+    cameras: Mapping[int, Camera],
+    images: Mapping[ImageIds, Any],
+    pairs: Sequence[Pair],
+    stamps: Sequence[str],
+    ids: Mapping[str, ImageIds],
 ) -> tuple[Content, np.ndarray]:
     """The content that a database shall have.
 
     Args:
         source: See `Content.source`.
+        cameras: Each camera by its id.
         images: What the rows of each image are written from, as values with a `repr`.
         pairs: All pairs, each once.
         stamps: Stamp of the geometry of each pair, 16 hexadecimal digits.
@@ -67,12 +78,13 @@ def wanted_content(
 
     Returns: The content, and the position in `pairs` of each of its pairs: int64 (p,).
     """
+    of_cameras = {camera_id: _stamp(camera) for camera_id, camera in cameras.items()}
     of_images = {both.image: _stamp((both, about)) for both, about in images.items()}
     image_id = {name: both.image for name, both in ids.items()}
     numbers = pair_ids(_integers(image_id[pair.name0] for pair in pairs), _integers(image_id[pair.name1] for pair in pairs))
     order = np.argsort(numbers, kind="stable")
     hashes = np.fromiter((int(stamp, 16) for stamp in stamps), np.uint64, len(stamps)).view(np.int64)
-    return Content(source, of_images, numbers[order], hashes[order]), order
+    return Content(source, of_cameras, of_images, numbers[order], hashes[order]), order
 
 
 def stored_content(database: Path) -> Content | None:
@@ -84,16 +96,16 @@ def stored_content(database: Path) -> Content | None:
             return None
         kind = np.dtype([("id", np.int64), ("stamp", np.int64)])
         rows = np.fromiter(connection.execute(f"SELECT id, stamp FROM {STAMPS} ORDER BY id"), kind)
-    num_images = int(np.searchsorted(rows["id"], 1 << 31))  # ids of pairs are larger
-    images = dict(zip(rows["id"][:num_images].tolist(), rows["stamp"][:num_images].tolist(), strict=True))
-    return Content(str(notes["source"]), images, rows["id"][num_images:], rows["stamp"][num_images:])
+    of_cameras, of_images, of_pairs = np.split(rows, np.searchsorted(rows["id"], [0, 1 << 31]))  # ids of pairs are larger
+    cameras = {-camera_id: stamp for camera_id, stamp in of_cameras.tolist()}
+    return Content(str(notes["source"]), cameras, dict(of_images.tolist()), of_pairs["id"], of_pairs["stamp"])
 
 
 def find_change(stored: Content | None, wanted: Content) -> Change | None:
     """The rows that change; None if the database must be written anew.
 
-    It is written anew if images were removed or changed, or if more pairs would be added than stay: that is as fast, and leaves
-    no gaps in the file.
+    It is written anew if images were removed, changed or got another camera, or if more pairs would be added than stay: that is
+    as fast, and leaves no gaps in the file.
     """
     if stored is None or stored.source != wanted.source or not stored.images.items() <= wanted.images.items():
         return None
@@ -105,8 +117,9 @@ def find_change(stored: Content | None, wanted: Content) -> Change | None:
     is_new[place[stays]] = False
     if is_new.sum() > stays.sum():
         return None
+    new_cameras = [camera for camera, stamp in wanted.cameras.items() if stored.cameras.get(camera) != stamp]
     new_images = [image for image in wanted.images if image not in stored.images]
-    return Change(new_images, stored.pairs[~stays], np.flatnonzero(is_new))
+    return Change(new_cameras, new_images, stored.pairs[~stays], np.flatnonzero(is_new))
 
 
 def _stamp(values: Any) -> int:

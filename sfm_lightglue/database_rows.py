@@ -62,8 +62,13 @@ class RowWriter:
         self.connection, self.digest = connection, digest
         self._columns: dict[str, list[str]] = {}
 
-    def add_camera(self, camera_id: int, camera: Camera) -> None:
-        """Adds a camera and the rig that has only this camera, with the same id."""
+    def write_camera(self, camera_id: int, camera: Camera) -> None:
+        """Adds a camera and the rig that has only this camera, with the same id; replaces the camera if it is there."""
+        known = self.connection.execute("SELECT * FROM cameras WHERE camera_id = ?", (camera_id,)).fetchone()
+        if known is not None:
+            self._count("cameras", known, -1)
+            self.connection.execute("DELETE FROM cameras WHERE camera_id = ?", (camera_id,))
+            self.connection.execute(f"DELETE FROM {STAMPS} WHERE id = ?", (-camera_id,))
         record = camera.to_colmap()
         self._insert(
             "cameras",
@@ -74,7 +79,8 @@ class RowWriter:
             params=_blob(record.params, np.float64),
             prior_focal_length=int(record.has_prior_focal_length),
         )
-        self._insert("rigs", rig_id=camera_id, ref_sensor_id=camera_id, ref_sensor_type=CAMERA_SENSOR)
+        if known is None:
+            self._insert("rigs", rig_id=camera_id, ref_sensor_id=camera_id, ref_sensor_type=CAMERA_SENSOR)
 
     def add_image(self, name: str, ids: ImageIds, keypoints: np.ndarray) -> None:
         """Adds an image, the frame that has only this image, with the same id, and keypoints (n, 2), COLMAP's pixels."""
@@ -129,7 +135,7 @@ class RowWriter:
             self.connection.execute(f"DELETE FROM {STAMPS} WHERE id = ?", (number,))
 
     def write_stamps(self, stamps: Iterable[tuple[int, int]]) -> None:
-        """Notes from what images and pairs were written: their ids, and numbers of 64 bits. Ids of pairs are larger."""
+        """Notes what rows were written from, in 64 bits: by the ids of images, of pairs (larger), of cameras (with a minus)."""
         self.connection.executemany(f"INSERT INTO {STAMPS} VALUES (?, ?)", stamps)
 
     def write_notes(self, notes: Mapping[str, Any]) -> None:

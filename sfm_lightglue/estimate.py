@@ -1,16 +1,19 @@
 """What the matching will take, in time and on disk, measured on a few pairs before it starts.
 
-The pairs of the sample are matched as the stage does, but their matches are not kept. A table of rates by device and matcher
-would be wrong by a factor of 2 to 4, because time depends on the keypoints, the overlap of the photos, the kernels and what else
-the machine does.
+The sample is matched as the stage does it, by as many threads at a time, because they slow each other down. Its matches are not
+kept. A table of rates by device and matcher would be wrong by a factor of 2 to 4, because time depends on the keypoints, the
+overlap of the photos, the kernels and what else the machine does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import numpy as np
 
 from sfm_lightglue.execution.devices import chosen_devices, suitable_num_workers
 from sfm_lightglue.execution.executor import ExecutionOptions
+from sfm_lightglue.execution.threads import torch_threads
 from sfm_lightglue.features.extractor import Extractor, extract_upright
 from sfm_lightglue.images import UnreadableImage, load_image
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
@@ -35,12 +39,9 @@ MAX_SAMPLED = 16
 SHARE_SAMPLED = 1 / 20
 """At most this share of the pairs is measured, and at most `MAX_SAMPLED`."""
 MAX_SECONDS = 3.0
-"""No further pair is measured after this time."""
+"""No thread measures a further pair after this time."""
 BYTES_PER_PAIR, BYTES_PER_MATCH = 500, 26
 """Size of a pair in matches.h5, verification.h5 and database.db: 22 to 28 bytes a match (fountain-P11, Herz-Jesus-P8)."""
-GAIN = 0.7
-"""What a further thread adds to the speed of the first: they share memory and the writing of results. With 1.0, the times of five
-sets were 1.2 to 1.6 times what was announced."""
 MANY_PAIRS = 5000
 """From this number of expected pairs on, photos are measured before the extraction too: it takes minutes then."""
 
@@ -82,26 +83,30 @@ def estimate_matching(
     count = min(MAX_SAMPLED, max(2, int(len(missing) * SHARE_SAMPLED)))
     chosen = [missing[i] for i in np.linspace(0, len(missing) - 1, count + 2).astype(int)[1:-1].tolist()]
     with H5Reader(features) as reader:
+        start = time.perf_counter()
         sample = [(reader.features(pair.name0), reader.features(pair.name1)) for pair in chosen]
-    return _measure(sample, len(missing), matcher, num_parallel(execution))
+        seconds_to_read = (time.perf_counter() - start) / (2 * len(sample))
+    num_images = len({name for pair in missing for name in (pair.name0, pair.name1)})
+    estimate = _measure(sample, len(missing), matcher, execution)
+    return dataclasses.replace(estimate, seconds=estimate.seconds + num_images * seconds_to_read)
 
 
 def estimate_run(
     images: Path, names: Sequence[str], num_pairs: int, extractor: Extractor, matcher: Matcher, execution: ExecutionOptions
 ) -> tuple[float, Estimate] | None:
     """Seconds of the extraction, and what the matching takes, from three photos; None if they cannot be read."""
-    photos = []
+    readable = []
     for i in np.linspace(0, len(names) - 1, 5).astype(int)[1:-1].tolist():
-        try:
-            photos.append(load_image(images, names[i]))
-        except UnreadableImage:
-            continue
-    if len(photos) < 2:
+        with contextlib.suppress(UnreadableImage):
+            load_image(images, names[i])
+            readable.append(names[i])
+    if len(readable) < 2:
         return None
-    found, seconds = _timed(lambda photo: extract_upright(extractor, photo), photos)
+    found, seconds = _timed(
+        lambda name: extract_upright(extractor, load_image(images, name)), readable, execution, max_seconds=math.inf
+    )
     sample = [(found[0], found[1]), (found[-1], found[0])]
-    parallel = num_parallel(execution)
-    return seconds * len(names) / parallel, _measure(sample, num_pairs, matcher, parallel)
+    return seconds * len(names), _measure(sample, num_pairs, matcher, execution)
 
 
 def log_matching(
@@ -130,14 +135,6 @@ def log_run(
         logger.info("plan: about %s for the features; at most %s", described_time(found[0]), found[1])
 
 
-def num_parallel(execution: ExecutionOptions) -> float:
-    """How many times as fast all workers or GPUs are as one. Each further worker of a CPU counts `GAIN`."""
-    devices = chosen_devices(execution.device)
-    if devices != ["cpu"]:
-        return len(devices)
-    return 1 + GAIN * ((execution.num_workers or suitable_num_workers("cpu")) - 1)
-
-
 def described_time(seconds: float) -> str:
     """A duration for people: `40 s`, `7 minutes`, `2.5 hours`, `3.1 days`."""
     if seconds < 90:
@@ -160,8 +157,10 @@ def _missing(matches: Path | str, pairs: Sequence[Pair]) -> list[Pair]:
     return [pairs[i] for i in np.flatnonzero(~is_stored).tolist()]
 
 
-def _measure(sample: Sequence[tuple[Features, Features]], num_pairs: int, matcher: Matcher, parallel: float) -> Estimate:
-    """The time of the sample as that of `num_pairs` pairs."""
+def _measure(
+    sample: Sequence[tuple[Features, Features]], num_pairs: int, matcher: Matcher, execution: ExecutionOptions
+) -> Estimate:
+    """The time of `num_pairs` pairs, if they take as long as the sample."""
     upright = [(upright_features(features0), upright_features(features1)) for features0, features1 in sample]
     if isinstance(matcher, BatchedMatcher):
         size = max(1, min(matcher.batch_size, len(upright)))
@@ -169,22 +168,38 @@ def _measure(sample: Sequence[tuple[Features, Features]], num_pairs: int, matche
             [(matcher.prepare(features0), matcher.prepare(features1)) for features0, features1 in upright[start : start + size]]
             for start in range(0, len(upright), size)
         ]
-        found, seconds = _timed(matcher.match_many, batches)
+        found, seconds = _timed(matcher.match_many, batches, execution)
         matches = [each for batch in found for each in batch]
         seconds *= len(found) / max(len(matches), 1)
     else:
-        matches, seconds = _timed(lambda pair: matcher(*pair), upright)
+        matches, seconds = _timed(lambda pair: matcher(*pair), upright, execution)
     mean = float(np.mean([len(each) for each in matches]))
     gigabytes = num_pairs * (BYTES_PER_PAIR + BYTES_PER_MATCH * mean) / 1e9
-    return Estimate(num_pairs, seconds * num_pairs / parallel, gigabytes, len(matches))
+    return Estimate(num_pairs, seconds * num_pairs, gigabytes, len(matches))
 
 
-def _timed(function: Callable[[Any], Any], items: Sequence[Any]) -> tuple[list[Any], float]:
-    """The results, and seconds a call. The first call is repeated, because it also loads code. It ends after `MAX_SECONDS`."""
+def _timed(
+    function: Callable[[Any], Any], items: Sequence[Any], execution: ExecutionOptions, max_seconds: float = MAX_SECONDS
+) -> tuple[list[Any], float]:
+    """The results, and seconds a call if all workers of the run are at work.
+
+    The items are shared out to as many threads as a worker of the run has, or one for each item if there are fewer. The first
+    call is repeated, because it also loads code.
+    """
     function(items[0])
-    start, results = time.perf_counter(), []
-    for item in items:
-        results.append(function(item))
-        if time.perf_counter() - start > MAX_SECONDS:
-            break
-    return results, (time.perf_counter() - start) / len(results)
+    devices = chosen_devices(execution.device)
+    num_workers = execution.num_workers or suitable_num_workers(devices[0])
+    num_threads = min(num_workers, len(items))
+
+    def share(first: int) -> tuple[list[Any], float]:
+        start, results = time.perf_counter(), []
+        for item in items[first::num_threads]:
+            results.append(function(item))
+            if time.perf_counter() - start > max_seconds:
+                break
+        return results, time.perf_counter() - start
+
+    with torch_threads(num_workers), ThreadPoolExecutor(num_threads) as pool:
+        shares = list(pool.map(share, range(num_threads)))
+    rate = sum(len(results) / seconds for results, seconds in shares) * num_workers / num_threads * len(devices)
+    return [result for results, _ in shares for result in results], 1 / rate

@@ -16,9 +16,9 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.extractor import extract_upright
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.orientation import upright_features, upright_image
-from sfm_lightglue.pipeline import Run
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.report.matches import draw_matches
+from sfm_lightglue.run_context import Run
 
 NUM_ROWS = 10
 """Number of matches in the table. The JSON has all matches."""

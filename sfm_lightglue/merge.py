@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.execution.shards import done_shards, incomplete_shards, planned_stages, read_plan
-from sfm_lightglue.mistakes import count_of
-from sfm_lightglue.pipeline import Run, check_inputs, run_stage
+from sfm_lightglue.mistakes import MISTAKES, count_of
+from sfm_lightglue.next_commands import command_of, next_command
+from sfm_lightglue.pipeline import run_stage
+from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import changed_options, resolve_recorded
+from sfm_lightglue.run_options import resolve_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ MAX_COMMANDS = 8
 
 
 def merge_shards(output: Path | str) -> list[str]:
-    """Merges the results of all shards in an output folder, and writes the summary and the tables.
+    """Merges the results of all shards in an output folder, and writes the summary and the tables. The log says what comes next.
 
     Photos that no shard could use are tried once more, so that the summary has the reason. Everything else is stored already.
 
@@ -37,13 +38,15 @@ def merge_shards(output: Path | str) -> list[str]:
     plans = {stage: read_plan(folder.shards, stage) for stage in planned_stages(folder.shards)} if folder.path.is_dir() else {}
     if not plans:
         raise FileNotFoundError(
-            f"{output} has nothing to merge: extract, match or verify with execution=shards execution.shard=i/n come first"
+            f"{output} has nothing to merge: extract, pairs, match or verify with execution=shards execution.shard=i/n come first"
         )
     with folder.locked():
         for stage, plan in plans.items():
             _check_complete(folder, stage, plan)
     for stage, plan in plans.items():
-        _merge(folder, stage, plan)
+        rounds = _merge(folder, stage, plan)
+    with contextlib.suppress(*MISTAKES):  # then the next command explains them
+        logger.info("next: %s", next_command(folder, stage, plan["run"]["configuration"], rounds, plan["count"]))
     return [*plans]
 
 
@@ -52,30 +55,16 @@ def _check_complete(folder: RunFolder, stage: str, plan: Mapping[str, Any]) -> N
     missing = incomplete_shards(folder.shards, stage, plan["count"])
     if not missing:
         return
-    commands = [f"  {_command(folder, stage, plan, number)}" for number in missing[:MAX_COMMANDS]]
+    shards = [f"{number}/{plan['count']}" for number in missing[:MAX_COMMANDS]]
+    commands = [f"  {command_of(folder, stage, plan['run']['configuration'], shard)}" for shard in shards]
     if len(missing) > MAX_COMMANDS:
         commands.append(f"  ... and shards {', '.join(map(str, missing[MAX_COMMANDS:]))}")
     count = count_of(plan["count"], "shard")
     raise ValueError("\n".join([f"{len(missing)} of {count} of {stage} are not complete. Run them, then merge:", *commands]))
 
 
-def _command(folder: RunFolder, stage: str, plan: Mapping[str, Any], number: int) -> str:
-    """The command that does one shard."""
-    configuration = plan["run"]["configuration"]
-    changed = {key: value for key, (value, _) in changed_options(configuration).items() if key != "execution.shard"}
-    dataset = configuration["dataset"]
-    options = [f"dataset.{key}={dataset[key]}" for key in ("name", "images") if dataset[key]] + [f"output={folder.path}"]
-    options += [f"{key}={_text(value)}" for key, value in changed.items() if value is not None]
-    words = [stage, *options, f"execution.shard={number}/{plan['count']}"]
-    return " ".join(["python -m sfm_lightglue", *map(shlex.quote, words)])
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _merge(folder: RunFolder, stage: str, plan: Mapping[str, Any]) -> None:
-    """Does the stage again, in this process: everything is stored, and its end merges the files."""
+def _merge(folder: RunFolder, stage: str, plan: Mapping[str, Any]) -> int:
+    """Does the stage again, in this process: everything is stored, and its end merges the files. Returns `pairs.rounds`."""
     configuration = {**plan["run"]["configuration"], "output": str(folder.path)}
     configuration["execution"] = compose_config(["execution=local"]).execution
     seconds = [record["seconds"] for record in done_shards(folder.shards, stage, plan["count"])]
@@ -84,6 +73,7 @@ def _merge(folder: RunFolder, stage: str, plan: Mapping[str, Any]) -> None:
         run = Run(resolve_recorded(configuration))
         check_inputs(run, stage)
         run_stage(run, stage)  # forgets the plan
+    return run.options.selection.rounds
 
 
 @contextlib.contextmanager

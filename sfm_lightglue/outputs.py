@@ -1,8 +1,9 @@
 """Checks, before a stage starts, that it will replace only files that a run has written.
 
 Our files are recognised by a mark inside, never by the name alone: HDF5 files by their fingerprint, `pairs.txt` by `pairs.tsv`,
-`orientations.tsv` and `photos.tsv` by their first lines, `database.db` by SQLite's application id, `reconstruction/` by its
-`settings.json`, `reconstruction.clusters/` too, pictures and `report.html` by a comment, JSON files by their keys.
+`orientations.tsv`, `escalation.tsv` and `photos.tsv` by their first lines, `database.db` by SQLite's application id,
+`reconstruction/` by its `settings.json`, `reconstruction.clusters/` too, pictures and `report.html` by a comment, JSON files by
+their keys.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sfm_lightglue import database, storage
+from sfm_lightglue.escalation import check_output as check_escalation
 from sfm_lightglue.features.content_ids import ContentIds, ids_file
 from sfm_lightglue.files import foreign_file, read_own_json
 from sfm_lightglue.orient.decisions import check_output as check_decisions
@@ -83,8 +85,10 @@ CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "pairs": _check_pairs,
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),
+    "refine": lambda folder: storage.check_output(folder.keypoints),
     "orient": lambda folder: check_decisions(folder.orientations),
     "expand": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
+    "escalate": lambda folder: check_escalation(folder.escalation),
     "database": lambda folder: database.check_output(folder.database),
     "reconstruct": _check_reconstruction,
     "plots": check_pictures,

@@ -42,6 +42,9 @@ USUAL_FLAGS = {
 """Flags of many programs -> what to write here."""
 OWN_FLAGS = ("-q", "-v", "--json", "--cfg job", "-m", "--help")
 """What messages name."""
+MATCHERS = {"sift": ("matches=nearest_neighbor", "matches.max_ratio=0.8")}
+"""Features whose default matcher is not LightGlue. SIFT has 8192 keypoints, with which LightGlue takes 16 times as long as with
+2048, and the weights of its LightGlue are not in this package."""
 CAMERA = re.compile(r"([A-Za-z_]+,)?[-\d.,eE+]+")
 """A camera with commas, which is one value and no sweep."""
 
@@ -131,11 +134,14 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 
     - `dataset=X` and `experiment=X` get a plus, because these groups have no default.
     - `pairs=[a,b]` becomes the source `union` with one entry per source, so that `pairs.a.KEY=VALUE` sets an option of `a`.
+    - `features=[a,b]` becomes `several` with one entry per kind, and a matcher for each kind, see `_split_kinds`.
+    - Features in `MATCHERS` get their own default matcher.
     - Values of `PATH_OPTION` may have any characters. Interpolations, values quoted for Hydra and sweeps (-m) keep their meaning.
     - Several devices with commas are quoted, because Hydra would read them as a sweep.
     """
     is_sweep = bool({*SWEEP_FLAGS} & {*overrides})
-    prepared = [part for override in current_overrides(overrides) for part in _split_sources(override)]
+    prepared = _split_kinds(current_overrides(overrides))
+    prepared = [part for override in prepared for part in _split_sources(override)]
     prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in prepared]
     prepared = [_quoted_path(override, is_sweep) for override in prepared]
     return [re.sub(r"^(execution\.device=)([a-z\d:]+,[a-z\d:,]+)$", r"\1'\2'", override) for override in prepared]
@@ -180,17 +186,65 @@ def literal(path: object) -> str:
 
 def _split_sources(override: str) -> list[str]:
     """`pairs=[a,b]` as Hydra overrides that place each source at `pairs.NAME`; any other override unchanged."""
-    group, _, value = override.partition("=")
-    if group.lstrip("+") != "pairs" or "[" not in value:
+    if (names := _listed(override, "pairs", "pair sources, such as pairs=[sequential,retrieval]")) is None:
         return [override]
+    return ["pairs=union", *(f"+pairs@pairs.{name}={name}" for name in names)]
+
+
+def _split_kinds(overrides: Sequence[str]) -> list[str]:
+    """The overrides with a matcher for the features.
+
+    `features=[a,b]` becomes Hydra overrides that place each kind at `features.NAME`, and its matcher at `matches.NAME`:
+    `matches=[x,y]` lists them in the same order, `matches=x` is for all kinds, and without it each kind has its own default.
+
+    Raises: ValueError for a list that cannot be read, or for lists of different lengths.
+    """
+    place = {override.partition("=")[0].lstrip("+"): i for i, override in enumerate(overrides)}
+    if "features" not in place:
+        return list(overrides)
+    chosen = overrides[place["features"]]
+    kinds = _listed(chosen, "features", "kinds of features, such as features=[sift,superpoint]")
+    given = overrides[place["matches"]] if "matches" in place else None
+    if kinds is None:
+        names = chosen.partition("=")[2].split(",")
+        if given is None and len(names) > 1 and {*names} & {*MATCHERS}:
+            raise ValueError(
+                f"{chosen} sweeps over features with different default matchers: give matches=..., or run "
+                f"{', '.join(f'features={name}' for name in names if name in MATCHERS)} alone"
+            )
+        own = MATCHERS.get(names[0]) if given is None else None
+        return [*overrides[: place["features"] + 1], *(own or ()), *overrides[place["features"] + 1 :]]
+    if len(kinds) < 2:
+        raise ValueError(f"{chosen} lists one kind of features: write features={kinds[0]}, or list another one")
+    expected = f"matchers, one for each of {chosen}, such as matches=[nearest_neighbor,lightglue]"
+    matchers = None if given is None else _listed(given, "matches", expected, may_repeat=True)
+    if matchers is not None and len(matchers) != len(kinds):
+        raise ValueError(f"{given} lists {len(matchers)} matchers, expected {len(kinds)}: one for each of {chosen}")
+    split = ["features=several", "matches=several"]
+    for i, kind in enumerate(kinds):
+        matcher = matchers[i] if matchers else given.partition("=")[2] if given else None
+        choice, *options = [f"matches={matcher}"] if matcher else MATCHERS.get(kind, ("matches=lightglue",))
+        choice = choice.partition("=")[2]
+        options = [f"trained_for=${{features.{kind}.name}}"] if choice == "lightglue" else [o.partition(".")[2] for o in options]
+        split += [f"+features@features.{kind}={kind}", f"+matches@matches.{kind}={choice}"]
+        split += [f"matches.{kind}.{option}" for option in options]
+    others = [override for i, override in enumerate(overrides) if i not in (place["features"], place.get("matches"))]
+    return [*split, *others]
+
+
+def _listed(override: str, group: str, expected: str, *, may_repeat: bool = False) -> list[str] | None:
+    """The names in `group=[a,b]`; None for any other override. Raises: ValueError that says what is `expected`."""
+    key, _, value = override.partition("=")
+    if key.lstrip("+") != group or "[" not in value:
+        return None
     listed = re.fullmatch(r"\[([^\[\]]+)\]", value)
     names = [name.strip().strip("'\"") for name in listed[1].split(",")] if listed else [""]
-    if not all(re.fullmatch(r"[\w./-]+", name) for name in names) or len(set(names)) < len(names):
+    if not all(re.fullmatch(r"[\w./-]+", name) for name in names) or (len(set(names)) < len(names) and not may_repeat):
         raise ValueError(
-            f"cannot read {override!r}: expected a list of different pair sources, such as pairs=[sequential,retrieval]; "
-            "a sweep over several lists needs a YAML file for each"
+            f"cannot read {override!r}: expected a list of different {expected}; a sweep over several lists needs a YAML file "
+            "for each"
         )
-    return ["pairs=union", *(f"+pairs@pairs.{name}={name}" for name in names)]
+    return names
 
 
 def overrides_of(group: str, options: Mapping[str, typing.Any]) -> list[str]:

@@ -45,18 +45,18 @@ def read_pairs(path: Path | str) -> list[Pair]:
         ValueError: A line does not contain two names, or the file is not text. The message gives the file and the line.
     """
     names: dict[str, str] = {}  # each name once in the memory
-    pairs: dict[Pair, None] = {}
+    pairs: list[Pair] = []
     num_selves = 0
     for number, line in numbered_lines(read_text(path, "list of pairs")):
         parts = line.split("\t") if "\t" in line else line.split()
         if len(parts) != 2 or not all(parts):
             hint = "" if "\t" in line else "; names with spaces need a tab between them"
             raise ValueError(f"{path}:{number}: expected two image names, found {len(parts)} in {line[:200]!r}{hint}")
-        name0, name1 = (names.setdefault(name, name) for name in parts)
+        name0, name1 = parts
         if name0 == name1:
             num_selves += 1
         else:
-            pairs[Pair(name0, name1, "list")] = None
+            pairs.append(Pair(names.setdefault(name0, name0), names.setdefault(name1, name1), "list"))
     if num_selves:
         logger.warning("%s: skipped %d lines that pair an image with itself", path, num_selves)
     return sorted_pairs(pairs)

@@ -6,188 +6,61 @@ lists them in order; the functions here connect them with the options of a run.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, choose_cameras
-from sfm_lightglue.checks import Inputs, find_mistakes
-from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
-from sfm_lightglue.datasets import ensure_dataset, list_datasets
+from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice, read_escalation, write_escalation
 from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
-from sfm_lightglue.evaluation.matches import evaluate_matched_homographies, evaluate_matched_poses
-from sfm_lightglue.evaluation.matches import table as scores_table
-from sfm_lightglue.evaluation.pairs import posed_pairs, read_homographies
-from sfm_lightglue.evaluation.reconstruction import evaluate_reconstruction, read_reconstruction_poses, warn_of_upright_poses
-from sfm_lightglue.execution.devices import chosen_devices, num_cores
-from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
-from sfm_lightglue.execution.shards import Shard, ShardOptions, check_merged, forget, read_shard
-from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.evaluation.finished_run import evaluate_run
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.executor import check_folders
+from sfm_lightglue.execution.shards import ShardOptions, forget
+from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
-from sfm_lightglue.files import remove_stale, result_exists, write_json
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import camera_ranges, find_masks, list_images, warn_of_spaces
+from sfm_lightglue.images import camera_ranges, find_masks, warn_of_spaces
+from sfm_lightglue.kinds import joined_extraction, joined_matching
 from sfm_lightglue.matches.imported import ImportedMatcher
-from sfm_lightglue.matches.matcher import Matcher
+from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import MISTAKES, count_of, message_of, raise_together
+from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
+from sfm_lightglue.next_commands import command_of, next_command, next_round
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
 from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.budget import expected_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.second_round import VerifiedGraph, round_of
-from sfm_lightglue.pairs.stage import expand_pairs, plan_pairs
+from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
+from sfm_lightglue.pairs.stage import describe_share, expand_pairs, plan_pairs
 from sfm_lightglue.pairs.union import sort_pairs, source_names
 from sfm_lightglue.pairs.view_graph import graph_parts
-from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
+from sfm_lightglue.photo_names import PhotoList, PhotoNames
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
+from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
-from sfm_lightglue.report.gallery import draw_match_gallery
-from sfm_lightglue.report.page import build_report
+from sfm_lightglue.refinement import NO_REFINEMENT, refine_keypoints
+from sfm_lightglue.report.freshness import state_of
+from sfm_lightglue.report.gallery import draw_match_gallery, drawn_pictures
+from sfm_lightglue.report.page import build_report, is_up_to_date
 from sfm_lightglue.report.scene import draw_reconstruction
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import DatasetOptions, RunOptions, about_shards, resolve, resolve_all
-from sfm_lightglue.stages import STAGES, find_stage, stage_names, writer_of
-from sfm_lightglue.summary import Summary, recorded
+from sfm_lightglue.stages import STAGES, find_stage
+from sfm_lightglue.summary import Summary
 from sfm_lightglue.tables import Tables, write_tables
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """The options of a run and its output folder. Nothing is loaded or written before a stage asks for it."""
-
-    options: RunOptions
-    repeats: bool = False
-    """True if stages run again, for turned photos or more pairs: their times are added to those before."""
-
-    @classmethod
-    def create(cls, config: DictConfig) -> Run:
-        """The run that a composed configuration describes. Raises: ValueError as in `run_options.resolve`."""
-        return cls(resolve(config))
-
-    @classmethod
-    def checked(cls, config: DictConfig, command: str = "run") -> Run:
-        """The run that a composed configuration describes, if nothing is wrong with it. Raises: as `check_inputs`."""
-        options, mistakes = resolve_all(config)
-        run = cls(options)
-        check_inputs(run, command, mistakes)
-        return run
-
-    @property
-    def folder(self) -> RunFolder:
-        """Everything in the output folder."""
-        return RunFolder(self.options.output)
-
-    @functools.cached_property
-    def images(self) -> Path:
-        """Folder of the photos. Photos of a known dataset are downloaded first if they are missing or damaged.
-
-        Raises: ValueError if no dataset was chosen.
-        """
-        return prepare_photos(self.options.dataset)
-
-    def list_photos(self) -> list[str]:
-        """Sorted names of the photos; only those of `dataset.list`, if it is given.
-
-        Mask files and plots inside the photo folder are skipped. Raises: ValueError or FileNotFoundError if there are none.
-        """
-        return self.listed_photos().names
-
-    def listed_photos(self) -> PhotoList:
-        """The photos as `list_photos` gives them, and the names of `dataset.list` that are no photos of the folder."""
-        masks = self.options.dataset.masks or None
-        names = list_images(self.images, without=[self.folder.path, self.folder.plots], masks=masks)
-        if self.options.dataset.list is None:
-            return PhotoList(names, {})
-        return read_photo_list(self.options.dataset.list, PhotoNames(names, self.images))
-
-    def photos_with_features(self) -> list[str]:
-        """Sorted names of the photos that have features and are still in the photo folder."""
-        with self.folder.open_features() as reader:
-            return sorted({*reader.names()} & {*self.list_photos()})
-
-    def extractor(self) -> Extractor:
-        """The feature extractor with its weights, on the first device."""
-        extractor: Extractor = self.options.features.create(self.device)
-        return extractor
-
-    def matcher(self) -> Matcher:
-        """The matcher with its weights, on the first device. Raises: ValueError if it does not fit the features."""
-        matcher: Matcher = self.options.matches.create(self.device)
-        return matcher
-
-    @property
-    def execution(self) -> ExecutionOptions:
-        """Where the work runs, and what to do with results that were made with other settings."""
-        options: ExecutionOptions = self.options.execution.options
-        return options
-
-    @property
-    def device(self) -> str:
-        """Device of everything that runs in this process. Raises: ValueError if torch cannot use it."""
-        return chosen_devices(self.execution.device)[0]
-
-    def executor(self, device: str | None = None) -> Executor:
-        """The executor that runs the jobs of a stage. `device` replaces the devices of the configuration."""
-        options = self.execution if device is None else dataclasses.replace(self.execution, device=device)
-        executor: Executor = dataclasses.replace(self.options.execution, options=options).create()
-        return executor
-
-    def executor_reading(self, device: str | None = None) -> Executor:
-        """The executor of a stage that reads files of the output folder. Raises: ValueError if other machines do not share it."""
-        executor = self.executor(device)
-        check_folders(executor, [], self.folder.path)
-        return executor
-
-    def shard(self, stage: str) -> Shard | None:
-        """The share of this process in a stage; None if it does the whole stage."""
-        if not isinstance(self.execution, ShardOptions):
-            return None
-        number, count = read_shard(self.execution.shard)
-        return Shard(self.folder.shards, stage, number, count, about_shards(self.options, find_stage(stage).groups))
-
-    @contextlib.contextmanager
-    def recorded(self, stage: str, *, adds: bool = False) -> Iterator[dict[str, Any]]:
-        """The record of a stage for summary.json. COLMAP's own log goes to the output folder during the block.
-
-        With `adds`, or if the stages are repeated, the times are added to those before. Shards write no summary: `merge` does.
-        """
-        if (shard := self.shard(stage)) is not None:
-            with colmap_log(self.folder.logs), shard.recorded() as record:
-                yield record
-            return
-        configuration = {key: value for key, value in self.options.configuration.items() if key != "dataset"}
-        about = {"dataset": dataclasses.asdict(self.options.dataset), "configuration": configuration}
-        with colmap_log(self.folder.logs), recorded(self.folder, stage, about, adds=adds or self.repeats) as record:
-            yield record
-
-
-def prepare_photos(dataset: DatasetOptions) -> Path:
-    """Folder of the photos of a dataset. A known dataset is downloaded first if its files are missing or damaged.
-
-    Raises: ValueError if no dataset was chosen.
-    """
-    if not dataset.images:
-        raise ValueError("no photos were given: add dataset.images=DIR, or +dataset=NAME (`datasets` lists them)")
-    images = Path(dataset.images)
-    if any(entry.name == dataset.name and entry.folder in images.parents for entry in list_datasets()):
-        ensure_dataset(str(dataset.name))
-    return images
 
 
 # --- the commands --------------------------------------------------------------------------------------------------------
@@ -216,9 +89,13 @@ def run_all(run: Run) -> Summary:
 
 
 def write_report(folder: RunFolder, tables: Tables | None = None) -> None:
-    """Writes `report.html`. A fault in it is logged as a warning: it must not fail a run. `tables` spares reading the files."""
+    """Writes `report.html` unless it is up to date. `tables` spares reading the files.
+
+    A fault in it is logged as a warning: it must not fail a run.
+    """
     try:
-        build_report(folder, tables)
+        if not is_up_to_date(folder):
+            build_report(folder, tables)
     except Exception as error:
         logger.warning("%s was not written: %s", folder.report, message_of(error) or repr(error))
         logger.debug("the reason is", exc_info=True)
@@ -231,9 +108,11 @@ def run_stage(run: Run, name: str) -> None:
             find_stage(name).load()(run)
         return
     with run.folder.locked():
+        if name == "expand" and run.options.selection.rounds < 2:
+            logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
-        forget(run.folder.shards, name)
         _write_tables(run.folder)
+        forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
 def raise_failure(run: Run) -> None:
@@ -242,112 +121,100 @@ def raise_failure(run: Run) -> None:
         raise ValueError(failure)
 
 
-def check_inputs(run: Run, command: str = "run", mistakes: Sequence[Exception] = ()) -> None:
-    """Looks for all mistakes that can be known before a command, in seconds. Nothing is written.
-
-    Args:
-        run: The options.
-        command: `run`, the name of a stage, or `evaluate`.
-        mistakes: Mistakes that are already known.
-
-    Raises:
-        FileNotFoundError: A stage before this one has not run yet.
-        ValueError: The mistakes, a line for each. A single mistake is raised as it is.
-    """
-    if command in stage_names():
-        stage = find_stage(command)
-        check_merged(run.folder.shards, [writer_of(name) for name in stage.reads])
-        stage.check_inputs(run.folder.path)
-        if shard := run.shard(command):
-            shard.check()
-    raise_together([*mistakes, *find_mistakes(Inputs(run.options, run.list_photos), command)])
-
-
 def evaluate(run: Run) -> str:
-    """Scores against the dataset's ground truth, written to `evaluation.json` and returned as tables.
-
-    The largest model and the matches of `dataset.pairs` are compared with `dataset.poses`, matches also with
-    `dataset.homographies`. Call `check_inputs` before.
-    """
-    dataset, folder, tables = run.options.dataset, run.folder, []
-    scores: dict[str, Any] = {}
-    truth = read_poses(Path(dataset.poses)) if dataset.poses else {}
-    if truth and (folder.reconstruction.exists() or not dataset.pairs):
-        estimated = read_reconstruction_poses(folder.reconstruction)
-        evaluation = evaluate_reconstruction(estimated, truth)
-        if result_exists(folder.features):
-            with folder.open_features() as features:
-                warn_of_upright_poses(estimated, truth, features.orientations(estimated))
-        scores |= evaluation.to_json()
-        tables.append(evaluation.table())
-    if truth and dataset.pairs:
-        pairs = posed_pairs(dataset.pairs, truth, dataset.images)
-        scores["pairs"] = evaluate_matched_poses(folder.features, folder.matches, pairs, truth)
-        tables.append(scores_table("relative poses of pairs", scores["pairs"]))
-    if dataset.homographies:
-        homographies = read_homographies(dataset.homographies)
-        scores["homographies"] = evaluate_matched_homographies(folder.features, folder.matches, homographies)
-        tables.append(scores_table("homographies", scores["homographies"]))
-    remove_stale(folder.evaluation)
-    write_json(folder.evaluation, scores)
-    return "\n".join(tables)
+    """Scores against the dataset's ground truth, as `evaluation.finished_run` finds them. Call `check_inputs` before."""
+    dataset = run.options.dataset
+    return evaluate_run(run.folder, dataset.images, dataset.poses, dataset.pairs, dataset.homographies)
 
 
 # --- the stages, named in stages.py --------------------------------------------------------------------------------------
 
 
 def extract(run: Run) -> None:
-    """Detects and describes keypoints: photos -> features.h5."""
+    """Detects and describes keypoints: photos -> features.h5, and for several kinds features-KIND.h5."""
     with run.recorded("extract") as record:
-        extractor, executor = run.extractor(), run.executor()
-        check_folders(executor, [run.images])
-        record["weights"] = [weights.to_json() for weights in extractor.weights]
-        listed = run.listed_photos()
-        report = extract_features(
-            run.images,
-            run.folder.features,
-            extractor,
-            names=listed.names,
-            masks=run.options.dataset.masks,
-            orientation=_chosen_orientations(run),
-            executor=executor,
-            if_settings_changed=run.execution.if_settings_changed,
-            shard=run.shard("extract"),
-        )
-        record |= dataclasses.asdict(report)
+        listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), _escalated(run)
+        names_of = {part.kind: _photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
+        for part in _parts(run, "extract"):
+            if names := names_of[part.kind]:
+                records[part.kind] = _extract_kind(part, names)
+        if run.kinds and run.shard("extract") is None:
+            files = {part.kind: part.folder.features for part in run.kinds}
+            changed = run.execution.if_settings_changed
+            join_features(files, run.folder.features, names=listed.names, only=names_of, if_settings_changed=changed)
+        record |= joined_extraction(records)
         record["skipped"] |= _missing_photos(listed, run.options.dataset.list)
+
+
+def _extract_kind(run: Run, names: Sequence[str]) -> dict[str, Any]:
+    """Detects and describes the keypoints of one kind, and returns the record about it."""
+    extractor, executor = run.extractor(), run.executor()
+    check_folders(executor, [run.images])
+    report = extract_features(
+        run.images,
+        run.folder.features,
+        extractor,
+        names=names,
+        masks=run.options.dataset.masks,
+        orientation=_chosen_orientations(run),
+        executor=executor,
+        if_settings_changed=run.execution.if_settings_changed,
+        shard=run.shard("extract"),
+    )
+    return {"weights": [weights.to_json() for weights in extractor.weights], **dataclasses.asdict(report)}
 
 
 def pairs(run: Run) -> None:
     """Selects pairs of images: features.h5 -> pairs.txt, and pairs.tsv with the reason of each pair."""
     with run.recorded("pairs") as record, _collection(run) as collection:
         choice = run.options.pairs
+        if (shard := run.shard("pairs")) is not None:  # `merge` selects the pairs
+            record["num_computed"] = describe_share(choice.create(), collection, shard)
+            return
         selected, report = plan_pairs(choice.create(), collection, source_names(choice.options), run.options.selection)
         replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
-        record |= dataclasses.asdict(report)
+        record |= {"weights": [weights.to_json() for weights in collection.weights.values()], **dataclasses.asdict(report)}
         if not selected:
             logger.warning("no pairs of images were selected")
 
 
 def match(run: Run) -> None:
-    """Matches the features of each pair: features.h5 and pairs.txt -> matches.h5."""
+    """Matches the features of each pair: features.h5 and pairs.txt -> matches.h5, and for several kinds matches-KIND.h5."""
     with run.recorded("match") as record:
-        matcher = run.matcher()
-        record["weights"] = [weights.to_json() for weights in matcher.weights]
-        pairs = run.folder.read_pairs()
-        if not isinstance(matcher, ImportedMatcher) and run.shard("match") is None:
-            log_matching(run.folder.features, run.folder.matches, pairs, matcher, run.execution)
-        report = match_pairs(
-            run.folder.features,
-            pairs,
-            run.folder.matches,
-            matcher,
-            executor=run.executor_reading(),
-            cache_mb=run.execution.cache_mb,
-            if_settings_changed=run.execution.if_settings_changed,
-            shard=run.shard("match"),
-        )
-        record |= dataclasses.asdict(report)
+        pairs, records, chosen = run.folder.read_pairs(), dict[str, dict[str, Any]](), _escalated(run)
+        pairs_of = {kind: [pair for pair in pairs if pair in some] for kind, some in chosen.items()}
+        for part in _parts(run, "match"):
+            if (wanted := pairs_of.get(part.kind, pairs)) or part.kind not in chosen:
+                records[part.kind] = _match_kind(part, wanted)
+        if run.kinds and run.shard("match") is None:
+            files = {part.kind: part.folder.matches for part in run.kinds}
+            changed = run.execution.if_settings_changed
+            join_matches(run.folder.features, files, pairs, run.folder.matches, only=pairs_of, if_settings_changed=changed)
+        record |= joined_matching(records)
+
+
+def _match_kind(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Matches the features of one kind, and returns the record about it. With several kinds, photos may lack a kind."""
+    matcher = run.matcher()
+    if run.kind:
+        if not result_exists(run.folder.features):
+            raise FileNotFoundError(f"{run.folder.features} does not exist: run the stage extract first")
+        with run.folder.open_features() as reader:
+            known = set(reader.names())
+        pairs = [pair for pair in pairs if pair.name0 in known and pair.name1 in known]
+    if not isinstance(matcher, ImportedMatcher) and run.shard("match") is None:
+        log_matching(run.folder.features, run.folder.matches, pairs, matcher, run.execution)
+    report = match_pairs(
+        run.folder.features,
+        pairs,
+        run.folder.matches,
+        matcher,
+        executor=run.executor_reading(),
+        cache_mb=run.execution.cache_mb,
+        if_settings_changed=run.execution.if_settings_changed,
+        shard=run.shard("match"),
+    )
+    return {"weights": [weights.to_json() for weights in matcher.weights], **dataclasses.asdict(report)}
 
 
 def verify(run: Run) -> None:
@@ -396,26 +263,87 @@ def orient(run: Run) -> None:
 def expand(run: Run) -> None:
     """Adds pairs for photos that verify with few others, and matches and verifies them: verification.h5 -> pairs.txt.
 
-    It does nothing unless `pairs.rounds` is 2 or more.
+    It does nothing unless `pairs.rounds` is 2 or more. With `execution=shards`, it only adds the pairs of one round: match and
+    verify follow in shards.
     """
-    if run.options.selection.rounds < 2:
-        with run.recorded("expand") as record:
-            record["rounds"] = []
+    if isinstance(run.execution, ShardOptions):
+        _expand_for_shards(run)
         return
     rounds: list[dict[str, Any]] = []
     for number in range(2, run.options.selection.rounds + 1):
-        with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
-            before = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
-            with run.folder.open_verification() as reader:
-                added, report = expand_pairs(run.options.pairs.options, collection, before, reader, run.options.selection, number)
-            selected = sort_pairs([*before, *added])
-            replace_pairs(run.folder.pairs, run.folder.pair_reasons, selected)
-            record["rounds"] = rounds = [*rounds, dataclasses.asdict(report)]
-        if not added:
+        report = _add_round(run, number, rounds)
+        if not report.num_pairs:
             break
+        rounds.append(dataclasses.asdict(report))
         repeated = dataclasses.replace(run, repeats=True)
         match(repeated)
         verify(repeated)
+    if run.options.selection.rounds < 2:
+        with run.recorded("expand") as record:
+            record["rounds"] = []
+
+
+def _expand_for_shards(run: Run) -> None:
+    """Adds the pairs of the next round, and says which commands match them."""
+    rounds = run.options.selection.rounds
+    number = next_round(run.folder, rounds)
+    before = [dataclasses.asdict(report) for report in Summary.read(run.folder).expansion if number and report.round < number]
+    if number is None or not _add_round(run, number, before).num_pairs:
+        last = command_of(run.folder, "run", run.options.configuration)
+        logger.info("no pairs are added (pairs.rounds=%d). next: %s (once)", rounds, last)
+        return
+    logger.info("next: %s", next_command(run.folder, "expand", run.options.configuration, rounds, None))
+
+
+def _add_round(run: Run, number: int, before: Sequence[Mapping[str, Any]]) -> RoundReport:
+    """Adds the pairs of a round to pairs.txt. `before` are the reports of the rounds before it."""
+    with run.recorded("expand", adds=number > 2) as record, _collection(run) as collection:
+        kept = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
+        with run.folder.open_verification() as reader:
+            added, report = expand_pairs(run.options.pairs.options, collection, kept, reader, run.options.selection, number)
+        replace_pairs(run.folder.pairs, run.folder.pair_reasons, sort_pairs([*kept, *added]))
+        record["rounds"] = [*before, dataclasses.asdict(report)]
+    return report
+
+
+def escalate(run: Run) -> None:
+    """Matches the other kinds of features where the first one connects photos weakly: verification.h5 -> escalation.tsv.
+
+    It repeats the stages before for these photos and pairs, until nothing new is weak. It does nothing unless
+    `matches.escalate` is true.
+    """
+    if not run.options.escalate:
+        with run.recorded("escalate"):
+            return
+    first: EscalationReport | None = None
+    while True:
+        with run.recorded("escalate", adds=first is not None) as record:
+            known, pairs = read_escalation(run.folder.escalation), run.folder.read_pairs()
+            with run.folder.open_verification() as reader:
+                graph = VerifiedGraph.read(run.photos_with_features(), pairs, reader)
+                chosen, report = choose_pairs(graph, pairs, known)
+            log_choice(report, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
+            write_escalation(run.folder.escalation, {*chosen, *known})
+            record |= dataclasses.asdict(report) | {"weak": (first or report).weak, "num_parts": (first or report).num_parts}
+        if not {*chosen} - {*known}:
+            return
+        first, run = first or report, dataclasses.replace(run, repeats=True)
+        for stage in (extract, match, verify):
+            stage(run)
+
+
+def refine(run: Run) -> None:
+    """Aligns the verified keypoints of all photos: verification.h5 and photos -> keypoints.h5.
+
+    It does nothing with `refinement=none`.
+    """
+    with run.recorded("refine") as record:
+        record["refined"] = run.options.refinement.name != NO_REFINEMENT
+        if record["refined"]:
+            folder, cameras = run.folder, assign_cameras(run).cameras
+            inputs = folder.features, folder.matches, folder.verification, folder.read_pairs()
+            report = refine_keypoints(run.images, *inputs, folder.keypoints, run.options.refinement, cameras)
+            record |= dataclasses.asdict(report)
 
 
 def database(run: Run) -> None:
@@ -431,6 +359,7 @@ def database(run: Run) -> None:
             assignment,
             names=assignment.cameras,
             pose_priors=find_pose_priors(run.images, assignment.cameras, run.options.dataset.positions),
+            keypoints=_refined_keypoints(run),
         )
         record |= {"intrinsics": run.options.database.intrinsics, **dataclasses.asdict(report)}
 
@@ -460,8 +389,17 @@ def reconstruct_models(run: Run) -> None:
 
 
 def draw_plots(run: Run) -> None:
-    """Draws a few pairs with their matches, and the largest model: all files before it -> plots."""
+    """Draws a few pairs with their matches, and the largest model: all files before it -> plots.
+
+    Pictures that still show what is in the folder stay.
+    """
+    state = state_of(run.folder)
+    drawn = drawn_pictures(run.folder, state)
     with run.recorded("plots") as record:
+        record["drawn_from"] = state
+        if drawn is not None:
+            record["files"] = drawn
+            return
         record["files"] = draw_match_gallery(run.images, run.folder)
         if (largest := run.folder.largest_model()) is not None:
             with run.folder.open_features() as reader:
@@ -481,8 +419,9 @@ def _log_plan(run: Run) -> None:
         return
     sources = "+".join(source_names(options.pairs.options))
     logger.info("plan: %s, at most %s (pairs=%s)", count_of(len(names), "photo"), count_of(expected, "pair"), sources)
-    if expected >= MANY_PAIRS and not result_exists(run.folder.features) and not _is_imported(run):
-        log_run(run.images, names, expected, run.extractor(), run.matcher(), run.execution)
+    for part in run.kinds[: 1 if options.escalate else None] or [run]:
+        if expected >= MANY_PAIRS and not result_exists(part.folder.features) and not _is_imported(part):
+            log_run(run.images, names, expected, part.extractor(), part.matcher(), run.execution)
 
 
 def _write_tables(folder: RunFolder) -> Tables | None:
@@ -505,17 +444,45 @@ def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:
     return skipped
 
 
+def _parts(run: Run, stage: str) -> list[Run]:
+    """The runs of all kinds of features, or the run itself. Shards divide only the first kind if others follow by escalation."""
+    parts = run.kinds or [run]
+    return parts[:1] if run.options.escalate and run.shard(stage) is not None else parts
+
+
+def _escalated(run: Run) -> dict[str, set[Pair]]:
+    """With `matches.escalate`, the kinds after the first, and the pairs that were chosen for them; else empty."""
+    if not run.options.escalate:
+        return {}
+    chosen = {*read_escalation(run.folder.escalation)}
+    return {part.kind: chosen for part in run.kinds[1:]}
+
+
+def _photos_of(kind: str, names: Sequence[str], chosen: Mapping[str, set[Pair]]) -> list[str]:
+    """The photos that get features of a kind: all of them, or those of the pairs that were `chosen` for the kind."""
+    if kind not in chosen:
+        return list(names)
+    wanted = {name for pair in chosen[kind] for name in (pair.name0, pair.name1)}
+    return [name for name in names if name in wanted]
+
+
 def _collection(run: Run) -> Collection:
-    """The photos that have features, with everything a pair source may ask about them."""
-    dataset = run.options.dataset
+    """The photos that have features, with everything a pair source may ask about them.
+
+    Of several kinds of features, similar photos are found with the last one that all photos have.
+    """
+    dataset, part = run.options.dataset, run
+    if run.kinds:
+        part = run.kinds[0 if run.options.escalate else -1]
     return Collection(
-        run.photos_with_features(),
+        part.photos_with_features(),
         images=run.images,
-        features=run.folder.features,
+        features=part.folder.features,
         poses=dataset.poses,
         positions=dataset.positions,
         device=run.device,
         run=run.folder,
+        make_executor=functools.partial(run.executor_reading, "cpu"),
     )
 
 
@@ -528,18 +495,25 @@ def _chosen_orientations(run: Run) -> str | dict[str, int]:
 
 def _turns_by_pictures(run: Run) -> bool:
     """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
-    for choice in (run.options.features, run.options.matches):
-        choice.check()
+    for part in run.kinds or [run]:
+        for choice in (part.options.features, part.options.matches):
+            choice.check()
     return run.options.orientation == "auto" and not _is_imported(run)
 
 
 def _is_imported(run: Run) -> bool:
     """Whether features or matches come from files of other programs."""
+    if run.kinds:
+        return any(map(_is_imported, run.kinds))
     return not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
 
 
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
-    """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run."""
+    """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run.
+
+    Of several kinds, they are those of the last one: SIFT, which matches turned photos, could not tell their turns.
+    """
+    run = run.kinds[-1] if run.kinds else run
     features = dataclasses.replace(run.options.features, options=small_options(run.options.features.options))
     masks = {} if run.options.dataset.masks is None else find_masks(run.options.dataset.masks, run.list_photos()).files
     ranges = camera_ranges(run.images, [*orientations], num_cores())
@@ -552,6 +526,20 @@ def _warn_if_outdated(folder: RunFolder) -> None:
     inputs = folder.database, folder.verification, folder.pairs
     if all(map(result_exists, inputs)) and is_outdated(folder.database, folder.verification, folder.read_pairs()):
         logger.warning("%s does not hold the pairs of %s: run the stage database first to reconstruct from them", *inputs[:2])
+
+
+def _refined_keypoints(run: Run) -> Path | None:
+    """The file of refined keypoints; None if the detector's shall be taken, or, with a warning, if there is none."""
+    if run.options.refinement.name == NO_REFINEMENT:
+        return None
+    if not result_exists(run.folder.keypoints):
+        logger.warning(
+            "%s does not exist: the database gets the keypoints of the detector. The stage refine makes finer ones; "
+            "refinement=none wants none",
+            run.folder.keypoints,
+        )
+        return None
+    return run.folder.keypoints
 
 
 def assign_cameras(run: Run) -> CameraAssignment:

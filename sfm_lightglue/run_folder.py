@@ -35,14 +35,17 @@ class RunFolder:
     """The output folder `path` of a run. Its files need not exist yet."""
 
     path: Path
+    kind: str = ""
+    """One of several kinds of features, whose own files `features` and `matches` are; empty for those of all kinds together."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, kind: str = "") -> None:
         object.__setattr__(self, "path", Path(path))
+        object.__setattr__(self, "kind", kind)
 
     @property
     def features(self) -> Path:
-        """Keypoints, scores and descriptors of each photo, in hloc's layout."""
-        return self.path / "features.h5"
+        """Keypoints, scores and descriptors of each photo, in hloc's layout. Several kinds together have no descriptors."""
+        return self.path / (f"features-{self.kind}.h5" if self.kind else "features.h5")
 
     @property
     def global_descriptors(self) -> Path:
@@ -72,7 +75,7 @@ class RunFolder:
     @property
     def matches(self) -> Path:
         """Matches and scores of each pair, in hloc's layout."""
-        return self.path / "matches.h5"
+        return self.path / (f"matches-{self.kind}.h5" if self.kind else "matches.h5")
 
     @property
     def verification(self) -> Path:
@@ -80,9 +83,19 @@ class RunFolder:
         return self.path / "verification.h5"
 
     @property
+    def keypoints(self) -> Path:
+        """Refined keypoints of the photos with verified matches; missing with `refinement=none`."""
+        return self.path / "keypoints.h5"
+
+    @property
     def orientations(self) -> Path:
         """What was decided about photos that may lie on their side, see `orient/decisions.py`; missing if none may."""
         return self.path / "orientations.tsv"
+
+    @property
+    def escalation(self) -> Path:
+        """The pairs that get all kinds of features, see `escalation.py`; missing without `matches.escalate`."""
+        return self.path / "escalation.tsv"
 
     @property
     def database(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from sfm_lightglue.config import (
     options_class,
     without_keys,
 )
-from sfm_lightglue.config_files import GROUPS, choices, config_dir
+from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.execution import EXECUTORS
 from sfm_lightglue.features import EXTRACTORS
@@ -38,18 +39,32 @@ from sfm_lightglue.networks.weights import HYPERCOLUMNS, read_metadata
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.budget import SelectionOptions
 from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.refinement import RefinementOptions
 from sfm_lightglue.registry import closest, load_class
 
 PLUGINS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS, "execution": EXECUTORS}
 """Config group -> table of its plug-ins' names and classes."""
-GROUPS_OF_RUN = {"geometries": VerificationOptions, "database": DatabaseOptions, "reconstruction": ReconstructionOptions}
+GROUPS_OF_RUN = {
+    "geometries": VerificationOptions,
+    "refinement": RefinementOptions,
+    "database": DatabaseOptions,
+    "reconstruction": ReconstructionOptions,
+}
 """Config group -> dataclass of its options, for groups without plug-ins."""
-DEFAULTS = {"geometries": "ransac", "database": "colmap", "reconstruction": "incremental", "execution": "local"}
+DEFAULTS = {
+    "geometries": "ransac",
+    "refinement": "patches",
+    "database": "colmap",
+    "reconstruction": "incremental",
+    "execution": "local",
+}
 """Config group -> the file that stands in for options with a mistake."""
-PLUGIN_GROUPS = (*PLUGINS, "reconstruction")
+PLUGIN_GROUPS = (*PLUGINS, "refinement", "reconstruction")
 """Config groups of which a run chooses one file or another."""
-KEYS_OF_RUN = {"features": ("orientation",), "pairs": KEYS_OF_PAIRS}
+KEYS_OF_RUN = {"features": ("orientation",), "pairs": KEYS_OF_PAIRS, "matches": ("escalate",)}
 """Config group -> its options in configs/pipeline.yaml. They apply to every plug-in of the group, which does not get them."""
+SEVERAL = "several"
+"""Name of the groups `features` and `matches` if there are several kinds of features."""
 ORIENTATIONS = ("exif", "auto", "stored")
 
 
@@ -88,6 +103,16 @@ class PluginChoice:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """One of several kinds of features, and how it is matched."""
+
+    name: str
+    """Key under which the groups `features` and `matches` hold it."""
+    features: PluginChoice
+    matches: PluginChoice
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """All options of a run, one field per config group."""
 
@@ -96,18 +121,29 @@ class RunOptions:
     strict: bool
     """A run that registers fewer than half of the photos has failed, see `Summary.failure`."""
     features: PluginChoice
+    """Of several kinds, the first."""
     orientation: str
     """`features.orientation`: `exif`, `auto` or `stored`."""
     pairs: PluginChoice
     selection: SelectionOptions
     """`pairs.rounds` and the budgets of pairs."""
     matches: PluginChoice
+    """Of several kinds, that of the first."""
     geometries: VerificationOptions
+    refinement: RefinementOptions
     database: DatabaseOptions
     reconstruction: ReconstructionOptions
     execution: PluginChoice
     configuration: Mapping[str, Any]
     """All options as plain values, for the record in summary.json."""
+    kinds: tuple[Kind, ...] = ()
+    """The kinds of `features=[a,b]` in their order; empty if there is only one."""
+    escalate: bool = False
+    """`matches.escalate`."""
+
+    def of_kind(self, kind: Kind) -> RunOptions:
+        """The options of a run with one of the kinds alone."""
+        return dataclasses.replace(self, features=kind.features, matches=kind.matches, kinds=())
 
 
 def resolve(config: DictConfig) -> RunOptions:
@@ -146,16 +182,13 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
     attempt(check_keys, config)
     config = copy.deepcopy(config)
     for group in ("features", "matches"):
-        attempt(drop_unknown, config[group], functools.partial(_options_class, config[group], group))
-    problem = _problem_with_superpoint(config)
-    choose_lightglue(config)
+        attempt(_drop_preset, config[group], group)
     with explained_errors("dataset"):
         known = {field.name: config.dataset.get(field.name) for field in dataclasses.fields(DatasetOptions)}
     dataset = attempt(bind, DatasetOptions, OmegaConf.create(known), "dataset", otherwise=lambda: DatasetOptions(**known))
     attempt(_check_contradictions, dataset, config)
-    features = _try_to_choose(config.features, "features")
-    if features.problem and OmegaConf.is_interpolation(config.matches, "trained_for"):
-        config.matches.trained_for = "superpoint"  # so that the mistake in the features is reported only once
+    kinds = attempt(_choose_kinds, config, otherwise=lambda: (_unknown_kind(str(mistakes[-1])),))
+    escalate = attempt(_escalate, config, otherwise=bool)
     bound = {
         group: attempt(bind, kind, config[group], group, otherwise=functools.partial(_bound_defaults, kind, group))
         for group, kind in GROUPS_OF_RUN.items()
@@ -164,15 +197,17 @@ def resolve_all(config: DictConfig) -> tuple[RunOptions, list[ValueError]]:
         dataset=dataset,
         output=Path(str(config.output)),
         strict=attempt(_strict, config.strict, otherwise=bool),
-        features=features,
+        features=kinds[0].features,
         orientation=attempt(_orientation, config.features, otherwise=lambda: "stored"),
         pairs=_try_to_choose(config.pairs, "pairs"),
         selection=attempt(selection_options, config.pairs, otherwise=lambda: SelectionOptions(1, 1, None, None)),
-        matches=_try_to_choose(config.matches, "matches", problem),
+        matches=kinds[0].matches,
         execution=attempt(
             choose_plugin, config.execution, "execution", otherwise=lambda: choose_plugin(_defaults("execution"), "execution")
         ),
         configuration=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
+        kinds=kinds if len(kinds) > 1 else (),
+        escalate=escalate,
         **bound,
     )
     return options, mistakes
@@ -199,10 +234,13 @@ def changed_options(configuration: Mapping[str, Any]) -> dict[str, tuple[Any, An
     Args:
         configuration: `RunOptions.configuration`, or the same from summary.json.
     """
-    usual = _plain_configuration([])
+    usual = _plain_configuration()
     chosen = {group: _choice(configuration[group]) for group in PLUGIN_GROUPS if isinstance(configuration.get(group), Mapping)}
     known = {group: choice for group, choice in chosen.items() if {*choice.strip("[]").split(",")} <= {*choices(group)}}
-    default = _plain_configuration([f"{group}={choice}" for group, choice in known.items()])
+    if not {"features", "matches"} <= known.keys() and "[" in chosen.get("matches", ""):
+        known.pop("matches", None)  # a list of matchers alone says nothing
+    others = [f"{group}={choice}" for group, choice in known.items() if choice != _choice(usual[group])]
+    default = dict(_plain_configuration(*others))
     changed: dict[str, tuple[Any, Any]] = {}
     for group, choice in chosen.items():
         if choice != (before := _choice(usual[group])):
@@ -219,18 +257,26 @@ def changed_options(configuration: Mapping[str, Any]) -> dict[str, tuple[Any, An
     )
 
 
-def _plain_configuration(overrides: list[str]) -> dict[str, Any]:
-    """All options for these overrides as plain values, as a run without mistakes records them."""
-    return dict(resolve_all(compose_config(overrides))[0].configuration)
+def _plain_configuration(*overrides: str) -> Mapping[str, Any]:
+    """All options for these overrides as plain values, as a run without mistakes records them.
+
+    They are kept, because composing takes 0.2 s; not if the user has YAML files, which may change.
+    """
+    compose = _compose_plain.__wrapped__ if os.environ.get(USER_CONFIGS) else _compose_plain
+    return compose(overrides)
+
+
+@functools.cache
+def _compose_plain(overrides: tuple[str, ...]) -> Mapping[str, Any]:
+    return resolve_all(compose_config(overrides))[0].configuration
 
 
 def _choice(node: Mapping[str, Any]) -> str:
-    """The choice of a group as on the command line: its name, or `[a,b]` for several pair sources."""
-    return (
-        f"[{','.join(key for key in node if isinstance(node[key], Mapping))}]"
-        if node.get("name") == "union"
-        else str(node.get("name"))
-    )
+    """The choice of a group as on the command line: its name, or `[a,b]` for several pair sources, kinds or matchers."""
+    inner = {key: value for key, value in node.items() if isinstance(value, Mapping)}
+    if node.get("name") not in ("union", SEVERAL):
+        return str(node.get("name"))
+    return f"[{','.join(inner if node['name'] == 'union' else (str(value.get('name')) for value in inner.values()))}]"
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -268,11 +314,11 @@ def _check_contradictions(dataset: DatasetOptions, config: DictConfig) -> None:
         )
 
 
-def choose_plugin(node: DictConfig, group: str) -> PluginChoice:
-    """The plug-in that a config group describes. Raises: ValueError for an unknown name or option."""
+def choose_plugin(node: DictConfig, group: str, where: str = "") -> PluginChoice:
+    """The plug-in that a config group describes, or the node `where` of one. Raises: ValueError for a wrong name or option."""
     plugin = load_class(str(node.name), PLUGINS[group], group)
     node = without_keys(node, KEYS_OF_RUN.get(group, ()))
-    return PluginChoice(plugin, bind_pairs(node) if group == "pairs" else bind(options_class(plugin), node, group))
+    return PluginChoice(plugin, bind_pairs(node) if group == "pairs" else bind(options_class(plugin), node, where or group))
 
 
 def selection_options(pairs: DictConfig) -> SelectionOptions:
@@ -280,17 +326,71 @@ def selection_options(pairs: DictConfig) -> SelectionOptions:
     return bind(SelectionOptions, OmegaConf.create({key: pairs[key] for key in KEYS_OF_PAIRS}), "pairs")
 
 
-def _try_to_choose(node: DictConfig, group: str, problem: str = "") -> PluginChoice:
+def _try_to_choose(node: DictConfig, group: str, problem: str = "", where: str = "") -> PluginChoice:
     """The plug-in that a config group describes, or the reason why there is none."""
     try:
-        return dataclasses.replace(choose_plugin(node, group), problem=problem)
+        return dataclasses.replace(choose_plugin(node, group, where), problem=problem)
     except ValueError as error:
         return PluginChoice(None, None, str(error))
 
 
-def choose_lightglue(config: DictConfig) -> None:
-    """Sets `matches.trained_for` to `superpoint-open` if the features have the open SuperPoint's descriptors."""
-    features, matches = config.features, config.matches
+def _choose_both(features: DictConfig, matches: DictConfig, kind: str = "") -> tuple[PluginChoice, PluginChoice]:
+    """The extractor and the matcher that two nodes describe, `kind` being their key if there are several kinds."""
+    places = [f"{group}.{kind}" if kind else group for group in ("features", "matches")]
+    problem = _problem_with_superpoint(features, matches)
+    choose_lightglue(features, matches)
+    chosen = _try_to_choose(features, "features", where=places[0])
+    if chosen.problem and OmegaConf.is_interpolation(matches, "trained_for"):
+        matches.trained_for = "superpoint"  # so that the mistake in the features is reported only once
+    return chosen, _try_to_choose(matches, "matches", problem, places[1])
+
+
+def _unknown_kind(problem: str) -> Kind:
+    """Stands for features and a matcher that are not known because of a mistake."""
+    return Kind("", PluginChoice(None, None, problem), PluginChoice(None, None, problem))
+
+
+def _choose_kinds(config: DictConfig) -> tuple[Kind, ...]:
+    """The kinds of features, or the only one, without a name. Raises: ValueError if the groups do not describe the same kinds."""
+    nodes = {group: config[group] for group in ("features", "matches")}
+    if not any(node.get("name") == SEVERAL for node in nodes.values()):
+        return (Kind("", *_choose_both(config.features, config.matches)),)
+    kinds = {group: [str(key) for key, value in node.items() if isinstance(value, DictConfig)] for group, node in nodes.items()}
+    if len(kinds["features"]) < 2 or kinds["features"] != kinds["matches"]:
+        raise ValueError(
+            "features=several and matches=several need the same kinds of features, at least two: list them, such as "
+            "features=[sift,superpoint]"
+        )
+    for group, node in nodes.items():
+        for key in {str(key) for key in node} - {"name", *KEYS_OF_RUN[group], *kinds[group]}:
+            kind = kinds[group][0]
+            raise ValueError(f"unknown option '{group}.{key}': with several kinds, name the kind, such as {group}.{kind}.{key}")
+    return tuple(Kind(name, *_choose_both(config.features[name], config.matches[name], name)) for name in kinds["features"])
+
+
+def _escalate(config: DictConfig) -> bool:
+    """The option `matches.escalate`. Raises: ValueError if it is not true or false, or if there is only one kind of features."""
+    if not isinstance(found := config.matches.escalate, bool):
+        raise ValueError(f"matches.escalate={found} is neither true nor false")
+    if found and config.features.get("name") != SEVERAL:
+        raise ValueError(
+            "matches.escalate=true adds further kinds of features where the first one is not enough: list them, the cheapest "
+            "first, such as features=[sift,superpoint]"
+        )
+    return found
+
+
+def _drop_preset(node: DictConfig, group: str) -> None:
+    """Removes what a preset sets for other choices of the group, see `config.drop_unknown`.
+
+    Of several kinds nothing is removed: a preset for one kind does not say which one it is about.
+    """
+    if node.get("name") != SEVERAL:
+        drop_unknown(node, functools.partial(_options_class, node, group))
+
+
+def choose_lightglue(features: DictConfig, matches: DictConfig) -> None:
+    """Sets `trained_for` of a matcher to `superpoint-open` if the features have the open SuperPoint's descriptors."""
     if matches.get("trained_for") == "superpoint" and matches.get("weights") != "superpoint-lightglue":
         weights = str(features.get("weights"))
         if weights == "superpoint-open" or read_metadata(Path(weights)).get("descriptors") == HYPERCOLUMNS:
@@ -305,9 +405,8 @@ def _orientation(features: DictConfig) -> str:
     return orientation
 
 
-def _problem_with_superpoint(config: DictConfig) -> str:
+def _problem_with_superpoint(features: DictConfig, matches: DictConfig) -> str:
     """Why the published LightGlue does not fit a SuperPoint that was trained from scratch; empty if it fits or was chosen."""
-    features, matches = config.features, config.matches
     if matches.get("trained_for") != "superpoint" or matches.get("weights"):
         return ""
     metadata = read_metadata(Path(str(features.get("weights"))))

@@ -13,6 +13,9 @@ from sfm_lightglue import __version__
 FIRST_NAMES = {"trained_for": "head", "early_rejection": "skip_hopeless"}
 """Renamed options keep their first name in stored settings, so that files of results stay valid."""
 
+ADDED = {"early_acceptance": False}
+"""Options that earlier versions did not have -> what these versions did. With this value they are left out of stored settings."""
+
 
 def plugin_settings(plugin: Any) -> dict[str, Any]:
     """Everything that decides the results of an extractor or matcher: class, options, hashes of its weights, package version.
@@ -24,7 +27,11 @@ def plugin_settings(plugin: Any) -> dict[str, Any]:
     named = ("weights", "descriptor_weights", "path") if hashes else ()
     return {
         "class": f"{type(plugin).__module__}:{type(plugin).__qualname__}",
-        "options": {FIRST_NAMES.get(key, key): value for key, value in options.items() if key not in named},
+        "options": {
+            FIRST_NAMES.get(key, key): value
+            for key, value in options.items()
+            if key not in named and not (key in ADDED and value is ADDED[key])
+        },
         "weights": hashes,
         "version": __version__,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -11,12 +12,14 @@ Record: TypeAlias = Mapping[str, Any]
 
 
 def stage_line(stage: str, record: Record) -> str:
-    """The line about a stage, such as `verify: 98 of 120 pairs verified, 12 x few matches, 10 x few inliers (3.2 s)`."""
-    try:
-        parts = [part for part in LINES[stage](record) if part] if stage in LINES else []
-    except KeyError:  # a record with other fields, such as a benchmark's
-        parts = []
-    return f"{stage}: {', '.join(parts) or 'done'} ({record['seconds']:.1f} s)"
+    """The line about a stage, such as `verify: 98 of 120 pairs verified, 12 x few matches, 10 x few inliers (3.2 s)`.
+
+    It is empty for a stage that had nothing to do.
+    """
+    parts = ["done"]
+    with contextlib.suppress(KeyError):  # a record with other fields, such as a benchmark's
+        parts = [part for part in LINES[stage](record) if part]
+    return f"{stage}: {', '.join(parts)} ({record['seconds']:.1f} s)" if parts else ""
 
 
 def _new(record: Record) -> str:
@@ -75,8 +78,28 @@ def _orient(record: Record) -> list[str]:
 
 def _expand(record: Record) -> list[str]:
     if not record["rounds"]:
-        return ["no second round (pairs.rounds=1)"]
+        return []
     return [f"{count_of(sum(each['num_pairs'] for each in record['rounds']), 'pair')} added"]
+
+
+def _escalate(record: Record) -> list[str]:
+    if "num_pairs" not in record:
+        return ["no escalation (matches.escalate=false)"]
+    weak = f"{count_of(len(record['weak']), 'weak photo')}"
+    return [
+        f"{count_of(record['num_pairs'], 'pair')} of {count_of(record['num_photos'], 'photo')} have all kinds of features",
+        weak,
+    ]
+
+
+def _refine(record: Record) -> list[str]:
+    if not record["refined"]:
+        return ["keypoints stay (refinement=none)"]
+    return [
+        f"{record['num_aligned']} of {count_of(record['num_matched_keypoints'], 'matched keypoint')} aligned",
+        f"by {record['median_move_px']:.2f} px in the middle" if record["num_aligned"] else "",
+        f"{count_of(len(record['skipped']), 'photo')} not readable" if record["skipped"] else "",
+    ]
 
 
 def _database(record: Record) -> list[str]:
@@ -113,6 +136,8 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "verify": _verify,
     "orient": _orient,
     "expand": _expand,
+    "escalate": _escalate,
+    "refine": _refine,
     "database": _database,
     "reconstruct": _reconstruct,
     "plots": _plots,

@@ -27,7 +27,7 @@ class Stage:
     about: str
     """One line for the help."""
     function: str
-    """`package.module:function`, called with the `pipeline.Run`."""
+    """`package.module:function`, called with the `run_context.Run`."""
     groups: tuple[str, ...] = ()
     """Config groups whose options it reads, its own first. Its help shows them."""
 
@@ -93,12 +93,28 @@ STAGES = (
         ("pairs", "matches", "geometries", "execution"),
     ),
     Stage(
+        "escalate",
+        ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
+        ("escalation.tsv",),
+        "verification.h5 -> the other kinds of features for weakly connected pairs (matches.escalate=true)",
+        "sfm_lightglue.pipeline:escalate",
+        ("features", "matches", "geometries", "execution"),
+    ),
+    Stage(
+        "refine",
+        ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
+        ("keypoints.h5",),
+        "verification.h5 and photos -> keypoints.h5, finer keypoints of the verified matches",
+        "sfm_lightglue.pipeline:refine",
+        ("refinement", "database", "dataset"),
+    ),
+    Stage(
         "database",
         ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
         ("database.db",),
         "verification.h5 -> database.db",
         "sfm_lightglue.pipeline:database",
-        ("database", "dataset"),
+        ("database", "refinement", "dataset"),
     ),
     Stage(
         "reconstruct",

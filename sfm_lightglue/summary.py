@@ -228,7 +228,8 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any], *, adds: b
     stages[stage] = record
     ordered = {name: stages[name] for name in stage_names() if name in stages}
     write_json(folder.summary, {"stages": ordered, **about, "versions": _versions()})
-    logger.info("%s", stage_line(stage, {**record, **computed}))
+    if line := stage_line(stage, {**record, **computed}):
+        logger.info("%s", line)
 
 
 def _report(report: type[Report], record: Mapping[str, Any] | None) -> Report | None:

@@ -18,10 +18,11 @@ from omegaconf import DictConfig
 from PIL import Image as PILImage
 
 import sfm_lightglue
-from sfm_lightglue import __version__, cli, doctor, pipeline, train
+from sfm_lightglue import __version__, cli, doctor, pipeline, run_context, train
 from sfm_lightglue.commands.table import COMMANDS, command_names, find_command
 from sfm_lightglue.config_files import GROUPS, choices
 from sfm_lightglue.networks.weights import WEIGHTS
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import STAGES, stage_names, writer_of
 
@@ -44,7 +45,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 def replace_stage(monkeypatch: pytest.MonkeyPatch, stage: Any, name: str = "extract") -> None:
     """Replaces a stage, and leaves out the checks before it."""
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, name, stage)
 
 
@@ -357,7 +358,7 @@ def test_a_run_works_on_a_file_system_without_locks(
 def test_a_stage_gets_the_run_and_logs_to_the_output_and_stderr(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stage(run: pipeline.Run) -> None:
+    def stage(run: Run) -> None:
         logging.getLogger("sfm_lightglue.any").warning("a photo is broken: %s", run.options.dataset.images)
 
     replace_stage(monkeypatch, stage)
@@ -375,7 +376,7 @@ def test_a_stage_gets_the_run_and_logs_to_the_output_and_stderr(
 )
 def test_a_folder_of_any_name_is_read_and_written(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (folder / name).mkdir(parents=True)
-    runs: list[pipeline.Run] = []
+    runs: list[Run] = []
     replace_stage(monkeypatch, runs.append)
     assert cli.main(["extract", f"dataset.images={name}", f"output=out/{name}", "dataset=folder"]) == 0
     assert cli.main(["extract", f"./{name}", f"out/{name}"]) == 0
@@ -388,7 +389,7 @@ def test_a_folder_of_any_name_is_read_and_written(folder: Path, monkeypatch: pyt
 def test_a_sweep_over_folders_of_any_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("it's", "my photos (1)"):
         (folder / name).mkdir()
-    runs: list[pipeline.Run] = []
+    runs: list[Run] = []
     replace_stage(monkeypatch, runs.append)
     assert cli.main(["extract", "dataset=folder", "dataset.images=it's,my photos (1)", "output=o'ut", "-m"]) == 0
     assert [run.options.dataset.images for run in runs] == ["it's", "my photos (1)"]
@@ -399,7 +400,7 @@ def test_photos_and_output_may_stand_alone_for_every_command_of_a_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "photos").mkdir()
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "evaluate", lambda run: f"{run.images} {run.folder.path}")
     assert cli.main(["evaluate", "photos", "out", "dataset.poses=poses.txt"]) == 0
     assert capsys.readouterr().out == "photos out\n"

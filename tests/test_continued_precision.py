@@ -15,8 +15,8 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.continued_precision import with_stored_precision
 from sfm_lightglue.networks import precision as precision_module
 from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
-from sfm_lightglue.pipeline import Run
 from sfm_lightglue.products import Pair
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, H5Reader, SettingsChanged, ShardStore
 

@@ -694,6 +694,30 @@ def test_a_changed_photo_or_camera_means_a_new_database(flow: Flow, writes: list
     assert not leftovers(flow)
 
 
+def test_focal_lengths_that_the_pairs_change_replace_only_the_rows_of_their_cameras(
+    flow: Flow, writes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def calibrated(factor: float, model: str) -> Callable[..., Any]:
+        params = (factor * FOCAL, SIZE[0] / 2, SIZE[1] / 2) if model == "SIMPLE_PINHOLE" else (factor * FOCAL, 9.0, 9.0, 0.1)
+        camera = Camera(model, SIZE, params, True)
+        return lambda cameras, *_: (dataclasses.replace(cameras, cameras=dict.fromkeys(cameras.cameras, camera)), [])
+
+    flow.build()
+    for change in ((1.001, "SIMPLE_PINHOLE"), (1.002, "SIMPLE_RADIAL")):
+        monkeypatch.setattr(database_stage, "calibrate", calibrated(*change))
+        writes.clear()
+        flow.build()
+        assert writes == ["cameras"]
+    changed = rows(flow.database), content_hash(flow.database)
+    assert "SIMPLE_RADIAL" in changed[0]["cameras"][0]
+    writes.clear()
+    flow.build()
+    assert not writes
+    flow.database.unlink()
+    flow.build()
+    assert (rows(flow.database), content_hash(flow.database)) == changed
+
+
 def test_a_change_by_another_program_is_found_although_the_time_says_nothing(flow: Flow) -> None:
     flow.build()
     os.utime(flow.database)  # as after a copy
@@ -740,7 +764,7 @@ def test_rows_are_those_that_colmap_writes(tmp_path: Path, reverse: bool, matric
     with transaction(tmp_path / "ours.db", is_new=True) as connection:
         writer = RowWriter(connection)
         for number in (1, 2):
-            writer.add_camera(number, camera)
+            writer.write_camera(number, camera)
             writer.add_image(f"{number}.jpg", ImageIds(number, number), keypoints[number])
             writer.add_pose_prior(ImageIds(number, number), prior)
         writer.add_pair(first, second, matches, geometry)

@@ -22,8 +22,8 @@ from sfm_lightglue.datasets import (
     fetch_dataset,
     list_datasets,
 )
-from sfm_lightglue.pipeline import Run
 from sfm_lightglue.poses import read_poses
+from sfm_lightglue.run_context import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACK = REPOSITORY / ".." / "shared" / "data"

@@ -19,6 +19,7 @@ from sfm_lightglue.orient.decisions import Decision, write_decisions
 from sfm_lightglue.outputs import check_outputs
 from sfm_lightglue.pair_files import write_pairs, write_reasons
 from sfm_lightglue.products import Pair
+from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import stage_names
 
@@ -35,7 +36,9 @@ NAMES = {
     "matches.h5": "match",
     "matches.h5.shards/notes.tmp": "match",
     "verification.h5": "verify",
+    "keypoints.h5": "refine",
     "orientations.tsv": "orient",
+    "escalation.tsv": "escalate",
     "database.db": "database",
     "reconstruction/0/images.bin": "reconstruct",
     "plots/matches_0.jpg": "plots",
@@ -67,9 +70,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def create_run(images: Path, output: Path) -> pipeline.Run:
+def create_run(images: Path, output: Path) -> Run:
     poses = f"dataset.poses={DEMO / 'poses.txt'}"
-    return pipeline.Run.create(compose_config(["dataset=folder", f"dataset.images={images}", poses, f"output={output}", *FAST]))
+    return Run.create(compose_config(["dataset=folder", f"dataset.images={images}", poses, f"output={output}", *FAST]))
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +99,9 @@ def output(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
-def do(run: pipeline.Run, stage: str) -> None:
+def do(run: Run, stage: str) -> None:
     """Does a stage, `evaluate`, or all of `run`, after the checks."""
-    pipeline.check_inputs(run, stage)
+    check_inputs(run, stage)
     commands: dict[str, Callable[[], object]] = {"run": lambda: pipeline.run_all(run), "evaluate": lambda: pipeline.evaluate(run)}
     commands.get(stage, lambda: pipeline.run_stage(run, stage))()
 
@@ -208,7 +211,7 @@ def test_a_cut_file_is_damaged_and_not_called_foreign(photos: Path, output: Path
     before = contents(output)
     for command in (NAMES[name], "run"):
         with pytest.raises(ValueError) as error:  # before any work
-            pipeline.check_inputs(create_run(photos, output), command)
+            check_inputs(create_run(photos, output), command)
         lines = [line for line in str(error.value).splitlines() if name in line]
         assert len(lines) == 1 and "delete it" in lines[0] and "not written by" not in str(error.value), lines
     assert contents(output) == before

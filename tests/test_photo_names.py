@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.photo_names import PhotoNames, read_photo_list
+from sfm_lightglue.run_context import Run, check_inputs
 
 NAMES = ("a.jpg", "cam0/my b.jpg", "cam0/c.jpg", "#d.jpg", "Twin.jpg", "twin.jpg")
 
@@ -112,7 +113,7 @@ def test_a_run_uses_the_listed_photos_and_skips_what_it_cannot_read(tmp_path: Pa
         f"output={tmp_path / 'out'}",
         "features=sift",
     ]
-    run = pipeline.Run.create(compose_config([*options, "features=sift"]))
+    run = Run.create(compose_config([*options, "features=sift"]))
     pipeline.extract(run)
     pipeline.pairs(run)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
@@ -148,9 +149,9 @@ def test_mistakes_in_files_are_told_before_features_are_extracted(tmp_path: Path
         f"output={tmp_path / 'out'}",
         f"{option}={write_list(tmp_path, text)}",
     ]
-    run = pipeline.Run.create(compose_config([*options, *(["pairs=list"] if option == "pairs.path" else [])]))
+    run = Run.create(compose_config([*options, *(["pairs=list"] if option == "pairs.path" else [])]))
     with pytest.raises(ValueError, match=expected):
-        pipeline.check_inputs(run)
+        check_inputs(run)
     assert not (tmp_path / "out").exists()
 
 

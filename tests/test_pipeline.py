@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -10,14 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 import pytest
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
+from sfm_lightglue import cli
 from sfm_lightglue.pair_files import read_pairs
 from sfm_lightglue.stages import stage_names
 from sfm_lightglue.tables import read_pairs as read_pair_rows
@@ -34,8 +37,28 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "sfm_lightglue", *map(str, arguments)]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=REPOSITORY, capture_output=True, text=True, check=True)
+Commands: TypeAlias = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Commands]:
+    """Runs a command in this process, where torch is loaded already, and gives what it printed. Hydra's changes are undone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def run_here(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["sfm-lightglue", *map(str, arguments)])
+        capsys.readouterr()
+        status = cli.main([*map(str, arguments)])
+        printed = capsys.readouterr()
+        assert status == 0, printed.err
+        return printed.out + printed.err
+
+    yield run_here
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +76,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("undisturbed")
-    run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={output}", *FAST)
+    arguments = command("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={output}", *FAST)
+    subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, check=True)
     return output
 
 
@@ -89,20 +113,20 @@ def test_a_folder_of_photos_becomes_a_model_with_all_its_artefacts(undisturbed: 
     assert not list(undisturbed.glob("*.tmp")) and not (undisturbed / "features").exists()
 
 
-def test_a_second_run_computes_nothing_and_changes_no_file(photos: Path, undisturbed: Path) -> None:
+def test_a_second_run_computes_nothing_and_changes_no_file(photos: Path, undisturbed: Path, run: Commands) -> None:
     files = [undisturbed / name for name in ("features.h5", "matches.h5", "verification.h5", "reconstruction/0/points3D.bin")]
     before = [path.stat().st_mtime_ns for path in files]
     facts = [facts_of(undisturbed), *((undisturbed / name).read_bytes() for name in ("photos.tsv", "pairs.tsv"))]
-    result = run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={undisturbed}", *FAST)
+    printed = run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={undisturbed}", *FAST)
     assert [path.stat().st_mtime_ns for path in files] == before
-    assert "6 photos (0 new), " in result.stderr and "15 pairs (0 new), " in result.stderr
+    assert "6 photos (0 new), " in printed and "15 pairs (0 new), " in printed
     assert [facts_of(undisturbed), *((undisturbed / name).read_bytes() for name in ("photos.tsv", "pairs.tsv"))] == facts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(
-    photos: Path, undisturbed: Path, tmp_path: Path, seed: int
+    photos: Path, undisturbed: Path, tmp_path: Path, run: Commands, seed: int
 ) -> None:
     chance = random.Random(seed)
     arguments = ("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={tmp_path}", *FAST)
@@ -118,7 +142,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(
 
 
 @pytest.mark.slow
-def test_new_photos_are_added_and_only_they_are_processed(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_new_photos_are_added_and_only_they_are_processed(photos: Path, undisturbed: Path, tmp_path: Path, run: Commands) -> None:
     shutil.copytree(photos / "images", tmp_path / "images")
     last = sorted((tmp_path / "images").glob("*.jpg"))[-1]
     output = tmp_path / "images" / "out"  # whose pictures are no photos
@@ -126,8 +150,8 @@ def test_new_photos_are_added_and_only_they_are_processed(photos: Path, undistur
     arguments = ("run", "+dataset=folder", f"dataset.images={tmp_path / 'images'}", f"output={output}", *FAST)
     run(*arguments)
     held_back.rename(last)
-    result = run(*arguments)
-    assert "6 photos (1 new), " in result.stderr and "15 pairs (5 new), " in result.stderr
+    printed = run(*arguments)
+    assert "6 photos (1 new), " in printed and "15 pairs (5 new), " in printed
     assert facts_of(output)["stages"] == facts_of(undisturbed)["stages"], "about the files, not about the last call"
     assert (output / "matches.h5").read_bytes() == (undisturbed / "matches.h5").read_bytes()
     assert same_model(undisturbed, output)
@@ -143,7 +167,7 @@ def test_changed_settings_are_refused_and_nothing_is_lost(photos: Path, undistur
 
 
 @pytest.mark.slow
-def test_each_stage_alone_gives_what_the_whole_run_gives(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_each_stage_alone_gives_what_the_whole_run_gives(photos: Path, undisturbed: Path, tmp_path: Path, run: Commands) -> None:
     for stage in stage_names():
         run(stage, "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={tmp_path}", *FAST)
     assert (tmp_path / "matches.h5").read_bytes() == (undisturbed / "matches.h5").read_bytes()
@@ -151,14 +175,14 @@ def test_each_stage_alone_gives_what_the_whole_run_gives(photos: Path, undisturb
 
 
 @pytest.mark.slow
-def test_known_intrinsics_give_the_true_poses(photos: Path, tmp_path: Path) -> None:
+def test_known_intrinsics_give_the_true_poses(photos: Path, tmp_path: Path, run: Commands) -> None:
     poses = f"dataset.poses={photos / 'poses.txt'}"
     known = ("database.intrinsics=poses", poses)
     run("run", "+dataset=folder", f"dataset.images={photos / 'images'}", f"output={tmp_path}", *known, *FAST)
     names = {path.name for path in (photos / "images").iterdir()}
     lines = [line for line in (photos / "poses.txt").read_text().splitlines() if line.split()[0] in names]
     (tmp_path / "poses.txt").write_text("\n".join(lines))
-    table = run("evaluate", f"dataset.poses={tmp_path / 'poses.txt'}", f"output={tmp_path}").stdout
+    table = run("evaluate", f"dataset.poses={tmp_path / 'poses.txt'}", f"output={tmp_path}")
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert evaluation["registered"] == evaluation["images"] == 6
     assert evaluation["auc"]["1"] > 70 and evaluation["auc"]["5"] > 93  # SIFT at 640 px: a fifth of a degree

@@ -11,7 +11,7 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.processes import ProcessExecutor
 from sfm_lightglue.execution.threads import ThreadExecutor
-from sfm_lightglue.pipeline import Run
+from sfm_lightglue.run_context import Run
 
 FOLDER = ["dataset=folder", "dataset.images=photos"]
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sfm_lightglue.products import Features, Image, Matches, Pair, TwoViewGeometry
+from sfm_lightglue.products import Features, Image, Matches, Pair, TwoViewGeometry, sorted_pairs
 
 
 def random_matches0(rng: np.random.Generator, num0: int, num1: int) -> np.ndarray:
@@ -75,3 +75,10 @@ def test_the_names_of_a_pair_are_sorted_and_different() -> None:
 @pytest.mark.parametrize(("configuration", "is_verified"), [("CALIBRATED", True), ("PLANAR", True), ("DEGENERATE", False)])
 def test_a_degenerate_geometry_is_not_verified(configuration: str, is_verified: bool) -> None:
     assert TwoViewGeometry(configuration, np.zeros((0, 2), np.int32), 0, 1.0).is_verified == is_verified
+
+
+@pytest.mark.parametrize("ends", ["", "ab", "ab ac bc", "bc ab ac", "ab ab ac", "ab ac ab"])
+def test_pairs_are_sorted_and_each_is_there_once(ends: str) -> None:
+    pairs = [Pair(*both) for both in ends.split()]
+    assert sorted_pairs(iter(pairs)) == sorted(set(pairs), key=lambda pair: (pair.name0, pair.name1))
+    assert sorted_pairs(pairs) is not pairs

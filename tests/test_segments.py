@@ -171,6 +171,7 @@ def test_missing_pairs_are_those_that_the_slow_call_finds(tmp_path: Path) -> Non
             if i % 3:
                 store.add(key, matches_to_group(make_matches(i, i), 400), stamp if i % 5 else "other stamp")
         assert [match_key(*names(pair)) for pair in store.missing_pairs(pairs, stamps)] == store.missing(of_pair)
+        assert store.has_pairs(pairs).tolist() == [match_key(*names(pair)) in store.stamps for pair in pairs]
         assert len(store.missing(of_pair)) == sum(i % 3 == 0 or i % 5 == 0 for i in range(36))
 
 

@@ -16,7 +16,7 @@ from sfm_lightglue.overrides import SWEEP_FLAGS, check_flags, hydra_overrides, w
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sfm_lightglue.pipeline import Run
+    from sfm_lightglue.run_context import Run
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ def main(command: str, arguments: list[str]) -> int:
 
 def _check(command: str, overrides: list[str]) -> None:
     """Checks everything before Hydra makes the output folder. Raises: ValueError or FileNotFoundError with all mistakes."""
-    from sfm_lightglue import pipeline
     from sfm_lightglue.config import compose_jobs
+    from sfm_lightglue.run_context import Run
 
     mistakes: list[Exception] = []
     for config in compose_jobs(overrides):
         try:
-            pipeline.Run.checked(config, command)
+            Run.checked(config, command)
         except MISTAKES as error:
             mistakes.append(error)
     raise_together(mistakes)
@@ -61,12 +61,13 @@ def _check(command: str, overrides: list[str]) -> None:
 def _run_configured(command: str, flags: Flags, is_checked: bool, held: list[logging.LogRecord], config: DictConfig) -> None:
     from sfm_lightglue import pipeline
     from sfm_lightglue.config import separate_sweep_outputs
+    from sfm_lightglue.run_context import Run
 
     while held:  # now the log file of the run is open
         record = held.pop(0)
         logging.getLogger(record.name).handle(record)
     config = separate_sweep_outputs(config, sys.argv)
-    run = pipeline.Run.create(config) if is_checked else pipeline.Run.checked(config, command)
+    run = Run.create(config) if is_checked else Run.checked(config, command)
     if command == "run":
         try:
             result = str(pipeline.run_all(run))
@@ -96,7 +97,8 @@ def _tell_of_kernels(run: Run) -> None:
     """Says that compiled kernels would have saved time, if LightGlue ran for long on a CPU that can use them."""
     from sfm_lightglue.engine.kernels import would_help
 
-    is_lightglue = run.options.matches.plugin.__module__ == "sfm_lightglue.matches.lightglue"
+    plugins = [part.options.matches.plugin for part in run.kinds or [run]]
+    is_lightglue = any(plugin.__module__ == "sfm_lightglue.matches.lightglue" for plugin in plugins)
     seconds = run.folder.read_summary()["stages"].get("match", {}).get("seconds", 0.0)
     if is_lightglue and seconds >= KERNELS_S and run.device == "cpu" and would_help():
         logger.info(

@@ -81,7 +81,7 @@ COMMANDS = (
     Command(
         "merge",
         "output=OUT [-q]",
-        "results of the shards of extract, match or verify -> one file",
+        "results of the shards of extract, pairs, match or verify -> one file",
         "sfm_lightglue.commands.merge:main",
         flags=(flags.QUIET,),
         more="It names the shards that are missing, and how to run them. Then OUT is as after a run without execution=shards.",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfm_lightglue.engine.batch import Batch, ImageState
 from sfm_lightglue.engine.decisions import decide
+from sfm_lightglue.engine.early_acceptance import EarlyAcceptance
 from sfm_lightglue.engine.early_rejection import EarlyRejection, judge_descriptors, judge_matchability
 from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
 from sfm_lightglue.engine.numerics import KernelNumerics, Numerics, Tokens, TorchNumerics
@@ -37,6 +38,7 @@ class LightGlueEngine:
         device: str = "cpu",
         kernels: Kernels | None = None,
         early_rejection: EarlyRejection | None = None,
+        early_acceptance: EarlyAcceptance | None = None,
     ) -> None:
         """Packs the weights for the device.
 
@@ -46,12 +48,14 @@ class LightGlueEngine:
             device: torch's name, such as `cpu` or `cuda:0`.
             kernels: compiled kernels, which make the engine faster on CPUs.
             early_rejection: when to end pairs that do not overlap, without matches. None: never.
+            early_acceptance: when to end pairs with many matches. None: by the network's `depth_confidence` alone.
 
         Raises: ValueError for an unknown precision.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
-        self.settings, self.device, self.early_rejection = network.settings, device, early_rejection
+        self.settings, self.device = network.settings, device
+        self.early_rejection, self.early_acceptance = early_rejection, early_acceptance
         self.numerics = _numerics(network.settings, precision, device, kernels)
         self.layers = pack_layers(network, self.numerics.dtype, self.numerics.vector_dtype, device)
         self.network = network.float().to(device)
@@ -142,7 +146,7 @@ class LightGlueEngine:
     ) -> Batch:
         """The pairs and points that go on after layer i, which is not the last. Adds the other pairs to the results."""
         probabilities = logits.sigmoid()
-        decision = decide(batch, probabilities, self.settings, self.thresholds[i])
+        decision = decide(batch, probabilities, self.settings, self.thresholds[i], self.early_acceptance)
         is_rejected = judge_matchability(batch, probabilities[:, 1], is_doubtful, self.early_rejection, i)
         self._stop(results, batch, decision.is_done & ~is_rejected, logits, i)
         has_ended = decision.is_done | is_rejected

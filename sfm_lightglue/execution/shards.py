@@ -29,12 +29,12 @@ import numpy as np
 
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor
 from sfm_lightglue.execution.local import LocalExecutor
-from sfm_lightglue.files import read_own_json, write_json
+from sfm_lightglue.files import locked, read_own_json, write_json
 from sfm_lightglue.settings import describe_changes
 
 logger = logging.getLogger(__name__)
 
-DIVIDED = ("extract", "match", "verify")
+DIVIDED = ("extract", "pairs", "match", "verify")
 """The stages that can be divided."""
 PLAN, DONE = ('{"count":',), ('{"seconds":',)
 """The beginnings of our files."""
@@ -104,21 +104,20 @@ class Shard:
             plan = read_plan(self.folder, self.stage)
             self._compare(own, {**plan, "keys": None})
 
-    def share(self, keys: Sequence[str], stored: Container[str]) -> list[str]:
-        """The keys of this shard, in their order: neighbours, as many as in the other shards.
+    def share(self, keys: Sequence[str], is_stored: Sequence[bool] | np.ndarray) -> list[int]:
+        """Positions of the keys of this shard, ascending: neighbours, as many as in the other shards.
 
         What was stored when the first shard started and what was not are divided separately, so that new photos of a large
         collection are divided among all shards.
 
         Args:
             keys: All keys of the stage, in an order in which neighbours have images in common.
-            stored: Keys that have results now. Only the first shard uses it.
+            is_stored: bool (n,), whether each key has results now. Only the first shard uses it.
 
         Raises: ShardMismatch if the first shard was started with other options, or for other photos or pairs.
         """
-        was_stored = self._agree(keys, np.array([key in stored for key in keys], bool))
-        mine = [*self._part(np.flatnonzero(was_stored)), *self._part(np.flatnonzero(~was_stored))]
-        return [keys[index] for index in sorted(mine)]
+        was_stored = self._agree(keys, np.asarray(is_stored, bool))
+        return sorted([*self._part(np.flatnonzero(was_stored)), *self._part(np.flatnonzero(~was_stored))])
 
     def _part(self, indices: np.ndarray) -> list[int]:
         first, last = (len(indices) * end // self.count for end in (self.number - 1, self.number))
@@ -136,6 +135,13 @@ class Shard:
         self.folder.mkdir(exist_ok=True)
         write_json(path, {"seconds": seconds, "num_computed": num_computed, "machine": socket.gethostname()})
         logger.info("%s: shard %d/%d is complete, %d new (%.1f s)", self.stage, self.number, self.count, num_computed, seconds)
+
+    @contextlib.contextmanager
+    def alone(self, task: str) -> Iterator[None]:
+        """Keeps the other shards from a task during the block: they wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / f"{self.stage}-{task}.lock"):
+            yield
 
     # --- the plan --------------------------------------------------------------------------------------------------------
 
@@ -172,7 +178,7 @@ class Shard:
         if changes := describe_changes(plan["options"], json.loads(json.dumps(own["options"]))):
             return f"they have other options ({changes})"
         if own["keys"] != plan["keys"]:
-            what = "photos" if self.stage == "extract" else "pairs"
+            what = "photos" if self.stage in ("extract", "pairs") else "pairs"
             return f"they are for other {what} ({plan['num_keys']}, now {own['num_keys']})"
         return ""
 

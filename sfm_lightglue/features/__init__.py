@@ -7,6 +7,7 @@ EXTRACTORS = {
     "disk": "sfm_lightglue.features.disk:DiskExtractor",
     "xfeat": "sfm_lightglue.features.xfeat:XFeatExtractor",
     "sift": "sfm_lightglue.features.sift:SiftExtractor",
+    "several": "sfm_lightglue.features.several:SeveralExtractors",
     "imported": "sfm_lightglue.features.imported:ImportedExtractor",
 }
 """Name in the configuration -> class, imported when it is chosen."""

@@ -138,7 +138,9 @@ def extract_features(
     settings, writer = plugin_settings(extractor), "" if shard is None else shard.writer
     options: dict[str, Any] = {"if_settings_changed": if_settings_changed, "writer": writer}
     with ShardStore(output, settings, shard_items=32, merge_items=MERGE_PHOTOS, **options) as store:
-        all_names, names = names, names if shard is None else shard.share(names, store.stamps)
+        all_names = names
+        if shard is not None:
+            names = [names[place] for place in shard.share(names, [name in store.stamps for name in names])]
         orientations = photo_orientations(Path(images), names, orientation, extractor)
         stamps, skipped = _photo_stamps(Path(images), names, mask_files, orientations, ids)
         if if_settings_changed != "recompute":

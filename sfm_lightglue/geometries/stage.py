@@ -25,10 +25,10 @@ from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
-from sfm_lightglue.geometries.inputs import check_names, geometry_stamps, input_fingerprints, ordered_pairs, read_matches
+from sfm_lightglue.geometries.inputs import check_names, geometry_stamps, input_fingerprints, read_matches
 from sfm_lightglue.geometries.stationary import MAX_SAMPLED_PAIRS, Overlays, drop_stationary, find_overlays
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
-from sfm_lightglue.products import Features, Pair, TwoViewGeometry
+from sfm_lightglue.products import Features, Pair, TwoViewGeometry, sorted_pairs
 from sfm_lightglue.storage import CONFIGURATIONS, REASONS, GeometryNumbers, H5Reader, ShardStore, geometry_to_group, match_key
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def verify_pairs(
         KeyError: A pair has no matches, or an image has no features.
         ValueError: A pair has an image that is not in `names`, or the matches were made from other features.
     """
-    ordered = ordered_pairs(pairs)
+    ordered = sorted_pairs(pairs)
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader:
         check_names(ordered, feature_reader.names() if names is None else set(names), feature_reader)
         stamps = geometry_stamps(ordered, feature_reader, match_reader, cameras, check_origin=True)
@@ -165,9 +165,8 @@ def verify_pairs(
 
 def _share_of(shard: Shard, pairs: Sequence[Pair], stamps: Sequence[str], store: ShardStore) -> tuple[list[Pair], list[str]]:
     """The pairs that one of several processes verifies, and their stamps."""
-    by_key = {match_key(pair.name0, pair.name1): (pair, stamp) for pair, stamp in zip(pairs, stamps, strict=True)}
-    chosen = [by_key[key] for key in shard.share([*by_key], store.stamps)]
-    return [pair for pair, _ in chosen], [stamp for _, stamp in chosen]
+    places = shard.share([match_key(pair.name0, pair.name1) for pair in pairs], store.has_pairs(pairs))
+    return [pairs[place] for place in places], [stamps[place] for place in places]
 
 
 def _verify_missing(

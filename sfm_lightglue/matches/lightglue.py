@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sfm_lightglue.engine.batch import ImageState
+from sfm_lightglue.engine.early_acceptance import EarlyAcceptance
 from sfm_lightglue.engine.early_rejection import EarlyRejection
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
@@ -35,6 +36,11 @@ EARLY_REJECTION = {
     ),  # the network is ALIKED's
 }
 """Kind of features -> rule, calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
+
+EARLY_ACCEPTANCE = {
+    "superpoint-open": EarlyAcceptance(depth_confidence=0.8, min_matchable=400, min_matchability=0.9),
+}
+"""Kind of features -> rule, calibrated so that poses stay as exact (docs/speed.md)."""
 
 LOW_IS_ENOUGH = frozenset({"superpoint-open", "aliked"})
 """Kinds of features for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
@@ -63,6 +69,9 @@ class LightGlueOptions:
     early_rejection: bool | None
     """End pairs early, without matches, if the descriptors or the first layers say that the photos do not overlap. Possible for
     the kinds of features in `EARLY_REJECTION`. None: only with their published weights, for which the rule was calibrated."""
+    early_acceptance: bool | None
+    """End pairs with many matches early. Possible for the kinds of features in `EARLY_ACCEPTANCE`. None: only with their
+    published weights and the published `depth_confidence`."""
     precision: str
     """`float32`, or `low` for 16-bit matrix products if the hardware is faster with them. `auto`: low on such hardware for the
     published weights of the kinds of features in `LOW_IS_ENOUGH`, else float32."""
@@ -78,6 +87,11 @@ class LightGlueOptions:
         if self.early_rejection and self.trained_for not in EARLY_REJECTION:
             raise ValueError(
                 f"matches.early_rejection is calibrated for {', '.join(EARLY_REJECTION)}, not for {self.trained_for!r}: "
+                "set it to false, or to null (only if calibrated)"
+            )
+        if self.early_acceptance and self.trained_for not in EARLY_ACCEPTANCE:
+            raise ValueError(
+                f"matches.early_acceptance is calibrated for {', '.join(EARLY_ACCEPTANCE)}, not for {self.trained_for!r}: "
                 "set it to false, or to null (only if calibrated)"
             )
         check_precision(self.precision, "matches.precision", may_be_auto=True)
@@ -97,16 +111,17 @@ class LightGlueMatcher:
         self.options, self.device, self.weights = options, device, (weights,)
         is_calibrated = options.trained_for in EARLY_REJECTION and options.weights is None
         rejects = is_calibrated if options.early_rejection is None else options.early_rejection
-        rule = EARLY_REJECTION[options.trained_for] if rejects else None
-        self.engine = LightGlueEngine(network, options.precision, device, kernels, rule)
+        rejection = EARLY_REJECTION[options.trained_for] if rejects else None
+        acceptance = EARLY_ACCEPTANCE[options.trained_for] if options.early_acceptance else None
+        self.engine = LightGlueEngine(network, options.precision, device, kernels, rejection, acceptance)
         self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
 
     @classmethod
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
         """The matcher with its weights loaded.
 
-        Its options have numbers for all thresholds: the published ones instead of None, and the precision that `auto` stands
-        for. Files of matches record them.
+        Its options have values for all thresholds: the published ones instead of None, and for early acceptance and the precision
+        what they stand for. Files of matches record them.
 
         Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not LightGlue's.
         """
@@ -118,7 +133,11 @@ class LightGlueMatcher:
             for key in ("depth_confidence", "width_confidence", "filter_threshold")
         }
         network = load_lightglue(state, replace(size, **thresholds))
-        return cls(replace(options, **thresholds), network, device, record)
+        accepts = options.early_acceptance
+        if accepts is None:
+            is_published = options.weights is None and thresholds["depth_confidence"] == published.depth_confidence
+            accepts = is_published and options.trained_for in EARLY_ACCEPTANCE
+        return cls(replace(options, early_acceptance=accepts, **thresholds), network, device, record)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
         """The matches of two images.

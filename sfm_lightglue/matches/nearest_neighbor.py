@@ -10,6 +10,9 @@ import torch
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Matches
 
+BLOCK = 512
+"""Descriptors of image 0 that are compared at a time: 16 MB for 8192 keypoints, where all similarities would take 268 MB."""
+
 
 @dataclass(frozen=True)
 class NearestNeighborOptions:
@@ -55,21 +58,62 @@ class NearestNeighborMatcher:
             torch.nn.functional.normalize(torch.as_tensor(features.descriptors.astype(np.float32), device=self.device), dim=1)
             for features in (features0, features1)
         )
-        similarity = descriptors0 @ descriptors1.T  # n0 n1
-        matches0, scores0 = self._nearest(similarity)
+        to1, to0 = _two_nearest(descriptors0, descriptors1)
+        matches0 = self._passing(to1)
         if self.options.mutual:
-            back, _ = self._nearest(similarity.T)
+            back = self._passing(to0)
             index0 = torch.arange(len(matches0), device=matches0.device)
             matches0 = torch.where((matches0 > -1) & (back[matches0.clamp(min=0)] == index0), matches0, -1)
-        return Matches.from_dense(matches0.cpu().numpy(), scores0.clamp(min=0).cpu().numpy())
+        return Matches.from_dense(matches0.cpu().numpy(), to1.best.clamp(min=0).cpu().numpy())
 
-    def _nearest(self, similarity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The nearest neighbour of each row, int64 (n,), -1 if none passes the tests, and its similarity float32 (n,)."""
-        top, index = similarity.topk(min(2, similarity.shape[1]), dim=1)
-        distance = (2 - 2 * top).clamp(min=0).sqrt()
-        valid = torch.ones_like(index[:, 0], dtype=torch.bool)
-        if self.options.max_ratio is not None and top.shape[1] == 2:
-            valid &= distance[:, 0] <= self.options.max_ratio * distance[:, 1]
+    def _passing(self, nearest: _Nearest) -> torch.Tensor:
+        """int64 (n,): the nearest neighbour of each descriptor, -1 if it does not pass the tests."""
+        distance, second = ((2 - 2 * similarity).clamp(min=0).sqrt() for similarity in (nearest.best, nearest.second))
+        valid = torch.ones_like(nearest.index, dtype=torch.bool)
+        if self.options.max_ratio is not None:
+            valid &= distance <= self.options.max_ratio * second
         if self.options.max_distance is not None:
-            valid &= distance[:, 0] <= self.options.max_distance
-        return torch.where(valid, index[:, 0], -1), top[:, 0]
+            valid &= distance <= self.options.max_distance
+        return torch.where(valid, nearest.index, -1)
+
+
+@dataclass(frozen=True)
+class _Nearest:
+    """The nearest neighbour of each of n descriptors."""
+
+    best: torch.Tensor
+    """float32 (n,): its cosine similarity."""
+    index: torch.Tensor
+    """int64 (n,)."""
+    second: torch.Tensor
+    """float32 (n,): similarity of the second nearest; -inf if there is none."""
+
+
+def _two_nearest(descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> tuple[_Nearest, _Nearest]:
+    """The neighbours in image 1 of the descriptors (n0, d) of image 0, and those in image 0 of the descriptors (n1, d)."""
+    columns, rows = descriptors1.T.contiguous(), list[_Nearest]()
+    to0: _Nearest | None = None
+    for start in range(0, len(descriptors0), BLOCK):
+        similarity = descriptors0[start : start + BLOCK] @ columns  # block n1
+        rows.append(_two_largest(similarity, 1))
+        block = _two_largest(similarity, 0)
+        to0 = block if to0 is None else _better(to0, block, start)
+    assert to0 is not None
+    whole = (torch.cat([getattr(part, name) for part in rows]) for name in ("best", "index", "second"))
+    return _Nearest(*whole), to0
+
+
+def _better(former: _Nearest, block: _Nearest, start: int) -> _Nearest:
+    """The nearest among those of former blocks and of a block whose first row is `start`."""
+    second = torch.maximum(torch.maximum(former.second, block.second), torch.minimum(former.best, block.best))
+    index = torch.where(block.best > former.best, block.index + start, former.index)
+    return _Nearest(torch.maximum(former.best, block.best), index, second)
+
+
+def _two_largest(similarity: torch.Tensor, dim: int) -> _Nearest:
+    """The two largest values along a dimension. The tensor is changed, and restored."""
+    best, index = similarity.max(dim=dim)
+    places = index.unsqueeze(dim)
+    second = similarity.scatter_(dim, places, -torch.inf).amax(dim=dim)
+    similarity.scatter_(dim, places, best.unsqueeze(dim))
+    return _Nearest(best, index, second)

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +94,17 @@ def match_pairs(
     """
     ordered = sorted_pairs(pairs)
     matcher = with_stored_precision(matcher, output, is_shared=shard is not None)
-    check_match_keys({name for pair in ordered for name in (pair.name0, pair.name1)})
+    names = sorted({*map(attrgetter("name0"), ordered), *map(attrgetter("name1"), ordered)})
+    check_match_keys(names)
     with H5Reader(features) as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
-        stamps = _image_stamps(reader, ordered)
+        stamps = _image_stamps(reader, names)
     writer = "" if shard is None else shard.writer
     with ShardStore(output, settings, if_settings_changed=if_settings_changed, writer=writer) as store:
         wanted = ordered
         if shard is not None:
-            by_key = {match_key(pair.name0, pair.name1): pair for pair in ordered}
-            wanted = [by_key[key] for key in shard.share([*by_key], store.stamps)]
+            keys = [match_key(pair.name0, pair.name1) for pair in ordered]
+            wanted = [ordered[place] for place in shard.share(keys, store.has_pairs(ordered))]
         todo = store.missing_pairs(wanted, stamps)
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
         batches = _batches(todo, matcher)
@@ -190,9 +192,8 @@ def _batches(pairs: Sequence[Pair], matcher: Matcher) -> list[tuple[Pair, ...]]:
     return [tuple(in_groups[start : start + size]) for start in range(0, len(in_groups), size)]
 
 
-def _image_stamps(reader: H5Reader, pairs: Iterable[Pair]) -> dict[str, str]:
-    """Content stamp of each image in the pairs. Raises: KeyError that names the closest image if one has no features."""
-    names = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
+def _image_stamps(reader: H5Reader, names: Sequence[str]) -> dict[str, str]:
+    """Content stamp of each image. Raises: KeyError that names the closest image if one has no features."""
     stamps = dict(zip(names, reader.stamps(names), strict=True))
     for name in names:
         if not stamps[name]:

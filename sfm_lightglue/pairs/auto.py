@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
+from typing import Any
 
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.exhaustive import exhaustive_pairs
-from sfm_lightglue.pairs.pairing import Choice, PairSource, check_source
+from sfm_lightglue.pairs.pairing import Choice, PairSource, check_source, descriptor_options
 from sfm_lightglue.pairs.retrieval import RetrievalOptions, RetrievalPairs
 from sfm_lightglue.pairs.sequential import SequentialOptions, SequentialPairs, sequences
 from sfm_lightglue.pairs.spatial import SpatialOptions, SpatialPairs
@@ -65,6 +66,10 @@ class AutoPairs:
         choice, sources = self._decide(collection)
         logger.info("pairs=auto: %s", choice)
         return union_pairs(source(collection) for source in sources) if sources else exhaustive_pairs(collection.names)
+
+    def descriptor_options(self, collection: Collection) -> Any:
+        """Those of the first source that `choose` names and that has any."""
+        return next(filter(None, (descriptor_options(source, collection) for source in self._decide(collection)[1])), None)
 
     def check(self, collection: Collection) -> None:
         """Checks the sources that `choose` names, see `pairing.check_source`."""

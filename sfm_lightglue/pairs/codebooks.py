@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from sfm_lightglue.files import foreign_file, written_whole
-from sfm_lightglue.networks.weights import WEIGHTS, load_weights, read_metadata
+from sfm_lightglue.networks.weights import WEIGHTS, WeightsRecord, load_weights, read_metadata
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.vlad import Codebook, learn_codebook, sample_descriptors
 from sfm_lightglue.settings import describe_changes
@@ -49,17 +49,20 @@ def choose_codebook(options: CodebookOptions, collection: Collection) -> Codeboo
 
     `options.codebook` says which: `auto` takes the one of this package, if it has one of this size for these features, else the
     collection's own; `own` always takes its own; else it is a file. The own one is learnt once and kept in the output folder of
-    the run, so that photos that are added later change nothing for the others.
+    the run, so that photos that are added later change nothing for the others. Another one is noted in `collection.weights`.
 
     Raises: FileNotFoundError or ValueError if the file cannot be read; ValueError if a codebook does not fit the features.
     """
     if options.codebook not in ("auto", "own"):
-        return _checked(read_codebook(options.codebook), options.codebook, collection)
+        codebook, record = _load(options.codebook)
+        collection.weights[record.name] = record
+        return _checked(codebook, options.codebook, collection)
     shipped = _shipped(collection.feature_weights) if options.codebook == "auto" else None
     if shipped is not None:
-        codebook = read_codebook(shipped)
+        codebook, record = _load(shipped)
         if (len(codebook.words), codebook.size) == (options.num_words, options.dimensions):
             logger.info("similar images are found with the codebook %s of this package", shipped)
+            collection.weights[record.name] = record
             return codebook
     return _own(options, collection)
 
@@ -69,6 +72,11 @@ def read_codebook(name_or_path: Path | str) -> Codebook:
 
     Raises: FileNotFoundError if it does not exist, ValueError if it holds anything else.
     """
+    return _load(name_or_path)[0]
+
+
+def _load(name_or_path: Path | str) -> tuple[Codebook, WeightsRecord]:
+    """As `read_codebook`, and the record of the file: its hash and licence."""
     tensors, record = load_weights(str(name_or_path))
     words, axes = (np.asarray(tensors.get(key, np.zeros(0)), np.float32) for key in TENSORS)
     fits = words.ndim == 2 and axes.ndim == 3 and axes.shape[:2] == words.shape and axes.size
@@ -77,7 +85,7 @@ def read_codebook(name_or_path: Path | str) -> Codebook:
             f"{record.path} is no codebook: expected tensors `words` (k, d) and `axes` (k, d, r) of finite numbers, as in the "
             "codebook.safetensors of a run"
         )
-    return Codebook(words, axes)
+    return Codebook(words, axes), record
 
 
 def write_codebook(path: Path, codebook: Codebook, settings: Mapping[str, Any]) -> None:

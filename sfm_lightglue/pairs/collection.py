@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sfm_lightglue.execution.executor import Executor
+from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.images import UnreadableImage, read_header, read_time
+from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.photo_names import PhotoNames
 from sfm_lightglue.pose_priors import find_positions, listed_positions
 from sfm_lightglue.poses import PosedCamera, read_poses
@@ -38,6 +41,7 @@ class Collection:
         device: Device of torch on which a source may compute: `cpu`, `cuda` or `cuda:0`.
         load_descriptors: Gives the local descriptors (n, d) of an image by name, in place of the file of features.
         run: Output folder in which sources keep what they compute from the features. None keeps nothing.
+        make_executor: Makes what decides where images are described for a run; None for threads of this process.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Collection:
         device: str = "cpu",
         load_descriptors: Callable[[str], np.ndarray] | None = None,
         run: RunFolder | None = None,
+        make_executor: Callable[[], Executor] = ThreadExecutor,
     ) -> None:
         self.names = tuple(sorted(set(names)))
         """The names, each once, sorted."""
@@ -59,7 +64,13 @@ class Collection:
         """Folder of the photos; None if it is not known."""
         self.run = run
         """Output folder in which sources keep what they compute; None if they keep nothing."""
-        self._features, self._poses, self._positions = features, poses, positions
+        self.weights: dict[str, WeightsRecord] = {}
+        """Files of weights that sources have used, by name. A run records them, with their licences."""
+        self.make_executor = make_executor
+        """Makes what decides where images are described."""
+        self.features = features
+        """File of local features; None if it is not known."""
+        self._poses, self._positions = poses, positions
         self._load_descriptors = load_descriptors
         self._times: dict[str, float] = {}
         self._opened = contextlib.ExitStack()
@@ -73,7 +84,7 @@ class Collection:
 
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) px of the photo as stored, from the features, or from the photo if there are none."""
-        if self._features is not None:
+        if self.features is not None:
             return self._reader.image_size(name)
         return read_header(self._folder / name).size
 
@@ -89,7 +100,7 @@ class Collection:
         descriptors = self._reader.features(name).descriptors
         if len(descriptors) and not descriptors.shape[1]:
             raise ValueError(
-                f"{self._features} has no descriptors of {name!r}, which these pairs need: give pairs.global_descriptors=FILE "
+                f"{self.features} has no descriptors of {name!r}, which these pairs need: give pairs.global_descriptors=FILE "
                 "or choose pairs=exhaustive or pairs=list"
             )
         return descriptors
@@ -112,7 +123,7 @@ class Collection:
     @functools.cached_property
     def has_descriptors(self) -> bool:
         """Whether local descriptors can be read: False if features were imported without any. True before the extraction."""
-        if self._features is None or self._load_descriptors is not None:
+        if self.features is None or self._load_descriptors is not None:
             return True
         return any(self._reader.has_descriptors(name) for name in self.names[:1])
 
@@ -194,9 +205,9 @@ class Collection:
 
     @functools.cached_property
     def _reader(self) -> H5Reader:
-        if self._features is None:
+        if self.features is None:
             raise ValueError("these pairs need local descriptors: give features=FILE")
-        return self._opened.enter_context(H5Reader(self._features))
+        return self._opened.enter_context(H5Reader(self.features))
 
     @property
     def _folder(self) -> Path:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sfm_lightglue.execution.executor import checked_results
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.pairs.codebooks import choose_codebook, read_codebook
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.vlad import Codebook, vlad
@@ -16,6 +21,9 @@ from sfm_lightglue.ranges import check_ranges
 from sfm_lightglue.storage import GroupData, ShardStore
 
 logger = logging.getLogger(__name__)
+
+BATCH = 32
+"""Images that a worker describes together. An image takes some milliseconds, most of them to read its features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +95,51 @@ def global_descriptors(options: GlobalDescriptorOptions, collection: Collection)
     return descriptors
 
 
-def _describe(collection: Collection, codebook: Codebook, path: Path) -> None:
-    """Stores the vectors of all images in hloc's layout. Those that are stored already are kept.
+def describe_share(options: GlobalDescriptorOptions, collection: Collection, shard: Shard) -> int:
+    """Stores the vectors of this shard's images for `global_descriptors`, which `merge` then finds. Returns how many are new.
 
-    The local descriptors of one image at a time are in memory.
+    Raises: ShardMismatch as `Shard.share`.
+    """
+    assert collection.run is not None, "shards work in an output folder"
+    with shard.alone("codebook"):  # the first shard learns it, the others read it
+        codebook = choose_codebook(options, collection)
+    if codebook is None:
+        shard.share(collection.names, [False] * len(collection.names))
+        return 0
+    return _describe(collection, codebook, collection.run.global_descriptors, shard)
+
+
+def _describe(collection: Collection, codebook: Codebook, path: Path, shard: Shard | None = None) -> int:
+    """Stores the vectors of all images, or of a shard's, in hloc's layout. Those that are stored already are kept.
+
+    Returns: How many are new.
     """
     settings = {"class": "sfm_lightglue.pairs.vlad:vlad", "codebook": codebook.sha256, "features": collection.feature_fingerprint}
-    stamps = {name: collection.feature_stamp(name) for name in collection.names}
-    with ShardStore(path, settings, if_settings_changed="recompute", shard_items=4096) as store:
+    names, writer = collection.names, "" if shard is None else shard.writer
+    with ShardStore(path, settings, if_settings_changed="recompute", shard_items=4096, writer=writer) as store:
+        if shard is not None:
+            names = tuple(names[place] for place in shard.share(names, [name in store.stamps for name in names]))
+        stamps = {name: collection.feature_stamp(name) for name in names}
         todo = store.missing(stamps)
+        batches = [tuple(todo[start : start + BATCH]) for start in range(0, len(todo), BATCH)]
+        recipe = functools.partial(_open_describer, collection.features, codebook)
+        jobs = checked_results(collection.make_executor(), recipe, batches) if batches else iter(())
         with progress_bar(len(stamps), "describe", "image", len(stamps) - len(todo)) as bar:
-            for name in todo:
-                vector = vlad(collection.descriptors(name), codebook).astype(np.float16)
-                store.add(name, GroupData({"global_descriptor": vector}, {}), stamps[name])
-                bar.update()
+            for batch, vectors in jobs:
+                if isinstance(vectors, Exception):
+                    raise vectors
+                for name, vector in zip(batch, vectors, strict=True):
+                    store.add(name, GroupData({"global_descriptor": vector}, {}), stamps[name])
+                bar.update(len(batch))
         store.merge()
+    return len(todo)
+
+
+@contextlib.contextmanager
+def _open_describer(
+    features: Path | str | None, codebook: Codebook, device: str
+) -> Iterator[Callable[[tuple[str, ...]], list[np.ndarray]]]:
+    """The recipe of this work: a function from names of images to their vectors, float16. The device is not used."""
+    with Collection((), features=features) as collection:
+        _ = collection.feature_fingerprint  # opens the file before several threads ask for it
+        yield lambda names: [vlad(collection.descriptors(name), codebook).astype(np.float16) for name in names]

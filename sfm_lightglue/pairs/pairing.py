@@ -34,6 +34,9 @@ class PairSource(Protocol):
     A source may also have a method `check(collection)`. It raises ValueError or FileNotFoundError for mistakes that are known
     before features are extracted, in a few seconds: the collection then has names, photos, poses and positions, but no features.
 
+    A source that compares whole images may have a method `descriptor_options(collection)`, which returns the
+    `GlobalDescriptorOptions` with which it does, or None. Shards then divide the work of describing the images.
+
     A source that decides by itself how it finds pairs says so in a method `choose(collection)`, which returns a `Choice`.
     """
 
@@ -70,6 +73,12 @@ def check_source(source: PairSource, collection: Collection) -> None:
     """
     if callable(check := getattr(source, "check", None)):
         check(collection)
+
+
+def descriptor_options(source: PairSource, collection: Collection) -> Any:
+    """The `GlobalDescriptorOptions` with which a source compares whole images; None if it does not."""
+    get = getattr(source, "descriptor_options", None)
+    return get(collection) if callable(get) else None
 
 
 def create_source(options: Any) -> PairSource:

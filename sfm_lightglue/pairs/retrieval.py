@@ -44,6 +44,10 @@ class RetrievalPairs:
             collection.names, descriptors, options.num_neighbours, min_score=options.min_score, device=collection.device
         )
 
+    def descriptor_options(self, collection: Collection) -> GlobalDescriptorOptions | None:
+        """The options, unless a file has the descriptors."""
+        return self.options if self.options.global_descriptors is None else None
+
     def check(self, collection: Collection) -> None:
         """Checks the file of global descriptors, see `check_global_descriptors`."""
         check_global_descriptors(self.options, collection)

@@ -68,6 +68,14 @@ class VerifiedGraph:
         """The connected part of each photo, see `view_graph.components_of`."""
         return components_of(self.names, self.inliers)
 
+    def lacking(self, min_partners: int) -> dict[str, int]:
+        """How many verified partners each photo lacks, photos that lack none left out.
+
+        It should have `min_partners`, or all other photos if they are fewer.
+        """
+        wanted = min(min_partners, len(self.names) - 1)
+        return {name: wanted - len(others) for name, others in self.partners.items() if len(others) < wanted}
+
     def keypoints_towards(self, name: str, other: str) -> np.ndarray:
         """int32 (k,): the keypoints of a photo that are inliers of the pair with another one."""
         pair = Pair(name, other)
@@ -80,7 +88,7 @@ def propose_pairs(
 ) -> list[Pair]:
     """The pairs of the round `number`, sorted. The same input gives the same pairs.
 
-    Each photo with fewer than `min_partners` verified partners gets as many new pairs as it lacks partners:
+    Each photo gets as many new pairs as it lacks partners, see `VerifiedGraph.lacking`:
 
     1. with partners of its partners, if keypoints of the partner between them are inliers of both pairs; those with most such
        keypoints first. The reason is `roundN:friend#RANK`, the score the share of common keypoints.
@@ -97,7 +105,7 @@ def propose_pairs(
     """
     known, mark = set(tried), MARK.format(number)
     proposed: dict[Pair, Pair] = {}
-    lacks = {name: min_partners - len(others) for name, others in graph.partners.items() if len(others) < min_partners}
+    lacks = graph.lacking(min_partners)
     for name in lacks:
         for rank, (other, share) in enumerate(_friends(graph, name, known)[: lacks[name]], start=1):
             pair = Pair(name, other, f"{mark}friend#{rank}", share)
@@ -166,7 +174,7 @@ class RoundReport:
     num_by_source: dict[str, int]
     """Number of these pairs by the first word of their reasons: `friend` for partners of partners, else the pair source's."""
     num_weak: int
-    """Photos that had fewer than `pairs.min_partners` verified partners."""
+    """Photos that had fewer than `pairs.min_partners` verified partners, or than all other photos if these are fewer."""
     num_components: int
     """Connected parts of the graph of photos and verified pairs before the round."""
     largest_component: int
@@ -177,6 +185,10 @@ class RoundReport:
 
 def log_proposals(report: RoundReport) -> None:
     """Tells what a round adds, in a line."""
+    if not report.num_pairs:
+        untried = f"no other pair is promising for {count_of(report.num_weak, 'photo')} with few verified partners"
+        logger.info("round %d: %s", report.round, untried if report.num_weak else "all photos have enough verified partners")
+        return
     sources = ", ".join(f"{count} x {source}" for source, count in report.num_by_source.items())
     logger.info(
         "round %d: %s%s for %s with few verified partners; the photos are in %s",

@@ -83,6 +83,10 @@ class SequentialPairs:
         descriptors = global_descriptors(self.options, collection)
         return union_pairs([pairs, _loop_pairs(self.options, sequences(collection.names, times), descriptors, collection)])
 
+    def descriptor_options(self, collection: Collection) -> GlobalDescriptorOptions | None:
+        """The options if loops are closed, unless a file has the descriptors."""
+        return self.options if self.options.loop_closure and self.options.global_descriptors is None else None
+
     def check(self, collection: Collection) -> None:
         """Checks the options, and the file of global descriptors if loops are closed. Raises: ValueError, FileNotFoundError."""
         sequential_pairs([], self.options.overlap, self.options.quadratic_overlap)

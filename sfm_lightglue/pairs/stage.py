@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,14 +11,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from sfm_lightglue.execution.shards import Shard
+from sfm_lightglue.pairs import global_descriptors
 from sfm_lightglue.pairs.budget import SelectionOptions, limit_pairs
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.pairing import Choice, PairSource, create_source, found_pairs
+from sfm_lightglue.pairs.pairing import Choice, PairSource, create_source, descriptor_options, found_pairs
 from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, log_proposals, propose_pairs, widened
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.products import Pair
 from sfm_lightglue.storage import H5Reader
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,21 @@ def plan_pairs(
     )
 
 
+def describe_share(source: PairSource, collection: Collection, shard: Shard) -> int:
+    """Does what one of several processes can do for a pair source: it describes a share of the images. Returns how many.
+
+    `plan_pairs` of one process then finds the pairs. Sources that do not compare whole images leave nothing to do.
+
+    Raises: ShardMismatch as `Shard.share`.
+    """
+    options = descriptor_options(source, collection)
+    if options is not None:
+        return global_descriptors.describe_share(options, collection, shard)
+    logger.info("these pairs need no descriptors of whole images: there is nothing to divide")
+    shard.share(collection.names, [False] * len(collection.names))
+    return 0
+
+
 def count_sources(pairs: Iterable[Pair]) -> dict[str, int]:
     """Number of pairs by the first word of their reasons, such as `retrieval`, sorted. A pair may have several reasons."""
     counts = Counter(
@@ -87,7 +107,7 @@ def expand_pairs(
         number: Number of the round, from 2.
     """
     graph = VerifiedGraph.read(collection.names, tried, geometries)
-    num_weak = sum(len(others) < limits.min_partners for others in graph.partners.values())
+    num_weak = len(graph.lacking(limits.min_partners))
     wider: list[Pair] = []
     if 2 * len(tried) < len(collection.names) * (len(collection.names) - 1):
         wider = select_pairs(create_source(widened(options)), collection)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sfm_lightglue.pairs.collection import Collection
-from sfm_lightglue.pairs.pairing import PairSource, check_source, create_source, found_pairs
+from sfm_lightglue.pairs.pairing import PairSource, check_source, create_source, descriptor_options, found_pairs
 from sfm_lightglue.products import Pair
 
 
@@ -46,6 +46,10 @@ class UnionPairs:
     def __call__(self, collection: Collection) -> list[Pair]:
         """See `union_pairs`."""
         return union_pairs(found_pairs(source, collection) for source in self.sources)
+
+    def descriptor_options(self, collection: Collection) -> Any:
+        """Those of the first source that has any."""
+        return next(filter(None, (descriptor_options(source, collection) for source in self.sources)), None)
 
     def check(self, collection: Collection) -> None:
         """Checks every source, see `pairing.check_source`."""

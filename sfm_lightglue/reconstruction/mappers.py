@@ -27,6 +27,9 @@ AUTO = "auto"
 """Name of the mapper that `choosing` chooses."""
 MANY_PHOTOS = 200
 """From this number of photos on, `num_threads=0` means all cores."""
+MAX_FORWARD, MIN_ANGLE_DEG = 1.0, 4.0
+"""Of the first pair, if no other is found: any direction of motion, and the angle between rays. COLMAP's are 0.95 (cosine between
+motion and view) and 16 degrees; it halves the angle twice, so 1 degree is the least."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class _Task:
     """Folder of a model to continue, for `_incremental`; None starts anew."""
     min_inliers: int | None = None
     """Smallest number of matches of a new photo with points that fit its pose; None is COLMAP's default."""
+    any_start: bool = False
+    """Whether the first pair may have moved forward, with small angles, see MAX_FORWARD. For `_incremental`."""
 
 
 def _incremental(task: _Task) -> None:
@@ -129,6 +134,8 @@ def _incremental(task: _Task) -> None:
     colmap = incremental_options(task.options, len(image_names(task.database)))
     if task.min_inliers is not None:
         colmap.mapper.abs_pose_min_num_inliers = task.min_inliers
+    if task.any_start:
+        colmap.mapper.init_max_forward_motion, colmap.mapper.init_min_tri_angle = MAX_FORWARD, MIN_ANGLE_DEG
     pycolmap.incremental_mapping(
         task.database,
         task.output,
@@ -224,8 +231,15 @@ def chosen_num_threads(options: ReconstructionOptions, num_images: int) -> int:
     return options.num_threads or (1 if num_images < MANY_PHOTOS else -1)
 
 
-def run_mapper(database: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]) -> bool:
-    """Runs the mapper of the options; returns whether Ctrl-C cancelled it."""
+def run_mapper(
+    database: Path,
+    output: Path,
+    options: ReconstructionOptions,
+    known_poses: Mapping[str, np.ndarray],
+    *,
+    any_start: bool = False,
+) -> bool:
+    """Runs the mapper of the options; returns whether Ctrl-C cancelled it. `any_start`: see `_Task`."""
     if _num_verified_pairs(database) == 0:  # the hierarchical mapper would raise an IndexError
         logger.warning("%s has no verified pair of images: there is nothing to reconstruct", database)
         return False
@@ -235,7 +249,7 @@ def run_mapper(database: Path, output: Path, options: ReconstructionOptions, kno
         def count() -> None:
             bar.update()
 
-        return _run(MAPPERS[options.name], _Task(database, output, options, known_poses, count, token))
+        return _run(MAPPERS[options.name], _Task(database, output, options, known_poses, count, token, any_start=any_start))
 
 
 def continue_mapping(database: Path, start: Path, output: Path, options: ReconstructionOptions, min_inliers: int) -> bool:

@@ -121,6 +121,10 @@ def reconstruct(
             mapper = functools.partial(run_mapper, output=partial, options=options, known_poses=known_poses or {})
             found, interrupted = map_with_other_focal_lengths(database, partial, mapper)
             cameras += found
+        if not interrupted and options.name == "incremental" and not model_folders(partial):
+            interrupted = run_mapper(database, partial, options, known_poses or {}, any_start=True)
+            if model_folders(partial):
+                logger.warning("no first pair was found with enough parallax: one that moved forward, or little, gave a model")
         joining = list[str]()
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)

@@ -44,6 +44,15 @@ def draw_match_gallery(images: Path, run: RunFolder) -> list[str]:
         ]
 
 
+def drawn_pictures(run: RunFolder, state: str) -> list[str] | None:
+    """The pictures that an earlier call drew of this `freshness.state_of` the run; None if any is missing or of another state."""
+    record = run.read_summary()["stages"].get("plots", {})
+    files = record.get("files", [])
+    if record.get("drawn_from") != state or not all((run.path / name).is_file() for name in files):
+        return None
+    return [str(name) for name in files]
+
+
 def check_pictures(run: RunFolder) -> None:
     """Raises: ValueError if a picture that `draw_match_gallery` or `draw_reconstruction` would replace is not from a run."""
     if os.path.lexists(run.plots) and not run.plots.is_dir():

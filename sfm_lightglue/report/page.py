@@ -20,6 +20,7 @@ from sfm_lightglue import __version__
 from sfm_lightglue.files import foreign_file, result_exists, written_whole
 from sfm_lightglue.report.content import content_of
 from sfm_lightglue.report.draw import is_marked
+from sfm_lightglue.report.freshness import state_of
 from sfm_lightglue.report.packing import printable, script_json
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.tables import Tables, tables_of
@@ -44,8 +45,16 @@ def build_report(run: RunFolder, tables: Tables | None = None) -> Path:
     check_report(run)
     content = content_of(run, tables or tables_of(run))
     with written_whole(run.report) as temporary:
-        temporary.write_text(_page(content), encoding="utf-8")
+        temporary.write_text(_page({**content, "drawn_from": state_of(run)}), encoding="utf-8")
     return run.report
+
+
+def is_up_to_date(run: RunFolder) -> bool:
+    """Whether `report.html` shows what is in the folder now, but for the times of stages that had nothing to do."""
+    if not run.report.is_file():
+        return False
+    with run.report.open("rb") as file:
+        return state_of(run).encode() in file.read(4096)
 
 
 def check_report(run: RunFolder) -> None:
@@ -66,7 +75,8 @@ def _page(content: Mapping[str, Any]) -> str:
     style = (folder / "style.css").read_text(encoding="utf-8")
     script = "\n".join((folder / name).read_text(encoding="utf-8").replace('"use strict";\n', "", 1) for name in SCRIPTS)
     script = f'"use strict";\n{script}'
-    texts = {key: html.escape(printable(str(content[key]))) for key in ("title", "heading", "made", "verdict", "state")}
+    shown = ("title", "heading", "made", "verdict", "state", "drawn_from")
+    texts = {key: html.escape(printable(str(content[key]))) for key in shown}
     template = string.Template((folder / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         texts,

@@ -27,6 +27,7 @@ FILES = {
     "matches.h5": "matches and scores",
     "verification.h5": "two-view geometries",
     "orientations.tsv": "photos that may lie on their side",
+    "escalation.tsv": "pairs that have all kinds of features",
     "database.db": "COLMAP database",
     "reconstruction": "COLMAP models",
     "plots": "pictures of matches and of the model",

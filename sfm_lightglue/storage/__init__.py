@@ -16,6 +16,8 @@ string that says from which input the group was computed.
 import warnings
 
 from sfm_lightglue.storage.calibration import read_calibration
+from sfm_lightglue.storage.joined_kinds import check_joined, is_joined
+from sfm_lightglue.storage.kinds import PartOfFeatures, joined_features_to_group
 from sfm_lightglue.storage.layout import (
     CONFIGURATIONS,
     check_match_keys,
@@ -47,14 +49,18 @@ __all__ = [
     "GeometryNumbers",
     "GroupData",
     "H5Reader",
+    "PartOfFeatures",
     "RefusedFile",
     "SettingsChanged",
     "ShardStore",
     "check_features",
+    "check_joined",
     "check_match_keys",
     "check_output",
     "features_to_group",
     "geometry_to_group",
+    "is_joined",
+    "joined_features_to_group",
     "match_key",
     "matches_to_group",
     "numbers_of",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -40,12 +42,12 @@ def hash_pairs(parts: Sequence[str], firsts: np.ndarray, seconds: np.ndarray) ->
     return mix_parts(_hash_parts(parts), firsts, seconds)
 
 
-def code_pairs(pairs: Iterable[Pair]) -> tuple[list[str], np.ndarray, np.ndarray]:
+def code_pairs(pairs: Sequence[Pair]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The names in pairs of images, each once, and int64 (n,): the position of each pair's first and second name there."""
-    codes: dict[str, int] = {}
-    both = [codes.setdefault(name, len(codes)) for pair in pairs for name in (pair.name0, pair.name1)]
-    array = np.array(both, np.int64).reshape(-1, 2)
-    return list(codes), array[:, 0], array[:, 1]
+    names0, names1 = ([*map(operator.attrgetter(name), pairs)] for name in ("name0", "name1"))
+    codes = {name: code for code, name in enumerate(dict.fromkeys(itertools.chain(names0, names1)))}
+    firsts, seconds = (np.fromiter(map(codes.__getitem__, names), np.int64, len(names)) for names in (names0, names1))
+    return list(codes), firsts, seconds
 
 
 def mix_parts(hashes: np.ndarray, firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:

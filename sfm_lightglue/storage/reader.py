@@ -14,6 +14,7 @@ import numpy as np
 
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.settings import fingerprint
+from sfm_lightglue.storage.kinds import KINDS, PartOfFeatures, parts_of_features
 from sfm_lightglue.storage.layout import (
     bare_features_from_group,
     explained_damage,
@@ -174,6 +175,10 @@ class H5Reader:
     def pixel_scale(self, name: str) -> float:
         """`Features.pixel_scale` without reading the features; 1 if the file does not say."""
         return stored_pixel_scale(required_dataset(self._image_group(name), "keypoints", name), f"{self.path}: {name}")
+
+    def kinds(self, name: str) -> tuple[PartOfFeatures, ...]:
+        """Where the keypoints of each kind of features of the image begin; empty if the file does not have several kinds."""
+        return parts_of_features(str(self._image_group(name).attrs.get(KINDS, "")), f"{self.path}: {name}")
 
     def global_descriptors(self, names: Iterable[str]) -> np.ndarray:
         """float32 (n, d): hloc's `global_descriptor` of each image, in the order of `names`.

@@ -30,6 +30,8 @@ VERSION = 1
 ABOUT = "about"
 SMALL_BYTES = 256_000
 """Files up to this size are read at once, which needs no open file."""
+AHEAD_BYTES = 4096
+"""Bytes of a column that are read together if only a few are asked for."""
 INDEX = {"high": "<u8", "low": "<u8", "stamp": "<u8", "table": "<u2", "row": "<u4"}
 """Columns of the index: the two halves of the hash of a key, half of the hash of its stamp, and where the result is."""
 
@@ -67,24 +69,37 @@ class FileBytes:
             self._file.close()
 
 
-@dataclass(frozen=True)
 class FileColumn:
-    """A block of numbers in a file."""
+    """A block of numbers in a file. Several threads may read.
 
-    bytes: FileBytes
-    offset: int
-    dtype: np.dtype
-    shape: tuple[int, ...]
+    If a few rows are asked for, their neighbours are read too and kept until others are: the next result mostly lies there.
+    """
+
+    def __init__(self, file: FileBytes, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        self.bytes, self.offset, self.dtype, self.shape = file, offset, dtype, shape
+        self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        self._rows_ahead = AHEAD_BYTES // max(1, self._row_bytes)
+        self._kept = 0, np.zeros((0, *shape[1:]), dtype)  # first row, and the rows
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
-        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        if (count := max(0, stop - start)) * row_bytes > max_bytes():
-            raise RefusedFile(f"{self.bytes.path} has a block of {count * row_bytes} bytes, too many for the memory")
-        data = self.bytes.read(self.offset + start * row_bytes, count * row_bytes)
+        stop = max(start, stop)
+        first, kept = self._kept
+        if first <= start and stop <= first + len(kept):
+            return kept[start - first : stop - first]
+        if 2 * (stop - start) > self._rows_ahead:
+            return self._read(start, stop)
+        kept = self._read(start, min(self.shape[0], start + self._rows_ahead))
+        self._kept = start, kept
+        return kept[: stop - start]
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        if (size := (stop - start) * self._row_bytes) > max_bytes():
+            raise RefusedFile(f"{self.bytes.path} has a block of {size} bytes, too many for the memory")
+        data = self.bytes.read(self.offset + start * self._row_bytes, size)
         if self.dtype == bool:
             data = (np.frombuffer(data, np.uint8) != 0).tobytes()
-        found: np.ndarray = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+        found: np.ndarray = np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
         return found
 
 

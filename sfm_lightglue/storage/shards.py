@@ -192,6 +192,13 @@ class ShardStore:
         places: list[int] = np.flatnonzero(~found).tolist()
         return places
 
+    def has_pairs(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """bool (n,): whether pairs of images are stored, with any stamp. Keys are as in `match_key`."""
+        self.flush()
+        names, firsts, seconds = code_pairs(pairs)
+        found: np.ndarray = self._index.find(hash_pairs([name.replace("/", "-") for name in names], firsts, seconds)) >= 0
+        return found
+
     def is_stored(self, keys: np.ndarray, stamps: np.ndarray) -> np.ndarray:
         """bool (n,): whether results are on disk, for hashes of keys uint64 (n, 2) and of stamps uint64 (n,), see `hashes.py`."""
         entries = self._index.find(keys)

@@ -201,6 +201,7 @@ class LightGlueTask:
             width_confidence=settings.width_confidence,
             filter_threshold=settings.filter_threshold,
             early_rejection=False,
+            early_acceptance=False,
             precision="float32",
         )
         record = WeightsRecord("trained", "", "", self.options.licence, False)

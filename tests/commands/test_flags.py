@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from sfm_lightglue import cli, pipeline
+from sfm_lightglue import cli, pipeline, run_context
 from sfm_lightglue.commands.flags import Flags, split_flags
 from sfm_lightglue.engine import kernels
 from sfm_lightglue.files import write_json
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.summary import Summary, recorded
 
 
@@ -37,7 +38,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 def stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage `extract` that logs messages of three levels, and a run of it alone."""
 
-    def extract(run: pipeline.Run) -> None:
+    def extract(run: Run) -> None:
         logger = logging.getLogger("sfm_lightglue.any")
         for level in (logging.DEBUG, logging.INFO, logging.WARNING):
             logger.log(level, "message %s", logging.getLevelName(level).lower())
@@ -45,11 +46,11 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> None:
         with recorded(run.folder, "plots", {}):
             pass
 
-    def run_all(run: pipeline.Run) -> Summary:
+    def run_all(run: Run) -> Summary:
         extract(run)
         return Summary.read(run.folder)
 
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", extract)
     monkeypatch.setattr(pipeline, "run_all", run_all)
     monkeypatch.setattr(pipeline, "write_tables", lambda *_: None)
@@ -100,11 +101,11 @@ def test_a_sweep_prints_an_object_for_each_job(folder: Path, stage: None, capsys
 
 
 def test_evaluate_prints_its_scores(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def evaluate(run: pipeline.Run) -> str:
+    def evaluate(run: Run) -> str:
         write_json(run.folder.evaluation, {"auc": 0.5})
         return "a table"
 
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "evaluate", evaluate)
     assert cli.main(["evaluate", "photos", "out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"output": str(folder / "out"), "auc": 0.5}
@@ -184,7 +185,7 @@ def test_a_slow_run_tells_of_the_kernels_once(
     matcher: str,
     expected: int,
 ) -> None:
-    def run_all(run: pipeline.Run) -> Any:
+    def run_all(run: Run) -> Any:
         with recorded(run.folder, "match", {}):
             pass
         content = json.loads(run.folder.summary.read_text())

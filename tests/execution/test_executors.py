@@ -19,18 +19,19 @@ from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor, checked_results
 from sfm_lightglue.execution.processes import ProcessExecutor
 from sfm_lightglue.execution.threads import ThreadExecutor
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_options import choose_plugin
 
 PRODUCTS = ("features.h5", "matches.h5", "verification.h5")
 
 
-def make_run(folder: Path, output: str, *overrides: str) -> pipeline.Run:
+def make_run(folder: Path, output: str, *overrides: str) -> Run:
     """A run over the photos of a folder, with a network-free extractor and matcher."""
     given = ["dataset=folder", f"dataset.images='{folder}/photos'", f"output='{folder}/{output}'"]
-    return pipeline.Run.create(compose_config([*given, "features=sift", "matches=nearest_neighbor", *overrides]))
+    return Run.create(compose_config([*given, "features=sift", "matches=nearest_neighbor", *overrides]))
 
 
-def compute_products(run: pipeline.Run) -> list[bytes]:
+def compute_products(run: Run) -> list[bytes]:
     """The bytes of the products."""
     for stage in (pipeline.extract, pipeline.pairs, pipeline.match, pipeline.verify):
         stage(run)
@@ -57,6 +58,16 @@ def test_processes_write_the_bytes_of_threads_and_report_the_same_broken_photo(p
     assert compute_products(run) == expected
     skipped = [(photos / output / "summary.json").read_text().count("unreadable image") for output in ("threads", "processes")]
     assert skipped == [1, 1]
+
+
+def test_processes_describe_images_as_threads_do(photos: Path) -> None:
+    found = []
+    for number, execution in enumerate((("execution=threads",), ("execution=processes", "execution.num_processes=2"))):
+        run = make_run(photos, f"out{number}", "pairs=retrieval", "execution.device=cpu", *execution)
+        pipeline.extract(make_run(photos, f"out{number}"))
+        pipeline.pairs(run)
+        found.append([(run.folder.path / name).read_bytes() for name in ("global_descriptors.h5", "pairs.tsv")])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("chosen", ["execution=serial", "execution.name=example_executor:Serial"])

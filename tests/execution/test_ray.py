@@ -77,9 +77,11 @@ def rest(seconds: float, key: int) -> int:
 
 
 def test_the_files_are_those_of_a_local_run(cluster: Any, photos: Path) -> None:  # noqa: F811
-    expected = compute_products(make_run(photos, "local"))
-    run = make_run(photos, "ray", "execution=ray", f"execution.address='{cluster.address}'", "execution.device=cpu")
+    local = make_run(photos, "local", "pairs=retrieval")
+    given = ("execution=ray", f"execution.address='{cluster.address}'", "execution.device=cpu", "pairs=retrieval")
+    expected, run = compute_products(local), make_run(photos, "ray", *given)
     assert compute_products(run) == expected
+    assert run.folder.global_descriptors.read_bytes() == local.folder.global_descriptors.read_bytes()
     assert (photos / "ray" / "summary.json").read_text().count("unreadable image") == 1
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_executors import PRODUCTS, compute_products, make_run, photos  # noqa: F401  # a fixture
 
@@ -18,6 +19,7 @@ from sfm_lightglue import cli, pipeline
 from sfm_lightglue.execution.shards import Shard, ShardMismatch, check_merged, read_shard, shard_suffix
 from sfm_lightglue.files import locked
 from sfm_lightglue.merge import merge_shards
+from sfm_lightglue.run_context import check_inputs
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import ShardStore
 
@@ -37,32 +39,32 @@ def test_each_key_belongs_to_one_shard_and_shards_are_equal_and_hold_neighbours(
     tmp_path: Path, num_keys: int, count: int
 ) -> None:
     keys = [f"{key:04}" for key in range(num_keys)]
-    shares = [shard(tmp_path, number, count).share(keys, ()) for number in range(1, count + 1)]
-    assert [key for share in shares for key in share] == keys
+    shares = [shard(tmp_path, number, count).share(keys, [False] * num_keys) for number in range(1, count + 1)]
+    assert [place for share in shares for place in share] == [*range(num_keys)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_what_is_new_is_divided_among_all_shards_although_others_store_results_meanwhile(tmp_path: Path) -> None:
     keys = [f"{key:02}" for key in range(30)]
-    stored = {*keys[:20]}
+    is_stored = np.arange(30) < 20
     shares = []
     for number in (1, 2, 3):
-        shares.append(shard(tmp_path, number).share(keys, stored))
-        stored |= {*shares[-1]}
-    assert sorted(key for share in shares for key in share) == keys
-    assert [len([key for key in share if key >= "20"]) for share in shares] == [3, 3, 4]
-    assert shard(tmp_path, 2).share(keys, {*keys}) == shares[1]  # run again
+        shares.append(shard(tmp_path, number).share(keys, is_stored))
+        is_stored[shares[-1]] = True
+    assert sorted(place for share in shares for place in share) == [*range(30)]
+    assert [len([place for place in share if place >= 20]) for share in shares] == [3, 3, 4]
+    assert shard(tmp_path, 2).share(keys, is_stored) == shares[1]  # run again
 
 
 def test_shards_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    shard(tmp_path, 1).share(["a", "b"], ())
+    shard(tmp_path, 1).share(["a", "b"], [False] * 2)
     with pytest.raises(ShardMismatch, match=r"shard 2/4 of match does not fit .*: they are 3 shards\. Start all shards alike"):
         shard(tmp_path, 2, 4).check()
     other = {"options": {"features": {"max_keypoints": 50}}, "run": {}}
     with pytest.raises(ShardMismatch, match=r"other options \(features\.max_keypoints: 100 -> 50\)"):
         shard(tmp_path, 2, about=other).check()
     with pytest.raises(ShardMismatch, match=r"they are for other pairs \(2, now 3\)"):
-        shard(tmp_path, 2).share(["a", "b", "c"], ())
+        shard(tmp_path, 2).share(["a", "b", "c"], [False] * 3)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ OPTIONS = ("features=sift", "matches=nearest_neighbor")
 
 def run_shard(folder: Path, stage: str, number: int, *overrides: str) -> None:
     run = make_run(folder, "shards", "execution=shards", f"execution.shard={number}/3", *overrides)
-    pipeline.check_inputs(run, stage)
+    check_inputs(run, stage)
     pipeline.run_stage(run, stage)
 
 
@@ -178,15 +180,33 @@ def test_a_run_without_shards_finishes_what_shards_began(photos: Path) -> None: 
     expected = compute_products(make_run(photos, "local"))
     run_shard(photos, "extract", 1)
     with pytest.raises(ValueError, match=r"the results of the shards of extract are not united yet: merge output="):
-        pipeline.check_inputs(make_run(photos, "shards"), "pairs")
+        check_inputs(make_run(photos, "shards"), "pairs")
     pipeline.run_stage(make_run(photos, "shards"), "extract")
     assert (photos / "shards" / "features.h5").read_bytes() == expected[0]
     check_merged(photos / "shards" / "shards", ["extract"])
 
 
+def test_a_merge_that_was_killed_can_be_repeated_until_all_is_written(
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(folder: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    run_shard(photos, "extract", 1, "execution.shard=1/1")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, "_write_tables", killed)
+        merge_shards(photos / "shards")
+    assert not (photos / "shards" / "photos.tsv").exists()
+    assert merge_shards(photos / "shards") == ["extract"]
+    assert (photos / "shards" / "photos.tsv").exists()
+
+
 def test_there_must_be_something_to_merge(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(FileNotFoundError, match="has nothing to merge: extract, match or verify with execution=shards"):
+        with pytest.raises(
+            FileNotFoundError, match="has nothing to merge: extract, pairs, match or verify with execution=shards"
+        ):
             merge_shards(folder)
 
 
@@ -208,6 +228,66 @@ def test_the_command_that_is_missing_can_be_repeated(photos: Path, capsys: pytes
     assert cli.main(["merge", f"output={photos}/shards", "-q"]) == 0
     logs = [path.name for path in (photos / "shards" / "logs").iterdir() if path.is_dir()]
     assert sorted(name[-7:] for name in logs) == ["-2-of-3", "-3-of-3"]
+
+
+def test_the_pairs_of_a_second_round_are_divided_too(
+    photos: Path,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    walk = ("pairs=sequential", "pairs.overlap=1", "pairs.quadratic_overlap=false", "pairs.rounds=2", "pairs.min_partners=3")
+    for output in ("local", "shards"):
+        compute_products(make_run(photos, output, *walk))
+    local, folder = make_run(photos, "local", *walk), photos / "shards"
+    pipeline.run_stage(local, "expand")
+    run_shard(photos, "verify", 1, *walk, "execution.shard=1/1")
+    merge_shards(folder)
+    assert " expand " in caplog.messages[-1] and "execution=shards" in caplog.messages[-1]
+    run = make_run(photos, "shards", *walk, "execution=shards")
+    check_inputs(run, "expand")
+    with pytest.raises(ValueError, match=r"expand is not divided: run it once"):
+        check_inputs(make_run(photos, "shards", *walk, "execution=shards", "execution.shard=1/3"), "expand")
+    for _ in range(2):  # as if killed before the pairs were matched
+        pipeline.run_stage(run, "expand")
+    assert len((folder / "pairs.txt").read_text().splitlines()) == 3 + 2  # of them 2 in the second round
+    assert "execution.shard=i/n for each i from 1 to n, then merge" in caplog.messages[-1]
+    for number in (1, 2, 3):
+        run_shard(photos, "match", number, *walk)
+    merge_shards(folder)
+    run_shard(photos, "verify", 1, *walk, "execution.shard=1/1")
+    merge_shards(folder)
+    assert caplog.messages[-1].startswith("next: python -m sfm_lightglue run ") and "execution" not in caplog.messages[-1]
+    for name in (*PRODUCTS, "pairs.txt", "pairs.tsv"):
+        assert (folder / name).read_bytes() == (photos / "local" / name).read_bytes()
+    pipeline.run_stage(run, "expand")
+    assert "no pairs are added (pairs.rounds=2)" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("codebook", ["own", "none"])
+def test_shards_describe_the_images_and_merge_finds_the_pairs(photos: Path, codebook: str) -> None:  # noqa: F811
+    source = ("pairs=[sequential,retrieval]", "pairs.retrieval.num_neighbours=1", "pairs.retrieval.codebook=own")
+    if codebook == "none":
+        source = ("pairs=exhaustive",)
+    names = ["pairs.txt", "pairs.tsv", *(["global_descriptors.h5", "codebook.safetensors"] if codebook == "own" else [])]
+    for output in ("local", "shards"):
+        pipeline.run_stage(make_run(photos, output, *source), "extract")
+    pipeline.run_stage(make_run(photos, "local", *source), "pairs")
+    for number in (2, 3, 1):
+        run_shard(photos, "pairs", number, *source)
+    done = [json.loads(path.read_bytes())["num_computed"] for path in (photos / "shards" / "shards").glob("pairs.*-of-3.json")]
+    assert sorted(done) == ([1, 1, 2] if codebook == "own" else [0, 0, 0])
+    assert merge_shards(photos / "shards") == ["pairs"]
+    for name in names:
+        assert (photos / "shards" / name).read_bytes() == (photos / "local" / name).read_bytes()
+
+
+def test_pairs_are_not_expanded_before_those_of_the_round_before_are_verified(photos: Path) -> None:  # noqa: F811
+    run = make_run(photos, "shards", "pairs.rounds=3", "execution=shards")
+    compute_products(make_run(photos, "shards", "pairs.rounds=3"))
+    with (photos / "shards" / "pairs.tsv").open("a") as table:
+        table.write("2.png\t9.png\texhaustive\t\n")
+    with pytest.raises(ValueError, match=r"1 of 7 pairs were not verified, such as '2\.png' and '9\.png': run the stages match"):
+        pipeline.run_stage(run, "expand")
 
 
 @pytest.mark.slow

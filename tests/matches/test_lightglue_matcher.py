@@ -10,18 +10,20 @@ import pytest
 from lightglue_inputs import Points, random_network, random_points
 
 from sfm_lightglue.api import create_matcher
-from sfm_lightglue.config import bind, compose_config
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.engine.early_rejection import EarlyRejection
-from sfm_lightglue.matches.lightglue import EARLY_REJECTION, LightGlueMatcher, LightGlueOptions
+from sfm_lightglue.matches.lightglue import EARLY_ACCEPTANCE, EARLY_REJECTION, LightGlueMatcher, LightGlueOptions
 from sfm_lightglue.matches.matcher import BatchedMatcher
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features
+from sfm_lightglue.run_options import choose_plugin
+from sfm_lightglue.settings import plugin_settings
 
 RECORD = WeightsRecord("random", "none", "0" * 64, "CC0", False)
 
 
 def options(**changes: Any) -> LightGlueOptions:
-    return dataclasses.replace(bind(LightGlueOptions, compose_config([]).matches, "matches"), **changes)
+    return dataclasses.replace(choose_plugin(compose_config([]).matches, "matches").options, **changes)
 
 
 def matcher(network_changes: dict[str, Any] | None = None, **changes: Any) -> LightGlueMatcher:
@@ -71,6 +73,7 @@ def test_a_network_that_needs_scales_says_so() -> None:
     [
         ({"precision": "lo"}, "matches.precision='lo' is not a precision. Did you mean 'low'"),
         ({"trained_for": "disk", "early_rejection": True}, f"calibrated for {', '.join(EARLY_REJECTION)}, not for 'disk'"),
+        ({"trained_for": "disk", "early_acceptance": True}, f"calibrated for {', '.join(EARLY_ACCEPTANCE)}, not for 'disk'"),
         ({"trained_for": "alikd"}, "Did you mean 'aliked'"),
         ({"depth_confidence": 1.5}, "must lie in 0..1"),
         ({"filter_threshold": 1.0}, "must lie in 0..1"),
@@ -96,6 +99,20 @@ def test_early_rejection_runs_by_default_only_for_the_weights_it_was_calibrated_
     assert len(matcher(trained_for="aliked", early_rejection=None)(*pair)) == 0
     assert len(matcher(trained_for="aliked", early_rejection=None, weights="mine.pth")(*pair)) > 20
     assert len(matcher(trained_for="disk", early_rejection=None)(*pair)) > 20
+
+
+def test_early_acceptance_runs_by_default_only_where_it_was_calibrated() -> None:
+    def accepts(**changes: Any) -> bool:
+        made = create_matcher("lightglue", **changes)
+        assert (made.engine.early_acceptance is not None) == made.options.early_acceptance  # type: ignore[attr-defined]
+        return bool(made.options.early_acceptance)  # type: ignore[attr-defined]
+
+    ours = {"trained_for": "superpoint-open"}
+    assert accepts(**ours) and not accepts(**ours, early_acceptance=False) and not accepts(**ours, depth_confidence=0.99)
+    assert accepts(**ours, depth_confidence=0.99, early_acceptance=True)
+    without = create_matcher("lightglue", **ours, early_acceptance=False)
+    assert "early_acceptance" not in plugin_settings(without)["options"]  # as in files of earlier versions
+    assert plugin_settings(create_matcher("lightglue", **ours))["options"]["early_acceptance"] is True
 
 
 def test_published_weights_are_loaded_by_the_features_they_were_trained_for() -> None:

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from sfm_lightglue.matches import nearest_neighbor
 from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions
 from sfm_lightglue.products import Features
 
@@ -119,3 +120,12 @@ def test_thresholds_at_the_ends_of_their_ranges_drop_nothing() -> None:
     for options in itertools.product([None, 1.0], [None, 2.0]):
         limited = matcher(max_ratio=options[0], max_distance=options[1])(features0, features1)
         np.testing.assert_array_equal(limited.indices, everything)
+
+
+def test_blocks_do_not_change_the_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = related(70, 50)
+    expected = matcher(max_ratio=0.9)(*both)
+    monkeypatch.setattr(nearest_neighbor, "BLOCK", 16)
+    found = matcher(max_ratio=0.9)(*both)
+    assert np.array_equal(found.indices, expected.indices) and len(found) > 10
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)

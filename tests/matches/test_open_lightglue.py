@@ -17,9 +17,9 @@ from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.weights import WEIGHTS, find_weights, load_weights
-from sfm_lightglue.pipeline import Run
 from sfm_lightglue.poses import fundamental_matrix, read_poses
 from sfm_lightglue.products import Image
+from sfm_lightglue.run_context import Run
 
 DEMO = Path(__file__).resolve().parents[2] / "datasets" / "demo"
 MAX_WEIGHTS_BYTES = 24_000_000

@@ -21,6 +21,7 @@ from sfm_lightglue.orient.decisions import Decision, content_hash
 from sfm_lightglue.orient.search import Search
 from sfm_lightglue.orient.trials import Outcome
 from sfm_lightglue.orientation import upright_image
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.storage import H5Reader
 
 TURNS = {"a.png": 0, "b.png": 0, "c.png": 0, "d.png": 1, "e.png": 2}
@@ -80,28 +81,28 @@ def photos(verified: Path, tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def open_run(photos: Path, output: str = "out", *overrides: str) -> pipeline.Run:
+def open_run(photos: Path, output: str = "out", *overrides: str) -> Run:
     given = ["dataset=folder", f"dataset.images='{photos}'", f"output='{photos.parent / output}'", "features=patches"]
     matcher = ["matches=nearest_neighbor", "matches.max_distance=0.5", "geometries.min_mean_score=0"]
-    return pipeline.Run.create(compose_config([*given, *matcher, *overrides]))
+    return Run.create(compose_config([*given, *matcher, *overrides]))
 
 
-def run_to_orient(run: pipeline.Run) -> None:
+def run_to_orient(run: Run) -> None:
     for name in ("extract", "pairs", "match", "verify", "orient"):
         pipeline.run_stage(run, name)
 
 
-def orientations(run: pipeline.Run) -> dict[str, int]:
+def orientations(run: Run) -> dict[str, int]:
     with run.folder.open_features() as reader:
         return {name: reader.orientation(name) for name in reader.names()}
 
 
-def num_verified(run: pipeline.Run) -> int:
+def num_verified(run: Run) -> int:
     with H5Reader(run.folder.verification) as reader:
         return sum(reader.num_inliers(pair.name0, pair.name1) > 0 for pair in run.folder.read_pairs())
 
 
-def content(run: pipeline.Run) -> dict[str, bytes]:
+def content(run: Run) -> dict[str, bytes]:
     return {name: (run.folder.path / name).read_bytes() for name in (*FILES, "orientations.tsv")}
 
 
@@ -187,7 +188,7 @@ def write_exif(photo: Path, code: int) -> None:
     PILImage.open(photo).save(photo, exif=exif)
 
 
-def decided(run: pipeline.Run) -> dict[str, list[str]]:
+def decided(run: Run) -> dict[str, list[str]]:
     """Name -> the columns of `orientations.tsv` after it."""
     rows = [line.split("\t") for line in run.folder.orientations.read_text().splitlines()[1:]]
     return {name: columns for name, *columns in rows}

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from sfm_lightglue import pipeline
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.networks.weights import WEIGHTS
 from sfm_lightglue.outputs import check_outputs
 from sfm_lightglue.pairs import global_descriptors as describing
@@ -25,8 +27,10 @@ from sfm_lightglue.pairs.retrieval import RetrievalOptions
 from sfm_lightglue.pairs.stage import select_pairs
 from sfm_lightglue.pairs.vlad import vlad
 from sfm_lightglue.products import Features
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import ShardStore, features_to_group
+from sfm_lightglue.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = RetrievalOptions(
@@ -169,10 +173,23 @@ def test_shipped_codebooks_have_the_default_size_and_are_chosen_by_the_weights_o
         chosen = choose_codebook(dataclasses.replace(OPTIONS, **size), collection)
         assert chosen is not None and chosen.sha256 == codebook.sha256
         assert f"the codebook {name} of this package" in caplog.text and not folder.codebook.exists()
+        assert [(used.name, used.licence) for used in collection.weights.values()] == [(name, WEIGHTS[name].licence)]
         for changes in ({"codebook": "own"}, {"num_words": size["num_words"] // 2}):
             other = choose_codebook(dataclasses.replace(OPTIONS, **{**size, **changes}), collection)
             assert other is not None and other.sha256 != codebook.sha256
     assert folder.codebook.exists()
+
+
+def test_a_run_records_the_licence_of_the_codebook(tmp_path: Path) -> None:
+    weights = WEIGHTS[SHIPPED["vlad-aliked"][0]].sha256
+    assert weights is not None
+    folder = write_features(RunFolder(tmp_path / "out"), NAMES, size=128, weights=weights)
+    (tmp_path / "photos").mkdir()
+    for name in NAMES:
+        (tmp_path / "photos" / name).touch()
+    given = ["dataset=folder", f"dataset.images={tmp_path / 'photos'}", f"output={folder.path}", "pairs=retrieval"]
+    pipeline.pairs(Run.create(compose_config(given)))
+    assert Summary.read(folder).licences == (WEIGHTS["vlad-aliked"].licence,)
 
 
 def test_a_codebook_of_another_collection_can_be_given(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 from sfm_lightglue import cli
 from sfm_lightglue.config import bind_pairs, compose_config
 from sfm_lightglue.pair_files import read_pairs, read_reasons
-from sfm_lightglue.pairs.second_round import VerifiedGraph, propose_pairs, round_of, widened
+from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, log_proposals, propose_pairs, round_of, widened
 from sfm_lightglue.pairs.union import UnionOptions
 from sfm_lightglue.products import Pair, TwoViewGeometry
+from sfm_lightglue.stage_lines import stage_line
 from sfm_lightglue.storage import GeometryNumbers, H5Reader
 from sfm_lightglue.storage.numbers import numbers_of
 from sfm_lightglue.summary import Summary
@@ -62,6 +64,15 @@ def test_partners_of_partners_that_share_keypoints_are_proposed() -> None:
     assert pairs[0].score == pytest.approx(10 / 15)
     assert [round_of(pair) for pair in (tried[0], pairs[0])] == [1, 2]
     assert propose_pairs(graph_of(seen, tried), tried, [], min_partners=1, number=2) == []
+
+
+def test_photos_lack_partners_among_the_photos_that_there_are() -> None:
+    seen = {name: {*range(20)} for name in "abcd"}
+    tried = [Pair(*ends) for ends in itertools.combinations("abcd", 2)]
+    assert graph_of(seen, tried).lacking(10) == {}
+    seen["d"] = {*range(100, 120)}
+    assert graph_of(seen, tried).lacking(10) == {"a": 1, "b": 1, "c": 1, "d": 3}
+    assert graph_of(seen, tried).lacking(2) == {"d": 2}
 
 
 def test_partners_of_a_partner_that_look_at_its_other_side_are_not_proposed() -> None:
@@ -134,3 +145,17 @@ def test_a_run_with_two_rounds_is_repeated_with_the_same_pairs(tmp_path: Path) -
     for stage in ("pairs", "match", "verify", "expand"):
         assert cli.main([stage, str(photos), str(output), *arguments]) == 0
     assert ((output / "pairs.txt").read_bytes(), (output / "pairs.tsv").read_bytes()) == (first, table)
+
+
+def test_a_round_or_a_stage_without_work_says_so_or_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for num_pairs, num_weak in ((0, 0), (0, 3), (5, 3)):
+        log_proposals(RoundReport(2, num_pairs, {"friend": num_pairs} if num_pairs else {}, num_weak, 1, 9, 0))
+    assert [record.getMessage() for record in caplog.records] == [
+        "round 2: all photos have enough verified partners",
+        "round 2: no other pair is promising for 3 photos with few verified partners",
+        "round 2: 5 more pairs (5 x friend) for 3 photos with few verified partners; the photos are in 1 part",
+    ]
+    assert stage_line("expand", {"rounds": [], "seconds": 0.0}) == ""
+    assert stage_line("expand", {"rounds": [{"num_pairs": 5}], "seconds": 0.0}) == "expand: 5 pairs added (0.0 s)"
+    assert stage_line("of a plug-in", {"seconds": 1.0}) == "of a plug-in: done (1.0 s)"

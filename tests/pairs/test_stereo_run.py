@@ -9,6 +9,7 @@ import pytest
 
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
+from sfm_lightglue.run_context import Run
 
 DEMO = Path(__file__).parents[2] / "datasets" / "demo" / "images"
 SHORT = (
@@ -25,5 +26,5 @@ def test_the_cameras_of_a_stereo_set_come_into_one_model(tmp_path: Path) -> None
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy2(photo, folder / f"{i // 2:04d}.jpg")
     options = ["+dataset=folder", f"dataset.images={tmp_path / 'photos'}", f"output={tmp_path / 'out'}", *SHORT]
-    summary = pipeline.run_all(pipeline.Run.create(compose_config(options)))
+    summary = pipeline.run_all(Run.create(compose_config(options)))
     assert [model["num_images"] for model in summary["stages"]["reconstruct"]["models"]] == [16]

@@ -18,6 +18,7 @@ from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.mappers import run_mapper
 from sfm_lightglue.reconstruction.models import model_folders
+from sfm_lightglue.run_context import Run
 from sfm_lightglue.similarity import Similarity, align_similarity
 
 SCENE = Path(__file__).parents[2] / ".." / "shared" / "data" / "fountain_p11"
@@ -51,7 +52,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of all photos and pairs."""
     output = tmp_path_factory.mktemp("fountain")
     options = ["+dataset=folder", f"dataset.images={SCENE / 'images'}", f"output={output}", *SHORT]
-    pipeline.run_all(pipeline.Run.create(compose_config(options)))
+    pipeline.run_all(Run.create(compose_config(options)))
     return output / "database.db"
 
 

@@ -15,6 +15,7 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.reconstruction.mappers import run_mapper
 from sfm_lightglue.reconstruction.models import model_folders
+from sfm_lightglue.run_context import Run
 
 PHOTOS = Path(__file__).parents[2] / ".." / "shared" / "data" / "sacre_coeur10" / "images"
 SIZES = {
@@ -45,7 +46,7 @@ def test_a_first_attempt_of_two_photos_does_not_hide_the_model_of_all_seven(tmp_
         small = photo.resize((round(photo.width * scale), round(photo.height * scale)), PILImage.Resampling.LANCZOS)
         small.save(photos / f"{name[:8]}_{size}.jpg", quality=92)
     config = compose_config(["+dataset=folder", f"dataset.images={photos}", f"output={tmp_path / 'out'}", *SHORT])
-    run = pipeline.Run.create(config)
+    run = Run.create(config)
     models = pipeline.run_all(run)["stages"]["reconstruct"]["models"]
     assert [(model["folder"], model["num_images"]) for model in models] == [("0", 7)]
     assert pycolmap.Reconstruction(tmp_path / "out" / "reconstruction" / "0").num_reg_images() == 7
@@ -64,6 +65,6 @@ def test_parts_of_four_and_three_photos_become_a_model_of_all_ten(tmp_path: Path
     """With few keypoints the mapper stops twice: no photo has 30 matches with points that fit."""
     short = ("features=sift", "features.resize_max=640", "features.max_keypoints=1024", "features.orientation=stored")
     options = [*short, "matches=nearest_neighbor", f"dataset.images={PHOTOS}", "+dataset=folder", f"output={tmp_path}"]
-    result = pipeline.run_all(pipeline.Run.create(compose_config(options)))["stages"]["reconstruct"]
+    result = pipeline.run_all(Run.create(compose_config(options)))["stages"]["reconstruct"]
     assert [model["num_images"] for model in result["models"]] == [10]
     assert any("a model of 3 images was continued: 10 images" in note for note in result["joining"]), result["joining"]

@@ -106,6 +106,34 @@ def several_mistakes() -> None:
     _told_first(*listed, *mistakes, words=("pairs.txt", "geometries.max_error_px", "poses.txt"))
 
 
+def _run_refuses(*overrides: str, words: tuple[str, ...]) -> None:
+    """Checks that a run without other options refuses these before it makes the output folder."""
+    save_photos()
+    assert command("run", "photos", "out", *overrides).refuses(*words)
+    assert not Path("out").exists()
+
+
+def list_of_one_kind() -> None:
+    _run_refuses("features=[sift]", words=("lists one kind of features", "features=sift"))
+    _run_refuses("features=[sift,sift]", words=("a list of different kinds of features", "features=[sift,superpoint]"))
+
+
+def escalation_of_one_kind() -> None:
+    _run_refuses("features=sift", "matches.escalate=true", words=("the cheapest first", "features=[sift,superpoint]"))
+
+
+def option_without_its_kind() -> None:
+    words = ("'features.max_keypoints'", "features.sift.max_keypoints")
+    _run_refuses("features=[sift,xfeat]", "matches=nearest_neighbor", "+features.max_keypoints=9", words=words)
+
+
+def several_kinds_in_the_folder_of_one() -> None:
+    save_photos()
+    assert extract().works()
+    outcome = command("extract", "photos", "out", "features=[sift,superpoint]", "matches=nearest_neighbor")
+    assert outcome.refuses("out/features.h5 holds one kind of features", "execution.if_settings_changed=recompute")
+
+
 # --- several machines ------------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +151,7 @@ def shards_that_do_not_exist() -> None:
 
 
 def whole_run_in_shards() -> None:
-    _told_first("execution=shards", "execution.shard=1/2", words=("extract, match and verify", "merge output=OUT"))
+    _told_first("execution=shards", "execution.shard=1/2", words=("extract, pairs, match and verify", "merge output=OUT"))
 
 
 def merge_without_shards() -> None:

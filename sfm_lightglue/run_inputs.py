@@ -1,0 +1,99 @@
+"""What a run is given: its options, its photos, and the plug-ins that they choose, for the checks before a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfm_lightglue.features.imported import ImportedExtractor
+from sfm_lightglue.matches.imported import ImportedMatcher
+from sfm_lightglue.mistakes import MISTAKES
+from sfm_lightglue.pairs.collection import Collection
+from sfm_lightglue.poses import PosedCamera, read_poses
+from sfm_lightglue.products import Features, Image
+from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.run_options import PluginChoice, RunOptions
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is given. The photos and the networks are read when a check first asks for them."""
+
+    options: RunOptions
+    list_photos: Callable[[], list[str]]
+    """Gives the sorted names of the photos."""
+    kind: str = ""
+    """The name of the kind of features if these are the inputs of one of several kinds."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The output folder."""
+        return RunFolder(self.options.output, self.kind)
+
+    @functools.cached_property
+    def kinds(self) -> list[Inputs]:
+        """The inputs of each kind of features; these themselves if there is only one."""
+        of_kinds = [(kind.name, self.options.of_kind(kind)) for kind in self.options.kinds]
+        return [Inputs(options, lambda: self.names, name) for name, options in of_kinds] or [self]
+
+    @property
+    def images(self) -> Path:
+        """Folder of the photos."""
+        return Path(self.options.dataset.images or "")
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Names of the photos; empty if they cannot be listed, which `_check_photos` reports."""
+        try:
+            return self.list_photos()
+        except MISTAKES:
+            return []
+
+    @functools.cached_property
+    def collection(self) -> Collection:
+        """The photos and what is known about them, without features."""
+        dataset = self.options.dataset
+        return Collection(self.names, images=self.images, poses=dataset.poses, positions=dataset.positions)
+
+    @functools.cached_property
+    def poses(self) -> dict[str, PosedCamera]:
+        """Poses by name from `dataset.poses`; empty if there is no file. Raises: as `poses.read_poses`."""
+        return read_poses(Path(self.options.dataset.poses)) if self.options.dataset.poses else {}
+
+    @functools.cached_property
+    def extractor(self) -> Any:
+        """The extractor with its weights on the CPU, or the mistake that prevents it."""
+        return _created(self.options.features)
+
+    @functools.cached_property
+    def matcher(self) -> Any:
+        """The matcher with its weights on the CPU, or the mistake that prevents it; with wrong features it is not known."""
+        if self.options.features.problem and not self.options.matches.problem:
+            return ValueError(self.options.features.problem)
+        return _created(self.options.matches)
+
+    @functools.cached_property
+    def empty_features(self) -> Features | None:
+        """What the extractor gives for a black picture: no keypoints, and the size of a descriptor. None if it is not known."""
+        if isinstance(self.extractor, (Exception, ImportedExtractor)):
+            return None
+        try:
+            features = self.extractor(Image("black.png", np.zeros((64, 64, 3), np.uint8)))
+        except Exception:  # an extractor of the user may refuse such a picture; the run then reports it for each photo
+            return None
+        return features if isinstance(features, Features) else None
+
+
+def _created(choice: PluginChoice) -> Any:
+    """The plug-in on the CPU, or the mistake that prevents it. Imported files are not hashed."""
+    if choice.problem or choice.plugin in (ImportedExtractor, ImportedMatcher):
+        return ValueError(choice.problem) if choice.problem else choice.plugin.__new__(choice.plugin)
+    try:
+        return choice.create("cpu")
+    except MISTAKES as error:
+        return error

@@ -1,0 +1,285 @@
+"""Several kinds of features in one run: how they are listed, and how their files are joined."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sfm_lightglue  # noqa: F401  loads libz before pycolmap
+from sfm_lightglue import pipeline
+from sfm_lightglue.config import compose_config
+from sfm_lightglue.features.several import join_features
+from sfm_lightglue.match_pair import match_pair
+from sfm_lightglue.matches.several import join_matches
+from sfm_lightglue.merge import merge_shards
+from sfm_lightglue.overrides import hydra_overrides
+from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.run_context import Run, check_inputs
+from sfm_lightglue.run_options import changed_options, resolve, resolve_all
+from sfm_lightglue.storage import (
+    H5Reader,
+    PartOfFeatures,
+    SettingsChanged,
+    ShardStore,
+    features_to_group,
+    match_key,
+    matches_to_group,
+)
+
+DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo" / "images"
+BOTH = (
+    "features=[sift,superpoint]",
+    *("features.sift.resize_max=320", "features.sift.max_keypoints=200"),
+    *("features.superpoint.resize_max=320", "features.superpoint.max_keypoints=150", "features.superpoint.enlarge_max=1"),
+    *("matches=nearest_neighbor", "matches.superpoint.max_ratio=0.9", "matches.sift.max_ratio=0.8"),
+)
+
+
+# --- the list ----------------------------------------------------------------------------------------------------------------
+
+
+def test_each_kind_gets_the_matcher_that_suits_it() -> None:
+    options = resolve(compose_config(["features=[sift,superpoint,aliked]", "features.sift.max_keypoints=77"]))
+    assert [kind.name for kind in options.kinds] == ["sift", "superpoint", "aliked"]
+    assert [kind.matches.options.name for kind in options.kinds] == ["nearest_neighbor", "lightglue", "lightglue"]
+    assert options.kinds[0].features.options.max_keypoints == 77
+    assert options.kinds[0].matches.options.max_ratio == 0.8
+    assert [kind.matches.options.trained_for for kind in options.kinds[1:]] == ["superpoint-open", "aliked"]
+    assert options.features == options.kinds[0].features and options.orientation == "auto" and not options.escalate
+
+
+def test_matchers_are_listed_in_the_order_of_the_features_or_given_for_all() -> None:
+    listed = resolve(compose_config(["matches=[lightglue,nearest_neighbor]", "features=[disk,sift]"]))
+    assert [kind.matches.options.name for kind in listed.kinds] == ["lightglue", "nearest_neighbor"]
+    assert listed.kinds[0].matches.options.trained_for == "disk"
+    assert listed.kinds[1].matches.options.max_ratio is None  # the file's own default, for the user has chosen it
+    same = resolve(compose_config(["features=[sift,disk]", "matches=nearest_neighbor", "matches.disk.max_ratio=0.9"]))
+    assert [kind.matches.options.max_ratio for kind in same.kinds] == [None, 0.9]
+
+
+def test_sift_alone_is_matched_by_nearest_neighbours_unless_another_matcher_is_chosen() -> None:
+    assert resolve(compose_config(["features=sift"])).matches.options.max_ratio == 0.8
+    assert resolve(compose_config(["features=sift", "matches=lightglue"])).matches.options.trained_for == "sift"
+    assert resolve(compose_config(["features=disk"])).matches.options.name == "lightglue"
+
+
+def test_a_sweep_over_features_with_different_matchers_is_refused_without_a_matcher() -> None:
+    with pytest.raises(ValueError, match=r"different default matchers: give matches=\.\.\., or run features=sift alone"):
+        hydra_overrides(["features=superpoint,sift", "-m"])
+    assert hydra_overrides(["features=superpoint,sift", "matches=lightglue", "-m"])[0] == "features=superpoint,sift"
+
+
+def test_overrides_that_were_prepared_stay_as_they_are() -> None:
+    once = hydra_overrides(["features=[sift,disk]", "matches.disk.filter_threshold=0.2"])
+    assert hydra_overrides(once) == once
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["features=[sift,sift]"], "list of different kinds of features"),
+        (["features=[sift]"], "lists one kind of features: write features=sift"),
+        (
+            ["features=[sift,disk]", "matches=[lightglue]"],
+            r"lists 1 matchers, expected 2: one for each of features=\[sift,disk\]",
+        ),
+        (["features=[sift,diks]"], "features=diks does not exist. Did you mean 'disk'?"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused(overrides: list[str], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        compose_config(overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["features=several"], "need the same kinds of features, at least two: list them"),
+        (["features=[sift,disk]", "+features.max_keypoints=5"], r"name the kind, such as features\.sift\.max_keypoints"),
+        (["features=[sift,disk]", "features.disk.max_keypoints=many"], r"features\.disk\.max_keypoints"),
+        (["matches.escalate=true"], r"list them, the cheapest first, such as features=\[sift,superpoint\]"),
+        (["features=[sift,disk]", "matches.escalate=maybe"], "matches.escalate=maybe is neither true nor false"),
+        (["experiment=fast", "features=[sift,superpoint]"], r"'features\.\w+': with several kinds, name the kind"),
+    ],
+)
+def test_options_that_make_no_sense_with_several_kinds_are_refused(overrides: list[str], expected: str) -> None:
+    options, mistakes = resolve_all(compose_config(overrides))
+    problems = [choice.problem for kind in options.kinds for choice in (kind.features, kind.matches)]
+    text = "\n".join([*map(str, mistakes), *problems])
+    assert re.search(expected, text), text
+
+
+def test_the_changed_options_of_several_kinds_are_those_of_the_command_line() -> None:
+    given = ["features=[sift,superpoint]", "features.sift.max_keypoints=77", "matches.superpoint.filter_threshold=0.3"]
+    changed = changed_options(resolve(compose_config(given)).configuration)
+    assert {key: value for key, (value, _) in changed.items()} == {
+        "features": "[sift,superpoint]",
+        "features.sift.max_keypoints": 77,
+        "matches": "[nearest_neighbor,lightglue]",
+        "matches.sift.max_ratio": 0.8,
+        "matches.superpoint.filter_threshold": 0.3,
+    }
+
+
+def test_commands_for_one_kind_refuse_several(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"features=\[sift,disk\] are several kinds, this command takes one of them"):
+        match_pair(str(DEMO / "00.jpg"), str(DEMO / "01.jpg"), ["features=[sift,disk]"], as_json=False)
+
+
+# --- the joined files --------------------------------------------------------------------------------------------------------
+
+
+def features(count: int, pixel_scale: float, *, seed: int, name: str, orientation: int = 1) -> Features:
+    rng = np.random.default_rng(seed)
+    keypoints = rng.uniform(0, 99, (count, 2)).astype(np.float32)
+    scores = rng.uniform(0, 1, count).astype(np.float16).astype(np.float32)
+    return Features(
+        keypoints, scores, np.ones((count, 4), np.float32), (100, 100), pixel_scale, name=name, orientation=orientation
+    )
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> Path:
+    """Files of the kinds `a` (photos 0, 1, 2; 5 keypoints) and `b` (photos 0, 1; 7 keypoints), with matches."""
+    for kind, names, count, scale in (("a", "012", 5, 2.0), ("b", "01", 7, 1.5)):
+        with ShardStore(tmp_path / f"features-{kind}.h5", {"kind": kind}) as store:
+            for name in names:
+                found = features(count, scale, seed=ord(kind) + int(name), name=name)
+                store.add(name, features_to_group(found), f"{kind}{name}")
+            store.merge()
+        with ShardStore(tmp_path / f"matches-{kind}.h5", {"matcher": kind}) as store:
+            for first, second in ("01", "02", "12"):
+                if {first, second} <= {*names}:
+                    found = Matches(np.array([[1, 2], [3, count - 1]], np.int32), np.array([0.5, 0.75], np.float32), 3)
+                    store.add(match_key(first, second), matches_to_group(found, count), f"{kind}{first} {kind}{second}")
+            store.merge()
+    return tmp_path
+
+
+def join(folder: Path, **options: Any) -> None:
+    files = {kind: folder / f"features-{kind}.h5" for kind in "ab"}
+    join_features(files, folder / "features.h5", names=["0", "1", "2"], **options)
+
+
+def join_both(folder: Path, pairs: list[Pair], only: list[Pair] | None = None) -> None:
+    join(folder, only=None if only is None else {"b": sorted({name for pair in only for name in (pair.name0, pair.name1)})})
+    files = {kind: folder / f"matches-{kind}.h5" for kind in "ab"}
+    join_matches(folder / "features.h5", files, pairs, folder / "matches.h5", only=None if only is None else {"b": only})
+
+
+PAIRS = [Pair("0", "1"), Pair("0", "2"), Pair("1", "2")]
+
+
+def test_the_keypoints_of_the_kinds_follow_each_other(kinds: Path) -> None:
+    join(kinds)
+    with (
+        H5Reader(kinds / "features.h5") as joined,
+        H5Reader(kinds / "features-a.h5") as a,
+        H5Reader(kinds / "features-b.h5") as b,
+    ):
+        found = joined.features("0")
+        assert np.array_equal(found.keypoints, np.concatenate([a.features("0").keypoints, b.features("0").keypoints]))
+        assert np.array_equal(found.scores, np.concatenate([a.features("0").scores, b.features("0").scores]))
+        assert found.descriptors.shape == (12, 0) and found.image_size == (100, 100)
+        assert found.pixel_scale == 2.0  # that of the coarser kind
+        assert joined.kinds("0") == (PartOfFeatures("a", 0, 5, 2.0), PartOfFeatures("b", 5, 7, 1.5))
+        assert joined.kinds("2") == (PartOfFeatures("a", 0, 5, 2.0),)
+
+
+def test_the_matches_of_a_pair_join_with_the_indices_of_the_joined_keypoints(kinds: Path) -> None:
+    join_both(kinds, PAIRS)
+    with H5Reader(kinds / "matches.h5") as reader:
+        both, one = reader.find_matches("0", "1"), reader.find_matches("1", "2")
+    assert both is not None and both.indices.tolist() == [[1, 2], [3, 4], [6, 7], [8, 11]]
+    assert both.scores.tolist() == [0.5, 0.75, 0.5, 0.75] and both.stop_layer == 3
+    assert one is not None and one.indices.tolist() == [[1, 2], [3, 4]]  # photo 2 has no features of kind b
+
+
+def test_a_kind_can_be_joined_for_some_pairs_only_and_changes_reach_the_pair(kinds: Path) -> None:
+    join_both(kinds, PAIRS, only=[])
+    with H5Reader(kinds / "matches.h5") as reader:
+        assert reader.match_counts_of(PAIRS)[:, 0].tolist() == [2, 2, 2]
+    with H5Reader(kinds / "features.h5") as reader:
+        before = reader.stamps(["0", "1", "2"])
+    join_both(kinds, PAIRS, only=[Pair("0", "1")])
+    with H5Reader(kinds / "matches.h5") as reader:
+        assert reader.match_counts_of(PAIRS)[:, 0].tolist() == [4, 2, 2]
+    with H5Reader(kinds / "features.h5") as reader:
+        assert [old == new for old, new in zip(before, reader.stamps(["0", "1", "2"]), strict=True)] == [False, False, True]
+
+
+def test_joining_again_gives_the_same_bytes(kinds: Path) -> None:
+    join_both(kinds, PAIRS)
+    before = [(kinds / name).read_bytes() for name in ("features.h5", "matches.h5")]
+    join_both(kinds, PAIRS, only=[])
+    join_both(kinds, PAIRS)
+    assert [(kinds / name).read_bytes() for name in ("features.h5", "matches.h5")] == before
+
+
+def test_files_of_one_kind_are_not_replaced_unasked(kinds: Path) -> None:
+    shutil.copy(kinds / "features-a.h5", kinds / "features.h5")
+    with pytest.raises(SettingsChanged, match="made with other settings"):
+        join(kinds)
+    join(kinds, if_settings_changed="recompute")
+    with H5Reader(kinds / "features.h5") as reader:
+        assert len(reader.kinds("0")) == 2
+
+
+def test_kinds_of_a_photo_in_different_turns_are_refused(kinds: Path) -> None:
+    with ShardStore(kinds / "features-b.h5", {"kind": "b"}) as store:
+        store.add("1", features_to_group(features(7, 1.5, seed=0, name="1", orientation=6)), "other")
+        store.merge()
+    with pytest.raises(ValueError, match="kinds of features of '1' differ in the size or turn"):
+        join(kinds)
+
+
+# --- the stages --------------------------------------------------------------------------------------------------------------
+
+
+def run_of(folder: Path, *overrides: str) -> Run:
+    given = ["+dataset=folder", f"dataset.images={folder / 'images'}", f"output={folder / 'out'}"]
+    return Run.create(compose_config([*given, *BOTH, *overrides]))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name in ("00.jpg", "01.jpg", "02.jpg"):
+        shutil.copy(DEMO / name, tmp_path / "images")
+    return tmp_path
+
+
+def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(photos: Path) -> None:
+    run = run_of(photos)
+    for stage in ("extract", "pairs", "match", "verify"):
+        check_inputs(run, stage)
+        pipeline.run_stage(run, stage)
+    content = run.folder.read_summary()["stages"]
+    assert content["extract"]["kinds"]["sift"]["mean_keypoints"] > 100
+    assert content["extract"]["mean_keypoints"] > content["extract"]["kinds"]["sift"]["mean_keypoints"] + 100
+    with run.folder.open_features() as features, run.folder.open_verification() as verified:
+        inliers = verified.geometry("00.jpg", "01.jpg").inlier_matches
+        start = features.kinds("00.jpg")[1].start
+    assert (inliers[:, 0] < start).sum() > 10 and (inliers[:, 0] >= start).sum() > 10
+    before = {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")}
+    assert {"features.h5", "features-sift.h5", "features-superpoint.h5", "matches.h5", "matches-sift.h5"} < before.keys()
+    for stage in ("extract", "match", "verify"):
+        pipeline.run_stage(run_of(photos), stage)
+    assert {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")} == before
+
+
+def test_shards_of_several_kinds_give_the_same_files(photos: Path) -> None:
+    whole = run_of(photos)
+    pipeline.run_stage(whole, "extract")
+    expected = (photos / "out" / "features.h5").read_bytes()
+    shutil.rmtree(photos / "out")
+    for number in (1, 2):
+        pipeline.run_stage(run_of(photos, "execution=shards", f"execution.shard={number}/2"), "extract")
+    assert not (photos / "out" / "features.h5").exists()
+    assert merge_shards(photos / "out") == ["extract"]
+    assert (photos / "out" / "features.h5").read_bytes() == expected
