@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-GROUPS = ("dataset", "features", "pairs", "matches", "geometries", "database", "reconstruction", "execution")
+GROUPS = ("dataset", "features", "pairs", "matches", "geometries", "refinement", "database", "reconstruction", "execution")
 CONFIG_NAME = "pipeline"
 USER_CONFIGS = "SFM_LIGHTGLUE_CONFIGS"
 """Environment variable: a folder of the user's own YAML files, by group."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import logging
 import os
@@ -33,7 +34,8 @@ from sfm_lightglue.geometries.stage import VerificationReport, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.orientation import colmap_keypoints
 from sfm_lightglue.pose_priors import PosePrior, find_pose_priors
-from sfm_lightglue.products import Pair, sorted_pairs
+from sfm_lightglue.products import Features, Pair, sorted_pairs
+from sfm_lightglue.refinement import find_refined
 from sfm_lightglue.storage import GeometryNumbers, H5Reader
 from sfm_lightglue.view_graph import calibrate
 
@@ -79,6 +81,7 @@ def write_database(
     *,
     names: Iterable[str] | None = None,
     pose_priors: Mapping[str, PosePrior] | None = None,
+    keypoints: Path | str | None = None,
 ) -> DatabaseReport:
     """Writes the COLMAP database `output`: images, cameras, keypoints, matches of all pairs, geometries of the verified pairs.
 
@@ -96,11 +99,12 @@ def write_database(
             focal lengths from the pairs first, see `view_graph.calibrate`.
         names: the images to write; by default all images of `features`.
         pose_priors: positions and gravity by image name, see `pose_priors.find_pose_priors`.
+        keypoints: file of refined keypoints, see `refinement.refine_keypoints`; None takes those of `features`.
 
     Raises:
         KeyError: A pair has no matches or was not verified, or an image has no features.
-        ValueError: A pair has an image that is not in `names`, or was verified with other features, matches or cameras; or
-            `output` exists and was not written by this function.
+        ValueError: A pair has an image that is not in `names`, or was verified or refined with other features, matches or
+            cameras; or `output` exists and was not written by this function.
     """
     output, ordered = Path(output), sorted_pairs(pairs)
     check_output(output)
@@ -113,7 +117,8 @@ def write_database(
         stored = stored_content(output)  # before the ids are read: it applies what SQLite has left in its log
         cameras, notes = calibrate(cameras, geometries, ordered)
         ids = number_images(images, cameras, _read_ids(output))
-        source = _Source(feature_reader, match_reader, geometry_reader, cameras.cameras, pose_priors or {}, ids)
+        refined = {} if keypoints is None else find_refined(keypoints, ordered, stamps, images)
+        source = _Source(feature_reader, match_reader, geometry_reader, cameras.cameras, pose_priors or {}, ids, refined)
         about = source.cameras_by_id(), source.about_images()
         content, order = wanted_content(geometry_reader.fingerprint, *about, ordered, stamps, ids)
         write = functools.partial(source.write, content=content, pairs=ordered, order=order, numbers=numbers)
@@ -142,6 +147,8 @@ class _Source:
     priors: Mapping[str, PosePrior]
     ids: Mapping[str, ImageIds]
     """Ids by the names of the images."""
+    refined: Mapping[str, Features]
+    """Features with refined keypoints by name, for the images that have some."""
 
     def cameras_by_id(self) -> dict[int, Camera]:
         """Each camera, in the order of the first image that has it."""
@@ -154,7 +161,14 @@ class _Source:
         """Everything that the rows of each image are written from, without the intrinsics of its camera."""
         names = list(self.ids)
         stamps = self.features.stamps(names)
-        return {self.ids[name]: (name, stamp, self.priors.get(name)) for name, stamp in zip(names, stamps, strict=True)}
+        return {
+            self.ids[name]: (name, stamp, self.priors.get(name), *self._about_refined(name))
+            for name, stamp in zip(names, stamps, strict=True)
+        }
+
+    def _about_refined(self, name: str) -> tuple[str, ...]:
+        """A hash of the refined keypoints of an image; empty if it has none, as databases of earlier versions have it."""
+        return (hashlib.sha256(self.refined[name].keypoints.tobytes()).hexdigest(),) if name in self.refined else ()
 
     def write(
         self,
@@ -173,7 +187,8 @@ class _Source:
         for name, ids in self.ids.items():
             if ids.image not in new:
                 continue
-            writer.add_image(name, ids, colmap_keypoints(self.features.features(name, with_descriptors=False)))
+            features = self.refined.get(name) or self.features.features(name, with_descriptors=False)
+            writer.add_image(name, ids, colmap_keypoints(features))
             if name in self.priors:
                 writer.add_pose_prior(ids, self.priors[name])
         writer.delete_pairs(change.deleted.tolist())

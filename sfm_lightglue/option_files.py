@@ -22,6 +22,7 @@ ABOUT = {
     "pairs": "Which pairs of images are matched.",
     "matches": "How pairs are matched.",
     "geometries": "How strict the verification of pairs is.",
+    "refinement": "How exact the keypoints of verified matches are.",
     "database": "Cameras and the COLMAP database.",
     "reconstruction": "The mapper.",
     "execution": "Where and how the work runs.",

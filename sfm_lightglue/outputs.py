@@ -85,6 +85,7 @@ CHECKS: dict[str, Callable[[RunFolder], None]] = {
     "pairs": _check_pairs,
     "match": lambda folder: storage.check_output(folder.matches),
     "verify": lambda folder: storage.check_output(folder.verification),
+    "refine": lambda folder: storage.check_output(folder.keypoints),
     "orient": lambda folder: check_decisions(folder.orientations),
     "expand": lambda folder: check_pairs(folder.pairs, folder.pair_reasons),
     "escalate": lambda folder: check_escalation(folder.escalation),

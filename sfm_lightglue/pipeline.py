@@ -49,6 +49,7 @@ from sfm_lightglue.poses import read_poses
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
+from sfm_lightglue.refinement import NO_REFINEMENT, refine_keypoints
 from sfm_lightglue.report.freshness import state_of
 from sfm_lightglue.report.gallery import draw_match_gallery, drawn_pictures
 from sfm_lightglue.report.page import build_report, is_up_to_date
@@ -56,8 +57,8 @@ from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import STAGES, find_stage
-from sfm_lightglue.summary import Summary
-from sfm_lightglue.tables import Tables, write_tables
+from sfm_lightglue.summary import Summary, facts_of
+from sfm_lightglue.tables import Tables, tables_are_current, write_tables
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +108,12 @@ def run_stage(run: Run, name: str) -> None:
             find_stage(name).load()(run)
         return
     with run.folder.locked():
+        before = facts_of(run.folder.read_summary())
         if name == "expand" and run.options.selection.rounds < 2:
             logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
-        _write_tables(run.folder)
+        if facts_of(run.folder.read_summary()) != before or not tables_are_current(run.folder):  # a million pairs take a minute
+            _write_tables(run.folder)
         forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
@@ -219,11 +222,11 @@ def _match_kind(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
 def verify(run: Run) -> None:
     """Estimates the two-view geometry of each pair: features.h5 and matches.h5 -> verification.h5."""
     with run.recorded("verify") as record:
-        cameras = assign_cameras(run).cameras
+        cameras, pairs = assign_cameras(run).cameras, run.folder.read_pairs()
         report = verify_pairs(
             run.folder.features,
             run.folder.matches,
-            run.folder.read_pairs(),
+            pairs,
             run.folder.verification,
             run.options.geometries,
             cameras,
@@ -235,7 +238,7 @@ def verify(run: Run) -> None:
         if run.shard("verify") is not None:  # `merge` looks at the whole graph
             return
         with run.folder.open_verification() as reader:
-            graph = VerifiedGraph.read(sorted(cameras), run.folder.read_pairs(), reader)
+            graph = VerifiedGraph.read(sorted(cameras), pairs, reader)
         record |= dataclasses.asdict(graph_parts(graph.names, graph.inliers))
 
 
@@ -331,6 +334,20 @@ def escalate(run: Run) -> None:
             stage(run)
 
 
+def refine(run: Run) -> None:
+    """Aligns the verified keypoints of all photos: verification.h5 and photos -> keypoints.h5.
+
+    It does nothing with `refinement=none`.
+    """
+    with run.recorded("refine") as record:
+        record["refined"] = run.options.refinement.name != NO_REFINEMENT
+        if record["refined"]:
+            folder, cameras = run.folder, assign_cameras(run).cameras
+            inputs = folder.features, folder.matches, folder.verification, folder.read_pairs()
+            report = refine_keypoints(run.images, *inputs, folder.keypoints, run.options.refinement, cameras)
+            record |= dataclasses.asdict(report)
+
+
 def database(run: Run) -> None:
     """Imports features, matches and verified geometries into COLMAP: verification.h5 -> database.db."""
     with run.recorded("database") as record:
@@ -344,6 +361,7 @@ def database(run: Run) -> None:
             assignment,
             names=assignment.cameras,
             pose_priors=find_pose_priors(run.images, assignment.cameras, run.options.dataset.positions),
+            keypoints=_refined_keypoints(run),
         )
         record |= {"intrinsics": run.options.database.intrinsics, **dataclasses.asdict(report)}
 
@@ -510,6 +528,20 @@ def _warn_if_outdated(folder: RunFolder) -> None:
     inputs = folder.database, folder.verification, folder.pairs
     if all(map(result_exists, inputs)) and is_outdated(folder.database, folder.verification, folder.read_pairs()):
         logger.warning("%s does not hold the pairs of %s: run the stage database first to reconstruct from them", *inputs[:2])
+
+
+def _refined_keypoints(run: Run) -> Path | None:
+    """The file of refined keypoints; None if the detector's shall be taken, or, with a warning, if there is none."""
+    if run.options.refinement.name == NO_REFINEMENT:
+        return None
+    if not result_exists(run.folder.keypoints):
+        logger.warning(
+            "%s does not exist: the database gets the keypoints of the detector. The stage refine makes finer ones; "
+            "refinement=none wants none",
+            run.folder.keypoints,
+        )
+        return None
+    return run.folder.keypoints
 
 
 def assign_cameras(run: Run) -> CameraAssignment:

@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "verification.h5"
 
     @property
+    def keypoints(self) -> Path:
+        """Refined keypoints of the photos with verified matches; missing with `refinement=none`."""
+        return self.path / "keypoints.h5"
+
+    @property
     def orientations(self) -> Path:
         """What was decided about photos that may lie on their side, see `orient/decisions.py`; missing if none may."""
         return self.path / "orientations.tsv"

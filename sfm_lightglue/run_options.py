@@ -39,15 +39,27 @@ from sfm_lightglue.networks.weights import HYPERCOLUMNS, read_metadata
 from sfm_lightglue.pairs import PAIR_SOURCES
 from sfm_lightglue.pairs.budget import SelectionOptions
 from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.refinement import RefinementOptions
 from sfm_lightglue.registry import closest, load_class
 
 PLUGINS = {"features": EXTRACTORS, "pairs": PAIR_SOURCES, "matches": MATCHERS, "execution": EXECUTORS}
 """Config group -> table of its plug-ins' names and classes."""
-GROUPS_OF_RUN = {"geometries": VerificationOptions, "database": DatabaseOptions, "reconstruction": ReconstructionOptions}
+GROUPS_OF_RUN = {
+    "geometries": VerificationOptions,
+    "refinement": RefinementOptions,
+    "database": DatabaseOptions,
+    "reconstruction": ReconstructionOptions,
+}
 """Config group -> dataclass of its options, for groups without plug-ins."""
-DEFAULTS = {"geometries": "ransac", "database": "colmap", "reconstruction": "incremental", "execution": "local"}
+DEFAULTS = {
+    "geometries": "ransac",
+    "refinement": "patches",
+    "database": "colmap",
+    "reconstruction": "incremental",
+    "execution": "local",
+}
 """Config group -> the file that stands in for options with a mistake."""
-PLUGIN_GROUPS = (*PLUGINS, "reconstruction")
+PLUGIN_GROUPS = (*PLUGINS, "refinement", "reconstruction")
 """Config groups of which a run chooses one file or another."""
 KEYS_OF_RUN = {"features": ("orientation",), "pairs": KEYS_OF_PAIRS, "matches": ("escalate",)}
 """Config group -> its options in configs/pipeline.yaml. They apply to every plug-in of the group, which does not get them."""
@@ -118,6 +130,7 @@ class RunOptions:
     matches: PluginChoice
     """Of several kinds, that of the first."""
     geometries: VerificationOptions
+    refinement: RefinementOptions
     database: DatabaseOptions
     reconstruction: ReconstructionOptions
     execution: PluginChoice

@@ -92,6 +92,16 @@ def _escalate(record: Record) -> list[str]:
     ]
 
 
+def _refine(record: Record) -> list[str]:
+    if not record["refined"]:
+        return ["keypoints stay (refinement=none)"]
+    return [
+        f"{record['num_aligned']} of {count_of(record['num_matched_keypoints'], 'matched keypoint')} aligned",
+        f"by {record['median_move_px']:.2f} px in the middle" if record["num_aligned"] else "",
+        f"{count_of(len(record['skipped']), 'photo')} not readable" if record["skipped"] else "",
+    ]
+
+
 def _database(record: Record) -> list[str]:
     return [
         count_of(record["num_images"], "photo"),
@@ -127,6 +137,7 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "orient": _orient,
     "expand": _expand,
     "escalate": _escalate,
+    "refine": _refine,
     "database": _database,
     "reconstruct": _reconstruct,
     "plots": _plots,

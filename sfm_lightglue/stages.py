@@ -101,12 +101,20 @@ STAGES = (
         ("features", "matches", "geometries", "execution"),
     ),
     Stage(
+        "refine",
+        ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
+        ("keypoints.h5",),
+        "verification.h5 and photos -> keypoints.h5, finer keypoints of the verified matches",
+        "sfm_lightglue.pipeline:refine",
+        ("refinement", "database", "dataset"),
+    ),
+    Stage(
         "database",
         ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
         ("database.db",),
         "verification.h5 -> database.db",
         "sfm_lightglue.pipeline:database",
-        ("database", "dataset"),
+        ("database", "refinement", "dataset"),
     ),
     Stage(
         "reconstruct",

@@ -28,6 +28,7 @@ from sfm_lightglue.matches import MATCHERS
 from sfm_lightglue.networks.weights import HYPERCOLUMNS, find_weights
 from sfm_lightglue.overrides import overrides_of
 from sfm_lightglue.reconstruction import ReconstructionOptions
+from sfm_lightglue.refinement import RefinementOptions
 from sfm_lightglue.registry import load_class
 from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_options import KEYS_OF_RUN, PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
@@ -46,6 +47,7 @@ def dataclass_of(group: str, node: DictConfig) -> type:
     return {
         "dataset": DatasetOptions,
         "geometries": VerificationOptions,
+        "refinement": RefinementOptions,
         "database": DatabaseOptions,
         "reconstruction": ReconstructionOptions,
     }[group]

@@ -31,12 +31,12 @@ def clique(names: str, inliers: int) -> dict[str, int]:
 
 
 def test_a_graph_of_strong_pairs_stays_as_it_is() -> None:
-    chosen, report = choose_pairs(graph_of(clique("abcdefgh", 100)), ALL, [])
+    chosen, report = choose_pairs(graph_of(clique("abcdefgh", 50)), ALL, [])
     assert chosen == [] and report == escalation.EscalationReport(0, 0, {}, 1)
 
 
 def test_all_pairs_of_a_weak_photo_that_are_not_strong_are_chosen() -> None:
-    inliers = clique("abcdefg", 500) | {"ah": 150, "bh": 99}
+    inliers = clique("abcdefg", 500) | {"ah": 150, "bh": 49}
     chosen, report = choose_pairs(graph_of(inliers), ALL, [])
     assert chosen == [Pair(name, "h") for name in "bcdefg"]
     assert {pair.reason for pair in chosen} == {"h has 1 strong partners"}
@@ -44,22 +44,22 @@ def test_all_pairs_of_a_weak_photo_that_are_not_strong_are_chosen() -> None:
 
 
 def test_pairs_between_two_parts_are_chosen_although_no_photo_is_weak() -> None:
-    chosen, report = choose_pairs(graph_of(clique("abcd", 200) | clique("efgh", 200) | {"ae": 60}), ALL, [])
+    chosen, report = choose_pairs(graph_of(clique("abcd", 200) | clique("efgh", 200) | {"ae": 40}), ALL, [])
     assert chosen == [Pair(first, second) for first in "abcd" for second in "efgh"]
     assert (report.weak, report.num_parts) == ({}, 2)
 
 
 def test_a_photo_with_few_pairs_is_weak_only_if_one_of_them_is() -> None:
     pairs = [Pair("a", "b"), Pair("b", "c")]
-    graph = VerifiedGraph(("a", "b", "c"), {Pair("a", "b"): 100, Pair("b", "c"): 100}, cast(H5Reader, None))
+    graph = VerifiedGraph(("a", "b", "c"), {Pair("a", "b"): 50, Pair("b", "c"): 50}, cast(H5Reader, None))
     assert choose_pairs(graph, pairs, [])[0] == []
-    graph = VerifiedGraph(("a", "b", "c"), {Pair("a", "b"): 100, Pair("b", "c"): 99}, cast(H5Reader, None))
+    graph = VerifiedGraph(("a", "b", "c"), {Pair("a", "b"): 50, Pair("b", "c"): 49}, cast(H5Reader, None))
     assert choose_pairs(graph, pairs, [])[0] == [Pair("b", "c")]
 
 
 def test_pairs_once_chosen_stay_chosen() -> None:
     known = [Pair("a", "b", "before"), Pair("a", "x")]
-    chosen, report = choose_pairs(graph_of(clique("abcdefgh", 100)), ALL, known)
+    chosen, report = choose_pairs(graph_of(clique("abcdefgh", 50)), ALL, known)
     assert [(pair, pair.reason) for pair in chosen] == [(Pair("a", "b"), "before")] and report.num_pairs == 1
 
 

@@ -36,6 +36,7 @@ NAMES = {
     "matches.h5": "match",
     "matches.h5.shards/notes.tmp": "match",
     "verification.h5": "verify",
+    "keypoints.h5": "refine",
     "orientations.tsv": "orient",
     "escalation.tsv": "escalate",
     "database.db": "database",
