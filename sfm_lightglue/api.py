@@ -347,7 +347,8 @@ def reconstruct(
         images: Folder of the photos; points get their colours.
         output: Folder of the models `0` ... `n`, each as COLMAP's binary and text files and `points.ply`. It is kept if it holds
             the models of this database and these options, and replaced otherwise.
-        mapper: A file in configs/reconstruction: `incremental`, `clusters`, `global`, `hierarchical` or `triangulation`.
+        mapper: A file in configs/reconstruction: `incremental`, `auto`, `clusters`, `global`, `hierarchical` or
+            `triangulation`.
         features: File of features from which the database was built; None means `features.h5` beside it. It gives the size of
             a detection pixel; pixel thresholds are multiplied by this size.
         known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.

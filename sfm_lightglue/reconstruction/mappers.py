@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 CLUSTERS = "clusters"
 """Name of the mapper of `clusters`, which runs the incremental mapper many times."""
+AUTO = "auto"
+"""Name of the mapper that `choosing` chooses."""
 MANY_PHOTOS = 200
 """From this number of photos on, `num_threads=0` means all cores."""
 MAX_FORWARD, MIN_ANGLE_DEG = 1.0, 4.0
@@ -35,7 +37,8 @@ class ReconstructionOptions:
     """Options of the mapper; configs/reconstruction holds the values."""
 
     name: str
-    """`incremental`, `global`, `hierarchical`, `clusters`, or `triangulation` (points only, with known poses)."""
+    """`incremental`, `global`, `hierarchical`, `clusters`, `auto` (see `choosing`), or `triangulation` (points only, with known
+    poses)."""
     refine_intrinsics: bool
     """Whether to refine focal length and distortion; otherwise they keep their values from the database."""
     refine_principal_point: str
@@ -72,8 +75,8 @@ class ReconstructionOptions:
     """`clusters`: number of photos that two neighbouring clusters share."""
 
     def __post_init__(self) -> None:
-        if self.name not in (*MAPPERS, CLUSTERS):
-            raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, (*MAPPERS, CLUSTERS))}")
+        if self.name not in (names := (*MAPPERS, CLUSTERS, AUTO)):
+            raise ValueError(f"there is no mapper {self.name!r}. {closest(self.name, names)}")
         object.__setattr__(self, "refine_principal_point", str(self.refine_principal_point).lower())
         if self.refine_principal_point not in ("auto", "true", "false"):
             raise ValueError(f"reconstruction.refine_principal_point={self.refine_principal_point}: expected auto, true or false")

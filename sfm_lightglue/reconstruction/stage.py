@@ -27,11 +27,19 @@ from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.reconstruction.adjustment import adjust_models
 from sfm_lightglue.reconstruction.alignment import align_models
+from sfm_lightglue.reconstruction.choosing import map_with_best_mapper
 from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.focal_lengths import map_with_other_focal_lengths
 from sfm_lightglue.reconstruction.folder import ModelsFolder
-from sfm_lightglue.reconstruction.mappers import CLUSTERS, ReconstructionOptions, chosen_num_threads, image_names, run_mapper
+from sfm_lightglue.reconstruction.mappers import (
+    AUTO,
+    CLUSTERS,
+    ReconstructionOptions,
+    chosen_num_threads,
+    image_names,
+    run_mapper,
+)
 from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, model_folders, number_models, write_models
 from sfm_lightglue.reconstruction.uncertainty import write_uncertainties
 from sfm_lightglue.settings import describe_changes
@@ -99,14 +107,20 @@ def reconstruct(
     partial = folder.start()
     options = replace(options, num_threads=_announced_num_threads(options, len(names)))
     with colmap_log(None):
+        cameras = list[str]()
         if options.name == CLUSTERS:
             interrupted = map_clusters(database, partial, options, clusters, settings, executor)
+        elif options.name == AUTO:
+            options, reason, interrupted = map_with_best_mapper(
+                database, partial, options, lambda folder, chosen: run_mapper(database, folder, chosen, {})
+            )
+            cameras.append(reason)
         else:
             interrupted = run_mapper(database, partial, options, known_poses or {})
-        cameras = list[str]()
         if not interrupted and options.refine_intrinsics and options.name != CLUSTERS and not model_folders(partial):
             mapper = functools.partial(run_mapper, output=partial, options=options, known_poses=known_poses or {})
-            cameras, interrupted = map_with_other_focal_lengths(database, partial, mapper)
+            found, interrupted = map_with_other_focal_lengths(database, partial, mapper)
+            cameras += found
         if not interrupted and options.name == "incremental" and not model_folders(partial):
             interrupted = run_mapper(database, partial, options, known_poses or {}, any_start=True)
             if model_folders(partial):
