@@ -6,7 +6,8 @@ python benchmarks/scale.py FOLDER [--photos 2000] [--pairs 50000] [--keypoints 2
 
 Steps: `features` writes features.h5 and pairs.txt, `match` matches all pairs, `again` has nothing to do, `more` adds two pairs,
 `read` reads the matches of 10,000 pairs, `size` adds up the files. `fill`, in place of `match`, writes the same file through the
-store alone, without reading features. `scale_database.py` has the steps after the matches: verification, database and tables.
+store alone, without reading features. `scale_photos.py` has the steps of the extraction, and `scale_database.py` those after the
+matches: verification, database and tables.
 Each step runs in a process of its own, as a command does.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import scale_database
+import scale_photos
 
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.pair_files import read_pairs, write_pairs
@@ -134,6 +136,8 @@ def run_step(step: str, folder: Path, given: argparse.Namespace) -> dict[str, fl
         seconds = time.perf_counter() - start
         found = {"read_pairs_s": read_s, "num_computed": report.num_computed, "mean_matches": report.mean_matches}
         return found | {"pairs_per_s": report.num_computed / seconds}
+    if step in scale_photos.STEPS:
+        return scale_photos.run_step(step, folder, names, given.keypoints)
     if step in scale_database.STEPS:
         added = [Pair(names[0], names[given.photos // 2]), Pair(names[1], names[given.photos // 2])]
         return scale_database.run_step(step, folder, names, added)

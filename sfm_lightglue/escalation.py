@@ -24,8 +24,8 @@ from sfm_lightglue.products import Pair
 logger = logging.getLogger(__name__)
 
 STRONG_INLIERS = 50
-"""A verified pair with as many inliers is strong: the mapper registers a photo with 30. With this limit no photo of fountain-P11 and
-Herz-Jesu-P8 is weak (SIFT), and one of ten tourist photos, which has two such partners."""
+"""A verified pair with as many inliers is strong: the mapper registers a photo with 30. With this limit no photo of fountain-P11
+and Herz-Jesu-P8 is weak (SIFT), and one of ten tourist photos, which has two such partners."""
 MIN_STRONG = 3
 """A photo with fewer strong partners is weak, unless all its pairs are strong."""
 COLUMNS = ("photo0", "photo1", "reason")

@@ -57,8 +57,8 @@ from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import STAGES, find_stage
-from sfm_lightglue.summary import Summary
-from sfm_lightglue.tables import Tables, write_tables
+from sfm_lightglue.summary import Summary, facts_of
+from sfm_lightglue.tables import Tables, tables_are_current, write_tables
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +108,12 @@ def run_stage(run: Run, name: str) -> None:
             find_stage(name).load()(run)
         return
     with run.folder.locked():
+        before = facts_of(run.folder.read_summary())
         if name == "expand" and run.options.selection.rounds < 2:
             logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
-        _write_tables(run.folder)
+        if facts_of(run.folder.read_summary()) != before or not tables_are_current(run.folder):  # a million pairs take a minute
+            _write_tables(run.folder)
         forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
@@ -220,11 +222,11 @@ def _match_kind(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
 def verify(run: Run) -> None:
     """Estimates the two-view geometry of each pair: features.h5 and matches.h5 -> verification.h5."""
     with run.recorded("verify") as record:
-        cameras = assign_cameras(run).cameras
+        cameras, pairs = assign_cameras(run).cameras, run.folder.read_pairs()
         report = verify_pairs(
             run.folder.features,
             run.folder.matches,
-            run.folder.read_pairs(),
+            pairs,
             run.folder.verification,
             run.options.geometries,
             cameras,
@@ -236,7 +238,7 @@ def verify(run: Run) -> None:
         if run.shard("verify") is not None:  # `merge` looks at the whole graph
             return
         with run.folder.open_verification() as reader:
-            graph = VerifiedGraph.read(sorted(cameras), run.folder.read_pairs(), reader)
+            graph = VerifiedGraph.read(sorted(cameras), pairs, reader)
         record |= dataclasses.asdict(graph_parts(graph.names, graph.inliers))
 
 

@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 Report = TypeVar("Report")
 
+TIMES = ("seconds", "cpu_seconds", "peak_memory_mb")
+"""What the record of a stage says about its work, and not about its results."""
+
 NEARLY_ALL = 0.1
 """If fewer than this part of the photos have keypoints, the lack of keypoints is the reason of a failure."""
 
@@ -230,6 +233,13 @@ def recorded(folder: RunFolder, stage: str, about: Mapping[str, Any], *, adds: b
     write_json(folder.summary, {"stages": ordered, **about, "versions": _versions()})
     if line := stage_line(stage, {**record, **computed}):
         logger.info("%s", line)
+
+
+def facts_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of summary.json without what differs from run to run although the results are the same: time and memory."""
+    stages = summary.get("stages", {})
+    kept = {name: {key: value for key, value in record.items() if key not in TIMES} for name, record in stages.items()}
+    return {**summary, "stages": kept}
 
 
 def _report(report: type[Report], record: Mapping[str, Any] | None) -> Report | None:

@@ -24,6 +24,7 @@ from sfm_lightglue.products import Pair
 from sfm_lightglue.reasons import Limits, PhotoFacts, RunFacts, group_sizes, judge_photo
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import numbers_of
+from sfm_lightglue.storage.segment_folder import folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,18 @@ def write_tables(folder: RunFolder) -> Tables:
     if tables.has_sources:
         write_table(folder.pair_reasons, tables.pairs, PairRow)
     return tables
+
+
+def tables_are_current(folder: RunFolder) -> bool:
+    """Whether the tables are newer than all files of the run that they are made from, but summary.json."""
+    tables = [folder.photo_table, *([folder.pair_reasons] if folder.pairs.exists() else [])]
+    if not all(table.is_file() for table in tables):
+        return False
+    results = [folder.features, folder.matches, folder.verification]
+    files = [folder.pairs, *results, *map(folder_of, results), folder.reconstruction]
+    files += [file for model in folder.models() for file in model.iterdir()]
+    newest = max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
+    return newest <= min(table.stat().st_mtime_ns for table in tables)
 
 
 def check_photo_table(path: Path) -> None:

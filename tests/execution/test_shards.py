@@ -202,6 +202,31 @@ def test_a_merge_that_was_killed_can_be_repeated_until_all_is_written(
     assert (photos / "shards" / "photos.tsv").exists()
 
 
+def test_tables_are_written_again_only_if_something_changed(
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run(photos, "out")
+    for stage in ("extract", "pairs", "match"):
+        pipeline.run_stage(run, stage)
+    written: list[RunFolder] = []
+    monkeypatch.setattr(pipeline, "write_tables", written.append)
+    pipeline.run_stage(run, "match")
+    assert not written
+    os.utime(run.folder.matches)
+    pipeline.run_stage(run, "match")
+    assert len(written) == 1
+    os.utime(run.folder.photo_table)
+    os.utime(run.folder.pair_reasons)
+    pipeline.run_stage(run, "match")
+    assert len(written) == 1
+    pipeline.run_stage(make_run(photos, "out", "geometries.min_num_inliers=16"), "match")
+    assert len(written) == 2
+    run.folder.photo_table.unlink()
+    pipeline.run_stage(run, "match")
+    assert len(written) == 3
+
+
 def test_there_must_be_something_to_merge(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(
