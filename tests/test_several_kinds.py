@@ -14,6 +14,7 @@ import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.several import join_features
+from sfm_lightglue.geometries.inputs import scales_of_most
 from sfm_lightglue.match_pair import match_pair
 from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.merge import merge_shards
@@ -186,7 +187,7 @@ def test_the_keypoints_of_the_kinds_follow_each_other(kinds: Path) -> None:
         assert np.array_equal(found.keypoints, np.concatenate([a.features("0").keypoints, b.features("0").keypoints]))
         assert np.array_equal(found.scores, np.concatenate([a.features("0").scores, b.features("0").scores]))
         assert found.descriptors.shape == (12, 0) and found.image_size == (100, 100)
-        assert found.pixel_scale == 2.0  # that of the coarser kind
+        assert found.pixel_scale == 1.5  # that of the finer kind
         assert joined.kinds("0") == (PartOfFeatures("a", 0, 5, 2.0), PartOfFeatures("b", 5, 7, 1.5))
         assert joined.kinds("2") == (PartOfFeatures("a", 0, 5, 2.0),)
 
@@ -198,6 +199,19 @@ def test_the_matches_of_a_pair_join_with_the_indices_of_the_joined_keypoints(kin
     assert both is not None and both.indices.tolist() == [[1, 2], [3, 4], [6, 7], [8, 11]]
     assert both.scores.tolist() == [0.5, 0.75, 0.5, 0.75] and both.stop_layer == 3
     assert one is not None and one.indices.tolist() == [[1, 2], [3, 4]]  # photo 2 has no features of kind b
+
+
+def test_the_error_limit_of_a_pair_is_that_of_the_kind_with_most_matches() -> None:
+    kinds0 = PartOfFeatures("a", 0, 5, 2.0), PartOfFeatures("b", 5, 7, 1.5)
+    kinds1 = PartOfFeatures("a", 0, 6, 3.0), PartOfFeatures("b", 6, 8, 1.25)
+
+    def scales(*indices0: int) -> tuple[float, float]:
+        indices = np.array([(index, index) for index in indices0], np.int32).reshape(-1, 2)
+        return scales_of_most(Matches(indices, np.ones(len(indices), np.float32)), kinds0, kinds1)
+
+    assert scales(0, 4, 5) == (2.0, 3.0)
+    assert scales(4, 5, 11) == (1.5, 1.25)
+    assert scales(4, 5) == scales() == (2.0, 3.0)
 
 
 def test_a_kind_can_be_joined_for_some_pairs_only_and_changes_reach_the_pair(kinds: Path) -> None:

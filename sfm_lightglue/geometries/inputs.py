@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
+import numpy as np
+
 from sfm_lightglue.cameras import Camera
 from sfm_lightglue.products import Matches, Pair
-from sfm_lightglue.storage import H5Reader, match_key
+from sfm_lightglue.storage import H5Reader, PartOfFeatures, match_key
 
 
 def image_names(pairs: Sequence[Pair]) -> list[str]:
@@ -75,6 +77,18 @@ def read_matches(reader: H5Reader, pair: Pair) -> Matches:
     if matches is None:
         raise KeyError(f"{reader.path} has no matches of {pair.name0!r} and {pair.name1!r}: run the stage match first")
     return matches
+
+
+def scales_of_most(matches: Matches, kinds0: Sequence[PartOfFeatures], kinds1: Sequence[PartOfFeatures]) -> tuple[float, float]:
+    """Size of a detection pixel in both images for the kind of features that has most matches; of equal ones the first.
+
+    The error limit of a pair is then that of the features which decide about it.
+    """
+    starts = [part.start for part in kinds0]
+    counts = np.bincount(np.searchsorted(starts, matches.indices[:, 0], side="right") - 1, minlength=len(starts))
+    most = kinds0[int(counts.argmax())]
+    same = next((part for part in kinds1 if part.kind == most.kind), kinds1[0])  # without matches, it may lack the kind
+    return most.pixel_scale, same.pixel_scale
 
 
 def input_fingerprints(features: H5Reader, matches: H5Reader) -> dict[str, str]:

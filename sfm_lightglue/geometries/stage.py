@@ -25,11 +25,26 @@ from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
-from sfm_lightglue.geometries.inputs import check_names, geometry_stamps, input_fingerprints, read_matches
+from sfm_lightglue.geometries.inputs import (
+    check_names,
+    geometry_stamps,
+    input_fingerprints,
+    read_matches,
+    scales_of_most,
+)
 from sfm_lightglue.geometries.stationary import MAX_SAMPLED_PAIRS, Overlays, drop_stationary, find_overlays
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.products import Features, Pair, TwoViewGeometry, sorted_pairs
-from sfm_lightglue.storage import CONFIGURATIONS, REASONS, GeometryNumbers, H5Reader, ShardStore, geometry_to_group, match_key
+from sfm_lightglue.storage import (
+    CONFIGURATIONS,
+    REASONS,
+    GeometryNumbers,
+    H5Reader,
+    PartOfFeatures,
+    ShardStore,
+    geometry_to_group,
+    match_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +107,12 @@ class VerificationRecipe:
     def _verify(self, image0: _Image, image1: _Image, matches: H5Reader, pair: Pair) -> TwoViewGeometry:
         found = read_matches(matches, pair)
         kept = drop_stationary(image0.features, image1.features, found, self.overlays)
-        geometry = verify_matches(image0.camera, image1.camera, image0.features, image1.features, kept, self.options)
+        features0, features1 = image0.features, image1.features
+        if image0.kinds and image1.kinds:
+            scale0, scale1 = scales_of_most(kept, image0.kinds, image1.kinds)
+            features0 = dataclasses.replace(features0, pixel_scale=scale0)
+            features1 = dataclasses.replace(features1, pixel_scale=scale1)
+        geometry = verify_matches(image0.camera, image1.camera, features0, features1, kept, self.options)
         if kept is found:
             return geometry
         return dataclasses.replace(geometry, num_matches=len(found), num_stationary=len(found) - len(kept))
@@ -105,10 +125,12 @@ class _Image:
     features: Features
     """Without scores and descriptors."""
     camera: pycolmap.Camera
+    kinds: tuple[PartOfFeatures, ...]
+    """Where the keypoints of several kinds begin; empty if there is one kind."""
 
 
 def _load_image(features: H5Reader, cameras: Mapping[str, Camera], name: str) -> _Image:
-    return _Image(features.bare_features(name), cameras[name].to_colmap())
+    return _Image(features.bare_features(name), cameras[name].to_colmap(), features.kinds(name))
 
 
 def verify_pairs(

@@ -32,8 +32,9 @@ class PartOfFeatures:
 def joined_features_to_group(features: Mapping[str, Features], *, is_masked: bool = False) -> GroupData:
     """The keypoints of all kinds of a photo, in the order of the kinds, with their scores and without descriptors.
 
-    Scores of different kinds cannot be compared. `Features.pixel_scale` is the largest one of the kinds: limits that depend on
-    it suit the coarsest keypoints. The attribute `kinds` (JSON) has name, start, number and pixel scale of each kind.
+    Scores of different kinds cannot be compared. `Features.pixel_scale` is the smallest one of the kinds, which suits the final
+    adjustment: coarser keypoints weigh less. The attribute `kinds` (JSON) has a row for each kind: name, first keypoint, number
+    and pixel scale.
 
     Args:
         features: At least one kind. All are of the same photo.
@@ -53,7 +54,7 @@ def joined_features_to_group(features: Mapping[str, Features], *, is_masked: boo
         scores=np.concatenate([each.scores for each in features.values()]),
         descriptors=np.zeros((sum(map(len, features.values())), 0), np.float32),
         image_size=first.image_size,
-        pixel_scale=max(each.pixel_scale for each in features.values()),
+        pixel_scale=min(each.pixel_scale for each in features.values()),
         name=first.name,
         orientation=first.orientation,
     )
