@@ -337,10 +337,10 @@ def escalate(run: Run) -> None:
 def refine(run: Run) -> None:
     """Aligns the verified keypoints of all photos: verification.h5 and photos -> keypoints.h5.
 
-    It does nothing with `refinement=none`.
+    It does nothing with `refinement=none`, or with more verified matches than `refinement.max_matches`.
     """
     with run.recorded("refine") as record:
-        record["refined"] = run.options.refinement.name != NO_REFINEMENT
+        record["refined"] = run.options.refinement.name != NO_REFINEMENT and not _has_too_many_matches(run)
         if record["refined"]:
             folder, cameras = run.folder, assign_cameras(run).cameras
             inputs = folder.features, folder.matches, folder.verification, folder.read_pairs()
@@ -530,9 +530,19 @@ def _warn_if_outdated(folder: RunFolder) -> None:
         logger.warning("%s does not hold the pairs of %s: run the stage database first to reconstruct from them", *inputs[:2])
 
 
+def _has_too_many_matches(run: Run) -> bool:
+    """Whether more matches were verified than can be refined; says so."""
+    with run.folder.open_verification() as reader:
+        number = reader.geometry_numbers(run.folder.read_pairs()).num_inliers
+    limit = run.options.refinement.max_matches
+    if number > limit:
+        logger.info("%d verified matches are more than refinement.max_matches=%d: keypoints stay as detected", number, limit)
+    return number > limit
+
+
 def _refined_keypoints(run: Run) -> Path | None:
     """The file of refined keypoints; None if the detector's shall be taken, or, with a warning, if there is none."""
-    if run.options.refinement.name == NO_REFINEMENT:
+    if run.options.refinement.name == NO_REFINEMENT or _has_too_many_matches(run):
         return None
     if not result_exists(run.folder.keypoints):
         logger.warning(

@@ -94,7 +94,7 @@ def _escalate(record: Record) -> list[str]:
 
 def _refine(record: Record) -> list[str]:
     if not record["refined"]:
-        return ["keypoints stay (refinement=none)"]
+        return ["keypoints stay as detected"]
     return [
         f"{record['num_aligned']} of {count_of(record['num_matched_keypoints'], 'matched keypoint')} aligned",
         f"by {record['median_move_px']:.2f} px in the middle" if record["num_aligned"] else "",

@@ -47,11 +47,13 @@ class RefinementOptions:
     """Largest distance that a keypoint moves, px of the resized image that the detector saw."""
     min_correlation: float
     """Smallest correlation of two aligned patches, 0..1."""
+    max_matches: int
+    """With more verified matches keypoints stay: the matches of all pairs are in memory together, 40 bytes each."""
 
     def __post_init__(self) -> None:
         if self.name not in ("patches", NO_REFINEMENT):
             raise ValueError(f"refinement={self.name} does not exist: expected patches or {NO_REFINEMENT}")
-        check_ranges(self, "refinement", max_move_px="> 0", min_correlation=">= 0, <= 1")
+        check_ranges(self, "refinement", max_move_px="> 0", min_correlation=">= 0, <= 1", max_matches=">= 0")
 
 
 @dataclass(frozen=True)

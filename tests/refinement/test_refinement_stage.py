@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,15 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image as PILImage
 
+from sfm_lightglue import pipeline
 from sfm_lightglue.cameras import Camera
+from sfm_lightglue.config import compose_config
 from sfm_lightglue.config_files import config_dir
 from sfm_lightglue.geometries.inputs import geometry_stamps, input_fingerprints
+from sfm_lightglue.pair_files import write_pairs as write_pair_list
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.refinement import RefinementOptions, RefinementReport, find_refined, refine_keypoints
+from sfm_lightglue.run_context import Run as RunContext
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, geometry_to_group, match_key, matches_to_group
 
 SIZE = (240, 200)
@@ -187,3 +192,17 @@ def test_a_collection_without_verified_pairs_has_no_refined_keypoints(run: Run) 
         store.merge()
     report = run.refine()
     assert (report.num_matched_keypoints, report.num_aligned, report.median_move_px) == (0, 0, 0.0)
+
+
+def test_too_many_matches_keep_the_keypoints(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The limit counts the verified matches of all pairs."""
+    with H5Reader(run.folder / "verification.h5") as reader:
+        number = int(reader.num_inliers_of(PAIRS).sum())
+    shutil.copytree(run.folder, tmp_path / "out")
+    write_pair_list(tmp_path / "out" / "pairs.txt", PAIRS)
+    for limit in (number, number - 1):
+        words = [f"dataset.images={run.folder / 'images'}", f"output={tmp_path / 'out'}", f"refinement.max_matches={limit}"]
+        made = RunContext.create(compose_config(["+dataset=folder", *words]))
+        with caplog.at_level(logging.INFO):
+            assert pipeline._has_too_many_matches(made) == (limit < number)
+    assert f"{number} verified matches are more than refinement.max_matches={number - 1}" in caplog.text
