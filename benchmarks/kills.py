@@ -39,7 +39,7 @@ from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.storage import ShardStore, features_to_group, match_key, matches_to_group, shards
 from sfm_lightglue.storage.merging import write_single_file
 
-NUM_PHOTOS, NUM_POINTS, SIZE = 56, 300, (1000, 800)
+NUM_PHOTOS, NUM_POINTS, SIZE = 36, 300, (1000, 800)
 NAMES = [f"walk/{i:03d}.jpg" for i in range(NUM_PHOTOS)]
 PAIRS = exhaustive_pairs(NAMES)
 CAMERA = Camera("SIMPLE_PINHOLE", SIZE, (900.0, 500.0, 400.0), True)
@@ -120,11 +120,12 @@ def content(folder: Path) -> dict[str, str]:
 def run_child(task: str, folder: Path, kill_after: float | None) -> tuple[bool, float]:
     """Runs a task in a process of its own. Returns whether it came to its end, and the seconds that it worked."""
     context = multiprocessing.get_context("forkserver")  # a process that has imported everything, and that forks
-    context.set_forkserver_preload(["kills"])
+    context.set_forkserver_preload(["sfm_lightglue.pipeline", "sfm_lightglue.merge"])
     begins = context.Event()
     child = context.Process(target=work, args=(task, folder, begins))
     child.start()
-    begins.wait()
+    while child.is_alive() and not begins.wait(0.1):
+        pass
     start = time.perf_counter()
     child.join(kill_after)
     if child.is_alive():
@@ -167,6 +168,7 @@ def test(task: str, folder: Path, num_kills: int, generator: np.random.Generator
         assert found == expected, f"{task}: {[name for name in expected if found.get(name) != expected[name]]} differ"
         left = [path for path in trial.rglob("*.tmp*") if path.is_file()]
         assert not left, f"{task} left {left}"
+        print(f"{num_killed}", end=" ", flush=True)
     print(f"{task}: {num_killed} kills in {seconds:.1f} s of work, the same {', '.join(expected)}", flush=True)
 
 

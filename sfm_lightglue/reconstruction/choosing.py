@@ -26,6 +26,8 @@ MIN_GAIN = 0.002
 MAX_COMPARED = 1000
 """With more photos, the global mapper alone is enough if it registers MIN_REGISTERED of them."""
 MIN_REGISTERED = 0.95
+MIN_AGREEMENT = 0.5
+"""The global mapper also makes models of wrong matches: one that replaces a missing model must agree with this share of them."""
 MAX_PAIRS = 5000
 """Verified pairs that the agreement is measured on, spread over all of them."""
 
@@ -66,6 +68,27 @@ def map_with_best_mapper(
         f"{num_images} photos), {100 * other:.1f} % with the incremental one ({num_other})"
     )
     return chosen, _told(said), interrupted
+
+
+def map_globally_instead(
+    database: Path, output: Path, options: ReconstructionOptions, run: Callable[[Path, ReconstructionOptions], bool]
+) -> tuple[list[str], bool]:
+    """Runs the global mapper because another one found no model; its models stay if they agree with the matches.
+
+    Returns a sentence, none without a model, and whether Ctrl-C was pressed. Logs it. The arguments are those of
+    `map_with_best_mapper`.
+    """
+    with pycolmap.Database.open(database) as rows:
+        if rows.num_verified_image_pairs() == 0:
+            return [], False
+    interrupted = run(output, replace(options, name="global"))
+    score, num_registered = _score_of_largest(output, database, options)
+    if score < MIN_AGREEMENT:
+        for folder in model_folders(output):
+            shutil.rmtree(folder)
+        return [], interrupted
+    said = f"the {options.name} mapper found no first pair: the global one registered {num_registered} photos, and "
+    return [_told(f"{said}{100 * score:.1f} % of the verified matches agree with its model")], interrupted
 
 
 def agreement(model: pycolmap.Reconstruction, database: Path, max_error_px: float) -> float:

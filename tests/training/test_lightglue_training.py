@@ -26,6 +26,8 @@ from sfm_lightglue.train import train_from
 from sfm_lightglue.training.lightglue import LightGlueTask, detect_many, mix_descriptors
 from sfm_lightglue.training.superpoint import METADATA
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 SMALL = (
     *("training=lightglue", "training.to_teacher=null", "training.commit=0123abc", "execution.device=cpu"),
     *("features.max_keypoints=64", "training.photo_size=128", "training.num_keypoints=[32]", "training.precision=float32"),
@@ -96,9 +98,10 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
 @pytest.mark.slow
 def test_the_exported_weights_contain_their_share_of_the_start(overrides: list[str], tmp_path: Path) -> None:
     start = load_file(tmp_path / "start.safetensors")
+    short = ["training.loop.steps=3", "training.loop.warmup_steps=1", "training.loop.validate_every=3"]
     ends = {}
     for share in (0.0, 0.75):
-        train([*overrides, f"training.start_share={share}"], tmp_path / str(share))
+        train([*overrides, *short, f"training.start_share={share}"], tmp_path / str(share))
         ends[share] = load_file(tmp_path / str(share) / "weights.safetensors")
     for key, value in ends[0.75].items():
         expected = 0.25 * ends[0.0][key].float() + 0.75 * start[key]

@@ -31,6 +31,8 @@ from sfm_lightglue.training.superpoint_light import (
     info_nce,
 )
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 SMALL = (
     *("training=superpoint_light", "training.commit=0123abc", "execution.device=cpu", "execution.num_workers=1"),
     *("features.max_keypoints=64", "training.teacher.photo_size=128", "training.precision=float32"),

@@ -37,6 +37,8 @@ from sfm_lightglue.training.superpoint import SuperPointTraining
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (160, 120)
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture(scope="module")
 def average(trained: Trained) -> Student:
