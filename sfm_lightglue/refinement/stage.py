@@ -35,6 +35,8 @@ CACHE_BYTES = 500_000_000
 """Memory for tiles, of about 300 photos."""
 NO_REFINEMENT = "none"
 """The choice of `refinement` that keeps the detector's keypoints."""
+UNREAD = "-unread"
+"""Ends the stamp of a photo that could not be read: the next call tries again."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def refine_keypoints(
             photos = _Photos(Path(images), collection)
             state = _refine(collection, photos, options)
             for name, refined in collection.moved_features(state):
-                store.add(name, _to_group(refined), stamp)
+                store.add(name, _to_group(refined), stamp + UNREAD if name in photos.skipped else stamp)
         else:
             photos = None
         store.merge(drop=sorted({*store.stamps} - {*collection.names}))
@@ -127,7 +129,7 @@ def find_refined(path: Path | str, pairs: Sequence[Pair], stamps: Sequence[str],
     stamp = _stamp_of(pairs, stamps)
     with H5Reader(path) as reader:
         found = [name for name in names if reader.has(name)]
-        if any(reader.stamp(name) != stamp for name in found):
+        if any(reader.stamp(name) not in (stamp, stamp + UNREAD) for name in found):
             raise ValueError(f"{path} was made from other features, matches or pairs: run the stage refine again")
         return {name: reader.bare_features(name) for name in found}
 

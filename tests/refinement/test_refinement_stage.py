@@ -156,6 +156,7 @@ def test_a_bad_photo_does_not_end_the_stage_and_its_keypoints_stay(
     run: Run, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     photo = run.folder / "images" / "b.png"
+    whole = photo.read_bytes()
     if damage == "another size":
         PILImage.fromarray(pixels("b.png")[:100]).save(photo)
     elif damage == "missing":
@@ -169,6 +170,13 @@ def test_a_bad_photo_does_not_end_the_stage_and_its_keypoints_stay(
     with H5Reader(run.folder / "features.h5") as before, H5Reader(run.output) as after:
         assert np.array_equal(before.bare_features("b.png").keypoints, after.bare_features("b.png").keypoints)
     assert np.median(run.errors("d.png")) < 0.05
+    assert [*run.refine().skipped] == ["b.png"]  # said again
+    photo.write_bytes(whole)
+    assert run.refine().skipped == {}
+    content = run.output.read_bytes()
+    run.output.unlink()
+    run.refine()
+    assert run.output.read_bytes() == content  # as if the photo had always been there
 
 
 def test_keypoints_of_other_matches_are_refused(run: Run) -> None:
