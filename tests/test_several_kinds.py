@@ -15,6 +15,7 @@ from sfm_lightglue import pipeline
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.several import join_features
 from sfm_lightglue.geometries.inputs import scales_of_most
+from sfm_lightglue.kinds import joined_matching
 from sfm_lightglue.match_pair import match_pair
 from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.merge import merge_shards
@@ -174,6 +175,13 @@ def join_both(folder: Path, pairs: list[Pair], only: list[Pair] | None = None) -
 
 
 PAIRS = [Pair("0", "1"), Pair("0", "2"), Pair("1", "2")]
+
+
+def test_the_record_of_the_kinds_is_that_of_the_files_and_not_of_the_call() -> None:
+    kind = {"weights": [], "num_pairs": 3, "mean_matches": 5.0, "mean_stop_layer": 0.0, "precision": ""}
+    first, again = (joined_matching({name: {**kind, "num_computed": number} for name in "ab"}) for number in (3, 0))
+    assert (first.pop("num_computed"), again.pop("num_computed")) == (6, 0)  # for the line on the screen
+    assert first == again  # else a repeated run would draw its pictures and its page again
 
 
 def test_the_keypoints_of_the_kinds_follow_each_other(kinds: Path) -> None:
