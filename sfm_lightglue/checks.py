@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from sfm_lightglue.cameras import Camera, cameras_of_poses, check_intrinsics
-from sfm_lightglue.continued_precision import with_stored_precision
+from sfm_lightglue.continued_choices import with_stored_choices
 from sfm_lightglue.evaluation.pairs import read_homographies
 from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import check_folders
@@ -282,13 +282,13 @@ def _check_fit(inputs: Inputs) -> None:
 def _check_stored_features(inputs: Inputs) -> None:
     if not isinstance(inputs.extractor, (Exception, ImportedExtractor)):
         path = inputs.folder.features
-        _check_stored(inputs, path, plugin_settings(with_stored_precision(inputs.extractor, path, log=False)))
+        _check_stored(inputs, path, plugin_settings(with_stored_choices(inputs.extractor, path, log=False)))
 
 
 def _check_stored_matches(inputs: Inputs) -> None:
     if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not result_exists(inputs.folder.features):
         return
-    matcher = with_stored_precision(inputs.matcher, inputs.folder.matches, log=False)
+    matcher = with_stored_choices(inputs.matcher, inputs.folder.matches, log=False)
     with inputs.folder.open_features() as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
     _check_stored(inputs, inputs.folder.matches, settings)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from sfm_lightglue.continued_precision import with_stored_precision
+from sfm_lightglue.continued_choices import with_stored_choices
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import Failure, PortablePlugin
@@ -128,7 +128,7 @@ def extract_features(
         (4, 512.0)
     """
     names = list_images(images) if names is None else sorted(names)
-    extractor = with_stored_precision(extractor, output, is_shared=shard is not None)
+    extractor = with_stored_choices(extractor, output, is_shared=shard is not None)
     mask_files = _masks_of(Path(images), names, masks)
     executor = executor or ThreadExecutor(num_workers)
     computed: dict[str, int] = {}

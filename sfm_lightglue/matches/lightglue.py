@@ -104,7 +104,7 @@ class LightGlueMatcher:
 
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels(may_compile=True) if device == "cpu" else None
-        self.chose_precision = options.precision == AUTO
+        self.chose_precision, self.chose_acceptance = options.precision == AUTO, False
         is_known = options.weights is None and options.trained_for in LOW_IS_ENOUGH
         self.shared_precision = "low" if is_known else "float32"
         options = replace(options, precision=resolved_precision(options.precision, device, low_is_enough=is_known))
@@ -137,7 +137,9 @@ class LightGlueMatcher:
         if accepts is None:
             is_published = options.weights is None and thresholds["depth_confidence"] == published.depth_confidence
             accepts = is_published and options.trained_for in EARLY_ACCEPTANCE
-        return cls(replace(options, early_acceptance=accepts, **thresholds), network, device, record)
+        matcher = cls(replace(options, early_acceptance=accepts, **thresholds), network, device, record)
+        matcher.chose_acceptance = options.early_acceptance is None
+        return matcher
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
         """The matches of two images.

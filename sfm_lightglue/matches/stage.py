@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfm_lightglue.continued_precision import with_stored_precision
+from sfm_lightglue.continued_choices import with_stored_choices
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import PortablePlugin
@@ -93,7 +93,7 @@ def match_pairs(
         5
     """
     ordered = sorted_pairs(pairs)
-    matcher = with_stored_precision(matcher, output, is_shared=shard is not None)
+    matcher = with_stored_choices(matcher, output, is_shared=shard is not None)
     names = sorted({*map(attrgetter("name0"), ordered), *map(attrgetter("name1"), ordered)})
     check_match_keys(names)
     with H5Reader(features) as reader:

@@ -1,4 +1,5 @@
-"""`precision=auto`: what it stands for, and that a run goes on in the precision of its files. The CPU is faked."""
+"""`precision=auto` and `early_acceptance=null`: what they stand for, and that a run goes on as its files were made. The CPU is
+faked."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import create_extractor, create_matcher, extract_features, match_pairs
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.continued_precision import with_stored_precision
+from sfm_lightglue.continued_choices import with_stored_choices
 from sfm_lightglue.networks import precision as precision_module
 from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
 from sfm_lightglue.products import Pair
@@ -80,7 +81,7 @@ def test_auto_goes_on_in_the_precision_of_the_file(
     fake_bfloat16(monkeypatch, has_bfloat16)
     extractor = create_extractor("superpoint", device="cpu")
     with caplog.at_level(logging.INFO):
-        assert plugin_settings(with_stored_precision(extractor, path)) == settings
+        assert plugin_settings(with_stored_choices(extractor, path)) == settings
     assert f"continued with precision={settings['options']['precision']}" in caplog.text
 
 
@@ -88,8 +89,25 @@ def test_auto_goes_on_in_the_precision_of_the_file(
 def test_machines_that_share_the_work_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
     fake_bfloat16(monkeypatch, has_bfloat16)
     for plugin in (create_extractor("superpoint", device="cpu"), create_matcher("lightglue", device="cpu")):
-        shared = with_stored_precision(plugin, tmp_path / "none.h5", is_shared=True)
+        shared = with_stored_choices(plugin, tmp_path / "none.h5", is_shared=True)
         assert plugin_settings(shared)["options"]["precision"] == "low"
+
+
+def test_a_file_without_early_acceptance_is_continued_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "matches.h5"
+    former = create_matcher("lightglue", device="cpu", early_acceptance=False, precision="float32")
+    assert "early_acceptance" not in plugin_settings(former)["options"]  # as earlier versions
+    stored(path, {**plugin_settings(former), "features": "f"})
+    default = create_matcher("lightglue", device="cpu", precision="float32")
+    with caplog.at_level(logging.INFO):
+        again = with_stored_choices(default, path)
+    assert plugin_settings(again) == plugin_settings(former) and again.engine.early_acceptance is None
+    assert "continued with early_acceptance=false, as it was made; for a new file, early_acceptance=true" in caplog.text
+    for other in ({"early_acceptance": True}, {"depth_confidence": 0.9}):  # what was asked for is not taken back
+        chosen = create_matcher("lightglue", device="cpu", precision="float32", **other)
+        assert with_stored_choices(chosen, path) is chosen
+    stored(tmp_path / "new.h5", plugin_settings(default))
+    assert with_stored_choices(default, tmp_path / "new.h5") is default
 
 
 def test_auto_does_not_hide_other_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,12 +116,12 @@ def test_auto_does_not_hide_other_changes(tmp_path: Path, monkeypatch: pytest.Mo
     stored(path, plugin_settings(create_extractor("superpoint", device="cpu", max_keypoints=100)))
     fake_bfloat16(monkeypatch, True)
     extractor = create_extractor("superpoint", device="cpu")
-    assert with_stored_precision(extractor, path) is extractor
+    assert with_stored_choices(extractor, path) is extractor
     chosen = create_extractor("superpoint", device="cpu", max_keypoints=100, precision="low")
-    assert with_stored_precision(chosen, path) is chosen  # auto alone adapts
+    assert with_stored_choices(chosen, path) is chosen  # auto alone adapts
     (tmp_path / "damaged.h5").write_bytes(b"no HDF5")
     for name in ("damaged.h5", "none.h5"):
-        assert with_stored_precision(extractor, tmp_path / name) is extractor
+        assert with_stored_choices(extractor, tmp_path / name) is extractor
 
 
 def test_a_run_of_float32_is_continued_with_auto_and_refused_with_low(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
