@@ -241,7 +241,8 @@ def _explain(error: Exception, where: str) -> str:
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         prefix = cause.parent_node._get_full_key(None)
         key = f"{prefix}.{cause.key}" if prefix else str(cause.key)
-        if hint := explain_former(key) or _hint_of_choice(key):
+        parts = [str(part) for part, value in cause.parent_node.items() if isinstance(value, DictConfig)]
+        if hint := explain_former(key) or _hint_of_parts(key, parts) or _hint_of_choice(key):
             return f"unknown option '{key}'.{hint}"
         return f"unknown option '{key}'. {closest(str(cause.key), map(str, cause.parent_node))}"
     if isinstance(error, OverrideParseException):
@@ -251,6 +252,14 @@ def _explain(error: Exception, where: str) -> str:
         return f"unknown option '{match[1]}'. {closest(match[1], [*GROUPS, 'output'])}"
     full_key = getattr(error, "full_key", None)
     return f"option '{where + '.' if where else ''}{full_key}': {message}" if full_key else message
+
+
+def _hint_of_parts(key: str, parts: Sequence[str]) -> str:
+    """A sentence if an option, such as `features.max_keypoints`, is one of each part that is listed in its group; else empty."""
+    group, _, option = key.partition(".")
+    having = [part for part in parts if group in GROUPS and part in choices_with(group, option)] if option.isidentifier() else []
+    keys = [f"{group}.{part}.{option}" for part in having]
+    return f" Several {group} are listed: write {' or '.join(keys)}" if keys else ""
 
 
 def _hint_of_choice(key: str) -> str:

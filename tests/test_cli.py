@@ -252,6 +252,17 @@ def test_the_configuration_is_printed_on_request(folder: Path, capsys: pytest.Ca
             1,
             "unknown option 'pairs.path'. It is an option of pairs=covisibility and pairs=list: give one of them too",
         ),
+        (
+            ["run", "photos", "out", "features=[sift,superpoint]", "features.max_keypoints=512"],
+            1,
+            "unknown option 'features.max_keypoints'. Several features are listed: write features.sift.max_keypoints or "
+            "features.superpoint.max_keypoints",
+        ),
+        (
+            ["run", "photos", "out", "pairs=[sequential,retrieval]", "pairs.overlap=3"],
+            1,
+            "unknown option 'pairs.overlap'. Several pairs are listed: write pairs.sequential.overlap",
+        ),
         (["train", "data.images=.", "trainin=superpoint"], 1, "unknown option 'trainin'. Did you mean 'training'?"),
         (
             ["train", "data.images=.", "training.loop.stepz=9"],

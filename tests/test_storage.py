@@ -813,3 +813,5 @@ def test_changes_are_described_with_their_full_keys() -> None:
     new = {"a": 1, "b": {"c": 2, "d": 4}, "new": [1]}
     assert describe_changes(old, new) == "b.d: 3 -> 4, gone: True -> None, new: None -> [1]"
     assert describe_changes(old, old) == ""
+    others = [{"class": kind, "options": {kind: 1}, "weights": [kind]} for kind in "xy"]
+    assert describe_changes(*others) == "class: x -> y"  # not all options of both
