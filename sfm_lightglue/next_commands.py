@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from sfm_lightglue.changed_options import changed_options
 from sfm_lightglue.execution.shards import DIVIDED
 from sfm_lightglue.pairs.second_round import round_of
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import changed_options
 
 FOLLOWING = {"extract": "pairs", "pairs": "match", "match": "verify", "expand": "match"}
 """Stage -> the stage that comes next."""

@@ -81,7 +81,7 @@ STAGES = (
         ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
         ("orientations.tsv",),
         "verification.h5 -> orientations.tsv, and the stages before again if photos were turned",
-        "sfm_lightglue.pipeline:orient",
+        "sfm_lightglue.repeats:orient",
         ("features", "matches", "geometries", "execution"),
     ),
     Stage(
@@ -89,7 +89,7 @@ STAGES = (
         ("features.h5", "pairs.txt", "pairs.tsv", "matches.h5", "verification.h5"),
         ("pairs.txt", "pairs.tsv"),
         "verification.h5 -> more pairs for photos with few verified ones, matched and verified (pairs.rounds=2)",
-        "sfm_lightglue.pipeline:expand",
+        "sfm_lightglue.repeats:expand",
         ("pairs", "matches", "geometries", "execution"),
     ),
     Stage(
@@ -97,7 +97,7 @@ STAGES = (
         ("features.h5", "pairs.txt", "matches.h5", "verification.h5"),
         ("escalation.tsv",),
         "verification.h5 -> the other kinds of features for weakly connected pairs (matches.escalate=true)",
-        "sfm_lightglue.pipeline:escalate",
+        "sfm_lightglue.repeats:escalate",
         ("features", "matches", "geometries", "execution"),
     ),
     Stage(

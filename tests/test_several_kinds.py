@@ -12,6 +12,7 @@ import pytest
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue import pipeline
+from sfm_lightglue.changed_options import changed_options
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.several import join_features
 from sfm_lightglue.geometries.inputs import scales_of_most
@@ -22,7 +23,7 @@ from sfm_lightglue.merge import merge_shards
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.run_context import Run, check_inputs
-from sfm_lightglue.run_options import changed_options, resolve, resolve_all
+from sfm_lightglue.run_options import resolve, resolve_all
 from sfm_lightglue.storage import (
     H5Reader,
     PartOfFeatures,

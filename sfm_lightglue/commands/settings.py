@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     if len(paths) + bool(overrides) != 1 or any(override.startswith("-") for override in overrides):
         raise ValueError(f"usage: {usage('settings')}")
     configuration = _of_run(Path(expanded(paths[0]))) if paths else _of_overrides(overrides)
-    from sfm_lightglue.run_options import changed_options
+    from sfm_lightglue.changed_options import changed_options
 
     changed = changed_options(configuration)
     if flags.json:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from sfm_lightglue.changed_options import changed_options
 from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.pair_table import PairNumbers
 from sfm_lightglue.reasons import REGISTERED
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.run_options import changed_options
 from sfm_lightglue.stages import STAGES
 from sfm_lightglue.summary import Summary
 from sfm_lightglue.tables import PairRow, PhotoRow

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from sfm_lightglue import pipeline
+from sfm_lightglue import pipeline, repeats
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.images import camera_ranges, load_image
 from sfm_lightglue.orient import stage, trials
@@ -146,7 +146,7 @@ def test_a_run_killed_anywhere_continues_to_the_same_bytes(
 
     run = open_run(photos)
     with monkeypatch.context() as patched:
-        where = "sfm_lightglue.orient.stage" if interrupted == "write_decisions" else "sfm_lightglue.pipeline"
+        where = "sfm_lightglue.orient.stage" if interrupted == "write_decisions" else "sfm_lightglue.repeats"
         patched.setattr(f"{where}.{interrupted}", killed)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run_stage(run, "orient")
@@ -277,7 +277,7 @@ def test_the_trials_turn_photos_and_masks_and_survive_an_unreadable_photo(photos
     upright[:70] = 0
     PILImage.fromarray(np.ascontiguousarray(np.rot90(upright, TURNS["d.png"]))).save(masks / "d.png")
     run = open_run(photos, "out", f"dataset.masks='{masks}'")
-    tried = pipeline._open_trials(run, dict.fromkeys(TURNS, 1))
+    tried = repeats._open_trials(run, dict.fromkeys(TURNS, 1))
     (photos / "b.png").write_bytes(b"no photo any more")
     outcome = tried.compare("d.png", ["a.png", "b.png", "c.png"], dict.fromkeys(TURNS, 0))
     assert outcome.is_clear and outcome.best == 1
@@ -302,7 +302,7 @@ def test_the_trials_see_the_photos_and_masks_of_the_run(tmp_path: Path) -> None:
     PILImage.fromarray(kept).save(tmp_path / "masks" / "b.png")
     run = open_run(tmp_path / "photos", "out", f"dataset.masks='{tmp_path / 'masks'}'")
     names = ["cam/a.png", "cam/b.png"]
-    tried = pipeline._open_trials(run, dict.fromkeys(names, 1))
+    tried = repeats._open_trials(run, dict.fromkeys(names, 1))
     ranges = camera_ranges(tmp_path / "photos", names)
     for name in names:
         expected = load_image(tmp_path / "photos", name, ranges=ranges).pixels

@@ -1,0 +1,139 @@
+"""The stages that look at the verified pairs and, where it helps, repeat the stages before: `orient`, `expand`, `escalate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice, read_escalation, write_escalation
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.shards import ShardOptions
+from sfm_lightglue.images import camera_ranges, find_masks
+from sfm_lightglue.next_commands import command_of, next_command, next_round
+from sfm_lightglue.orient.stage import find_orientations
+from sfm_lightglue.orient.trials import Trials, small_options
+from sfm_lightglue.pair_files import replace_pairs
+from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
+from sfm_lightglue.pairs.stage import expand_pairs
+from sfm_lightglue.pairs.union import sort_pairs
+from sfm_lightglue.pipeline import collection_of, extract, is_imported, match, pairs, verify
+from sfm_lightglue.run_context import Run
+from sfm_lightglue.summary import Summary
+
+logger = logging.getLogger(__name__)
+
+
+def orient(run: Run) -> None:
+    """Turns photos that verify with few others, if the pictures say so: verification.h5 -> orientations.tsv.
+
+    Then it repeats the stages before for the turned photos, as long as more photos can be turned. It does nothing unless
+    `features.orientation` is `auto`.
+    """
+    whole = None
+    while _turns_by_pictures(run):
+        with run.recorded("orient") as record:
+            open_trials = functools.partial(_open_trials, run)
+            report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials)
+            whole = report.after(whole)
+            record |= whole.to_json()
+        if not report.changed:
+            break
+        run = dataclasses.replace(run, repeats=True)
+        for stage in (extract, pairs, match, verify):
+            stage(run)
+
+
+def expand(run: Run) -> None:
+    """Adds pairs for photos that verify with few others, and matches and verifies them: verification.h5 -> pairs.txt.
+
+    It does nothing unless `pairs.rounds` is 2 or more. With `execution=shards`, it only adds the pairs of one round: match and
+    verify follow in shards.
+    """
+    if isinstance(run.execution, ShardOptions):
+        _expand_for_shards(run)
+        return
+    rounds: list[dict[str, Any]] = []
+    for number in range(2, run.options.selection.rounds + 1):
+        report = _add_round(run, number, rounds)
+        if not report.num_pairs:
+            break
+        rounds.append(dataclasses.asdict(report))
+        repeated = dataclasses.replace(run, repeats=True)
+        match(repeated)
+        verify(repeated)
+    if run.options.selection.rounds < 2:
+        with run.recorded("expand") as record:
+            record["rounds"] = []
+
+
+def _expand_for_shards(run: Run) -> None:
+    """Adds the pairs of the next round, and says which commands match them."""
+    rounds = run.options.selection.rounds
+    number = next_round(run.folder, rounds)
+    before = [dataclasses.asdict(report) for report in Summary.read(run.folder).expansion if number and report.round < number]
+    if number is None or not _add_round(run, number, before).num_pairs:
+        last = command_of(run.folder, "run", run.options.configuration)
+        logger.info("no pairs are added (pairs.rounds=%d). next: %s (once)", rounds, last)
+        return
+    logger.info("next: %s", next_command(run.folder, "expand", run.options.configuration, rounds, None))
+
+
+def _add_round(run: Run, number: int, before: Sequence[Mapping[str, Any]]) -> RoundReport:
+    """Adds the pairs of a round to pairs.txt. `before` are the reports of the rounds before it."""
+    with run.recorded("expand", adds=number > 2) as record, collection_of(run) as collection:
+        kept = [pair for pair in run.folder.read_reasons() if round_of(pair) < number]
+        with run.folder.open_verification() as reader:
+            added, report = expand_pairs(run.options.pairs.options, collection, kept, reader, run.options.selection, number)
+        replace_pairs(run.folder.pairs, run.folder.pair_reasons, sort_pairs([*kept, *added]))
+        record["rounds"] = [*before, dataclasses.asdict(report)]
+    return report
+
+
+def escalate(run: Run) -> None:
+    """Matches the other kinds of features where the first one connects photos weakly: verification.h5 -> escalation.tsv.
+
+    It repeats the stages before for these photos and pairs, until nothing new is weak. It does nothing unless
+    `matches.escalate` is true.
+    """
+    if not run.options.escalate:
+        with run.recorded("escalate"):
+            return
+    first: EscalationReport | None = None
+    while True:
+        with run.recorded("escalate", adds=first is not None) as record:
+            known, pairs = read_escalation(run.folder.escalation), run.folder.read_pairs()
+            with run.folder.open_verification() as reader:
+                graph = VerifiedGraph.read(run.photos_with_features(), pairs, reader)
+                chosen, report = choose_pairs(graph, pairs, known)
+            log_choice(report, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
+            write_escalation(run.folder.escalation, {*chosen, *known})
+            record |= dataclasses.asdict(report) | {"weak": (first or report).weak, "num_parts": (first or report).num_parts}
+        if not {*chosen} - {*known}:
+            return
+        first, run = first or report, dataclasses.replace(run, repeats=True)
+        for stage in (extract, match, verify):
+            stage(run)
+
+
+def _turns_by_pictures(run: Run) -> bool:
+    """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
+    for part in run.kinds or [run]:
+        for choice in (part.options.features, part.options.matches):
+            choice.check()
+    return run.options.orientation == "auto" and not is_imported(run)
+
+
+def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
+    """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run.
+
+    Of several kinds, they are those of the last one: SIFT, which matches turned photos, could not tell their turns.
+    """
+    run = run.kinds[-1] if run.kinds else run
+    features = dataclasses.replace(run.options.features, options=small_options(run.options.features.options))
+    masks = {} if run.options.dataset.masks is None else find_masks(run.options.dataset.masks, run.list_photos()).files
+    ranges = camera_ranges(run.images, [*orientations], num_cores())
+    extractor = features.create(run.device)
+    return Trials(run.images, masks, ranges, orientations, extractor, run.matcher(), run.options.geometries)
