@@ -1,4 +1,4 @@
-"""Kills stages at random moments, runs them again, and compares the files with those of a run that nobody disturbed.
+"""Kills stages at random moments, runs them again, and compares the files with the files of an undisturbed run.
 
 Killed are `verify` and the extension of the database over results in segments, and `merge` of two shards of `match`. Compared are
 the bytes of the files that hloc reads (`export hloc`), and all rows of the database.

@@ -255,7 +255,7 @@ def _explain(error: Exception, where: str) -> str:
 
 
 def _hint_of_parts(key: str, parts: Sequence[str]) -> str:
-    """A sentence if an option, such as `features.max_keypoints`, is one of each part that is listed in its group; else empty."""
+    """Where the option belongs if kinds or sources of a list have it, such as `features.max_keypoints`; else empty."""
     group, _, option = key.partition(".")
     having = [part for part in parts if group in GROUPS and part in choices_with(group, option)] if option.isidentifier() else []
     keys = [f"{group}.{part}.{option}" for part in having]

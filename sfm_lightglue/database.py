@@ -99,7 +99,7 @@ def write_database(
             focal lengths from the pairs first, see `view_graph.calibrate`.
         names: the images to write; by default all images of `features`.
         pose_priors: positions and gravity by image name, see `pose_priors.find_pose_priors`.
-        keypoints: file of refined keypoints, see `refinement.refine_keypoints`; None takes those of `features`.
+        keypoints: file of refined keypoints, see `refinement.refine_keypoints`; None: the keypoints in `features`.
 
     Raises:
         KeyError: A pair has no matches or was not verified, or an image has no features.

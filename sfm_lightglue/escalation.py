@@ -1,9 +1,9 @@
 """`matches.escalate`: the other kinds of features only for pairs that the first kind connects weakly, and `escalation.tsv`.
 
 The first kind, usually SIFT, is matched for all pairs. A verified pair with many inliers is strong. A photo with few strong
-partners is weak, and so is the graph between its parts that strong pairs connect. The other kinds are extracted and matched for
-the pairs that may help: those of weak photos, and those between parts, as far as they are not strong. Pairs once chosen stay
-chosen, so that the same command gives the same files.
+partners is weak. Strong pairs divide the photos into parts. The other kinds are extracted and matched for pairs that are not
+strong and have a weak photo, or photos of two parts. A pair that was chosen once stays chosen, so that the same command gives the
+same files.
 """
 
 from __future__ import annotations

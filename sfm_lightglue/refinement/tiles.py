@@ -58,19 +58,24 @@ def cut_tiles(images: Path, features: Features, keypoints: Int[np.ndarray, " n"]
     grey = np.pad(np.rint(to_grey(pixels) * 255).astype(np.uint8), HALF_TILE, mode="edge")
     side = 2 * HALF_TILE + 1
     windows = np.lib.stride_tricks.sliding_window_view(grey, (side, side))
-    blank = blank_tiles(features, keypoints)
-    return Tiles(windows[blank.centres[:, 1], blank.centres[:, 0]], blank.centres, blank.rows, blank.scale)
+    centres, rows, scale = _places(features, keypoints)
+    return Tiles(windows[centres[:, 1], centres[:, 0]], centres, rows, scale)
 
 
 def blank_tiles(features: Features, keypoints: Int[np.ndarray, " n"]) -> Tiles:
     """As `cut_tiles`, but black, for a photo that cannot be read: nothing correlates with them."""
+    side = 2 * HALF_TILE + 1
+    return Tiles(np.zeros((len(keypoints), side, side), np.uint8), *_places(features, keypoints))
+
+
+def _places(features: Features, keypoints: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The fields `centres`, `rows` and `scale` of the tiles around the keypoints with these numbers."""
     size = np.array(_tile_size(features))
     scale = np.array(features.image_size) / size
     centres = np.rint((features.keypoints[keypoints].astype(np.float64) + 0.5) / scale - 0.5).astype(np.int64)
     rows = np.full(len(features), -1, np.int64)
     rows[keypoints] = np.arange(len(keypoints))
-    side = 2 * HALF_TILE + 1
-    return Tiles(np.zeros((len(keypoints), side, side), np.uint8), np.clip(centres, 0, size - 1), rows, scale)
+    return np.clip(centres, 0, size - 1), rows, scale
 
 
 def _tile_size(features: Features) -> tuple[int, int]:
