@@ -17,6 +17,7 @@ from sfm_lightglue.features.extractor import (
     strongest,
 )
 from sfm_lightglue.images import MIN_SIDE, to_grey
+from sfm_lightglue.networks import int8
 from sfm_lightglue.networks.heatmaps import detect_keypoints
 from sfm_lightglue.networks.precision import AUTO, check_precision, network_dtype, resolved_precision
 from sfm_lightglue.networks.superpoint import (
@@ -33,6 +34,9 @@ from sfm_lightglue.ranges import check_ranges
 
 LOW_IS_ENOUGH = frozenset({"superpoint-open"})
 """Weights for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
+INT8_LIMITS = {"superpoint-open": {"1b": 12.0, "2a": 10.6, "2b": 7.4, "3a": 6.7, "3b": 6.3}}
+"""Weights -> the largest activations that convolutions in 8 bits read: 0.55 of the maxima over 40 training photos. With that the
+keypoints of other training photos were nearest to those of float32."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class SuperPointOptions:
     subpixel: bool
     """Move each keypoint to the expected position in its 5x5 window."""
     precision: str
-    """`float32`, or `low` for 16-bit convolutions if the device is faster with them. `auto`: low on such a
+    """`float32`, or `low` for convolutions in 8 and 16 bits if the device is faster with them. `auto`: low on such a
     device for the weights in `LOW_IS_ENOUGH`, else float32."""
 
     def __post_init__(self) -> None:
@@ -99,8 +103,10 @@ class SuperPointExtractor:
         """
         state, record = load_weights(options.weights)
         network = load_superpoint(state)
-        precision = resolved_precision(options.precision, device, low_is_enough=options.weights in LOW_IS_ENOUGH)
-        network.lower(network_dtype(precision, device))
+        limits = INT8_LIMITS.get(options.weights) if torch.device(device).type == "cpu" and int8.is_fast() else None
+        low_is_enough = options.weights in LOW_IS_ENOUGH
+        precision = resolved_precision(options.precision, device, low_is_enough=low_is_enough, has_int8=limits is not None)
+        network.lower(network_dtype(precision, device), limits if precision == "low" else None)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         extractor = cls(replace(options, precision=precision), network, device, record)
         extractor.chose_precision = options.precision == AUTO
