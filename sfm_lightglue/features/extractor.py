@@ -32,6 +32,8 @@ class Extractor(Protocol):
     - The same image gives the same bits.
     - The stage gives it upright photos. An extractor that does not look at the pixels sets the class attribute
       `turns_photos = False`, and gets photos as they are stored.
+    - If it finds keypoints as exactly as patches of photos can be aligned, to a fifth of a pixel, it sets the class attribute
+      `finds_fine_keypoints = True`, and the stage refine leaves them as they are.
     """
 
     weights: tuple[WeightsRecord, ...]

@@ -51,6 +51,7 @@ class SiftExtractor:
     """
 
     weights: tuple[WeightsRecord, ...] = ()
+    finds_fine_keypoints = True
 
     def __init__(self, options: SiftOptions) -> None:
         self.options = options
