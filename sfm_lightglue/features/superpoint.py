@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # functions that compute import torch: a run with nothing to 
 
 LOW_IS_ENOUGH = frozenset({"superpoint-open"})
 """Weights for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
+INT8_LIMITS = {"superpoint-open": {"1b": 12.0, "2a": 10.6, "2b": 7.4, "3a": 6.7, "3b": 6.3}}
+"""Weights -> the largest activations that convolutions in 8 bits read: 0.55 of the maxima over 40 training photos. With that the
+keypoints of other training photos were nearest to those of float32."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class SuperPointOptions:
     subpixel: bool
     """Move each keypoint to the expected position in its 5x5 window."""
     precision: str
-    """`float32`, or `low` for 16-bit convolutions if the device is faster with them. `auto`: low on such a
+    """`float32`, or `low` for convolutions in 8 and 16 bits if the device is faster with them. `auto`: low on such a
     device for the weights in `LOW_IS_ENOUGH`, else float32."""
 
     def __post_init__(self) -> None:
@@ -103,8 +106,10 @@ class SuperPointExtractor:
     @cached_property
     def options(self) -> SuperPointOptions:
         """The options, with the precision that `auto` stands for."""
-        is_enough = self.given.weights in LOW_IS_ENOUGH
-        return replace(self.given, precision=resolved_precision(self.given.precision, self.device, low_is_enough=is_enough))
+        if self.given.precision != AUTO:
+            return self.given
+        is_enough, has_int8 = self.given.weights in LOW_IS_ENOUGH, self._int8_limits() is not None
+        return replace(self.given, precision=resolved_precision(AUTO, self.device, low_is_enough=is_enough, has_int8=has_int8))
 
     @property
     def network(self) -> SuperPoint:
@@ -126,13 +131,20 @@ class SuperPointExtractor:
 
         return (0, SMALL_OCTAVE) if self.small_share > 0 else (0,)
 
+    def _int8_limits(self) -> dict[str, float] | None:
+        """The limits of convolutions in 8 bits, if the device is fast with them."""
+        from sfm_lightglue.networks import int8
+
+        return INT8_LIMITS.get(self.given.weights) if self.device.split(":")[0] == "cpu" and int8.is_fast() else None
+
     def _build(self) -> SuperPoint:
         import torch
 
         from sfm_lightglue.networks.superpoint import load_superpoint
 
         network = load_superpoint(load_weights(self.given.weights)[0])
-        network.lower(network_dtype(self.options.precision, self.device))
+        precision = self.options.precision
+        network.lower(network_dtype(precision, self.device), self._int8_limits() if precision == "low" else None)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
