@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from sfm_lightglue.continued_choices import with_stored_choices
 from sfm_lightglue.features.imported import ImportedExtractor
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.mistakes import MISTAKES
 from sfm_lightglue.pairs.collection import Collection
@@ -18,6 +22,8 @@ from sfm_lightglue.poses import PosedCamera, read_poses
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.run_options import PluginChoice, RunOptions
+from sfm_lightglue.settings import plugin_settings
+from sfm_lightglue.storage import H5Reader
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,25 @@ class Inputs:
     @functools.cached_property
     def extractor(self) -> Any:
         """The extractor with its weights on the CPU, or the mistake that prevents it."""
-        return _created(self.options.features)
+        return _created(self.options.features, self._is_extracted)
 
     @functools.cached_property
     def matcher(self) -> Any:
         """The matcher with its weights on the CPU, or the mistake that prevents it; with wrong features it is not known."""
         if self.options.features.problem and not self.options.matches.problem:
             return ValueError(self.options.features.problem)
-        return _created(self.options.matches)
+        return _created(self.options.matches, self._is_matched)
+
+    @functools.cached_property
+    def has_matched(self) -> bool:
+        """Whether matches of this matcher with features of this extractor are stored: both work, and fit to each other."""
+        return not isinstance(self.extractor, Exception) and self._is_extracted(self.extractor) and self._is_matched(self.matcher)
+
+    def _is_extracted(self, extractor: Any) -> bool:
+        return _has_results_of(with_stored_choices(extractor, self.folder.features), self.folder.features)
+
+    def _is_matched(self, matcher: Any) -> bool:
+        return _has_results_of(with_stored_choices(matcher, self.folder.matches), self.folder.matches)
 
     @functools.cached_property
     def empty_features(self) -> Features | None:
@@ -89,11 +106,27 @@ class Inputs:
         return features if isinstance(features, Features) else None
 
 
-def _created(choice: PluginChoice) -> Any:
-    """The plug-in on the CPU, or the mistake that prevents it. Imported files are not hashed."""
+def _created(choice: PluginChoice, has_worked: Callable[[Any], bool]) -> Any:
+    """The plug-in on the CPU, or the mistake that prevents it. Imported files are not hashed.
+
+    The weights of a plug-in that has worked are not loaded: results that name their hashes are stored.
+    """
     if choice.problem or choice.plugin in (ImportedExtractor, ImportedMatcher):
         return ValueError(choice.problem) if choice.problem else choice.plugin.__new__(choice.plugin)
     try:
-        return choice.create("cpu")
+        plugin = choice.plan("cpu")
+        if hasattr(plugin, "load") and not has_worked(plugin):
+            plugin.load()
+        return plugin
     except MISTAKES as error:
         return error
+
+
+def _has_results_of(plugin: Any, path: Path) -> bool:
+    """Whether the plug-in has made the results in a file."""
+    if not result_exists(path):
+        return False
+    with contextlib.suppress(*MISTAKES), H5Reader(path) as reader:
+        own = json.loads(json.dumps(plugin_settings(plugin)))
+        return {key: reader.settings.get(key) for key in own} == own and bool(reader.names())
+    return False

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import create_extractor, create_matcher, extract_features, match_pairs
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.continued_choices import with_stored_choices
+from sfm_lightglue.continued_choices import log_stored_choices, with_stored_choices
 from sfm_lightglue.networks import int8
 from sfm_lightglue.networks import precision as precision_module
 from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
@@ -92,7 +92,9 @@ def test_auto_goes_on_in_the_precision_of_the_file(
     fake_bfloat16(monkeypatch, has_bfloat16)
     extractor = create_extractor("superpoint", device="cpu")
     with caplog.at_level(logging.INFO):
-        assert plugin_settings(with_stored_choices(extractor, path)) == settings
+        again = with_stored_choices(extractor, path)
+        log_stored_choices(extractor, again, path)
+    assert plugin_settings(again) == settings
     assert f"continued with precision={settings['options']['precision']}" in caplog.text
 
 
@@ -112,13 +114,14 @@ def test_a_file_without_early_acceptance_is_continued_without_it(tmp_path: Path,
     default = create_matcher("lightglue", device="cpu", precision="float32")
     with caplog.at_level(logging.INFO):
         again = with_stored_choices(default, path)
+        log_stored_choices(default, again, path)
     assert plugin_settings(again) == plugin_settings(former) and again.engine.early_acceptance is None
     assert "continued with early_acceptance=false, as it was made; for a new file, early_acceptance=true" in caplog.text
     for other in ({"early_acceptance": True}, {"depth_confidence": 0.9}):  # what was asked for is not taken back
         chosen = create_matcher("lightglue", device="cpu", precision="float32", **other)
         assert with_stored_choices(chosen, path) is chosen
     stored(tmp_path / "new.h5", plugin_settings(default))
-    assert with_stored_choices(default, tmp_path / "new.h5") is default
+    assert plugin_settings(with_stored_choices(default, tmp_path / "new.h5")) == plugin_settings(default)
 
 
 def test_auto_does_not_hide_other_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import pycolmap
 import torch
 
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.features.extractor import check_at_least, is_featureless, make_features, no_features, strongest
+from sfm_lightglue.features.extractor import check_at_least, is_featureless, no_features
+from sfm_lightglue.features.tensors import make_features, strongest
 from sfm_lightglue.images import MIN_SIDE, resize_longest, to_grey
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image

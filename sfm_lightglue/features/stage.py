@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from sfm_lightglue.continued_choices import with_stored_choices
+from sfm_lightglue.continued_choices import log_stored_choices, with_stored_choices
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import Failure, PortablePlugin
@@ -128,7 +128,7 @@ def extract_features(
         (4, 512.0)
     """
     names = list_images(images) if names is None else sorted(names)
-    extractor = with_stored_choices(extractor, output, is_shared=shard is not None)
+    chosen, extractor = extractor, with_stored_choices(extractor, output, is_shared=shard is not None)
     mask_files = _masks_of(Path(images), names, masks)
     executor = executor or ThreadExecutor(num_workers)
     computed: dict[str, int] = {}
@@ -147,7 +147,8 @@ def extract_features(
             _check_collection(Path(images), Path(output), store.stamps, stamps)
         ranges = camera_ranges(images, [*stamps] if shard is None else all_names, num_cores())
         stamps = {name: f"{stamp}~{ranges[name]}" if name in ranges else stamp for name, stamp in stamps.items()}
-        todo = store.missing(stamps)
+        if todo := store.missing(stamps):
+            log_stored_choices(chosen, extractor, output)
         if changed := [name for name in todo if name in store.stamps]:
             logger.info(
                 "%s changed, or their masks or turns: their features are computed again: %s",

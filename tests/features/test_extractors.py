@@ -22,7 +22,8 @@ from PIL import ImageDraw, ImageFilter
 
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.disk import parabola_offsets
-from sfm_lightglue.features.extractor import Extractor, local_maxima
+from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.tensors import local_maxima
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import resize_longest
 from sfm_lightglue.networks.aliked import ALIKED
