@@ -102,6 +102,7 @@ def escalate(run: Run) -> None:
         with run.recorded("escalate"):
             return
     first: EscalationReport | None = None
+    before = run.folder.read_summary()["stages"].get("escalate", {})
     while True:
         with run.recorded("escalate", adds=first is not None) as record:
             known, pairs = read_escalation(run.folder.escalation), run.folder.read_pairs()
@@ -110,12 +111,18 @@ def escalate(run: Run) -> None:
                 chosen, report = choose_pairs(graph, pairs, known)
             log_choice(report, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
             write_escalation(run.folder.escalation, {*chosen, *known})
-            record |= dataclasses.asdict(report) | {"weak": (first or report).weak, "num_parts": (first or report).num_parts}
+            is_repeated = first is None and bool(known) and not {*chosen} - {*known}  # the graph has the other kinds already
+            record |= dataclasses.asdict(report) | _before_escalation(first or report, before if is_repeated else {})
         if not {*chosen} - {*known}:
             return
         first, run = first or report, dataclasses.replace(run, repeats=True)
         for stage in (extract, match, verify):
             stage(run)
+
+
+def _before_escalation(report: EscalationReport, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first kind of features left open: as it was recorded `before`, or else as the report says."""
+    return {key: before.get(key, getattr(report, key)) for key in ("weak", "num_parts")}
 
 
 def _turns_by_pictures(run: Run) -> bool:

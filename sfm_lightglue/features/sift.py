@@ -15,6 +15,7 @@ from sfm_lightglue.colmap import colmap_log
 from sfm_lightglue.features.extractor import check_at_least, is_featureless, no_features
 from sfm_lightglue.features.tensors import make_features, strongest
 from sfm_lightglue.images import MIN_SIDE, resize_longest, to_grey
+from sfm_lightglue.memory import MemoryBudget, memory_bytes
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 
@@ -22,6 +23,8 @@ DESCRIPTOR_SIZE = 128
 COLMAPS_LENGTH = 512
 """Length of COLMAP's descriptors, whose values are whole numbers from 0 to 255. Divided by it, they are of length 1 but for their
 rounding, and 16 bits hold them exactly."""
+BYTES_OF_PIXEL = 90
+"""Memory that COLMAP's SIFT takes for each pixel of its first octave."""
 MIN_FREE_BYTES = 32 << 20
 """What the disk for temporary files must have free, beside ten times the photo."""
 
@@ -51,6 +54,8 @@ class SiftExtractor:
     Scores are scales: like COLMAP, it keeps the keypoints of the largest structures.
     """
 
+    budget = MemoryBudget(memory_bytes() // 2)
+    """For all extractors of the process: photos of 100 megapixels take 36 GB each."""
     weights: tuple[WeightsRecord, ...] = ()
     finds_fine_keypoints = True
 
@@ -67,7 +72,9 @@ class SiftExtractor:
         pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return _no_features(image)
-        places, shapes, described = _detect((to_grey(pixels) * 255).clip(0, 255).astype(np.uint8), self.options)
+        grey = (to_grey(pixels) * 255).clip(0, 255).astype(np.uint8)
+        with self.budget.reserve(int(BYTES_OF_PIXEL * grey.size / 4**self.options.first_octave)):
+            places, shapes, described = _detect(grey, self.options)
         if len(places) == 0:
             return _no_features(image)
         scales = (np.hypot(shapes[:, 0, 0], shapes[:, 1, 0]) + np.hypot(shapes[:, 0, 1], shapes[:, 1, 1])) / 2
