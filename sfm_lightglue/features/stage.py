@@ -46,6 +46,10 @@ logger = logging.getLogger(__name__)
 MERGE_PHOTOS = 2_000
 """Largest number of photos whose features are merged into one file: 1.2 GB with 2048 keypoints, written again by each merge."""
 
+USEFUL_PIXELS = 1.9
+"""A JPEG is decoded at a part of its size if that part still has as many pixels for each pixel along a side that the extractor
+sees: resizing averages them. Photos of 4032 x 3024 px become 2016 x 1512 px before they are resized to 1024 px."""
+
 Result = TypeVar("Result")
 
 Extracted: TypeAlias = tuple[GroupData, int]
@@ -374,7 +378,7 @@ def _checked_group(image: Image, orientation: int, features: Features) -> Extrac
 def _useful_size(extractor: Extractor) -> int | None:
     """Longest side, px, beyond which pixels of a photo do not matter to the extractor; None if it may use all."""
     resize_max: int | None = getattr(getattr(extractor, "options", None), "resize_max", None)
-    return None if resize_max is None else 2 * resize_max  # twice, because resizing averages several pixels
+    return None if resize_max is None else round(USEFUL_PIXELS * resize_max)
 
 
 def _in_full_photo(features: Features, full_size: tuple[int, int] | None) -> Features:

@@ -268,7 +268,6 @@ def test_keypoints_of_a_photo_that_was_decoded_at_a_reduced_size_are_exact(
     for number, (x, y) in enumerate(corners):
         pixels[y - y % 8 : y - y % 8 + 8, x - x % 8 : x - x % 8 + 8] = 250 - 20 * number
     PILImage.fromarray(pixels).save(photos / "large.jpg", quality=95, subsampling=0)
-    monkeypatch.setattr("sfm_lightglue.images.decoding.ORDINARY_PIXELS", 500_000)
     extractor = BrightestPixels(ResizingOptions())  # type: ignore[arg-type]
     run(photos, extractor, names=["large.jpg"])
     with H5Reader(photos.parent / "features.h5") as reader:
