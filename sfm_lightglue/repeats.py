@@ -12,6 +12,7 @@ from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice,
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.shards import ShardOptions
 from sfm_lightglue.images import camera_ranges, find_masks
+from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher
 from sfm_lightglue.next_commands import command_of, next_command, next_round
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
@@ -126,11 +127,17 @@ def _before_escalation(report: EscalationReport, before: Mapping[str, Any]) -> d
 
 
 def _turns_by_pictures(run: Run) -> bool:
-    """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
+    """Whether photos may be turned by what the pictures show: not if features or matches are imported, or match turned photos."""
     for part in run.kinds or [run]:
         for choice in (part.options.features, part.options.matches):
             choice.check()
-    return run.options.orientation == "auto" and not is_imported(run)
+    return run.options.orientation == "auto" and not is_imported(run) and not all(map(_matches_turned, run.kinds or [run]))
+
+
+def _matches_turned(run: Run) -> bool:
+    """Whether turns of the photos make no difference: the descriptors stay the same, and alone decide what is matched."""
+    features, matches = run.options.features.plugin, run.options.matches.plugin
+    return getattr(features, "ignores_turns", False) and matches is NearestNeighborMatcher
 
 
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:

@@ -57,7 +57,7 @@ class SiftExtractor:
     budget = MemoryBudget(memory_bytes() // 2)
     """For all extractors of the process: photos of 100 megapixels take 36 GB each."""
     weights: tuple[WeightsRecord, ...] = ()
-    finds_fine_keypoints = True
+    finds_fine_keypoints = ignores_turns = True
 
     def __init__(self, options: SiftOptions) -> None:
         self.options = options
