@@ -28,7 +28,7 @@ def _new(record: Record) -> str:
 
 
 def _precision(record: Record) -> str:
-    return "in 16 bit" if record.get("precision") == "low" else ""
+    return "in low precision" if record.get("precision") == "low" else ""
 
 
 def _extract(record: Record) -> list[str]:

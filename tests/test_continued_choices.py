@@ -9,11 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PILImage
 
 from sfm_lightglue import create_extractor, create_matcher, extract_features, match_pairs
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.continued_choices import with_stored_choices
+from sfm_lightglue.continued_choices import log_stored_choices, with_stored_choices
+from sfm_lightglue.networks import int8
 from sfm_lightglue.networks import precision as precision_module
 from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
 from sfm_lightglue.products import Pair
@@ -22,8 +24,9 @@ from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, H5Reader, SettingsChanged, ShardStore
 
 
-def fake_bfloat16(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> None:
+def fake_bfloat16(monkeypatch: pytest.MonkeyPatch, has_it: bool, *, has_int8: bool = False) -> None:
     monkeypatch.setattr(precision_module, "_has_fast_bfloat16", lambda: has_it)
+    monkeypatch.setattr(int8, "is_fast", lambda: has_int8)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,14 @@ def test_settings_have_the_precision_that_auto_stands_for(monkeypatch: pytest.Mo
     for plugin in (create_extractor("superpoint", device="cpu"), create_matcher("lightglue", device="cpu")):
         expected = "low" if has_bfloat16 else "float32"
         assert plugin_settings(plugin)["options"]["precision"] == expected and plugin.chose_precision
+
+
+@pytest.mark.skipif(not int8.is_fast(), reason="this CPU has no VNNI")
+def test_features_are_in_low_precision_on_a_cpu_with_8_bit_instructions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_bfloat16(monkeypatch, False, has_int8=True)
+    extractor, matcher = create_extractor("superpoint", device="cpu"), create_matcher("lightglue", device="cpu")
+    assert (extractor.options.precision, matcher.options.precision) == ("low", "float32")
+    assert isinstance(extractor.network.conv2a, int8.Int8Convolution) and extractor.network.conv4a.weight.dtype == torch.float32
     chosen = create_matcher("lightglue", device="cpu", precision="float32")
     assert plugin_settings(chosen)["options"]["precision"] == "float32" and not chosen.chose_precision
 
@@ -81,7 +92,9 @@ def test_auto_goes_on_in_the_precision_of_the_file(
     fake_bfloat16(monkeypatch, has_bfloat16)
     extractor = create_extractor("superpoint", device="cpu")
     with caplog.at_level(logging.INFO):
-        assert plugin_settings(with_stored_choices(extractor, path)) == settings
+        again = with_stored_choices(extractor, path)
+        log_stored_choices(extractor, again, path)
+    assert plugin_settings(again) == settings
     assert f"continued with precision={settings['options']['precision']}" in caplog.text
 
 
@@ -101,13 +114,14 @@ def test_a_file_without_early_acceptance_is_continued_without_it(tmp_path: Path,
     default = create_matcher("lightglue", device="cpu", precision="float32")
     with caplog.at_level(logging.INFO):
         again = with_stored_choices(default, path)
+        log_stored_choices(default, again, path)
     assert plugin_settings(again) == plugin_settings(former) and again.engine.early_acceptance is None
     assert "continued with early_acceptance=false, as it was made; for a new file, early_acceptance=true" in caplog.text
     for other in ({"early_acceptance": True}, {"depth_confidence": 0.9}):  # what was asked for is not taken back
         chosen = create_matcher("lightglue", device="cpu", precision="float32", **other)
         assert with_stored_choices(chosen, path) is chosen
     stored(tmp_path / "new.h5", plugin_settings(default))
-    assert with_stored_choices(default, tmp_path / "new.h5") is default
+    assert plugin_settings(with_stored_choices(default, tmp_path / "new.h5")) == plugin_settings(default)
 
 
 def test_auto_does_not_hide_other_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-// The heavy steps of LightGlue in float32 and bfloat16, for x86-64 CPUs. This file is compiled once for AVX512 and once for AVX2
+// The heavy steps of LightGlue, and the search for nearest neighbours (nearest.h), in float32 and bfloat16, for x86-64 CPUs. This file is compiled once for AVX512 and once for AVX2
 // (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake). On CPUs with
 // AMX, attention_amx.h has a faster attention.
 //
@@ -340,6 +340,8 @@ int attention(const Element* query, long query_stride, long num_queries, const E
 #include "attention_amx.h"
 #endif
 
+#include "nearest.h"
+
 // rows += bias
 template <class Element>
 void add_bias(Element* rows, long stride, long num_rows, long width, const float* bias) {
@@ -491,6 +493,7 @@ EXPORT(add_bias)
 EXPORT(rotate)
 EXPORT(bias_norm_gelu)
 EXPORT(add_update)
+EXPORT(two_nearest)
 decltype(&scan_rows) scan_rows_float32 = scan_rows;
 
 // Which functions this CPU and its operating system can run. 0: none, 1: those for float32, 2: also those for bfloat16, 3: also

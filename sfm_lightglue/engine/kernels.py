@@ -40,6 +40,8 @@ HEAD_SIZES = (32, 64, 96, 128)
 """Channels of a head for which `attention` has code."""
 MAX_WIDTH = 4096
 """Most channels of a row in `bias_norm_gelu`; MAX_WIDTH in the source."""
+MAX_COLUMNS = 1 << 24
+"""Number of columns that `two_nearest` cannot count any more; MAX_COLUMNS in the source."""
 COMPILE_S = 30.0
 """Longest time that `load_kernels` waits for a compiler, s. It takes one to two seconds on a free core."""
 TRY_AGAIN_S = 24 * 3600.0
@@ -54,8 +56,9 @@ _ARGUMENTS = {
     "bias_norm_gelu": (*_ROWS, _POINTER, _POINTER, _POINTER),
     "add_update": (*(_POINTER, _LONG) * 3, _LONG, _LONG, _POINTER, _POINTER, _POINTER),
     "scan_rows": (*_ROWS, _FLOAT, *(_POINTER,) * 6, _LONG),
+    "two_nearest": (*(_POINTER, _LONG, _LONG, _POINTER) * 2, _LONG, *(_POINTER,) * 5),
 }
-_RESULTS = {"attention": ctypes.c_int, "scan_rows": _LONG}
+_RESULTS = {"attention": ctypes.c_int, "scan_rows": _LONG, "two_nearest": ctypes.c_int}
 _ONLY_FLOAT32 = {"scan_rows"}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -291,6 +294,39 @@ class Kernels:
         if found is None or found < 0:
             raise MemoryError(f"no memory for the entries of {count} x {width} above e^{log_threshold}")
         return lse, places[0, :found], places[1, :found], values[:found]
+
+    def two_nearest(
+        self, rows: Tensor, factors: Tensor, columns: Tensor, column_factors: Tensor
+    ) -> tuple[Float32[Tensor, " m"], Int64[Tensor, " m"], Float32[Tensor, " m"], Float32[Tensor, " n"], Float32[Tensor, " n"]]:
+        """The largest entries of the matrix of all (row . column) factor column_factor.
+
+        Args:
+            rows: elements (m, d), d a multiple of 32.
+            factors: float32 (m,).
+            columns: elements (n, d), n > 0.
+            column_factors: float32 (n,).
+
+        Returns: The largest entry of each row, its column (of equal ones the first), and the second largest; the largest and the
+            second largest of each column. -inf if there is no second.
+        """
+        function = self._of("two_nearest", rows.dtype)
+        (num_rows, dim), num_columns = rows.shape, len(columns)
+        _check_width(rows, 32)
+        _check(columns, (num_columns, dim), rows.dtype)
+        _check_vectors(num_rows, factors)
+        _check_vectors(num_columns, column_factors)
+        if not 0 < num_columns < MAX_COLUMNS:
+            raise ValueError(f"{num_columns} columns: expected 1 to {MAX_COLUMNS - 1}")
+        best, second = factors.new_empty(2, num_rows)
+        column_best, column_second = factors.new_empty(2, num_columns)
+        index = rows.new_empty(num_rows, dtype=torch.int64)
+        if not function(
+            rows.data_ptr(), rows.stride(0), num_rows, factors.data_ptr(),
+            columns.data_ptr(), columns.stride(0), num_columns, column_factors.data_ptr(), dim,
+            best.data_ptr(), index.data_ptr(), second.data_ptr(), column_best.data_ptr(), column_second.data_ptr(),
+        ):  # fmt: skip
+            raise MemoryError(f"no memory for {num_columns} packed columns")
+        return best, index, second, column_best, column_second
 
     def _of(self, name: str, dtype: torch.dtype) -> Callable[..., int | None]:
         if (name, dtype) not in self._functions:

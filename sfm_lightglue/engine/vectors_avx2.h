@@ -15,6 +15,7 @@ inline Vector as_floats(Words words) { return _mm256_castsi256_ps(words); }
 inline Words as_words(Vector values) { return _mm256_castps_si256(values); }
 inline Vector fused(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vector maximum_of(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+inline Vector minimum_of(Vector a, Vector b) { return _mm256_min_ps(a, b); }
 inline Vector absolute(Vector x) { return _mm256_andnot_ps(all(-0.0f), x); }
 inline Vector reciprocal(Vector x) { return all(1.0f) / x; }
 
@@ -50,6 +51,7 @@ inline void store(float* to, Mask mask, Vector values) { _mm256_maskstore_ps(to,
 inline Vector select(Mask mask, Vector values, Vector otherwise) {
     return _mm256_blendv_ps(otherwise, values, as_floats(mask));
 }
+inline Mask above(Vector a, Vector b) { return as_words(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
 inline unsigned bits_above(Mask mask, Vector a, Vector b) {
     return _mm256_movemask_ps(_mm256_and_ps(as_floats(mask), _mm256_cmp_ps(a, b, _CMP_GT_OQ)));
 }

@@ -15,6 +15,7 @@ inline Vector as_floats(Words words) { return _mm512_castsi512_ps(words); }
 inline Words as_words(Vector values) { return _mm512_castps_si512(values); }
 inline Vector fused(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }  // a b + c, rounded once
 inline Vector maximum_of(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+inline Vector minimum_of(Vector a, Vector b) { return _mm512_min_ps(a, b); }
 inline Vector absolute(Vector x) { return _mm512_abs_ps(x); }
 inline float sum_of(Vector x) { return _mm512_reduce_add_ps(x); }
 inline float largest_of(Vector x) { return _mm512_reduce_max_ps(x); }
@@ -41,6 +42,7 @@ inline Mask first_lanes(long count) { return static_cast<Mask>(count >= LANES ? 
 inline Vector load(Mask mask, const float* from) { return _mm512_maskz_loadu_ps(mask, from); }
 inline void store(float* to, Mask mask, Vector values) { _mm512_mask_storeu_ps(to, mask, values); }
 inline Vector select(Mask mask, Vector values, Vector otherwise) { return _mm512_mask_mov_ps(otherwise, mask, values); }
+inline Mask above(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 inline unsigned bits_above(Mask mask, Vector a, Vector b) { return _mm512_mask_cmp_ps_mask(mask, a, b, _CMP_GT_OQ); }
 
 // In step s, blocks of s x s words swap places across the diagonal.

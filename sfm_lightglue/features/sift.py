@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pycolmap
 import torch
 
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.features.extractor import check_at_least, is_featureless, make_features, no_features, strongest
+from sfm_lightglue.features.extractor import check_at_least, is_featureless, no_features
+from sfm_lightglue.features.tensors import make_features, strongest
 from sfm_lightglue.images import MIN_SIDE, resize_longest, to_grey
+from sfm_lightglue.memory import MemoryBudget, memory_bytes
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 
 DESCRIPTOR_SIZE = 128
+COLMAPS_LENGTH = 512
+"""Length of COLMAP's descriptors, whose values are whole numbers from 0 to 255. Divided by it, they are of length 1 but for their
+rounding, and 16 bits hold them exactly."""
+BYTES_OF_PIXEL = 90
+"""Memory that COLMAP's SIFT takes for each pixel of its first octave."""
+MIN_FREE_BYTES = 32 << 20
+"""What the disk for temporary files must have free, beside ten times the photo."""
 
 
 @dataclass(frozen=True)
@@ -39,41 +51,65 @@ class SiftOptions:
 class SiftExtractor:
     """Runs COLMAP's SIFT on the grey image. It needs no weights and no GPU.
 
-    Scores are scales: like COLMAP, it keeps the keypoints of the largest structures. COLMAP holds Python's lock while it computes
-    (pycolmap 4.2), so several threads are no faster than one.
+    Scores are scales: like COLMAP, it keeps the keypoints of the largest structures.
     """
 
+    budget = MemoryBudget(memory_bytes() // 2)
+    """For all extractors of the process: photos of 100 megapixels take 36 GB each."""
     weights: tuple[WeightsRecord, ...] = ()
+    finds_fine_keypoints = ignores_turns = True
 
-    def __init__(self, options: SiftOptions, detector: pycolmap.FeatureExtractor) -> None:
-        self.options, self.detector = options, detector
+    def __init__(self, options: SiftOptions) -> None:
+        self.options = options
 
     @classmethod
     def create(cls, options: SiftOptions, device: str) -> SiftExtractor:
         """The extractor. It runs on the CPU, whatever the device."""
-        detection = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
-        detection.sift.peak_threshold = options.peak_threshold
-        detection.sift.first_octave = options.first_octave
-        detection.sift.max_num_features = 2**31 - 1  # COLMAP would cut whole octaves, and before the mask
-        with colmap_log(None):
-            return cls(options, pycolmap.FeatureExtractor.create(detection, pycolmap.Device.cpu))
+        return cls(options)
 
     def __call__(self, image: Image) -> Features:
         """The features of one image."""
         pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return _no_features(image)
-        found, described = self.detector.extract_from_float32_array(to_grey(pixels))
-        if len(found) == 0:
+        grey = (to_grey(pixels) * 255).clip(0, 255).astype(np.uint8)
+        with self.budget.reserve(int(BYTES_OF_PIXEL * grey.size / 4**self.options.first_octave)):
+            places, shapes, described = _detect(grey, self.options)
+        if len(places) == 0:
             return _no_features(image)
-        table = np.array([(p.x, p.y, p.compute_scale(), p.compute_orientation()) for p in found], np.float32)
-        keypoints = torch.from_numpy(table[:, :2] - 0.5)  # COLMAP's centre of the first pixel is (0.5, 0.5)
+        scales = (np.hypot(shapes[:, 0, 0], shapes[:, 1, 0]) + np.hypot(shapes[:, 0, 1], shapes[:, 1, 1])) / 2
+        keypoints = torch.from_numpy(places - np.float32(0.5))  # COLMAP's centre of the first pixel is (0.5, 0.5)
         size = pixels.shape[1], pixels.shape[0]
-        kept = strongest(image, size, keypoints, torch.from_numpy(table[:, 2]), self.options.max_keypoints)
-        descriptors = torch.nn.functional.normalize(torch.tensor(described.data[kept.numpy()], dtype=torch.float32), dim=1)
-        features = make_features(image, size, keypoints[kept], torch.from_numpy(table[:, 2])[kept], descriptors)
-        diameters = 2 * table[kept.numpy(), 2] * np.float32(features.pixel_scale)  # COLMAP's scale is a standard deviation
-        return replace(features, scales=diameters, orientations=table[kept.numpy(), 3])
+        kept = strongest(image, size, keypoints, torch.from_numpy(scales), self.options.max_keypoints)
+        descriptors = torch.tensor(described[kept.numpy()], dtype=torch.float32) / COLMAPS_LENGTH
+        features = make_features(image, size, keypoints[kept], torch.from_numpy(scales)[kept], descriptors)
+        diameters = 2 * scales[kept.numpy()] * np.float32(features.pixel_scale)  # COLMAP's scale is a standard deviation
+        angles = np.arctan2(shapes[:, 1, 0], shapes[:, 0, 0])[kept.numpy()]
+        return replace(features, scales=diameters, orientations=angles)
+
+
+def _detect(grey: np.ndarray, options: SiftOptions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All keypoints in COLMAP's pixels (n, 2), their affine shapes (n, 2, 2), float32, and descriptors uint8 (n, 128).
+
+    COLMAP's function for photos in memory holds Python's lock while it computes (pycolmap 4.2), so several threads would be no
+    faster than one. Its function for files does not. So the pixels go through a folder, and the results through a database.
+    """
+    detection = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1, max_image_size=max(grey.shape))
+    detection.sift.peak_threshold = options.peak_threshold
+    detection.sift.first_octave = options.first_octave
+    detection.sift.max_num_features = 2**31 - 1  # COLMAP would cut whole octaves, and before the mask
+    with tempfile.TemporaryDirectory(prefix="sfm_lightglue-sift-") as folder, colmap_log(None):
+        if shutil.disk_usage(folder).free < 10 * grey.nbytes + MIN_FREE_BYTES:  # COLMAP would end the process
+            raise OSError(f"{folder}: the disk for temporary files is full, SIFT needs some MB there; TMPDIR names another one")
+        photo, database = Path(folder) / "photo.pgm", Path(folder) / "database.db"
+        photo.write_bytes(b"P5 %d %d 255\n" % grey.shape[::-1] + grey.tobytes())
+        pycolmap.extract_features(
+            database, folder, image_names=[photo.name], extraction_options=detection, device=pycolmap.Device.cpu
+        )
+        with pycolmap.Database.open(database) as opened:
+            number = opened.read_all_images()[0].image_id
+            keypoints, descriptors = opened.read_keypoints(number), opened.read_descriptors(number).data
+    return keypoints[:, :2].astype(np.float32), keypoints[:, 2:].astype(np.float32).reshape(-1, 2, 2), descriptors
 
 
 def _no_features(image: Image) -> Features:

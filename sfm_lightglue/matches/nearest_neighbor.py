@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sfm_lightglue.engine.kernels import MAX_COLUMNS, load_kernels
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Matches
 
 BLOCK = 512
-"""Descriptors of image 0 that are compared at a time: 16 MB for 8192 keypoints, where all similarities would take 268 MB."""
+"""Descriptors of image 0 that torch compares at a time: 16 MB for 8192 keypoints, where all similarities would take 268 MB."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,16 @@ class NearestNeighborOptions:
 
 
 class NearestNeighborMatcher:
-    """Compares all descriptors of two images. Scores are cosine similarities, at least 0."""
+    """Compares all descriptors of two images, with compiled kernels if there are any. Scores are cosine similarities, at least 0.
+
+    Descriptors that 16 bits hold exactly, such as SIFT's, are multiplied in 16 bits: their products and sums are exact too.
+    """
 
     weights: tuple[WeightsRecord, ...] = ()
 
     def __init__(self, options: NearestNeighborOptions, device: str = "cpu") -> None:
         self.options, self.device = options, device
+        self.kernels = load_kernels(may_compile=True) if device == "cpu" else None
 
     @classmethod
     def create(cls, options: NearestNeighborOptions, device: str) -> NearestNeighborMatcher:
@@ -54,66 +59,83 @@ class NearestNeighborMatcher:
         for features in (features0, features1):
             if not features.descriptors.shape[1]:
                 raise ValueError(f"the features of {features.name!r} have no descriptors to compare: use matches=imported")
-        descriptors0, descriptors1 = (
-            torch.nn.functional.normalize(torch.as_tensor(features.descriptors.astype(np.float32), device=self.device), dim=1)
-            for features in (features0, features1)
-        )
-        to1, to0 = _two_nearest(descriptors0, descriptors1)
-        matches0 = self._passing(to1)
+        found = self._two_nearest(self._descriptors(features0), self._descriptors(features1))
+        matches0 = torch.where(self._passes(found.best0, found.second0), found.index0, -1)
         if self.options.mutual:
-            back = self._passing(to0)
-            index0 = torch.arange(len(matches0), device=matches0.device)
-            matches0 = torch.where((matches0 > -1) & (back[matches0.clamp(min=0)] == index0), matches0, -1)
-        return Matches.from_dense(matches0.cpu().numpy(), to1.best.clamp(min=0).cpu().numpy())
+            chosen = found.best0.new_full((len(features1),), -torch.inf)
+            best = chosen.scatter_reduce(0, found.index0, found.best0, "amax")
+            is_mutual = (found.best0 == best[found.index0]) & (best >= found.best1)[found.index0]
+            is_mutual &= self._passes(found.best1, found.second1)[found.index0]
+            matches0 = _first_of_each(torch.where(is_mutual, matches0, -1), len(features1))
+        return Matches.from_dense(matches0.cpu().numpy(), found.best0.clamp(min=0).cpu().numpy())
 
-    def _passing(self, nearest: _Nearest) -> torch.Tensor:
-        """int64 (n,): the nearest neighbour of each descriptor, -1 if it does not pass the tests."""
-        distance, second = ((2 - 2 * similarity).clamp(min=0).sqrt() for similarity in (nearest.best, nearest.second))
-        valid = torch.ones_like(nearest.index, dtype=torch.bool)
+    def _descriptors(self, features: Features) -> torch.Tensor:
+        return torch.as_tensor(features.descriptors.astype(np.float32), device=self.device).contiguous()
+
+    def _two_nearest(self, descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> _Nearest:
+        """The nearest neighbours of descriptors (n0, d) and (n1, d) of any length in each other."""
+        if self.kernels is None or descriptors0.shape[1] % 32 or len(descriptors1) >= MAX_COLUMNS:
+            return _two_nearest(*(torch.nn.functional.normalize(each, dim=1) for each in (descriptors0, descriptors1)))
+        factors = [1 / each.norm(dim=1).clamp(min=1e-12) for each in (descriptors0, descriptors1)]
+        halved = [each.to(torch.bfloat16) for each in (descriptors0, descriptors1)]
+        is_exact = all(torch.equal(half.float(), each) for half, each in zip(halved, (descriptors0, descriptors1), strict=True))
+        if self.kernels.supports_bfloat16 and is_exact:
+            descriptors0, descriptors1 = halved
+        return _Nearest(*self.kernels.two_nearest(descriptors0, factors[0], descriptors1, factors[1]))
+
+    def _passes(self, best: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """bool (n,): whether nearest neighbours with these cosine similarities, and those of the second, pass the tests."""
+        distance, distance_to_second = ((2 - 2 * similarity).clamp(min=0).sqrt() for similarity in (best, second))
+        passes = torch.ones_like(best, dtype=torch.bool)
         if self.options.max_ratio is not None:
-            valid &= distance <= self.options.max_ratio * second
+            passes &= distance <= self.options.max_ratio * distance_to_second
         if self.options.max_distance is not None:
-            valid &= distance <= self.options.max_distance
-        return torch.where(valid, nearest.index, -1)
+            passes &= distance <= self.options.max_distance
+        return passes
 
 
 @dataclass(frozen=True)
 class _Nearest:
-    """The nearest neighbour of each of n descriptors."""
+    """The nearest neighbours of n0 and n1 descriptors in each other, by cosine similarity."""
 
-    best: torch.Tensor
-    """float32 (n,): its cosine similarity."""
-    index: torch.Tensor
-    """int64 (n,)."""
-    second: torch.Tensor
-    """float32 (n,): similarity of the second nearest; -inf if there is none."""
+    best0: torch.Tensor
+    """float32 (n0,): similarity of the nearest."""
+    index0: torch.Tensor
+    """int64 (n0,): the nearest."""
+    second0: torch.Tensor
+    """float32 (n0,): similarity of the second nearest; -inf if there is none."""
+    best1: torch.Tensor
+    """float32 (n1,)."""
+    second1: torch.Tensor
+    """float32 (n1,)."""
 
 
-def _two_nearest(descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> tuple[_Nearest, _Nearest]:
-    """The neighbours in image 1 of the descriptors (n0, d) of image 0, and those in image 0 of the descriptors (n1, d)."""
-    columns, rows = descriptors1.T.contiguous(), list[_Nearest]()
-    to0: _Nearest | None = None
+def _two_nearest(descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> _Nearest:
+    """The nearest neighbours of descriptors (n0, d) and (n1, d) of length 1 in each other.
+
+    A column's largest is the best of the rows that have their largest there, or of the others. The largest of the others is
+    quickly found: where a row has its largest, -inf takes its place.
+    """
+    columns, parts = descriptors1.T.contiguous(), list[tuple[torch.Tensor, ...]]()
+    others = descriptors0.new_full((len(descriptors1),), -torch.inf)
     for start in range(0, len(descriptors0), BLOCK):
         similarity = descriptors0[start : start + BLOCK] @ columns  # block n1
-        rows.append(_two_largest(similarity, 1))
-        block = _two_largest(similarity, 0)
-        to0 = block if to0 is None else _better(to0, block, start)
-    assert to0 is not None
-    whole = (torch.cat([getattr(part, name) for part in rows]) for name in ("best", "index", "second"))
-    return _Nearest(*whole), to0
+        best, index = similarity.max(dim=1)
+        similarity.scatter_(1, index[:, None], -torch.inf)
+        parts.append((best, index, similarity.amax(dim=1)))
+        others = torch.maximum(others, similarity.amax(dim=0))
+    best0, index0, second0 = (torch.cat(each) for each in zip(*parts, strict=True))
+    nothing = torch.full_like(others, -torch.inf)
+    chosen = nothing.scatter_reduce(0, index0, best0, "amax")
+    is_first = _first_of_each(torch.where(best0 == chosen[index0], index0, -1), len(others)) >= 0
+    next_chosen = nothing.scatter_reduce(0, index0, torch.where(is_first, -torch.inf, best0), "amax")
+    best1, second1 = torch.maximum(chosen, others), torch.maximum(torch.minimum(chosen, others), next_chosen)
+    return _Nearest(best0, index0, second0, best1, second1)
 
 
-def _better(former: _Nearest, block: _Nearest, start: int) -> _Nearest:
-    """The nearest among those of former blocks and of a block whose first row is `start`."""
-    second = torch.maximum(torch.maximum(former.second, block.second), torch.minimum(former.best, block.best))
-    index = torch.where(block.best > former.best, block.index + start, former.index)
-    return _Nearest(torch.maximum(former.best, block.best), index, second)
-
-
-def _two_largest(similarity: torch.Tensor, dim: int) -> _Nearest:
-    """The two largest values along a dimension. The tensor is changed, and restored."""
-    best, index = similarity.max(dim=dim)
-    places = index.unsqueeze(dim)
-    second = similarity.scatter_(dim, places, -torch.inf).amax(dim=dim)
-    similarity.scatter_(dim, places, best.unsqueeze(dim))
-    return _Nearest(best, index, second)
+def _first_of_each(index: torch.Tensor, count: int) -> torch.Tensor:
+    """`index`, values -1 to count - 1, with -1 where the same value stands before."""
+    order, group = torch.arange(len(index), device=index.device), index.clamp(min=0)
+    places = torch.where(index < 0, len(index), order)
+    first = order.new_full((count,), len(index)).scatter_reduce(0, group, places, "amin")
+    return torch.where(first[group] == order, index, -1)

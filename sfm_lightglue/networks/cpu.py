@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 BAND_PIXELS = 2**15
@@ -17,12 +17,12 @@ them with oneDNN on a single thread too, in half the time of torch's own code.""
 
 def in_bands(
     layers: Callable[[Tensor], Tensor],
-    x: Float[Tensor, "b c h w"],
+    x: Shaped[Tensor, "b c h w"],
     *,
     halo: int = 0,
     stride: int = 1,
     whole: bool = False,
-) -> Float[Tensor, "b d hd wd"]:
+) -> Shaped[Tensor, "b d hd wd"]:
     """layers(x), computed on a CPU in bands of rows. The maps of a band stay in the caches, and memory stays small.
 
     Args:

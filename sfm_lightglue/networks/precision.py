@@ -1,4 +1,4 @@
-"""The precisions of a network: `float32`, or `low` for 16 bits if the device has instructions for them.
+"""The precisions of a network: `float32`, or `low` for 16 bits, in some layers 8, if the device has instructions for them.
 
 As an option of features or matches, `auto` stands for one of them. It is resolved when the extractor or the matcher is made, so
 settings, which are stored with results, have only the precision itself.
@@ -6,9 +6,12 @@ settings, which are stored with results, have only the precision itself.
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from sfm_lightglue.registry import closest
+
+if TYPE_CHECKING:  # functions that ask the device import torch: checks of options need none
+    import torch
 
 PRECISIONS = ("float32", "low")
 AUTO = "auto"
@@ -21,11 +24,18 @@ def check_precision(precision: str, option: str, *, may_be_auto: bool = False) -
         raise ValueError(f"{option}={precision!r} is not a precision. {closest(precision, choices)}")
 
 
-def resolved_precision(precision: str, device: str, *, low_is_enough: bool) -> str:
-    """One of `PRECISIONS`: for `auto`, `low` if it is exact enough for a purpose and the device is faster with it."""
+def resolved_precision(precision: str, device: str, *, low_is_enough: bool, has_int8: bool = False) -> str:
+    """One of `PRECISIONS`: for `auto`, `low` if it is exact enough for a purpose and the device is faster with it.
+
+    `has_int8`: whether low precision means 8 bits in some layers, for which the device has instructions.
+    """
     if precision != AUTO:
         return precision
-    return "low" if low_is_enough and network_dtype("low", device) != torch.float32 else "float32"
+    if not low_is_enough or has_int8:
+        return "low" if low_is_enough else "float32"
+    import torch
+
+    return "low" if network_dtype("low", device) != torch.float32 else "float32"
 
 
 def exact_unless_chosen(precision: str) -> str:
@@ -39,6 +49,8 @@ def network_dtype(precision: str, device: str) -> torch.dtype:
     Low precision is float16 on GPUs, because it keeps three bits more than bfloat16, and bfloat16 on CPUs, because they compute
     faster with it.
     """
+    import torch
+
     assert precision in PRECISIONS, precision
     kind = torch.device(device).type
     if precision == "float32":
@@ -50,5 +62,7 @@ def network_dtype(precision: str, device: str) -> torch.dtype:
 
 def _has_fast_bfloat16() -> bool:
     """Whether this CPU has AVX512-BF16, and torch may use AVX512; False if torch cannot tell."""
+    import torch
+
     may_use = torch.backends.cpu.get_cpu_capability() == "AVX512"  # not with ATEN_CPU_CAPABILITY=avx2
     return may_use and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

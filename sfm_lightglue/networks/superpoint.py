@@ -22,6 +22,7 @@ from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, renam
 from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
 from sfm_lightglue.networks.hypercolumns import DESCRIPTOR_SIZE as HEAD_DESCRIPTOR_SIZE
 from sfm_lightglue.networks.hypercolumns import LEVELS, HypercolumnHead
+from sfm_lightglue.networks.int8 import Int8Convolution, Int8Output, max_pool
 
 CELL = 8
 """Side of a cell, px: the network's output has one cell for 8 x 8 pixels."""
@@ -41,6 +42,8 @@ _LAYERS = {
     **{"3a": (64, 128), "3b": (128, 128), "4a": (128, 128), "4b": (128, 128)},
     **{"Pa": (128, 256), "Da": (128, 256)},
 }
+INT8_LAYERS = "1b", "2a", "2b", "3a", "3b"
+"""The layers that may compute in 8 bits: six sevenths of the arithmetic. Each reads the result of the one before."""
 
 _HUGGING_FACE: KeyPatterns = {
     r"^encoder\.conv_blocks\.(\d)\.conv_([ab])": lambda found: f"conv{int(found[1]) + 1}{found[2]}",
@@ -99,8 +102,19 @@ class SuperPoint(nn.Module):
         """Dimension of the descriptors."""
         return HEAD_DESCRIPTOR_SIZE if self.head else DESCRIPTOR_SIZE
 
-    def lower(self, dtype: torch.dtype) -> None:
-        """Makes the 3x3 convolutions compute in `dtype`, except the first: it is fast, and should read the image exactly."""
+    def lower(self, dtype: torch.dtype, limits: Mapping[str, float] | None = None) -> None:
+        """Makes the 3x3 convolutions compute in `dtype`, except the first: it is fast, and should read the image exactly.
+
+        Args:
+            dtype: the type of activations and weights.
+            limits: makes `INT8_LAYERS` compute in 8 bits instead, on a CPU: the largest input of each; larger ones are cut.
+        """
+        if limits:
+            results: list[float | torch.dtype] = [*(limits[name] for name in INT8_LAYERS[1:]), dtype]
+            for name, result in zip(INT8_LAYERS, results, strict=True):
+                convolution = cast(nn.Conv2d, self.get_submodule(f"conv{name}"))
+                self.add_module(f"conv{name}", Int8Convolution(convolution, limits[name], result))
+            self.add_module("conv1a", Int8Output(cast(nn.Conv2d, self.conv1a), limits[INT8_LAYERS[0]]))
         for name, module in self.named_children():
             if name not in ("conv1a", "bn1a", "convPb", "convDb", "octaves", "head"):
                 module.to(dtype)
@@ -196,17 +210,23 @@ class SuperPoint(nn.Module):
         for block in "123":
             whole = self.training and self.batch_norm
             results.append(in_bands(partial(self._block, block), results[-1], halo=2, stride=2, whole=whole))
-        return results[2], self._layer("4b", self._layer("4a", results[3]))
+        second = results[2]
+        if isinstance(self.conv3a, Int8Convolution):
+            second = self.conv3a.values(second, results[3].dtype)
+        return second, self._layer("4b", self._layer("4a", results[3]))
 
     def _describe(self, x: Float[Tensor, "b 128 hc wc"]) -> Float[Tensor, "b 256 hc wc"]:
         """Unit-length descriptors from the features of the encoder."""
         return F.normalize(self.convDb(self._layer("Da", x).float()), dim=1)
 
     def _block(self, block: str, x: Tensor) -> Tensor:
-        return F.max_pool2d(self._layer(f"{block}b", self._layer(f"{block}a", x)), 2)
+        return max_pool(self._layer(f"{block}b", self._layer(f"{block}a", x)))
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
-        convolution = cast(nn.Conv2d, self.get_submodule(f"conv{name}"))
+        convolution = self.get_submodule(f"conv{name}")
+        if isinstance(convolution, Int8Convolution | Int8Output):
+            return cast(Tensor, convolution(x))
+        convolution = cast(nn.Conv2d, convolution)
         if not self.training:  # in training autocast chooses the precision
             x = x.to(convolution.weight.dtype)
         x = convolution(x)

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from sfm_lightglue.refinement.affine import local_affine
-from sfm_lightglue.refinement.alignment import align
 from sfm_lightglue.refinement.graph import choose_edges, find_references
 from sfm_lightglue.refinement.tiles import Tiles
 
@@ -131,6 +130,8 @@ def _align_batch(
     jobs: _Jobs,
 ) -> None:
     """Does some alignments and writes those that fit into the state."""
+    from sfm_lightglue.refinement.alignment import align  # here, not at the top: a run with nothing to do needs no torch
+
     templates = _Patches.gather(keypoints, tiles_of, pool, state.positions, jobs.templates)
     targets = _Patches.gather(keypoints, tiles_of, pool, state.positions, jobs.targets)
     maps = _local_maps(keypoints, jobs) * templates.scale[:, None, :] / targets.scale[:, :, None]

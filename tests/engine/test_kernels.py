@@ -370,3 +370,51 @@ def test_scanned_rows_may_all_be_equal_and_their_columns_new(kernels: Kernels) -
     assert maximum.tolist() == [-700.0] * 20 and total.tolist() == pytest.approx([3.0] * 20)
     with pytest.raises(ValueError, match="at most 0"):
         kernels.scan_rows(torch.zeros(3, 20), 0.5, maximum, total)
+
+
+@pytest.mark.parametrize(("m", "n", "d"), [(1, 1, 32), (1, 70, 64), (70, 1, 32), (7, 64, 128), (13, 65, 96), (50, 1100, 128)])
+def test_two_nearest_equal_float64(kernels: Kernels, dtype: torch.dtype, m: int, n: int, d: int) -> None:
+    (rows, whole), (columns, _) = strided(normal(m, d, dtype=dtype)), strided(normal(n, d, dtype=dtype, seed=1))
+    factors, column_factors = (1 / each.float().norm(dim=1) for each in (rows, columns))
+    entries = (rows.double() @ columns.double().T) * factors[:, None].double() * column_factors.double()
+    beside = torch.full((m, 1), -math.inf).double()
+    expected, index = torch.cat([entries, beside], dim=1).topk(2, dim=1)
+    of_columns = torch.cat([entries, beside.new_full((1, n), -math.inf)]).topk(2, dim=0).values
+
+    best, found, second, column_best, column_second = kernels.two_nearest(rows, factors, columns, column_factors)
+
+    assert torch.equal(found, index[:, 0])
+    for values, exact in zip((best, second, column_best, column_second), (*expected.T, *of_columns), strict=True):
+        torch.testing.assert_close(values.double(), exact, atol=1e-6, rtol=0)
+    assert is_guarded(rows, whole)
+
+
+def test_of_equal_columns_the_first_is_the_nearest_and_another_the_second(kernels: Kernels, dtype: torch.dtype) -> None:
+    column = torch.ones(1, 32, dtype=dtype)
+    columns = torch.cat([-column.repeat(3, 1), column.repeat(600, 1)])  # in other lanes and blocks
+    ones = torch.ones(len(columns)) / 32
+    best, index, second, column_best, _ = kernels.two_nearest(column.repeat(9, 1), torch.ones(9), columns, ones)
+    assert (index == 3).all() and (best == 1).all() and (second == 1).all()
+    assert column_best.tolist() == [-1.0] * 3 + [1.0] * 600
+
+
+def test_whole_numbers_of_eight_bits_give_the_same_bits_in_bfloat16(kernels: Kernels) -> None:
+    if not kernels.supports_bfloat16:
+        pytest.skip("this CPU has no AVX512-BF16")
+    both = [torch.randint(0, 256, (size, 128), generator=torch.Generator().manual_seed(size)) / 512 for size in (90, 700)]
+    factors = [1 / each.norm(dim=1) for each in both]
+    exact, halved = (
+        kernels.two_nearest(both[0].to(dtype), factors[0], both[1].to(dtype), factors[1])
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert all(map(torch.equal, exact, halved))
+
+
+def test_nearest_of_no_columns_or_of_odd_vectors_are_refused(kernels: Kernels) -> None:
+    rows, factors = normal(3, 64), torch.ones(3)
+    with pytest.raises(ValueError, match="0 columns: expected 1"):
+        kernels.two_nearest(rows, factors, rows[:0], factors[:0])
+    with pytest.raises(ValueError, match="multiple of 32"):
+        kernels.two_nearest(rows[:, :40], factors, rows[:, :40], factors)
+    with pytest.raises(ValueError, match=r"\(2,\)"):
+        kernels.two_nearest(rows, factors, rows, factors[:2])

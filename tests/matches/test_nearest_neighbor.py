@@ -50,10 +50,11 @@ def nearest_by_loops(
 @pytest.mark.parametrize("mutual", [True, False])
 @pytest.mark.parametrize("max_ratio, max_distance", [(None, None), (0.8, None), (None, 0.7), (0.9, 0.8)])
 @pytest.mark.parametrize("num0, num1", [(40, 60), (60, 40), (1, 30), (30, 1), (1, 1), (2, 2)])
+@pytest.mark.parametrize("dimensions", [16, 32])  # the compiled kernels take multiples of 32
 def test_the_matches_equal_a_search_by_loops(
-    num0: int, num1: int, max_ratio: float | None, max_distance: float | None, mutual: bool
+    num0: int, num1: int, max_ratio: float | None, max_distance: float | None, mutual: bool, dimensions: int
 ) -> None:
-    features0, features1 = related(num0, num1)
+    features0, features1 = related(num0, num1, dimensions=dimensions)
     expected = nearest_by_loops(features0.descriptors, features1.descriptors, max_ratio, max_distance)
     if mutual:
         back = nearest_by_loops(features1.descriptors, features0.descriptors, max_ratio, max_distance)
@@ -120,6 +121,30 @@ def test_thresholds_at_the_ends_of_their_ranges_drop_nothing() -> None:
     for options in itertools.product([None, 1.0], [None, 2.0]):
         limited = matcher(max_ratio=options[0], max_distance=options[1])(features0, features1)
         np.testing.assert_array_equal(limited.indices, everything)
+
+
+def test_whole_numbers_match_the_same_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIFT's descriptors: kernels multiply them in 16 bits."""
+    rng = np.random.default_rng(5)
+    common = rng.integers(0, 200, (80, 128))
+    both = [make_features(np.float32(rng.permutation(common + rng.integers(0, 56, common.shape)) / 512)) for _ in range(2)]
+    found = matcher(max_ratio=0.9)(*both)
+    monkeypatch.setenv("SFM_LIGHTGLUE_KERNELS", "0")
+    expected = matcher(max_ratio=0.9)(*both)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+    assert len(found) == 80
+
+
+@pytest.mark.parametrize("dimensions", [16, 32])
+def test_of_equal_descriptors_one_has_a_mutual_match_unless_the_ratio_forbids_it(dimensions: int) -> None:
+    features0, features1 = related(20, 20, dimensions=dimensions)
+    twice = make_features(np.concatenate([features0.descriptors, features0.descriptors]))
+    expected = matcher()(features0, features1).indices
+    np.testing.assert_array_equal(matcher()(twice, features1).indices, expected)
+    back = matcher()(features1, twice).indices
+    assert {tuple(row) for row in back.tolist()} == {(b, a) for a, b in expected.tolist()}
+    assert len(matcher(max_ratio=0.8)(twice, features1)) == len(matcher(max_ratio=0.8)(features1, twice)) == 0
 
 
 def test_blocks_do_not_change_the_matches(monkeypatch: pytest.MonkeyPatch) -> None:

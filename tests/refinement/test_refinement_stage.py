@@ -7,6 +7,7 @@ import functools
 import itertools
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,15 @@ from sfm_lightglue.pair_files import write_pairs as write_pair_list
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.refinement import RefinementOptions, RefinementReport, find_refined, refine_keypoints
 from sfm_lightglue.run_context import Run as RunContext
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, geometry_to_group, match_key, matches_to_group
+from sfm_lightglue.storage import (
+    H5Reader,
+    ShardStore,
+    features_to_group,
+    geometry_to_group,
+    joined_features_to_group,
+    match_key,
+    matches_to_group,
+)
 
 SIZE = (240, 200)
 NAMES = ["a.png", "b.png", "sub/c.png", "d.png"]
@@ -46,9 +55,9 @@ class Run:
     folder: Path
     truth: dict[str, np.ndarray]
 
-    def refine(self, options: RefinementOptions = OPTIONS) -> RefinementReport:
+    def refine(self, options: RefinementOptions = OPTIONS, fine: Sequence[str] = ()) -> RefinementReport:
         inputs = (self.folder / f"{name}.h5" for name in ("features", "matches", "verification"))
-        return refine_keypoints(self.folder / "images", *inputs, PAIRS, self.output, options, CAMERAS)
+        return refine_keypoints(self.folder / "images", *inputs, PAIRS, self.output, options, CAMERAS, fine)
 
     @property
     def output(self) -> Path:
@@ -138,6 +147,47 @@ def test_keypoints_move_at_most_as_far_as_allowed_and_correlate(run: Run) -> Non
             move = np.linalg.norm(after.bare_features(name).keypoints - before.bare_features(name).keypoints, axis=1)
             assert move.max() <= 0.2 * 1.5 + 1e-4
     assert run.refine(dataclasses.replace(OPTIONS, min_correlation=1.0)).num_aligned == 0
+
+
+def test_keypoints_of_kinds_that_are_fine_stay(run: Run) -> None:
+    with H5Reader(run.folder / "features.h5") as reader:
+        whole = {name: reader.features(name) for name in NAMES}
+    halves = {"sift": slice(0, 20), "disk": slice(20, 40)}
+    with ShardStore(run.folder / "features.h5", {"kinds": [*halves]}, if_settings_changed="recompute") as store:
+        for name, each in whole.items():
+            parts = {
+                kind: dataclasses.replace(
+                    each, keypoints=each.keypoints[rows], scores=each.scores[rows], descriptors=each.descriptors[rows]
+                )
+                for kind, rows in halves.items()
+            }
+            store.add(name, joined_features_to_group(parts), f"stamp of {name}")
+        store.merge()
+    write_pairs(run.folder)
+    report = run.refine(fine=["sift"])
+    assert report.num_matched_keypoints == 80 and report.num_aligned > 50
+    with H5Reader(run.output) as reader:
+        for name in NAMES[1:]:
+            moved = (reader.bare_features(name).keypoints != whole[name].keypoints).any(axis=1)
+            assert not moved[:20].any() and moved[20:].sum() > 15
+            assert np.median(run.errors(name)[20:]) < 0.05
+    assert run.refine().num_matched_keypoints == 160  # another choice is another result
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fine"),
+    [
+        (["features=sift"], [""]),
+        (["features=sift", "refinement.fine_keypoints=true"], []),
+        (["features=disk"], []),
+        (["features=[disk,sift]"], ["sift"]),
+    ],
+)
+def test_the_stage_leaves_the_keypoints_of_sift(overrides: list[str], fine: list[str]) -> None:
+    made = RunContext.create(compose_config(["+dataset=folder", "dataset.images=none", "output=none", *overrides]))
+    assert pipeline._fine_kinds(made) == fine
+    if fine == [""]:
+        assert not pipeline._is_refined(made) and pipeline._refined_keypoints(made) is None
 
 
 def test_a_repeated_call_does_nothing_and_equal_input_gives_equal_bytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
