@@ -24,8 +24,9 @@ NUM_TRIES = 5
 """Neighbours to which a keypoint is aligned, one after the other, until it fits to one."""
 MAX_STEPS = 4
 """Alignments between a keypoint and its reference: each adds an error."""
-SMALL_SHARE = 0.001
-"""The work ends when a round would align a smaller share of the keypoints: each round reads photos."""
+SMALL_SHARE = 0.01
+"""Rounds that would align a smaller share of the keypoints are left out, since each reads photos; the work ends when there are
+no more new references either."""
 BATCH = 4096
 """Alignments for which tiles are gathered together."""
 
@@ -94,25 +95,22 @@ def refine_points(
     ends, count = keypoints.edges, len(keypoints.positions)
     state = RefinedKeypoints(keypoints.positions.copy(), np.full(count, -1))
     tries, usable = np.zeros(count, np.int64), np.ones(len(ends), bool)
-    num_matched = len(np.unique(ends))
+    few = SMALL_SHARE * len(np.unique(ends))
     while True:
         waits = (state.steps < 0) & (tries < NUM_TRIES)
         serves = (state.steps >= 0) & (state.steps < MAX_STEPS)
         jobs = _sorted(keypoints, *choose_edges(ends, usable & (waits[ends] | serves[ends]).all(axis=1), state.steps))
-        if not len(jobs.edges):
+        if len(jobs.edges) <= few:
             references = find_references(count, ends[usable & (state.steps[ends] < 0).all(axis=1)])
             state.steps[references] = 0
-            if len(references) > SMALL_SHARE * num_matched:
-                continue
-            break
+            if len(references) <= few:
+                return state
+            continue
         for start in range(0, len(jobs.edges), BATCH):
             _align_batch(keypoints, tiles_of, min_correlation, pool, state, jobs[start : start + BATCH])
             tell(int((state.steps >= 0).sum()))
         usable[jobs.edges] = False
         tries[jobs.targets] += 1
-        if len(jobs.edges) < SMALL_SHARE * num_matched:
-            break
-    return state
 
 
 def _sorted(keypoints: MatchedKeypoints, edges: np.ndarray, flipped: np.ndarray) -> _Jobs:

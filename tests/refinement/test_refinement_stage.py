@@ -93,22 +93,28 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path, truth)
 
 
-def write_pairs(folder: Path, wrong: bool = False) -> None:
-    """All keypoints are matched and verified. With `wrong`, keypoints 0 and 1 are exchanged between a.png and b.png."""
+def write_pairs(folder: Path, wrong: bool = False, chain: bool = False) -> None:
+    """All keypoints are matched and verified.
+
+    With `wrong`, keypoints 0 and 1 are exchanged between a.png and b.png. With `chain`, keypoint 0 is matched only between a.png
+    and b.png, a.png and d.png, and b.png and sub/c.png.
+    """
     rows = np.column_stack([np.arange(40)] * 2).astype(np.int32)
     found = {pair: rows for pair in PAIRS}
     if wrong:
         found[PAIRS[0]] = np.column_stack([np.arange(40), [1, 0, *range(2, 40)]]).astype(np.int32)
+    if chain:
+        found |= {pair: rows[1:] for pair in (Pair("a.png", "sub/c.png"), Pair("b.png", "d.png"), Pair("d.png", "sub/c.png"))}
     with ShardStore(folder / "matches.h5", {}, if_settings_changed="recompute") as store:
         for pair, indices in found.items():
-            content = matches_to_group(Matches(indices, np.ones(40, np.float32)), 40)
-            store.add(match_key(pair.name0, pair.name1), content, f"{pair.name0} {pair.name1} {wrong}")
+            content = matches_to_group(Matches(indices, np.ones(len(indices), np.float32)), 40)
+            store.add(match_key(pair.name0, pair.name1), content, f"{pair.name0} {pair.name1} {wrong} {chain}")
         store.merge()
     with H5Reader(folder / "features.h5") as features, H5Reader(folder / "matches.h5") as matches:
         stamps, settings = geometry_stamps(PAIRS, features, matches, CAMERAS), input_fingerprints(features, matches)
     with ShardStore(folder / "verification.h5", settings, if_settings_changed="recompute") as store:
         for pair, stamp in zip(PAIRS, stamps, strict=True):
-            geometry = TwoViewGeometry("CALIBRATED", found[pair], 40, 2.0, E=np.eye(3), F=np.eye(3))
+            geometry = TwoViewGeometry("CALIBRATED", found[pair], len(found[pair]), 2.0, E=np.eye(3), F=np.eye(3))
             store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamp)
         store.merge()
 
@@ -138,6 +144,18 @@ def test_keypoints_move_at_most_as_far_as_allowed_and_correlate(run: Run) -> Non
             move = np.linalg.norm(after.bare_features(name).keypoints - before.bare_features(name).keypoints, axis=1)
             assert move.max() <= 0.2 * 1.5 + 1e-4
     assert run.refine(dataclasses.replace(OPTIONS, min_correlation=1.0)).num_aligned == 0
+
+
+def test_a_round_with_few_keypoints_does_not_end_the_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.refinement.points.SMALL_SHARE", 0.05)
+    other = np.random.default_rng(1).integers(0, 256, pixels("a.png").shape, dtype=np.uint8)
+    x, y = np.rint(run.truth["a.png"][0]).astype(int)
+    rows, columns = slice(y - 20, y + 21), slice(x - 20, x + 21)
+    other[rows, columns] = pixels("a.png")[rows, columns]  # only keypoint 0 of a.png fits to the other photos
+    PILImage.fromarray(other).save(run.folder / "images" / "a.png")
+    write_pairs(run.folder, chain=True)
+    report = run.refine()  # after the first round, only sub/c.png's keypoint 0 waits for one that is aligned
+    assert report.num_aligned > 60
 
 
 def test_a_repeated_call_does_nothing_and_equal_input_gives_equal_bytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
