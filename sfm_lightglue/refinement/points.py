@@ -2,7 +2,8 @@
 
 The keypoint with most matches of each track is its reference and stays. The others are aligned to it, or, if the views differ too
 much, to a neighbour that is aligned already. A keypoint that correlates with no neighbour, or that would move too far, stays, and
-may be the reference of others that do not fit either: matches that are wrong do not join two tracks.
+may be the reference of others that do not fit either: matches that are wrong do not join two tracks. A keypoint that moves far is
+aligned back, and must find its neighbour again: on lines and repeated structures it does not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ MAX_STEPS = 4
 SMALL_SHARE = 0.01
 """Rounds that would align a smaller share of the keypoints are left out, since each reads photos; the work ends when there are
 no more new references either."""
+SURE_MOVE = 0.25
+"""Longer moves are aligned back, / `max_move`."""
+MAX_RETURN = 0.5
+"""Largest distance from its neighbour of a keypoint that is aligned back, px of the tiles."""
 BATCH = 4096
 """Alignments for which tiles are gathered together."""
 
@@ -135,7 +140,13 @@ def _align_batch(
     found = align(templates.pixels, targets.pixels, templates.positions, targets.positions, maps)
     places = state.positions[jobs.targets] + (found.positions - targets.positions) * targets.scale
     move = np.linalg.norm(places - state.positions[jobs.targets], axis=1)
-    fits = (found.correlations >= min_correlation) & (move <= keypoints.max_move[keypoints.photo[jobs.targets]])
+    max_move = keypoints.max_move[keypoints.photo[jobs.targets]]
+    fits = (found.correlations >= min_correlation) & (move <= max_move)
+    far = np.flatnonzero(fits & (move > SURE_MOVE * max_move))
+    back = align(
+        targets.pixels[far], templates.pixels[far], found.positions[far], templates.positions[far], np.linalg.inv(maps[far])
+    )
+    fits[far] = np.linalg.norm(back.positions - templates.positions[far], axis=1) <= MAX_RETURN
     aligned = jobs.targets[fits]
     state.positions[aligned] = places[fits]
     state.steps[aligned] = state.steps[jobs.templates[fits]] + 1

@@ -23,6 +23,7 @@ from sfm_lightglue.geometries.inputs import geometry_stamps, input_fingerprints
 from sfm_lightglue.pair_files import write_pairs as write_pair_list
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.refinement import RefinementOptions, RefinementReport, find_refined, refine_keypoints
+from sfm_lightglue.refinement.points import SURE_MOVE
 from sfm_lightglue.run_context import Run as RunContext
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, geometry_to_group, match_key, matches_to_group
 
@@ -144,6 +145,34 @@ def test_keypoints_move_at_most_as_far_as_allowed_and_correlate(run: Run) -> Non
             move = np.linalg.norm(after.bare_features(name).keypoints - before.bare_features(name).keypoints, axis=1)
             assert move.max() <= 0.2 * 1.5 + 1e-4
     assert run.refine(dataclasses.replace(OPTIONS, min_correlation=1.0)).num_aligned == 0
+
+
+def displaced(run: Run, move: float) -> np.ndarray:
+    """Moves keypoints 0 to 9 of b.png by `move` px, refines, and returns how far they moved then, px of the resized photo."""
+    with H5Reader(run.folder / "features.h5") as reader:
+        content = {name: reader.features(name) for name in NAMES}
+    wrong = content["b.png"].keypoints.copy()
+    wrong[:10, 0] = run.truth["b.png"][:10, 0] + move
+    content["b.png"] = dataclasses.replace(content["b.png"], keypoints=wrong)
+    with ShardStore(run.folder / "features.h5", {}) as store:
+        for name, features in content.items():
+            store.add(name, features_to_group(features), f"stamp of {name}, {move}")
+        store.merge()
+    write_pairs(run.folder)
+    run.refine()
+    with H5Reader(run.output) as reader:
+        return np.linalg.norm(reader.bare_features("b.png").keypoints - wrong, axis=1)[:10] / 1.5
+
+
+def test_keypoints_move_far_if_the_way_back_ends_where_it_began(run: Run) -> None:
+    moves = displaced(run, 5.0)
+    assert (moves > SURE_MOVE * OPTIONS.max_move_px).sum() > 6
+    assert np.median(run.errors("b.png")[:10]) < 0.2  # five steps of the alignment end a little before the place
+
+
+def test_keypoints_stay_if_the_way_back_ends_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.refinement.points.MAX_RETURN", -1.0)
+    assert displaced(run, 5.0).max() <= SURE_MOVE * OPTIONS.max_move_px
 
 
 def test_a_round_with_few_keypoints_does_not_end_the_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
