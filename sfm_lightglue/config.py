@@ -233,7 +233,9 @@ def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
 
 def _with_own_output(config: DictConfig, job: Sequence[str], arguments: Sequence[str]) -> DictConfig:
     """The configuration of a job of a sweep. Its output folder is named after the overrides that `arguments` does not contain."""
-    varied = [re.sub(r"['\"\\]", "", override.replace("/", "_")) for override in job if override not in arguments]
+    references = {key for key, _, value in (each.partition("=") for each in arguments) if re.fullmatch(r"\$\{[^,]*\}", value)}
+    varied = [each for each in job if each not in arguments and each.partition("=")[0] not in references]  # resolved in the jobs
+    varied = [re.sub(r"['\"\\]", "", each.replace("/", "_")) for each in varied]
     if not varied:
         return config
     config = config.copy()

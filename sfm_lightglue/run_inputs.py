@@ -25,6 +25,9 @@ from sfm_lightglue.run_options import PluginChoice, RunOptions
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import H5Reader
 
+IN_PACKAGE = "superpoint-open"
+"""Name of the weights of SuperPoint, and of what LightGlue was trained for, that are in this package."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -35,6 +38,8 @@ class Inputs:
     """Gives the sorted names of the photos."""
     kind: str = ""
     """The name of the kind of features if these are the inputs of one of several kinds."""
+    may_stay_unused: bool = False
+    """True for a kind that `matches.escalate` may not need."""
 
     @property
     def folder(self) -> RunFolder:
@@ -44,8 +49,11 @@ class Inputs:
     @functools.cached_property
     def kinds(self) -> list[Inputs]:
         """The inputs of each kind of features; these themselves if there is only one."""
-        of_kinds = [(kind.name, self.options.of_kind(kind)) for kind in self.options.kinds]
-        return [Inputs(options, lambda: self.names, name) for name, options in of_kinds] or [self]
+        escalates = self.options.escalate
+        return [
+            Inputs(self.options.of_kind(kind), lambda: self.names, kind.name, may_stay_unused=escalates and number > 0)
+            for number, kind in enumerate(self.options.kinds)
+        ] or [self]
 
     @property
     def images(self) -> Path:
@@ -85,19 +93,30 @@ class Inputs:
 
     @functools.cached_property
     def has_matched(self) -> bool:
-        """Whether matches of this matcher with features of this extractor are stored: both work, and fit to each other."""
+        """Whether both work, and fit to each other: matches with these features are stored, or both are left untried."""
         return not isinstance(self.extractor, Exception) and self._is_extracted(self.extractor) and self._is_matched(self.matcher)
 
     def _is_extracted(self, extractor: Any) -> bool:
-        return _has_results_of(with_stored_choices(extractor, self.folder.features), self.folder.features)
+        path = self.folder.features
+        return self._is_left_untried or _has_results_of(with_stored_choices(extractor, path), path)
 
     def _is_matched(self, matcher: Any) -> bool:
-        return _has_results_of(with_stored_choices(matcher, self.folder.matches), self.folder.matches)
+        path = self.folder.matches
+        return self._is_left_untried or _has_results_of(with_stored_choices(matcher, path), path)
+
+    @property
+    def _is_left_untried(self) -> bool:
+        """Whether the networks, which take 3 s to build, may not be needed, and are those of this package, which fit together."""
+        features, matches = self.options.features.options, self.options.matches.options
+        is_ours = getattr(features, "weights", None) == getattr(matches, "trained_for", IN_PACKAGE) == IN_PACKAGE
+        return self.may_stay_unused and is_ours and getattr(matches, "weights", None) is None
 
     @functools.cached_property
     def empty_features(self) -> Features | None:
         """What the extractor gives for a black picture: no keypoints, and the size of a descriptor. None if it is not known."""
         if isinstance(self.extractor, (Exception, ImportedExtractor)):
+            return None
+        if self._is_left_untried:
             return None
         try:
             features = self.extractor(Image("black.png", np.zeros((64, 64, 3), np.uint8)))

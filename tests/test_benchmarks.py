@@ -6,12 +6,13 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
+import json
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -484,3 +485,38 @@ def test_exact_matches_have_no_corner_error(benchmark: Callable[[str], ModuleTyp
     auc = photo_pairs.corner_auc([photo_pairs.MatchedPair(image0, image1, same)], {("0", "1"): shift})
     assert list(auc) == ["1", "3", "5"] and auc["1"] > 95
     assert photo_pairs.corner_auc([photo_pairs.MatchedPair(image0, image1, wrong)], {("0", "1"): shift})["5"] < 20
+
+
+def test_the_table_of_several_kinds_has_medians_and_ratios_to_sift(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several, commands = benchmark("several_kinds"), list[list[str]]()
+
+    def run(command: list[str]) -> object:
+        commands.append(command)
+        output = Path(next(word.partition("=")[2] for word in command if word.startswith("output=")))
+        output.mkdir(parents=True, exist_ok=True)
+        if "evaluate" in command:
+            evaluation = {"auc": {"1": 90.0, "5": 97.5}, "position_error_mean": 0.0024}
+            (output / "evaluation.json").write_text(json.dumps(evaluation))
+        else:
+            model = {"folder": "0", "num_images": 9, "num_points": 77, "mean_reprojection_error_px": 0.25}
+            stages = {"reconstruct": {"models": [model], "largest": "0", "num_images": 11}, "match": {"num_pairs": 55}}
+            stages["escalate"] = {"num_pairs": 7}
+            (output / "summary.json").write_text(json.dumps({"stages": stages}))
+        seconds = 10.0 * len(commands)
+        return SimpleNamespace(seconds=seconds, cpu_seconds=2 * seconds, peak_mb=500.0)
+
+    (tmp_path / "data" / "set" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "set" / "poses.txt").touch()
+    monkeypatch.setattr(several, "run_process", run)
+    arguments = [str(tmp_path / "data"), str(tmp_path / "out"), "modes=sift+escalation", "rounds=2", "seed=1"]
+    monkeypatch.setattr(sys, "argv", ["several_kinds.py", *arguments])
+    several.main()
+    assert len(commands) == 8 and all("seed=1" in command for command in commands)
+    assert [("matches.escalate=true" in command) for command in commands] == [False, False, True, True] * 2
+    text = capsys.readouterr().out
+    assert "| set | sift | 9 of 11 | 77 | 0.25 | 90.0 | 97.5 | 0.0024 | 60 | 1.00 | 30 | 500 |  |" in text
+    assert "| set | escalation | 9 of 11 | 77 | 0.25 | 90.0 | 97.5 | 0.0024 | 100 | 1.67 | 50 | 500 | 7 of 55 |" in text
+    several.main()
+    assert len(commands) == 8 and capsys.readouterr().out == text  # what is there is not repeated

@@ -32,6 +32,7 @@ class Extractor(Protocol):
       `turns_photos = False`, and gets photos as they are stored.
     - If it finds keypoints as exactly as patches of photos can be aligned, to a fifth of a pixel, it sets the class attribute
       `finds_fine_keypoints = True`, and the stage refine leaves them as they are.
+    - If turned photos get the same keypoints and descriptors, it sets the class attribute `ignores_turns = True`.
     """
 
     weights: tuple[WeightsRecord, ...]

@@ -137,15 +137,15 @@ def _find_cameras(
 
     Poses and points are adjusted to cameras with all parameters.
     """
-    possible = _possible_groups(options)
+    possible = possible_groups(options)
     counts = dict.fromkeys(model.cameras, 0)
     for image_id in model.reg_image_ids():
         counts[model.image(image_id).camera_id] += 1
-    ids = [camera_id for camera_id in sorted(counts) if counts[camera_id] >= MIN_PHOTOS and _can_widen(model.camera(camera_id))]
+    ids = [camera_id for camera_id in sorted(counts) if counts[camera_id] >= MIN_PHOTOS and can_widen(model.camera(camera_id))]
     if not possible or not ids:
         return {}
     before = {camera_id: copy.deepcopy(model.camera(camera_id)) for camera_id in ids}
-    _replace_cameras(model, _widened(model, ids))
+    _replace_cameras(model, widened(model, ids))
     others = {*model.cameras} - {*ids}
     _solve(model, options, ROUGH_TOLERANCE, others, frees_principal_point=True)
     clean()
@@ -177,7 +177,7 @@ def _estimate(
 
     In a model of more than MAX_PHOTOS each camera is estimated from its own photos, as many as that.
     """
-    wide, found = _widened(model, ids), dict[int, tuple[np.ndarray, np.ndarray]]()
+    wide, found = widened(model, ids), dict[int, tuple[np.ndarray, np.ndarray]]()
     is_large = model.num_reg_images() > MAX_PHOTOS
     for part in [[camera_id] for camera_id in sorted(ids)] if is_large else [sorted(ids)]:
         free = {camera_id: range(len(NAMES)) if camera_id in part else () for camera_id in wide}
@@ -213,7 +213,7 @@ def _overlapping_photos(model: pycolmap.Reconstruction, camera_id: int) -> list[
     return chosen
 
 
-def _widened(model: pycolmap.Reconstruction, ids: Iterable[int]) -> dict[int, pycolmap.Camera]:
+def widened(model: pycolmap.Reconstruction, ids: Iterable[int]) -> dict[int, pycolmap.Camera]:
     """The cameras of the model by id; those of `ids` as cameras of the model OPENCV that project as they do."""
     cameras = {camera_id: model.camera(camera_id) for camera_id in model.cameras}
     for camera_id in ids:
@@ -238,7 +238,7 @@ def _always(options: ReconstructionOptions) -> tuple[str, ...]:
     return ("principal point",) if options.refine_principal_point == "true" else ()
 
 
-def _possible_groups(options: ReconstructionOptions) -> tuple[str, ...]:
+def possible_groups(options: ReconstructionOptions) -> tuple[str, ...]:
     """Groups of parameters that a camera may get."""
     if not options.refine_intrinsics:
         return ()
@@ -246,7 +246,7 @@ def _possible_groups(options: ReconstructionOptions) -> tuple[str, ...]:
     return tuple(name for name in names if name != "principal point" or options.refine_principal_point != "false")
 
 
-def _can_widen(camera: pycolmap.Camera) -> bool:
+def can_widen(camera: pycolmap.Camera) -> bool:
     return camera.model.name in ("SIMPLE_RADIAL", "RADIAL", "OPENCV")
 
 

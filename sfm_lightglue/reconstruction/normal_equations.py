@@ -1,9 +1,9 @@
 """The normal equations of a model's bundle adjustment, without its points: what its observations say about poses and cameras.
 
-COLMAP gives covariances as if the errors of all keypoints were independent. The errors of one point are similar in all photos, so
-here each point is one sample: the covariance is H^-1 B H^-1 of the reduced normal equations H and the sum B of the squared
-gradients of the points (sandwich estimator with clusters: Huber 1967; Liang and Zeger 1986). Photos can also get cameras of their
-own, to compare what parts of the photos say, see `disagreement`.
+COLMAP gives covariances as if the errors of all keypoints were independent. But the errors of a point are similar in all photos,
+and those of neighbouring points too. So here a point, or a part of the scene, is one sample: the covariance is H^-1 B H^-1 of the
+reduced normal equations H and the sum B of the squared gradients of the samples (sandwich estimator with clusters: Huber 1967;
+Liang and Zeger 1986). Photos can also get cameras of their own, to compare what parts of the photos say, see `disagreement`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Estimate:
     """float64 (n,): by how much the parameters should change."""
     covariance: np.ndarray
     """float64 (n, n): of the parameters."""
+    inverse: np.ndarray
+    """float64 (n, n): the covariance if all residuals were independent and had the variance 1."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class NormalEquations:
     """int64 (m, 2): two rows of `image_ids`, the smaller one first."""
     hessians: np.ndarray
     """float64 (m, b, b): the reduced normal equations."""
-    squares: np.ndarray
-    """float64 (m, b, b): sum of the products of the gradients of a point."""
-    gradients: np.ndarray
-    """float64 (n, b)."""
+    gradients: Sequence[np.ndarray]
+    """float64 (k, b) for each photo: of the samples that it sees."""
+    samples: Sequence[np.ndarray]
+    """int64 (k,) for each photo: numbers of these samples."""
     moves: np.ndarray
     """float64 (n, 6, 7): change of each POSE if the model is moved, turned and scaled."""
     slope: float
@@ -66,12 +68,8 @@ class NormalEquations:
             groups: number of the camera of each photo, from 0 without gaps, in place of `camera_ids`.
         """
         count, columns, gauge = self._columns(groups)
-        solved = self._solve(columns, gauge, count)
-        if solved is None:
-            return None
-        inverse, gradient, squares = solved
-        step = -(inverse.T @ gradient) / self.slope
-        return Estimate(step, self.correction / self.slope**2 * inverse.T @ squares @ inverse)
+        inverse = self._inverse(columns, gauge, count)
+        return None if inverse is None else self._estimate(columns, inverse, inverse[:count])
 
     def poses(self) -> Estimate | None:
         """Estimate of all parameters: the cameras', by id, then the poses', in the order of `image_ids`.
@@ -79,17 +77,15 @@ class NormalEquations:
         Coordinates are those in which the model fits the true centres best (S-transformation: Baarda 1973; Molenaar 1981).
         """
         count, columns, gauge = self._columns(None)
-        solved = self._solve(columns, gauge, len(gauge))
-        if solved is None:
+        inverse = self._inverse(columns, gauge, len(gauge))
+        if inverse is None:
             return None
-        inverse, gradient, squares = solved
         centers = np.zeros(len(gauge), bool)
         centers[count:] = np.tile(np.arange(POSE) >= 3, len(self.image_ids))
         fit = np.zeros((7, len(gauge)))
         fit[:, centers] = np.linalg.pinv(gauge[centers], rcond=1e-6)  # cameras on a line: turns about it are not determined
-        projection = np.eye(len(gauge)) - gauge @ fit
-        fitted = projection @ inverse.T
-        return Estimate(-(fitted @ gradient) / self.slope, self.correction / self.slope**2 * fitted @ squares @ fitted.T)
+        fitted = inverse - inverse @ fit.T @ gauge.T
+        return self._estimate(columns, fitted, fitted - gauge @ (fit @ fitted))
 
     def _columns(self, groups: Sequence[int] | None) -> tuple[int, np.ndarray, np.ndarray]:
         """Number of camera parameters; int64 (n, b) column of each parameter of a block, -1 for none; (columns, 7) gauge."""
@@ -100,7 +96,7 @@ class NormalEquations:
         for group, camera_id in zip(groups, self.camera_ids, strict=True):
             sizes[group] = self.num_free[camera_id]
         starts, count = np.cumsum(sizes) - sizes, int(sizes.sum())
-        num_images, size = len(self.image_ids), self.gradients.shape[1]
+        num_images, size = len(self.image_ids), self.gradients[0].shape[1]
         columns = np.full((num_images, size), -1)
         for row, group in enumerate(groups):
             columns[row, : sizes[group]] = starts[group] + np.arange(sizes[group])
@@ -108,11 +104,19 @@ class NormalEquations:
         gauge = np.concatenate([np.zeros((count, 7)), self.moves.reshape(-1, 7)])
         return count, columns, gauge
 
-    def _solve(self, columns: np.ndarray, gauge: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """The first `count` columns of the inverse, the gradient, and the squares; None if the equations are singular."""
+    def _estimate(self, columns: np.ndarray, inverse: np.ndarray, own: np.ndarray) -> Estimate:
+        """Estimate of parameters of which `inverse` has the columns of the inverse, and `own` its rows too."""
+        changes = np.zeros((1 + max(int(samples.max(initial=0)) for samples in self.samples), inverse.shape[1]))
+        for row, (samples, gradients) in enumerate(zip(self.samples, self.gradients, strict=True)):
+            is_free = columns[row] >= 0
+            changes[samples] += gradients[:, is_free] @ inverse[columns[row, is_free]]
+        covariance = self.correction / self.slope**2 * changes.T @ changes
+        return Estimate(-changes.sum(axis=0) / self.slope, covariance, own)
+
+    def _inverse(self, columns: np.ndarray, gauge: np.ndarray, count: int) -> np.ndarray | None:
+        """The first `count` columns of the inverse; None if the equations are singular."""
         total = len(gauge)
-        hessian, squares = (self._sum(blocks, columns, total) for blocks in (self.hessians, self.squares))
-        gradient = np.bincount(columns.ravel() + 1, self.gradients.ravel(), total + 1)[1:]
+        hessian = self._sum(self.hessians, columns, total)
         scale = np.sqrt(np.diag(hessian))
         if not np.isfinite(hessian).all() or not (scale > 0).all():
             return None
@@ -121,7 +125,8 @@ class NormalEquations:
         if np.linalg.cond(scaled, 1) > 1 / MIN_SINGULAR:
             return None
         wanted = np.eye(total)[:, :count] - free @ free[:count].T
-        return np.linalg.solve(scaled, wanted) / scale[:, None] / scale[:count], gradient, squares
+        inverse: np.ndarray = np.linalg.solve(scaled, wanted) / scale[:, None] / scale[:count]
+        return inverse
 
     def _sum(self, blocks: np.ndarray, columns: np.ndarray, total: int) -> np.ndarray:
         """float64 (total, total): the blocks of all pairs in their columns."""
@@ -140,6 +145,7 @@ def normal_equations(
     cameras: Mapping[int, pycolmap.Camera],
     free: Mapping[int, Sequence[int]],
     image_ids: Sequence[int] | None = None,
+    num_parts: int | None = None,
 ) -> NormalEquations:
     """The normal equations at the present poses, cameras and points.
 
@@ -149,6 +155,7 @@ def normal_equations(
         cameras: by id; they may have another model than those of `model` if they project as they do.
         free: positions of the parameters that are free, by id of the camera.
         image_ids: photos to use. Default: all registered ones.
+        num_parts: number of parts of the scene that are samples, a power of two. Default: each point is a sample.
     """
     ids = sorted(model.reg_image_ids() if image_ids is None else image_ids)
     camera_ids = [model.image(image_id).camera_id for image_id in ids]
@@ -157,7 +164,10 @@ def normal_equations(
     seen = _merged([_linear(model, image_id, cameras, free, size) for image_id in ids])
     squares = (seen.residuals**2).sum(axis=1)
     weights = 1 / (1 + squares / scale_px**2)
-    hessians, products, pairs, gradients = _eliminate(seen, weights, len(ids))
+    hessians, pairs, rows, points, gradients = _eliminate(seen, weights, len(ids))
+    if num_parts is not None:
+        points = _parts(np.array([model.point3D(int(point)).xyz for point in np.unique(seen.points)]), num_parts)[points]
+    numbers, totals = _by_sample(rows, points, gradients, len(ids))
     slope, num_residuals = float((weights**2).mean()), 2 * len(weights)
     spread = float((weights**2 * (1 + (2 * weights - 1) ** 2)).mean() / 2) - slope**2
     num_points = len(np.unique(seen.points))
@@ -175,8 +185,8 @@ def normal_equations(
         num_observations=num_observations,
         pairs=pairs,
         hessians=hessians,
-        squares=products,
-        gradients=gradients,
+        gradients=totals,
+        samples=numbers,
         moves=_moves(model, ids),
         slope=slope / float(weights.mean()),
         correction=correction,
@@ -260,10 +270,8 @@ def _merged(photos: Sequence[_Observations]) -> _Observations:
     return _Observations(rows[kept], points[kept], *arrays)
 
 
-def _eliminate(
-    seen: _Observations, weights: np.ndarray, num_images: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Hessians and squares of the pairs, the pairs, and the gradients, after the elimination of the points."""
+def _eliminate(seen: _Observations, weights: np.ndarray, num_images: int) -> tuple[np.ndarray, ...]:
+    """Hessians of the pairs, the pairs; and without the points: gradients, their photos and numbers of their points."""
     root = np.sqrt(weights)[:, None]
     by_photo, by_point = root[:, :, None] * seen.by_photo, root[:, :, None] * seen.by_point
     residuals = root * seen.residuals
@@ -283,14 +291,41 @@ def _eliminate(
     scores, shares = np.add.reduceat(scores, first), np.add.reduceat(shares, first)
     ends = np.searchsorted(rows, np.arange(num_images + 1))
     diagonal = _sums(blocks, seen.rows, num_images)
-    pairs, hessians, squares = [], [], []
+    pairs, hessians = [], []
     for row, other, mine, its in _common(places, ends, len(ids)):
         pairs.append((row, other))
         hessians.append(-np.tensordot(shares[mine], shares[its], axes=((0, 2), (0, 2))))
-        squares.append(scores[mine].T @ scores[its])
         if row == other:
             hessians[-1] += diagonal[row]
-    return np.array(hessians), np.array(squares), np.array(pairs), _sums(scores, rows, num_images)
+    return np.array(hessians), np.array(pairs), rows, places, scores
+
+
+def _parts(positions: np.ndarray, num_parts: int) -> np.ndarray:
+    """int64 (n,): part of each point; parts are halved across their longest axis until there are `num_parts`."""
+    parts = np.zeros(len(positions), np.int64)
+    for _ in range(int(np.log2(num_parts))):
+        for part in range(parts.max(initial=0), -1, -1):
+            rows = np.flatnonzero(parts == part)
+            from_middle = positions[rows] - positions[rows].mean(axis=0)
+            along = from_middle @ np.linalg.eigh(from_middle.T @ from_middle)[1][:, -1]
+            along *= np.sign((along**3).sum())  # the same parts in coordinates that are turned
+            order = np.argsort(along, kind="stable")
+            parts[rows] = 2 * part
+            parts[rows[order[len(rows) // 2 :]]] += 1
+    return parts
+
+
+def _by_sample(
+    rows: np.ndarray, samples: np.ndarray, gradients: np.ndarray, num_images: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Numbers of the samples that each photo sees, and sums of their gradients."""
+    numbers, totals = [], []
+    for row in range(num_images):
+        is_own = rows == row
+        found, places = np.unique(samples[is_own], return_inverse=True)
+        numbers.append(found)
+        totals.append(_sums(gradients[is_own], places, len(found)))
+    return numbers, totals
 
 
 def _common(places: np.ndarray, ends: np.ndarray, num_points: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pycolmap
 import pytest
@@ -22,7 +20,7 @@ FREE = (0, 1, 2, 3)
 def adjusted(*truths: tuple[float, ...], **choices: object) -> pycolmap.Reconstruction:
     """A model with a free principal point at the minimum of the loss; all photos share a camera."""
     model, _, _ = make_model(*truths, **choices, is_one_camera=True)
-    bundle_problem(model, OPTIONS, loss_scale_px=SCALE_PX, tolerance=1e-12, frees_principal_point=True).solve()
+    bundle_problem(model, OPTIONS, loss_scale_px=SCALE_PX, tolerance=1e-9, frees_principal_point=True).solve()
     return model
 
 
@@ -32,17 +30,16 @@ def equations_of(model: pycolmap.Reconstruction) -> NormalEquations:
 
 def test_the_covariance_is_that_of_colmap_if_errors_are_independent() -> None:
     model, _, _ = make_model(IDEAL, (900, 900, 400, 300, -0.1, 0, 0, 0))
-    problem = bundle_problem(model, OPTIONS, loss_scale_px=SCALE_PX, tolerance=1e-12, frees_principal_point=True)
+    problem = bundle_problem(model, OPTIONS, loss_scale_px=SCALE_PX, tolerance=1e-9, frees_principal_point=True)
     problem.solve()
     wanted = pycolmap.BACovarianceOptions()
     wanted.params = pycolmap.BACovarianceOptionsParams.ALL
     theirs = pycolmap.estimate_ba_covariance(wanted, model, problem)
-    equations = equations_of(model)
-    ours = dataclasses.replace(equations, squares=equations.hessians, slope=1.0, correction=1.0).cameras()
+    ours = equations_of(model).cameras()
     assert ours is not None
     for number, camera_id in enumerate((1, 2)):
         expected = theirs.get_other_params_cov(model.camera(camera_id).params)
-        found = ours.covariance[4 * number : 4 * number + 4, 4 * number : 4 * number + 4]
+        found = ours.inverse[4 * number : 4 * number + 4, 4 * number : 4 * number + 4]
         assert found == pytest.approx(expected, rel=0.02, abs=0.02 * np.abs(expected).min())
 
 
