@@ -8,6 +8,7 @@ Liang and Zeger 1986). Photos can also get cameras of their own, to compare what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -342,7 +343,7 @@ def _common(places: np.ndarray, ends: np.ndarray, num_points: int) -> Iterator[t
 
 def _sums(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
     """float64 (count, ...): sum of the values of each place."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
     sums = np.stack([np.bincount(places, column, count) for column in flat.T], axis=1)
     return sums.reshape(count, *values.shape[1:])
 

@@ -30,7 +30,7 @@ SIZES = {
 """px of the longest side."""
 SHORT = (
     *("features=sift", "features.resize_max=1024", "features.max_keypoints=1024", "features.orientation=stored"),
-    *("matches=nearest_neighbor", "database.intrinsics=per_image", "geometries.max_num_trials=500"),
+    *("matches=nearest_neighbor", "database.intrinsics=per_image", "geometries.max_num_trials=500", "reconstruction.seed=1"),
 )
 
 
