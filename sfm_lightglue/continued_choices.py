@@ -21,7 +21,11 @@ logger = logging.getLogger(__name__)
 
 Plugin = TypeVar("Plugin")
 
-CHOSEN = {"chose_precision": ("precision", PRECISIONS), "chose_acceptance": ("early_acceptance", (True, False))}
+CHOSEN = {
+    "chose_precision": ("precision", PRECISIONS),
+    "chose_acceptance": ("early_acceptance", (True, False)),
+    "chose_octave": ("first_octave", (None, -1, 0)),
+}
 """Attribute of a plug-in that is true if it chose an option itself -> the option, and its possible values."""
 
 
@@ -79,7 +83,8 @@ def log_stored_choices(chosen: Any, stored: Any, path: Path | str) -> None:
 
 def _shown(options: dict[str, Any]) -> str:
     """Options as the command line takes them."""
-    return " and ".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in options.items())
+    words = {"True": "true", "False": "false", "None": "null"}
+    return " and ".join(f"{key}={words.get(str(value), value)}" for key, value in options.items())
 
 
 def _made_again(plugin: Plugin, changed: dict[str, Any]) -> Plugin:

@@ -12,7 +12,6 @@ from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice,
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.shards import ShardOptions
 from sfm_lightglue.images import camera_ranges, find_masks
-from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher
 from sfm_lightglue.next_commands import command_of, next_command, next_round
 from sfm_lightglue.orient.stage import find_orientations
 from sfm_lightglue.orient.trials import Trials, small_options
@@ -137,7 +136,11 @@ def _turns_by_pictures(run: Run) -> bool:
 def _matches_turned(run: Run) -> bool:
     """Whether turns of the photos make no difference: the descriptors stay the same, and alone decide what is matched."""
     features, matches = run.options.features.plugin, run.options.matches.plugin
-    return getattr(features, "ignores_turns", False) and matches is NearestNeighborMatcher
+    if not getattr(features, "ignores_turns", False):
+        return False
+    from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher  # here, not at the top: it imports torch
+
+    return matches is NearestNeighborMatcher
 
 
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:

@@ -241,6 +241,36 @@ def test_both_pipelines_reconstruct_the_scene(
     assert abs(float(accuracy[0][3]) - float(accuracy[1][3])) < 0.1 * float(accuracy[0][3])  # mean matches
 
 
+def test_photos_become_a_model_with_each_pipeline_in_turn(
+    benchmark: Callable[[str], ModuleType],
+    run_here: Callable[[Sequence[str]], Any],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photos_to_model = benchmark("photos_to_model")
+    monkeypatch.setattr(photos_to_model, "run_process", run_here)
+    results = tmp_path / "RESULTS.md"
+    options = ["--sets", "fountain_p11", "--rounds", "1", "--pipelines", "sift", "colmap-sift", "--results", str(results)]
+    photos_to_model.main([str(data), str(tmp_path / "out"), *options])
+    rows = table(results.read_text(encoding="utf-8"), "pipeline")
+    assert [row[0] for row in rows] == ["sift", "COLMAP, SIFT (pycolmap)"]
+    assert [row[4] for row in rows] == ["1.00", "1.00"] and [row[5] for row in rows] == ["-", "-"]  # each process takes 2 s here
+    assert [row[7] for row in rows] == [str(NUM_PHOTOS)] * 2
+    assert all(float(row[10]) > 40 for row in rows), rows  # AUC@5: four small photos hardly tell the focal length
+
+
+def test_a_section_replaces_the_one_of_the_same_version_and_machine(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    put, path = benchmark("photos_to_model").put_section, tmp_path / "RESULTS.md"
+    for version, machine, number in (("1", "A", 3), ("1", "B", 5), ("1", "A", 7), ("2", "A", 9)):
+        put(path, f"## Version {version}, {machine}, 2 cores, 2026-11-{number:02}\n\nvalue {number}\n")
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# From photos to a model\n")
+    assert [line for line in text.splitlines() if line.startswith("value")] == ["value 5", "value 7", "value 9"]
+
+
 def test_a_process_is_measured_from_outside(benchmark: Callable[[str], ModuleType]) -> None:
     measure = benchmark("measure")
     # The memory is held for longer than SAMPLING_SECONDS, because shorter peaks may fall between two samples.

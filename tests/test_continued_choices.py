@@ -163,3 +163,21 @@ def test_a_run_of_float32_is_continued_with_auto_and_refused_with_low(tmp_path: 
         Run.checked(compose_config([*given, "execution.device=cpu", "features.precision=low"]), "extract")
     with H5Reader(out / "features.h5") as reader, h5py.File(out / "features.h5") as file:
         assert reader.settings["options"]["precision"] == "float32" and file.attrs["fingerprint"]
+
+
+def test_keypoints_of_sift_are_continued_with_the_first_octave_of_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    PILImage.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    file = tmp_path / "features.h5"
+    extract_features(tmp_path / "images", file, create_extractor("sift", first_octave=-1))
+    PILImage.fromarray(pixels[::-1]).save(tmp_path / "images" / "b.png")
+    with caplog.at_level(logging.INFO):
+        extract_features(tmp_path / "images", file, create_extractor("sift"))
+    with H5Reader(file) as reader:
+        assert reader.names() == ["a.png", "b.png"] and reader.settings["options"]["first_octave"] == -1
+    assert "is continued with first_octave=-1, as it was made; for a new file, first_octave=null would be chosen" in caplog.text
+    with pytest.raises(SettingsChanged, match="first_octave: -1 -> 0"):
+        extract_features(tmp_path / "images", file, create_extractor("sift", first_octave=0))

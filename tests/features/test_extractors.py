@@ -337,6 +337,12 @@ def test_xfeat_without_sub_pixel_equals_kornias_but_for_half_pixels(create, size
     np.testing.assert_allclose(features.descriptors, expected["descriptors"][nearest], atol=1e-4)
 
 
+@pytest.mark.parametrize(("width", "octave"), [(1199, -1), (1200, 0)])
+def test_sift_doubles_small_photos(create, width: int, octave: int) -> None:
+    image = Image("a", scene(60, width))
+    assert_equal(create("sift", first_octave=None)(image), create("sift", first_octave=octave)(image))
+
+
 def test_other_threads_run_while_sift_computes(create) -> None:
     extractor, ticks = create("sift"), 0
     with ThreadPoolExecutor(1) as pool:

@@ -24,6 +24,7 @@ from sfm_lightglue.geometries.inputs import geometry_stamps, input_fingerprints
 from sfm_lightglue.pair_files import write_pairs as write_pair_list
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.refinement import RefinementOptions, RefinementReport, find_refined, refine_keypoints
+from sfm_lightglue.refinement.points import SURE_MOVE
 from sfm_lightglue.run_context import Run as RunContext
 from sfm_lightglue.storage import (
     H5Reader,
@@ -102,22 +103,28 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path, truth)
 
 
-def write_pairs(folder: Path, wrong: bool = False) -> None:
-    """All keypoints are matched and verified. With `wrong`, keypoints 0 and 1 are exchanged between a.png and b.png."""
+def write_pairs(folder: Path, wrong: bool = False, chain: bool = False) -> None:
+    """All keypoints are matched and verified.
+
+    With `wrong`, keypoints 0 and 1 are exchanged between a.png and b.png. With `chain`, keypoint 0 is matched only between a.png
+    and b.png, a.png and d.png, and b.png and sub/c.png.
+    """
     rows = np.column_stack([np.arange(40)] * 2).astype(np.int32)
     found = {pair: rows for pair in PAIRS}
     if wrong:
         found[PAIRS[0]] = np.column_stack([np.arange(40), [1, 0, *range(2, 40)]]).astype(np.int32)
+    if chain:
+        found |= {pair: rows[1:] for pair in (Pair("a.png", "sub/c.png"), Pair("b.png", "d.png"), Pair("d.png", "sub/c.png"))}
     with ShardStore(folder / "matches.h5", {}, if_settings_changed="recompute") as store:
         for pair, indices in found.items():
-            content = matches_to_group(Matches(indices, np.ones(40, np.float32)), 40)
-            store.add(match_key(pair.name0, pair.name1), content, f"{pair.name0} {pair.name1} {wrong}")
+            content = matches_to_group(Matches(indices, np.ones(len(indices), np.float32)), 40)
+            store.add(match_key(pair.name0, pair.name1), content, f"{pair.name0} {pair.name1} {wrong} {chain}")
         store.merge()
     with H5Reader(folder / "features.h5") as features, H5Reader(folder / "matches.h5") as matches:
         stamps, settings = geometry_stamps(PAIRS, features, matches, CAMERAS), input_fingerprints(features, matches)
     with ShardStore(folder / "verification.h5", settings, if_settings_changed="recompute") as store:
         for pair, stamp in zip(PAIRS, stamps, strict=True):
-            geometry = TwoViewGeometry("CALIBRATED", found[pair], 40, 2.0, E=np.eye(3), F=np.eye(3))
+            geometry = TwoViewGeometry("CALIBRATED", found[pair], len(found[pair]), 2.0, E=np.eye(3), F=np.eye(3))
             store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamp)
         store.merge()
 
@@ -188,6 +195,46 @@ def test_the_stage_leaves_the_keypoints_of_sift(overrides: list[str], fine: list
     assert pipeline._fine_kinds(made) == fine
     if fine == [""]:
         assert not pipeline._is_refined(made) and pipeline._refined_keypoints(made) is None
+
+
+def displaced(run: Run, move: float) -> np.ndarray:
+    """Moves keypoints 0 to 9 of b.png by `move` px, refines, and returns how far they moved then, px of the resized photo."""
+    with H5Reader(run.folder / "features.h5") as reader:
+        content = {name: reader.features(name) for name in NAMES}
+    wrong = content["b.png"].keypoints.copy()
+    wrong[:10, 0] = run.truth["b.png"][:10, 0] + move
+    content["b.png"] = dataclasses.replace(content["b.png"], keypoints=wrong)
+    with ShardStore(run.folder / "features.h5", {}) as store:
+        for name, features in content.items():
+            store.add(name, features_to_group(features), f"stamp of {name}, {move}")
+        store.merge()
+    write_pairs(run.folder)
+    run.refine()
+    with H5Reader(run.output) as reader:
+        return np.linalg.norm(reader.bare_features("b.png").keypoints - wrong, axis=1)[:10] / 1.5
+
+
+def test_keypoints_move_far_if_the_way_back_ends_where_it_began(run: Run) -> None:
+    moves = displaced(run, 5.0)
+    assert (moves > SURE_MOVE * OPTIONS.max_move_px).sum() > 6
+    assert np.median(run.errors("b.png")[:10]) < 0.2  # five steps of the alignment end a little before the place
+
+
+def test_keypoints_stay_if_the_way_back_ends_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.refinement.points.MAX_RETURN", -1.0)
+    assert displaced(run, 5.0).max() <= SURE_MOVE * OPTIONS.max_move_px
+
+
+def test_a_round_with_few_keypoints_does_not_end_the_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.refinement.points.SMALL_SHARE", 0.05)
+    other = np.random.default_rng(1).integers(0, 256, pixels("a.png").shape, dtype=np.uint8)
+    x, y = np.rint(run.truth["a.png"][0]).astype(int)
+    rows, columns = slice(y - 20, y + 21), slice(x - 20, x + 21)
+    other[rows, columns] = pixels("a.png")[rows, columns]  # only keypoint 0 of a.png fits to the other photos
+    PILImage.fromarray(other).save(run.folder / "images" / "a.png")
+    write_pairs(run.folder, chain=True)
+    report = run.refine()  # after the first round, only sub/c.png's keypoint 0 waits for one that is aligned
+    assert report.num_aligned > 60
 
 
 def test_a_repeated_call_does_nothing_and_equal_input_gives_equal_bytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
