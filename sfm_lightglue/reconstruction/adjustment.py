@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction.bundle import bundle_problem
 from sfm_lightglue.reconstruction.camera_choice import GROUPS, NAMES, CameraChoice, choose_parameters, most_probable
@@ -37,6 +38,8 @@ MAX_OBSERVATIONS = 4000
 this limit the 14,661 of Temple decide a tangential distortion that is not there (AUC@1 82 -> 61)."""
 MAX_PHOTOS = 100
 """Number of photos whose poses are estimated together with the cameras."""
+MIN_POINTS = 4
+"""A photo with fewer points has no certain pose: three points allow four of them."""
 MIN_KEPT = 0.5
 """Share of the observations that an adjusted model must keep."""
 
@@ -99,7 +102,19 @@ def adjust_model(
     _find_again(model, chosen, options)
     _solve(model, options, TOLERANCE, {*chosen})
     model.update_point_3d_errors()
-    return [_describe(model, camera_id, choice) for camera_id, choice in sorted(chosen.items())]
+    notes = [_describe(model, camera_id, choice) for camera_id, choice in sorted(chosen.items())]
+    return notes + _without_photos_of_few_points(model, manager)
+
+
+def _without_photos_of_few_points(model: pycolmap.Reconstruction, manager: pycolmap.ObservationManager) -> list[str]:
+    """Takes out photos of which filtering has left too few points for a pose; returns a sentence about each."""
+    notes = []
+    for image_id in sorted(model.reg_image_ids()):
+        image = model.image(image_id)
+        if image.num_points3D < MIN_POINTS:
+            notes.append(f"{image.name} is taken out: {count_of(image.num_points3D, 'point')} left after the final adjustment")
+            manager.deregister_frame(image.frame_id)
+    return notes
 
 
 def _complete_tracks(triangulator: pycolmap.IncrementalTriangulator, options: ReconstructionOptions) -> None:
