@@ -1,7 +1,8 @@
 """What `auto` and null stand for where results are stored already: what these results were made with.
 
-`precision=auto` depends on the machine, and earlier versions knew no early acceptance. A run that is continued on another
-machine, or that an earlier version has begun, keeps the settings of its files, so that all of their results are of one kind.
+`precision=auto` and `guided_matching=null` depend on the machine, and earlier versions knew neither guided matching nor early
+acceptance. A run that is continued on another machine, or that an earlier version has begun, keeps the settings of its files, so
+that all of their results are of one kind.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ logger = logging.getLogger(__name__)
 
 Plugin = TypeVar("Plugin")
 
-CHOSEN = {"chose_precision": ("precision", PRECISIONS), "chose_acceptance": ("early_acceptance", (True, False))}
+CHOSEN = {
+    "chose_precision": ("precision", PRECISIONS),
+    "chose_acceptance": ("early_acceptance", (True, False)),
+    "chose_guided": ("guided_matching", (True, False)),
+}
 """Attribute of a plug-in that is true if it chose an option itself -> the option, and its possible values."""
+SHARED = {"precision": "shared_precision", "guided_matching": "shared_guided_matching"}
+"""Option that depends on the machine -> attribute of a plug-in, if it has it: what machines take that share the work."""
 
 
 def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = False, log: bool = True) -> Plugin:
@@ -33,8 +40,8 @@ def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = F
     Args:
         plugin: An extractor or matcher. One that chose an option has the attribute in `CHOSEN`, which is true.
         path: Its file of results, or of none yet.
-        is_shared: Several machines write the file. Without results in it, they all take `shared_precision`, an attribute of the
-            plug-in that does not depend on the machine.
+        is_shared: Several machines write the file. Without results in it, they all take the attributes in `SHARED`, which do not
+            depend on the machine.
         log: Says that other settings are used than would be chosen for new results.
     """
     possible = {key: values for attribute, (key, values) in CHOSEN.items() if getattr(plugin, attribute, False)}
@@ -58,9 +65,9 @@ def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = F
             text = "%s is continued with %s, as it was made; for a new file, %s would be chosen"
             logger.info(text, path, _shown(changed), _shown({key: getattr(made.options, key) for key in changed}))
         return _made_again(plugin, changed) if changed else plugin
-    shared = getattr(made, "shared_precision", made.options.precision)
-    changes = is_shared and "precision" in possible and shared != made.options.precision
-    return _made_again(plugin, {"precision": shared}) if changes else plugin
+    shared = {key: getattr(made, name) for key, name in SHARED.items() if is_shared and key in possible and hasattr(made, name)}
+    changed = {key: value for key, value in shared.items() if value != getattr(made.options, key)}
+    return _made_again(plugin, changed) if changed else plugin
 
 
 def _without(options: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:

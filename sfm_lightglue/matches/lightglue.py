@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +13,11 @@ from torch import Tensor
 
 from sfm_lightglue.engine.batch import ImageState
 from sfm_lightglue.engine.early_acceptance import EarlyAcceptance
-from sfm_lightglue.engine.early_rejection import EarlyRejection
+from sfm_lightglue.engine.early_rejection import EarlyRejection, count_distinct
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
+from sfm_lightglue.engine.results import PairMatches
+from sfm_lightglue.matches.guided import GuidedImage, GuidedMatching, complete_matches, only
 from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
@@ -41,6 +45,27 @@ EARLY_ACCEPTANCE = {
     "superpoint-open": EarlyAcceptance(depth_confidence=0.8, min_matchable=400, min_matchability=0.9),
 }
 """Kind of features -> rule, calibrated so that poses stay as exact (docs/speed.md)."""
+
+GUIDED_MATCHING = {
+    "superpoint-open": GuidedMatching(
+        min_keypoints=512,
+        num_layers=3,
+        min_distinct=30,
+        min_seeds=80,
+        min_agreeing=0.55,
+        min_mean_score=0.5,
+        min_share=0.75,
+        min_similarity=0.4,
+    ),
+}
+"""Kind of features -> rule, calibrated so that poses stay as exact (docs/speed.md)."""
+
+CALIBRATED: dict[str, Mapping[str, object]] = {
+    "early_rejection": EARLY_REJECTION,
+    "early_acceptance": EARLY_ACCEPTANCE,
+    "guided_matching": GUIDED_MATCHING,
+}
+"""Option -> its rules."""
 
 LOW_IS_ENOUGH = frozenset({"superpoint-open", "aliked"})
 """Kinds of features for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
@@ -72,6 +97,9 @@ class LightGlueOptions:
     early_acceptance: bool | None
     """End pairs with many matches early. Possible for the kinds of features in `EARLY_ACCEPTANCE`. None: only with their
     published weights and the published `depth_confidence`."""
+    guided_matching: bool | None
+    """Match the strongest keypoints of an easy pair by the network, and all others by their descriptors, near these matches.
+    Possible for the kinds of features in `GUIDED_MATCHING`. None: only on CPUs, with their published weights and thresholds."""
     precision: str
     """`float32`, or `low` for 16-bit matrix products if the hardware is faster with them. `auto`: low on such hardware for the
     published weights of the kinds of features in `LOW_IS_ENOUGH`, else float32."""
@@ -84,19 +112,24 @@ class LightGlueOptions:
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
-        if self.early_rejection and self.trained_for not in EARLY_REJECTION:
-            raise ValueError(
-                f"matches.early_rejection is calibrated for {', '.join(EARLY_REJECTION)}, not for {self.trained_for!r}: "
-                "set it to false, or to null (only if calibrated)"
-            )
-        if self.early_acceptance and self.trained_for not in EARLY_ACCEPTANCE:
-            raise ValueError(
-                f"matches.early_acceptance is calibrated for {', '.join(EARLY_ACCEPTANCE)}, not for {self.trained_for!r}: "
-                "set it to false, or to null (only if calibrated)"
-            )
+        for key, rules in CALIBRATED.items():
+            if getattr(self, key) and self.trained_for not in rules:
+                raise ValueError(
+                    f"matches.{key} is calibrated for {', '.join(rules)}, not for {self.trained_for!r}: "
+                    "set it to false, or to null (only if calibrated)"
+                )
         check_precision(self.precision, "matches.precision", may_be_auto=True)
         if self.filter_threshold is not None and not 0 <= self.filter_threshold < 1:
             raise ValueError(f"matches.filter_threshold must lie in 0..1, found {self.filter_threshold}")
+
+
+def _from_engine(found: PairMatches) -> Matches:
+    return Matches(found.indices.to(torch.int32).numpy(), found.scores.numpy(), found.stop_layer)
+
+
+def _whole(image: ImageState | GuidedImage) -> ImageState:
+    """The state of all keypoints."""
+    return image.state if isinstance(image, GuidedImage) else image
 
 
 class LightGlueMatcher:
@@ -104,7 +137,7 @@ class LightGlueMatcher:
 
     def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
         kernels = load_kernels(may_compile=True) if device == "cpu" else None
-        self.chose_precision, self.chose_acceptance = options.precision == AUTO, False
+        self.chose_precision, self.chose_acceptance, self.chose_guided = options.precision == AUTO, False, False
         is_known = options.weights is None and options.trained_for in LOW_IS_ENOUGH
         self.shared_precision = "low" if is_known else "float32"
         options = replace(options, precision=resolved_precision(options.precision, device, low_is_enough=is_known))
@@ -114,14 +147,16 @@ class LightGlueMatcher:
         rejection = EARLY_REJECTION[options.trained_for] if rejects else None
         acceptance = EARLY_ACCEPTANCE[options.trained_for] if options.early_acceptance else None
         self.engine = LightGlueEngine(network, options.precision, device, kernels, rejection, acceptance)
+        self.guided = GUIDED_MATCHING[options.trained_for] if options.guided_matching else None
+        self.shared_guided_matching = bool(options.guided_matching)
         self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
 
     @classmethod
     def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
         """The matcher with its weights loaded.
 
-        Its options have values for all thresholds: the published ones instead of None, and for early acceptance and the precision
-        what they stand for. Files of matches record them.
+        Its options have values for all thresholds: the published ones instead of None, and for early acceptance, guided matching
+        and the precision what they stand for. Files of matches record them.
 
         Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not LightGlue's.
         """
@@ -133,12 +168,18 @@ class LightGlueMatcher:
             for key in ("depth_confidence", "width_confidence", "filter_threshold")
         }
         network = load_lightglue(state, replace(size, **thresholds))
-        accepts = options.early_acceptance
+        accepts, guides = options.early_acceptance, options.guided_matching
         if accepts is None:
             is_published = options.weights is None and thresholds["depth_confidence"] == published.depth_confidence
             accepts = is_published and options.trained_for in EARLY_ACCEPTANCE
-        matcher = cls(replace(options, early_acceptance=accepts, **thresholds), network, device, record)
-        matcher.chose_acceptance = options.early_acceptance is None
+        may_guide = options.trained_for in GUIDED_MATCHING and options.weights is None
+        may_guide &= all(value == getattr(published, key) for key, value in thresholds.items())
+        if guides is None:  # a GPU needs less time for all layers than a CPU for the search
+            guides = may_guide and device == "cpu"
+        chosen = replace(options, early_acceptance=accepts, guided_matching=guides, **thresholds)
+        matcher = cls(chosen, network, device, record)
+        matcher.chose_acceptance, matcher.chose_guided = options.early_acceptance is None, options.guided_matching is None
+        matcher.shared_guided_matching = may_guide
         return matcher
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
@@ -148,12 +189,18 @@ class LightGlueMatcher:
         """
         return self.match_many([(self.prepare(features0), self.prepare(features1))])[0]
 
-    def prepare(self, features: Features) -> ImageState:
+    def prepare(self, features: Features) -> ImageState | GuidedImage:
         """Everything about an image that `match_many` needs, for any number of pairs.
 
         Raises: ValueError if the features are not of the kind that the network was trained for.
         """
         features = upright_features(features)
+        if self.guided is None or len(features) < 2 * self.guided.min_keypoints:
+            return self._state(features)
+        strongest = self.guided.strongest(features)
+        return GuidedImage(features, strongest, self._state(only(features, strongest)), self._state)
+
+    def _state(self, features: Features) -> ImageState:
         return self.engine.prepare(
             self._tensor(features.keypoints),
             self._descriptors(features),
@@ -161,12 +208,30 @@ class LightGlueMatcher:
             self._scales_orientations(features),
         )
 
-    def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[Matches]:
+    def match_many(self, pairs: Sequence[tuple[ImageState | GuidedImage, ImageState | GuidedImage]]) -> list[Matches]:
         """The matches of each pair. They do not depend on the other pairs."""
-        return [
-            Matches(found.indices.to(torch.int32).numpy(), found.scores.numpy(), found.stop_layer)
-            for found in self.engine.match_many(pairs)
-        ]
+        matches = dict(self._guided_matches(pairs))
+        others = [i for i in range(len(pairs)) if i not in matches]
+        found = self.engine.match_many([(_whole(pairs[i][0]), _whole(pairs[i][1])) for i in others])
+        matches |= {i: _from_engine(each) for i, each in zip(others, found, strict=True)}
+        return [matches[i] for i in range(len(pairs))]
+
+    def _guided_matches(self, pairs: Sequence[tuple[Any, Any]]) -> Iterator[tuple[int, Matches]]:
+        """Index and matches of the pairs that are easy enough for guided matching."""
+        images = {i: pair for i, pair in enumerate(pairs) if all(isinstance(image, GuidedImage) for image in pair)}
+        if self.guided is None or not images:
+            return
+        counts = torch.stack([count_distinct(first.unit_strongest, second.unit_strongest) for first, second in images.values()])
+        tried = [i for i, count in zip(images, counts.tolist(), strict=True) if count >= self.guided.min_distinct]
+        states = [(images[i][0].state_of_strongest, images[i][1].state_of_strongest) for i in tried]
+        for i, found in zip(tried, self.engine.match_many(states, self.guided.num_layers), strict=True):
+            image0, image1 = images[i]
+            seeds = _from_engine(found)
+            among_all = [image.strongest[rows] for image, rows in zip((image0, image1), seeds.indices.T, strict=True)]
+            seeds = replace(seeds, indices=np.stack(among_all, axis=1).astype(np.int32))
+            growth = math.sqrt(image0.growth * image1.growth)
+            if (matches := complete_matches(image0.points, image1.points, seeds, growth, self.guided)) is not None:
+                yield i, matches
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array.astype(np.float32), device=self.device)
