@@ -18,7 +18,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from measure import RESULTS, append_section, markdown_table, section
+from measure import LOG, append_section, markdown_table, section
 
 from sfm_lightglue.api import create_extractor, create_matcher
 from sfm_lightglue.config import bind, compose_config
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2000, help="pairs of different places to match, 0 for all")
     parser.add_argument("--keypoints", type=int, default=2048)
     parser.add_argument("--trained-for", default="aliked")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=LOG)
     parser.add_argument("--no-append", action="store_true")
     arguments = parser.parse_args()
     groups, out = read_groups(arguments.data), arguments.out

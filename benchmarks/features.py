@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from aligned_series import ALIGNED_SERIES, SCENES, aligned_scores
 from hard_light import HARD_LIGHT, SOURCES, hard_light_geometries, hard_light_scores
-from measure import RESULTS, append_section, cpu_seconds, markdown_table, section
+from measure import LOG, append_section, cpu_seconds, markdown_table, section
 from photo_pairs import (
     MatchedPair,
     corner_auc,
@@ -342,7 +342,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="largest factor by which smaller photos are enlarged, up to --resize; 1: never; default: as each kind is configured",
     )
     parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="overrides for every run")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")
+    parser.add_argument("--results", type=Path, default=LOG, help="file to append to")
     parser.add_argument("--no-append", dest="results", action="store_const", const=None)
     return parser
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from kornia.feature import ALIKED, LightGlue
-from measure import RESULTS, ProcessCost, append_section, markdown_table, run_process, script, section
+from measure import LOG, ProcessCost, append_section, markdown_table, run_process, script, section
 from PIL import Image
 from torch import Tensor
 
@@ -37,7 +37,6 @@ from sfm_lightglue.run_context import Run
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 from sfm_lightglue.summary import recorded
 
-SET = "fountain_p11"
 STAGES = ("extract", "match", "verify", "database", "reconstruct")
 DETECTION_THRESHOLD = 0.2
 """The same as in configs/features/aliked.yaml."""
@@ -139,7 +138,8 @@ def match_all(photos: Mapping[str, Photo], pairs: Sequence[Pair]) -> dict[Pair, 
 
 def compare(options: argparse.Namespace) -> str:
     """Runs both in turn. Returns medians of the whole processes and of their stages, and the accuracy of the last runs."""
-    own = "--keypoints", options.keypoints, "--resize", options.resize
+    own = ["--set", options.set, "--keypoints", options.keypoints, "--resize", options.resize]
+    own += ["--unknown-cameras"] if options.unknown_cameras else []
     costs: dict[str, list[ProcessCost]] = {"kornia": [], "ours": []}
     for round_ in range(options.compare):
         for name in ("kornia", "ours") if round_ % 2 == 0 else ("ours", "kornia"):
@@ -155,7 +155,8 @@ def compare(options: argparse.Namespace) -> str:
     accuracies = [accuracy_row(name, folders[name][-1], options) for name in costs]
     accuracy_header = ["pipeline", "photos", "points", "mean matches", *(f"AUC@{threshold}" for threshold in (1, 3, 5, 10))]
     facts = {
-        "photos": f"{SET}, longest side {options.resize} px, at most {options.keypoints} keypoints, all pairs, known intrinsics",
+        "photos": f"{options.set}, longest side {options.resize} px, at most {options.keypoints} keypoints, all pairs",
+        "intrinsics": "estimated" if options.unknown_cameras else "known",
         "time": f"medians of {options.compare} runs in turn, of whole processes; ours also draws plots",
     }
     tables = [markdown_table(header, rows), markdown_table(accuracy_header, accuracies)]
@@ -189,8 +190,8 @@ def accuracy_row(name: str, folder: Path, options: argparse.Namespace) -> list[s
 
 def settings(options: argparse.Namespace, out: Path) -> list[str]:
     """Overrides of the configuration for both pipelines."""
-    data = options.data / SET
-    known = f"dataset.poses={data / 'poses.txt'}", "database.intrinsics=poses"
+    data = options.data / options.set
+    known = () if options.unknown_cameras else (f"dataset.poses={data / 'poses.txt'}", "database.intrinsics=poses")
     features = "features=aliked", f"features.max_keypoints={options.keypoints}", f"features.resize_max={options.resize}"
     return ["+dataset=folder", f"dataset.images={data / 'images'}", *known, *features, f"output={out}", *options.overrides]
 
@@ -204,10 +205,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     parser.add_argument("--compare", type=int, metavar="N", default=0, help="run both pipelines N times")
+    parser.add_argument("--set", default="fountain_p11", help="folder with images/ and poses.txt in DATA")
+    parser.add_argument("--unknown-cameras", action="store_true", help="intrinsics are estimated, as by default")
     parser.add_argument("--keypoints", type=int, default=2048)
     parser.add_argument("--resize", type=int, default=1024, help="longest side, px")
     parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="overrides for this package")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")
+    parser.add_argument("--results", type=Path, default=LOG, help="file to append to")
     parser.add_argument("--no-append", dest="results", action="store_const", const=None)
     return parser.parse_args(arguments)
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matchers import DESCRIPTIONS, MATCHERS, Found, PairMatcher, default_matchers
 from matching_worker import NUM_PHOTOS, USES, IndexPair, index_pair, load_features, measure_throughput
-from measure import RESULTS, append_section, clock_of, last_json, markdown_table, run_process, script, section
+from measure import LOG, append_section, clock_of, last_json, markdown_table, run_process, script, section
 
 from sfm_lightglue.api import create_extractor
 from sfm_lightglue.execution.devices import num_cores
@@ -292,7 +292,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--throughput", type=float, metavar="SECONDS", help="measure pairs/s on all cores instead, wall time")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--cache", type=Path, help="folder that keeps the features for the next call")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")
+    parser.add_argument("--results", type=Path, default=LOG, help="file to append to")
     parser.add_argument("--no-append", dest="results", action="store_const", const=None)
     options = parser.parse_args(arguments)
     if options.all_pairs:

@@ -24,7 +24,8 @@ from sfm_lightglue.evaluation.provenance import hardware, versions
 from sfm_lightglue.evaluation.provenance import markdown_table as markdown_table
 
 BENCHMARKS = Path(__file__).resolve().parent
-RESULTS = BENCHMARKS / "RESULTS.md"
+LOG = BENCHMARKS / "archive" / "measurements.md"
+"""Sections of all scripts but `photos_to_model.py`, whose tables are in RESULTS.md."""
 SAMPLING_SECONDS = 0.02
 """Time between two samples of the memory of a process."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import RESULTS, append_section, last_json, markdown_table, run_process, script, section
+from measure import LOG, append_section, last_json, markdown_table, run_process, script, section
 
 STAGES = ("extract", "pairs", "match", "verify", "database", "reconstruct")
 FOUNTAIN = "fountain_p11"
@@ -26,7 +26,7 @@ GROWTH_SETS = (
     "kitti00_20",
 )
 """Sets that are joined in this order, so that all photos differ: repeated photos would match at once."""
-DEFAULTS = {"parts": "pipeline+growth+store", "sizes": "11+22+44+88", "stored": "100+1000+10000+100000", "results": str(RESULTS)}
+DEFAULTS = {"parts": "pipeline+growth+store", "sizes": "11+22+44+88", "stored": "100+1000+10000+100000", "results": str(LOG)}
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,8 @@ def _check_output_beside_photos(inputs: Inputs) -> None:
 
 def _check_space(inputs: Inputs) -> None:
     """The disk must have room for a quarter of the keypoints that the photos may have at most."""
-    options, features = inputs.options.features.options, inputs.empty_features
-    count = getattr(options, "max_keypoints", None)
-    if features is None or not count or result_exists(inputs.folder.features):
+    count = getattr(inputs.options.features.options, "max_keypoints", None)
+    if not count or result_exists(inputs.folder.features) or (features := inputs.empty_features) is None:
         return
     largest = len(inputs.names) * count * features.descriptors.shape[1] * 4  # bytes
     existing = next(folder for folder in (inputs.folder.path, *inputs.folder.path.absolute().parents) if folder.exists())
@@ -271,7 +270,7 @@ def _begins_or_ends(key: str, names: Iterable[str]) -> bool:
 
 def _check_fit(inputs: Inputs) -> None:
     """The matcher must take the descriptors of the extractor. It is asked to match two pictures without keypoints."""
-    if inputs.empty_features is None or isinstance(inputs.matcher, (Exception, ImportedMatcher)):
+    if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or inputs.has_matched or inputs.empty_features is None:
         return
     try:
         inputs.matcher(inputs.empty_features, inputs.empty_features)
@@ -282,13 +281,13 @@ def _check_fit(inputs: Inputs) -> None:
 def _check_stored_features(inputs: Inputs) -> None:
     if not isinstance(inputs.extractor, (Exception, ImportedExtractor)):
         path = inputs.folder.features
-        _check_stored(inputs, path, plugin_settings(with_stored_choices(inputs.extractor, path, log=False)))
+        _check_stored(inputs, path, plugin_settings(with_stored_choices(inputs.extractor, path)))
 
 
 def _check_stored_matches(inputs: Inputs) -> None:
     if isinstance(inputs.matcher, (Exception, ImportedMatcher)) or not result_exists(inputs.folder.features):
         return
-    matcher = with_stored_choices(inputs.matcher, inputs.folder.matches, log=False)
+    matcher = with_stored_choices(inputs.matcher, inputs.folder.matches)
     with inputs.folder.open_features() as reader:
         settings = {**plugin_settings(matcher), "features": reader.fingerprint}
     _check_stored(inputs, inputs.folder.matches, settings)

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -67,12 +68,30 @@ class _UserConfigs(SearchPathPlugin):
             search_path.append("user", f"file://{Path(folder).resolve()}")
 
 
-def compose_config(overrides: Sequence[str] = (), name: str = CONFIG_NAME) -> DictConfig:
-    """The configuration for these overrides, from the primary file `name`. Raises: ValueError that explains a mistake."""
+@contextlib.contextmanager
+def opened_hydra() -> Iterator[ConfigLoader]:
+    """Hydra with our folder of configurations. Raises: ValueError that explains a mistake in them."""
     register()
     GlobalHydra.instance().clear()
     with explained_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose(name, overrides=hydra_overrides(overrides))
+        yield GlobalHydra.instance().config_loader()
+
+
+def compose_config(overrides: Sequence[str] = (), name: str = CONFIG_NAME, *, with_hydra: bool = False) -> DictConfig:
+    """The configuration for these overrides, from the primary file `name`. Raises: ValueError that explains a mistake.
+
+    With `with_hydra` it has the group `hydra`, which says where logs are written.
+    """
+    with opened_hydra():
+        return compose(name, overrides=hydra_overrides(overrides), return_hydra_config=with_hydra)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The configuration without the group `hydra`."""
+    reduced = copy.copy(config)
+    with open_dict(reduced):
+        reduced.pop("hydra", None)
+    return reduced
 
 
 def bind(options_class: type[Options], node: DictConfig, where: str) -> Options:
@@ -214,7 +233,9 @@ def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
 
 def _with_own_output(config: DictConfig, job: Sequence[str], arguments: Sequence[str]) -> DictConfig:
     """The configuration of a job of a sweep. Its output folder is named after the overrides that `arguments` does not contain."""
-    varied = [re.sub(r"['\"\\]", "", override.replace("/", "_")) for override in job if override not in arguments]
+    references = {key for key, _, value in (each.partition("=") for each in arguments) if re.fullmatch(r"\$\{[^,]*\}", value)}
+    varied = [each for each in job if each not in arguments and each.partition("=")[0] not in references]  # resolved in the jobs
+    varied = [re.sub(r"['\"\\]", "", each.replace("/", "_")) for each in varied]
     if not varied:
         return config
     config = config.copy()

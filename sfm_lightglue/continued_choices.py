@@ -26,62 +26,74 @@ CHOSEN = {
     "chose_precision": ("precision", PRECISIONS),
     "chose_acceptance": ("early_acceptance", (True, False)),
     "chose_guided": ("guided_matching", (True, False)),
+    "chose_octave": ("first_octave", (None, -1, 0)),
 }
 """Attribute of a plug-in that is true if it chose an option itself -> the option, and its possible values."""
 SHARED = {"precision": "shared_precision", "guided_matching": "shared_guided_matching"}
 """Option that depends on the machine -> attribute of a plug-in, if it has it: what machines take that share the work."""
 
 
-def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = False, log: bool = True) -> Plugin:
+def planned(plugin: type[Any], options: Any, *arguments: Any) -> Any:
+    """The plug-in of a class. Its network is built later, if the class can do that: by its method `load`, or at its first use."""
+    return getattr(plugin, "planned", plugin.create)(options, *arguments)
+
+
+def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = False) -> Plugin:
     """The extractor or matcher as it is, or made again with what the results in a file were made with.
 
     It is made again if the file differs from its settings in nothing but options that it chose itself.
 
     Args:
-        plugin: An extractor or matcher. One that chose an option has the attribute in `CHOSEN`, which is true.
+        plugin: An extractor or matcher. One that chooses an option has the attribute in `CHOSEN`, which is true.
         path: Its file of results, or of none yet.
         is_shared: Several machines write the file. Without results in it, they all take the attributes in `SHARED`, which do not
             depend on the machine.
-        log: Says that other settings are used than would be chosen for new results.
     """
     possible = {key: values for attribute, (key, values) in CHOSEN.items() if getattr(plugin, attribute, False)}
     if not possible:
         return plugin
     made: Any = plugin
-    own = json.loads(json.dumps(plugin_settings(plugin)))
     for file in (Path(path), *sorted(Path(f"{path}.shards").glob("*.h5"))[:1]):
         stored = _settings(file)
-        options = stored.get("options", {})
-        values = {key: options.get(key, ADDED.get(key)) for key in possible}
+        values = {key: stored.get("options", {}).get(key, ADDED.get(key)) for key in possible}
         if any(value not in possible[key] for key, value in values.items()):
             continue
-        if {key: stored.get(key) for key in own} | {"options": _without(options, possible)} != {
-            **own,
-            "options": _without(own["options"], possible),
-        }:
-            continue
-        changed = {key: value for key, value in values.items() if value != getattr(made.options, key)}
-        if log and changed:
-            text = "%s is continued with %s, as it was made; for a new file, %s would be chosen"
-            logger.info(text, path, _shown(changed), _shown({key: getattr(made.options, key) for key in changed}))
-        return _made_again(plugin, changed) if changed else plugin
-    shared = {key: getattr(made, name) for key, name in SHARED.items() if is_shared and key in possible and hasattr(made, name)}
-    changed = {key: value for key, value in shared.items() if value != getattr(made.options, key)}
-    return _made_again(plugin, changed) if changed else plugin
+        is_same = not hasattr(plugin, "given") and all(getattr(made.options, key) == values[key] for key in values)
+        again = plugin if is_same else _made_again(plugin, values)
+        own = json.loads(json.dumps(plugin_settings(again)))
+        if {key: stored.get(key) for key in own} == own:
+            return again
+    shared = {key: getattr(plugin, name) for key, name in SHARED.items() if key in possible and hasattr(plugin, name)}
+    return _made_again(plugin, shared) if is_shared and shared else plugin
 
 
-def _without(options: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key not in keys}
+def log_stored_choices(chosen: Any, stored: Any, path: Path | str) -> None:
+    """Says that a file is continued with other settings than the ones that would be chosen for a new file.
+
+    Args:
+        chosen: The extractor or matcher with its own choices.
+        stored: The one that `with_stored_choices` gave.
+        path: The file of results.
+    """
+    if stored is chosen:
+        return
+    keys = [key for key, _ in CHOSEN.values() if hasattr(stored.options, key)]
+    own, taken = ({key: getattr(plugin.options, key) for key in keys} for plugin in (chosen, stored))
+    if changed := [key for key in keys if own[key] != taken[key]]:
+        text = "%s is continued with %s, as it was made; for a new file, %s would be chosen"
+        logger.info(text, path, *(_shown({key: each[key] for key in changed}) for each in (taken, own)))
 
 
 def _shown(options: dict[str, Any]) -> str:
     """Options as the command line takes them."""
-    return " and ".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in options.items())
+    words = {"True": "true", "False": "false", "None": "null"}
+    return " and ".join(f"{key}={words.get(str(value), value)}" for key, value in options.items())
 
 
 def _made_again(plugin: Plugin, changed: dict[str, Any]) -> Plugin:
     made: Any = plugin
-    again: Plugin = type(made).create(dataclasses.replace(made.options, **changed), made.device)
+    given = made.given if hasattr(made, "given") else made.options
+    again: Plugin = planned(type(made), dataclasses.replace(given, **changed), made.device)
     return again
 
 

@@ -14,7 +14,12 @@ import functools
 import http.client
 import logging
 import os
+import queue
+import socket
+import threading
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,9 +32,13 @@ from sfm_lightglue.files import locked, sha256_of
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
-"""Longest wait for a connection or for the next bytes."""
+"""Longest wait for the next bytes."""
+CONNECT_S = 4.0
+"""Longest wait for the first connection to a host, and for its name."""
 CONTINUATIONS = 3
 """How often a cut transfer is continued at the same address. It stops earlier if a connection brings no new bytes."""
+AGAIN_S = 60.0
+"""After this time a host is tried again, s."""
 BLOCK_BYTES = 1 << 16
 
 
@@ -47,6 +56,10 @@ class WrongFileError(ValueError):
     def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.reasons = dict(reasons or {})
+
+
+_tried_hosts: dict[tuple[str, int], tuple[float, str | None]] = {}
+"""Host and port -> until when it need not be tried again, and why no connection could be made, if none could."""
 
 
 class _Unreachable(Exception):
@@ -218,6 +231,8 @@ def _transfer(url: str, part: Path, size: int | None, counter: _Counter) -> None
 
 
 def _open(url: str, start: int) -> http.client.HTTPResponse:
+    if problem := _find_problem(url):
+        raise _Unreachable(problem)
     headers = {"User-Agent": f"sfm-lightglue/{__version__}"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         request = urllib.request.Request(url, headers=headers)
@@ -231,6 +246,42 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
         raise _Unreachable(f"no answer within {TIMEOUT_S:g} s") from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not an address
         raise _Unreachable(str(getattr(error, "reason", error))) from error
+
+
+def _find_problem(url: str) -> str | None:
+    """Why no connection to the host of the address can be made; None if one can, or if a proxy makes it."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return None
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return None
+    host = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    until, problem = _tried_hosts.get(host, (0.0, None))
+    if time.monotonic() > until:
+        problem = _try_to_connect(*host)
+        _tried_hosts[host] = time.monotonic() + AGAIN_S, problem
+    return problem
+
+
+def _try_to_connect(host: str, port: int) -> str | None:
+    """Why no connection can be made; None if one can.
+
+    A thread tries it: the search for a name may take half a minute without network, and cannot be given a limit.
+    """
+    answers: queue.Queue[str | None] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), CONNECT_S).close()
+            answers.put(None)
+        except OSError as error:
+            answers.put(str(error))
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        return answers.get(timeout=CONNECT_S)
+    except queue.Empty:
+        return f"no connection within {CONNECT_S:g} s"
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

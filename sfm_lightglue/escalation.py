@@ -67,7 +67,7 @@ def choose_pairs(graph: VerifiedGraph, pairs: Iterable[Pair], known: Iterable[Pa
     for pair in pairs:
         if pair in strong or pair in chosen:
             continue
-        reasons = [f"{name} has {weak[name]} strong partners" for name in (pair.name0, pair.name1) if name in weak]
+        reasons = [f"{name} has {count_of(weak[name], 'strong partner')}" for name in (pair.name0, pair.name1) if name in weak]
         if not reasons and part[pair.name0] != part[pair.name1]:
             reasons = ["no strong pair connects the parts of its photos"]
         if reasons:

@@ -26,6 +26,8 @@ FLAGS_WITH_VALUE = (
     "--experimental-rerun",
 )
 """Hydra's flags that take the next argument."""
+LISTED_GROUPS = ("features", "matches", "pairs")
+"""Config groups of which several choices can be listed."""
 SWEEP_FLAGS = ("-m", "--multirun")
 OTHER_FLAGS = ("--resolve", "--run", "-r", "--shell-completion", "-sc", "--info", "-i", "--hydra-help", "--version")
 """Hydra's other flags."""
@@ -138,9 +140,10 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     - Features in `MATCHERS` get their own default matcher.
     - Values of `PATH_OPTION` may have any characters. Interpolations, values quoted for Hydra and sweeps (-m) keep their meaning.
     - Several devices with commas are quoted, because Hydra would read them as a sweep.
+    - Of several choices for a group that may be a list, the last one counts, as Hydra has it for single choices.
     """
     is_sweep = bool({*SWEEP_FLAGS} & {*overrides})
-    prepared = _split_kinds(current_overrides(overrides))
+    prepared = _split_kinds(_last_choices(current_overrides(overrides)))
     prepared = [part for override in prepared for part in _split_sources(override)]
     prepared = [f"+{override}" if override.startswith(("dataset=", "experiment=")) else override for override in prepared]
     prepared = [_quoted_path(override, is_sweep) for override in prepared]
@@ -182,6 +185,13 @@ def _exists(path: str) -> bool:
 def literal(path: object) -> str:
     """A path in Hydra's grammar in which no character has a meaning; `~` at its start is the home folder."""
     return quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", expanded(str(path))))
+
+
+def _last_choices(overrides: Sequence[str]) -> list[str]:
+    """The overrides without choices of features, matches or pairs that a later one replaces."""
+    keys = [override.partition("=")[0].lstrip("+") for override in overrides]
+    last = {key: i for i, key in enumerate(keys)}
+    return [each for i, each in enumerate(overrides) if keys[i] not in LISTED_GROUPS or last[keys[i]] == i]
 
 
 def _split_sources(override: str) -> list[str]:

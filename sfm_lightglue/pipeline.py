@@ -241,14 +241,15 @@ def verify(run: Run) -> None:
 def refine(run: Run) -> None:
     """Aligns the verified keypoints of all photos: verification.h5 and photos -> keypoints.h5.
 
-    It does nothing with `refinement=none`, or with more verified matches than `refinement.max_matches`.
+    It does nothing with `refinement=none`, with more verified matches than `refinement.max_matches`, or if all are fine already.
     """
     with run.recorded("refine") as record:
-        record["refined"] = run.options.refinement.name != NO_REFINEMENT and not _has_too_many_matches(run)
+        record["refined"] = _is_refined(run)
         if record["refined"]:
             folder, cameras = run.folder, assign_cameras(run).cameras
             inputs = folder.features, folder.matches, folder.verification, folder.read_pairs()
-            report = refine_keypoints(run.images, *inputs, folder.keypoints, run.options.refinement, cameras)
+            options, fine = run.options.refinement, _fine_kinds(run)
+            report = refine_keypoints(run.images, *inputs, folder.keypoints, options, cameras, fine)
             record |= dataclasses.asdict(report)
 
 
@@ -413,6 +414,20 @@ def _warn_if_outdated(folder: RunFolder) -> None:
         logger.warning("%s does not hold the pairs of %s: run the stage database first to reconstruct from them", *inputs[:2])
 
 
+def _is_refined(run: Run) -> bool:
+    """Whether the stage refine has something to do; says so if there is too much."""
+    if run.options.refinement.name == NO_REFINEMENT or len(_fine_kinds(run)) == max(1, len(run.kinds)):
+        return False
+    return not _has_too_many_matches(run)
+
+
+def _fine_kinds(run: Run) -> list[str]:
+    """The kinds of features whose keypoints the stage refine leaves as they are; the name of a single kind is empty."""
+    if run.options.refinement.fine_keypoints:
+        return []
+    return [part.kind for part in run.kinds or [run] if getattr(part.options.features.plugin, "finds_fine_keypoints", False)]
+
+
 def _has_too_many_matches(run: Run) -> bool:
     """Whether more matches were verified than can be refined; says so."""
     with run.folder.open_verification() as reader:
@@ -425,7 +440,7 @@ def _has_too_many_matches(run: Run) -> bool:
 
 def _refined_keypoints(run: Run) -> Path | None:
     """The file of refined keypoints; None if the detector's shall be taken, or, with a warning, if there is none."""
-    if run.options.refinement.name == NO_REFINEMENT or _has_too_many_matches(run):
+    if not _is_refined(run):
         return None
     if not result_exists(run.folder.keypoints):
         logger.warning(

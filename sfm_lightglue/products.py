@@ -27,7 +27,7 @@ class Image:
     mask: np.ndarray | None = None
     """bool (height, width); keypoints are kept if their pixel is True. None keeps all."""
     full_size: tuple[int, int] | None = None
-    """(width, height) px of the photo if a very large photo was decoded at a reduced size; None if `pixels` are all."""
+    """(width, height) px of the photo if it was decoded at a reduced size; None if `pixels` are all."""
     orientation: int = 1
     """EXIF code that turns the pixels upright, see `orientation.py`; 1 for upright pixels."""
 

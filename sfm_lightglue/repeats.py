@@ -102,6 +102,7 @@ def escalate(run: Run) -> None:
         with run.recorded("escalate"):
             return
     first: EscalationReport | None = None
+    before = run.folder.read_summary()["stages"].get("escalate", {})
     while True:
         with run.recorded("escalate", adds=first is not None) as record:
             known, pairs = read_escalation(run.folder.escalation), run.folder.read_pairs()
@@ -110,7 +111,8 @@ def escalate(run: Run) -> None:
                 chosen, report = choose_pairs(graph, pairs, known)
             log_choice(report, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
             write_escalation(run.folder.escalation, {*chosen, *known})
-            record |= dataclasses.asdict(report) | {"weak": (first or report).weak, "num_parts": (first or report).num_parts}
+            is_repeated = first is None and bool(known) and not {*chosen} - {*known}  # the graph has the other kinds already
+            record |= dataclasses.asdict(report) | _before_escalation(first or report, before if is_repeated else {})
         if not {*chosen} - {*known}:
             return
         first, run = first or report, dataclasses.replace(run, repeats=True)
@@ -118,12 +120,27 @@ def escalate(run: Run) -> None:
             stage(run)
 
 
+def _before_escalation(report: EscalationReport, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first kind of features left open: as it was recorded `before`, or else as the report says."""
+    return {key: before.get(key, getattr(report, key)) for key in ("weak", "num_parts")}
+
+
 def _turns_by_pictures(run: Run) -> bool:
-    """Whether photos may be turned by what the pictures show: not if features or matches are imported."""
+    """Whether photos may be turned by what the pictures show: not if features or matches are imported, or match turned photos."""
     for part in run.kinds or [run]:
         for choice in (part.options.features, part.options.matches):
             choice.check()
-    return run.options.orientation == "auto" and not is_imported(run)
+    return run.options.orientation == "auto" and not is_imported(run) and not all(map(_matches_turned, run.kinds or [run]))
+
+
+def _matches_turned(run: Run) -> bool:
+    """Whether turns of the photos make no difference: the descriptors stay the same, and alone decide what is matched."""
+    features, matches = run.options.features.plugin, run.options.matches.plugin
+    if not getattr(features, "ignores_turns", False):
+        return False
+    from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher  # here, not at the top: it imports torch
+
+    return matches is NearestNeighborMatcher
 
 
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:

@@ -92,18 +92,18 @@ class Run:
             return sorted({*reader.names()} & {*self.list_photos()})
 
     def extractor(self) -> Extractor:
-        """The feature extractor with its weights, on the first device. Raises: ValueError if there are several kinds."""
+        """The feature extractor on the first device, see `PluginChoice.plan`. Raises: ValueError if there are several kinds."""
         self._check_one_kind()
-        extractor: Extractor = self.options.features.create(self.device)
+        extractor: Extractor = self.options.features.plan(self.device)
         return extractor
 
     def matcher(self) -> Matcher:
-        """The matcher with its weights, on the first device.
+        """The matcher on the first device, see `PluginChoice.plan`.
 
         Raises: ValueError if it does not fit the features, or if there are several kinds.
         """
         self._check_one_kind()
-        matcher: Matcher = self.options.matches.create(self.device)
+        matcher: Matcher = self.options.matches.plan(self.device)
         return matcher
 
     def _check_one_kind(self) -> None:

@@ -27,6 +27,7 @@ from sfm_lightglue.config import (
     without_keys,
 )
 from sfm_lightglue.config_files import config_dir
+from sfm_lightglue.continued_choices import planned
 from sfm_lightglue.database import DatabaseOptions
 from sfm_lightglue.execution import EXECUTORS
 from sfm_lightglue.features import EXTRACTORS
@@ -98,6 +99,19 @@ class PluginChoice:
         """The plug-in: `plugin.create(options, *arguments)`. Raises: ValueError with the `problem`, if there is one."""
         self.check()
         return self.plugin.create(self.options, *arguments)
+
+    def plan(self, *arguments: Any) -> Any:
+        """As `create`, but the network may be built later, and once for checks and stages: see `continued_choices.planned`."""
+        self.check()
+        if not hasattr(self.plugin, "planned"):
+            return self.create(*arguments)
+        plans = self.__dict__.setdefault("_plans", {})
+        if arguments not in plans:
+            plans[arguments] = planned(self.plugin, self.options, *arguments)
+        return plans[arguments]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_plans"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 import platform
@@ -277,6 +278,7 @@ def _describe_models(result: ReconstructionReport | None) -> list[str]:
     return lines or ["nothing could be reconstructed"]
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     packages = ("torch", "pycolmap", "kornia", "h5py", "numpy", "hydra-core")
     return {"sfm_lightglue": __version__, "python": platform.python_version()} | {

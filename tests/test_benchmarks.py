@@ -6,12 +6,13 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
+import json
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -240,6 +241,36 @@ def test_both_pipelines_reconstruct_the_scene(
     assert abs(float(accuracy[0][3]) - float(accuracy[1][3])) < 0.1 * float(accuracy[0][3])  # mean matches
 
 
+def test_photos_become_a_model_with_each_pipeline_in_turn(
+    benchmark: Callable[[str], ModuleType],
+    run_here: Callable[[Sequence[str]], Any],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photos_to_model = benchmark("photos_to_model")
+    monkeypatch.setattr(photos_to_model, "run_process", run_here)
+    results = tmp_path / "RESULTS.md"
+    options = ["--sets", "fountain_p11", "--rounds", "1", "--pipelines", "sift", "colmap-sift", "--results", str(results)]
+    photos_to_model.main([str(data), str(tmp_path / "out"), *options])
+    rows = table(results.read_text(encoding="utf-8"), "pipeline")
+    assert [row[0] for row in rows] == ["sift", "COLMAP, SIFT (pycolmap)"]
+    assert [row[4] for row in rows] == ["1.00", "1.00"] and [row[5] for row in rows] == ["-", "-"]  # each process takes 2 s here
+    assert [row[7] for row in rows] == [str(NUM_PHOTOS)] * 2
+    assert all(float(row[10]) > 40 for row in rows), rows  # AUC@5: four small photos hardly tell the focal length
+
+
+def test_a_section_replaces_the_one_of_the_same_version_and_machine(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    put, path = benchmark("photos_to_model").put_section, tmp_path / "RESULTS.md"
+    for version, machine, number in (("1", "A", 3), ("1", "B", 5), ("1", "A", 7), ("2", "A", 9)):
+        put(path, f"## Version {version}, {machine}, 2 cores, 2026-11-{number:02}\n\nvalue {number}\n")
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# From photos to a model\n")
+    assert [line for line in text.splitlines() if line.startswith("value")] == ["value 5", "value 7", "value 9"]
+
+
 def test_a_process_is_measured_from_outside(benchmark: Callable[[str], ModuleType]) -> None:
     measure = benchmark("measure")
     # The memory is held for longer than SAMPLING_SECONDS, because shorter peaks may fall between two samples.
@@ -454,3 +485,38 @@ def test_exact_matches_have_no_corner_error(benchmark: Callable[[str], ModuleTyp
     auc = photo_pairs.corner_auc([photo_pairs.MatchedPair(image0, image1, same)], {("0", "1"): shift})
     assert list(auc) == ["1", "3", "5"] and auc["1"] > 95
     assert photo_pairs.corner_auc([photo_pairs.MatchedPair(image0, image1, wrong)], {("0", "1"): shift})["5"] < 20
+
+
+def test_the_table_of_several_kinds_has_medians_and_ratios_to_sift(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several, commands = benchmark("several_kinds"), list[list[str]]()
+
+    def run(command: list[str]) -> object:
+        commands.append(command)
+        output = Path(next(word.partition("=")[2] for word in command if word.startswith("output=")))
+        output.mkdir(parents=True, exist_ok=True)
+        if "evaluate" in command:
+            evaluation = {"auc": {"1": 90.0, "5": 97.5}, "position_error_mean": 0.0024}
+            (output / "evaluation.json").write_text(json.dumps(evaluation))
+        else:
+            model = {"folder": "0", "num_images": 9, "num_points": 77, "mean_reprojection_error_px": 0.25}
+            stages = {"reconstruct": {"models": [model], "largest": "0", "num_images": 11}, "match": {"num_pairs": 55}}
+            stages["escalate"] = {"num_pairs": 7}
+            (output / "summary.json").write_text(json.dumps({"stages": stages}))
+        seconds = 10.0 * len(commands)
+        return SimpleNamespace(seconds=seconds, cpu_seconds=2 * seconds, peak_mb=500.0)
+
+    (tmp_path / "data" / "set" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "set" / "poses.txt").touch()
+    monkeypatch.setattr(several, "run_process", run)
+    arguments = [str(tmp_path / "data"), str(tmp_path / "out"), "modes=sift+escalation", "rounds=2", "seed=1"]
+    monkeypatch.setattr(sys, "argv", ["several_kinds.py", *arguments])
+    several.main()
+    assert len(commands) == 8 and all("seed=1" in command for command in commands)
+    assert [("matches.escalate=true" in command) for command in commands] == [False, False, True, True] * 2
+    text = capsys.readouterr().out
+    assert "| set | sift | 9 of 11 | 77 | 0.25 | 90.0 | 97.5 | 0.0024 | 60 | 1.00 | 30 | 500 |  |" in text
+    assert "| set | escalation | 9 of 11 | 77 | 0.25 | 90.0 | 97.5 | 0.0024 | 100 | 1.67 | 50 | 500 | 7 of 55 |" in text
+    several.main()
+    assert len(commands) == 8 and capsys.readouterr().out == text  # what is there is not repeated

@@ -445,6 +445,19 @@ def test_the_folder_of_a_job_is_named_after_all_that_the_sweep_varies(
     assert {run.options.database.intrinsics for run in runs} == {"PINHOLE,1,2,3,4"}
 
 
+def test_the_folder_of_a_job_with_several_kinds_is_named_after_what_varies_alone(
+    command_line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Run] = []
+    monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(pipeline, "extract", runs.append)
+    swept = ["features=[sift,superpoint]", "matches.escalate=true,false"]
+    assert cli.main(["extract", "dataset=folder", "dataset.images=a", *swept, "-m"]) == 0
+    names = {run.options.output.relative_to("outputs/folder").name: run.options for run in runs}
+    assert [*names] == ["matches.escalate=True", "matches.escalate=False"]
+    assert all(options.kinds[1].matches.options.trained_for == "superpoint-open" for options in names.values())
+
+
 def test_jobs_of_a_sweep_go_on_after_one_that_fails(
     command_line: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import create_extractor, create_matcher, extract_features, match_pairs
 from sfm_lightglue.config import compose_config
-from sfm_lightglue.continued_choices import with_stored_choices
+from sfm_lightglue.continued_choices import log_stored_choices, with_stored_choices
 from sfm_lightglue.networks import int8
 from sfm_lightglue.networks import precision as precision_module
 from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
@@ -92,7 +92,9 @@ def test_auto_goes_on_in_the_precision_of_the_file(
     fake_bfloat16(monkeypatch, has_bfloat16)
     extractor = create_extractor("superpoint", device="cpu")
     with caplog.at_level(logging.INFO):
-        assert plugin_settings(with_stored_choices(extractor, path)) == settings
+        again = with_stored_choices(extractor, path)
+        log_stored_choices(extractor, again, path)
+    assert plugin_settings(again) == settings
     assert f"continued with precision={settings['options']['precision']}" in caplog.text
 
 
@@ -112,13 +114,14 @@ def test_a_file_without_early_acceptance_is_continued_without_it(tmp_path: Path,
     default = create_matcher("lightglue", device="cpu", precision="float32")
     with caplog.at_level(logging.INFO):
         again = with_stored_choices(default, path)
+        log_stored_choices(default, again, path)
     assert plugin_settings(again) == plugin_settings(former) and again.engine.early_acceptance is None
     assert "continued with early_acceptance=false, as it was made; for a new file, early_acceptance=true" in caplog.text
     for other in ({"early_acceptance": True}, {"depth_confidence": 0.9}):  # what was asked for is not taken back
         chosen = create_matcher("lightglue", device="cpu", precision="float32", **other)
         assert with_stored_choices(chosen, path) is chosen
     stored(tmp_path / "new.h5", plugin_settings(default))
-    assert with_stored_choices(default, tmp_path / "new.h5") is default
+    assert plugin_settings(with_stored_choices(default, tmp_path / "new.h5")) == plugin_settings(default)
 
 
 def test_a_file_without_guided_matching_is_continued_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -128,8 +131,9 @@ def test_a_file_without_guided_matching_is_continued_without_it(tmp_path: Path, 
     stored(path, {**plugin_settings(former), "features": "f"})
     default = create_matcher("lightglue", device="cpu", precision="float32", guided_matching=None)
     assert default.guided is not None
+    again = with_stored_choices(default, path)
     with caplog.at_level(logging.INFO):
-        again = with_stored_choices(default, path)
+        log_stored_choices(default, again, path)
     assert again.guided is None and plugin_settings(again) == plugin_settings(former)
     assert "continued with guided_matching=false, as it was made; for a new file, guided_matching=true" in caplog.text
     chosen = create_matcher("lightglue", device="cpu", precision="float32", guided_matching=True)
@@ -186,3 +190,21 @@ def test_a_run_of_float32_is_continued_with_auto_and_refused_with_low(tmp_path: 
         Run.checked(compose_config([*given, "execution.device=cpu", "features.precision=low"]), "extract")
     with H5Reader(out / "features.h5") as reader, h5py.File(out / "features.h5") as file:
         assert reader.settings["options"]["precision"] == "float32" and file.attrs["fingerprint"]
+
+
+def test_keypoints_of_sift_are_continued_with_the_first_octave_of_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    PILImage.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    file = tmp_path / "features.h5"
+    extract_features(tmp_path / "images", file, create_extractor("sift", first_octave=-1))
+    PILImage.fromarray(pixels[::-1]).save(tmp_path / "images" / "b.png")
+    with caplog.at_level(logging.INFO):
+        extract_features(tmp_path / "images", file, create_extractor("sift"))
+    with H5Reader(file) as reader:
+        assert reader.names() == ["a.png", "b.png"] and reader.settings["options"]["first_octave"] == -1
+    assert "is continued with first_octave=-1, as it was made; for a new file, first_octave=null would be chosen" in caplog.text
+    with pytest.raises(SettingsChanged, match="first_octave: -1 -> 0"):
+        extract_features(tmp_path / "images", file, create_extractor("sift", first_octave=0))

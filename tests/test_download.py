@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,40 @@ def test_one_error_names_the_file_every_address_and_the_place_to_put_it(server: 
     assert f"{server.url('/missing.pth')}: HTTP 404 Not Found" in text
     assert f"{closed}: [Errno" in text
     assert "no-address: unknown url type" in text
+
+
+def test_a_network_that_does_not_answer_is_noticed_soon_and_each_host_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, ends = list[str](), threading.Event()
+
+    def find_name(host: str, *_: object, **__: object) -> list[object]:
+        tried.append(host)
+        ends.wait(20)  # as a resolver without network
+        return []
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "SFM_LIGHTGLUE_OFFLINE", "SFM_LIGHTGLUE_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(fetch_module.socket, "getaddrinfo", find_name)
+    monkeypatch.setattr(fetch_module, "CONNECT_S", 0.1)
+    monkeypatch.setattr(fetch_module, "_tried_hosts", {})
+    begin = time.monotonic()
+    for file in ("a.pth", "b.pth"):
+        with pytest.raises(FetchError, match=r"https://one.invalid/weights.pth: no connection within 0.1 s"):
+            fetch_to(tmp_path / file, "https://one.invalid/weights.pth", "https://two.invalid/weights.pth")
+    ends.set()
+    assert sorted(tried) == ["one.invalid", "two.invalid"]
+    assert time.monotonic() - begin < 5
+
+
+def test_a_host_is_tried_again_later(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = server.server_address[1]
+    monkeypatch.setattr(fetch_module, "_tried_hosts", {("127.0.0.1", port): (time.monotonic() + 60, "no network")})
+    with pytest.raises(FetchError, match="no network"):
+        fetch_to(tmp_path / "weights.pth", server.url())
+    monkeypatch.setattr(fetch_module, "_tried_hosts", {("127.0.0.1", port): (time.monotonic() - 1, "no network")})
+    fetch_to(tmp_path / "weights.pth", server.url())
+    assert len(server.requests) == 1
 
 
 def test_offline_touches_no_network(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

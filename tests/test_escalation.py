@@ -39,7 +39,7 @@ def test_all_pairs_of_a_weak_photo_that_are_not_strong_are_chosen() -> None:
     inliers = clique("abcdefg", 500) | {"ah": 150, "bh": 49}
     chosen, report = choose_pairs(graph_of(inliers), ALL, [])
     assert chosen == [Pair(name, "h") for name in "bcdefg"]
-    assert {pair.reason for pair in chosen} == {"h has 1 strong partners"}
+    assert {pair.reason for pair in chosen} == {"h has 1 strong partner"}
     assert report == escalation.EscalationReport(6, 7, {"h": 1}, 1)
 
 
@@ -118,3 +118,5 @@ def test_a_run_escalates_only_what_is_weak_and_repeats_with_the_same_bytes(
     for stage in ("extract", "match", "verify", "escalate"):
         pipeline.run_stage(run, stage)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.h5")} == before
+    repeated = run.folder.read_summary()["stages"]["escalate"]
+    assert all(repeated[key] == record[key] for key in ("num_pairs", "num_photos", "weak", "num_parts"))

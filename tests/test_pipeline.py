@@ -95,6 +95,27 @@ def same_model(output0: Path, output1: Path) -> bool:
     return bool(files) and all((output0 / file).read_bytes() == (output1 / file).read_bytes() for file in files)
 
 
+def test_a_run_with_nothing_to_do_does_not_import_torch(run: Commands, photos: Path, tmp_path: Path) -> None:
+    code = """if True:
+        import sys, time
+        from sfm_lightglue.cli import main
+        status = main(sys.argv[1:])
+        print(status, time.process_time(), *({"torch", "networkx", "kornia"} & {*sys.modules}), file=sys.stderr)
+    """
+    (tmp_path / "images").mkdir()
+    for photo in sorted((photos / "images").iterdir())[:3]:
+        shutil.copy2(photo, tmp_path / "images")
+    small = ("features.resize_max=320", "features.enlarge_max=1", "features.max_keypoints=256")
+    arguments = ["run", f"dataset.images={tmp_path / 'images'}", "+dataset=folder", f"output={tmp_path / 'out'}", *small]
+    run(*arguments)
+    before = facts_of(tmp_path / "out")
+    again = subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    status, seconds, *heavy = again.stderr.splitlines()[-1].split()
+    assert status == "0" and not heavy, again.stderr
+    assert float(seconds) < 6  # of CPU; measured 1.4, on a busy machine 3
+    assert facts_of(tmp_path / "out") == before
+
+
 def test_a_folder_of_photos_becomes_a_model_with_all_its_artefacts(undisturbed: Path) -> None:
     for name in ("summary.json", "features.h5", "pairs.txt", "pairs.tsv", "matches.h5", "verification.h5", "database.db"):
         assert (undisturbed / name).is_file(), name

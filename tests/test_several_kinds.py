@@ -15,9 +15,11 @@ from sfm_lightglue import pipeline
 from sfm_lightglue.changed_options import changed_options
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.several import join_features
+from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.geometries.inputs import scales_of_most
 from sfm_lightglue.kinds import joined_matching
 from sfm_lightglue.match_pair import match_pair
+from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.merge import merge_shards
 from sfm_lightglue.overrides import hydra_overrides
@@ -77,6 +79,19 @@ def test_a_sweep_over_features_with_different_matchers_is_refused_without_a_matc
     assert hydra_overrides(["features=superpoint,sift", "matches=lightglue", "-m"])[0] == "features=superpoint,sift"
 
 
+def test_of_several_lists_the_last_one_counts() -> None:
+    listed = resolve(
+        compose_config(
+            ["features=[sift,disk]", "matches=nearest_neighbor", "features=[disk,sift]", "matches=[lightglue,superglue]"]
+        )
+    )
+    assert [(kind.name, kind.matches.options.name) for kind in listed.kinds] == [("disk", "lightglue"), ("sift", "superglue")]
+    assert resolve(compose_config(["features=[sift,disk]", "features=disk"])).kinds == ()
+    config = compose_config(["pairs=[sequential,retrieval]", "pairs=[retrieval,exhaustive]", "features=disk", "features=sift"])
+    assert [key for key in config.pairs if key in ("sequential", "retrieval", "exhaustive")] == ["retrieval", "exhaustive"]
+    assert (config.features.name, config.matches.name) == ("sift", "nearest_neighbor")
+
+
 def test_overrides_that_were_prepared_stay_as_they_are() -> None:
     once = hydra_overrides(["features=[sift,disk]", "matches.disk.filter_threshold=0.2"])
     assert hydra_overrides(once) == once
@@ -127,6 +142,22 @@ def test_the_changed_options_of_several_kinds_are_those_of_the_command_line() ->
         "matches.sift.max_ratio": 0.8,
         "matches.superpoint.filter_threshold": 0.3,
     }
+
+
+def test_networks_that_escalation_may_not_need_are_not_built_before_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = list[type]()
+    for plugin in (SuperPointExtractor, LightGlueMatcher):
+        monkeypatch.setattr(plugin, "load", lambda self: built.append(type(self)))
+    given = ["+dataset=folder", f"dataset.images={DEMO}", f"output={tmp_path}", "features=[sift,superpoint]"]
+    Run.checked(compose_config([*given, "matches.escalate=true"]))
+    assert built == []
+    Run.checked(compose_config([*given, "matches.escalate=true", "matches.superpoint.trained_for=aliked"]))  # not the usual one
+    assert built == [SuperPointExtractor, LightGlueMatcher]
+    files = ["features.superpoint.weights=mine.pth", "matches.superpoint.weights=other.pth"]
+    with pytest.raises(ValueError, match=r"mine.pth does not exist\n- weights file other.pth"):
+        Run.checked(compose_config([*given, "matches.escalate=true", *files]))
 
 
 def test_commands_for_one_kind_refuse_several(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ OUTSIDE = {
     "contributing": "CONTRIBUTING.md",
     "changelog": "CHANGELOG.md",
     "experiments/benchmarks": "benchmarks/README.md",
-    "experiments/measurements": "benchmarks/RESULTS.md",
+    "experiments/measurements": "benchmarks/archive/measurements.md",
 }
 """Page of the site -> file, relative to the repository. In docs/ the page is a stub with a link to the file."""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sfm_lightglue.commands.flags import Flags, split_flags
@@ -34,31 +35,41 @@ def main(command: str, arguments: list[str]) -> int:
     if command != "evaluate" and not chosen and "--cfg" not in overrides:  # before Hydra makes a folder for the run
         raise ValueError(f"no photos were given: {command} PHOTOS OUT, or add +dataset=NAME (`datasets` lists them)")
     overrides = hydra_overrides(overrides)
-    is_checked = all(override in SWEEP_FLAGS or not override.startswith("-") for override in overrides)
+    flags_of_hydra = [override for override in overrides if override.startswith("-")]
+    is_checked = all(flag in SWEEP_FLAGS for flag in flags_of_hydra)
     from sfm_lightglue.commands.jobs import held_messages, inside_hydra
+    from sfm_lightglue.config import compose_config, compose_jobs, without_hydra
 
     with held_messages() as held:
-        if is_checked:
-            _check(command, overrides)
-    inside_hydra(functools.partial(_run_configured, command, flags, is_checked, held), overrides, flags=flags)
+        composed = None if flags_of_hydra else compose_config(overrides, with_hydra=True)
+        jobs = compose_jobs(overrides) if composed is None and is_checked else []
+        checked = _check(command, jobs if composed is None else [without_hydra(composed)])
+    task = functools.partial(_run_configured, command, flags, checked, held)
+    inside_hydra(task, overrides, flags=flags, composed=composed)
     return 0
 
 
-def _check(command: str, overrides: list[str]) -> None:
-    """Checks everything before Hydra makes the output folder. Raises: ValueError or FileNotFoundError with all mistakes."""
-    from sfm_lightglue.config import compose_jobs
+def _check(command: str, configs: Sequence[DictConfig]) -> list[Run]:
+    """The runs of the jobs, after all checks: Hydra has not made the output folder yet.
+
+    Raises: ValueError or FileNotFoundError with all mistakes.
+    """
     from sfm_lightglue.run_context import Run
 
-    mistakes: list[Exception] = []
-    for config in compose_jobs(overrides):
+    mistakes, runs = list[Exception](), list[Run]()
+    for config in configs:
         try:
-            Run.checked(config, command)
+            runs.append(Run.checked(config, command))
         except MISTAKES as error:
             mistakes.append(error)
     raise_together(mistakes)
+    return runs
 
 
-def _run_configured(command: str, flags: Flags, is_checked: bool, held: list[logging.LogRecord], config: DictConfig) -> None:
+def _run_configured(
+    command: str, flags: Flags, checked: Sequence[Run], held: list[logging.LogRecord], config: DictConfig
+) -> None:
+    """Does the work of a job. `checked` are the runs of all jobs, and empty if they were not checked."""
     from sfm_lightglue import pipeline
     from sfm_lightglue.config import separate_sweep_outputs
     from sfm_lightglue.run_context import Run
@@ -67,7 +78,7 @@ def _run_configured(command: str, flags: Flags, is_checked: bool, held: list[log
         record = held.pop(0)
         logging.getLogger(record.name).handle(record)
     config = separate_sweep_outputs(config, sys.argv)
-    run = Run.create(config) if is_checked else Run.checked(config, command)
+    run = checked[0] if len(checked) == 1 else Run.create(config) if checked else Run.checked(config, command)
     if command == "run":
         try:
             result = str(pipeline.run_all(run))
@@ -95,12 +106,14 @@ def _run_configured(command: str, flags: Flags, is_checked: bool, held: list[log
 
 def _tell_of_kernels(run: Run) -> None:
     """Says that compiled kernels would have saved time, if LightGlue ran for long on a CPU that can use them."""
-    from sfm_lightglue.engine.kernels import would_help
-
     plugins = [part.options.matches.plugin for part in run.kinds or [run]]
     is_lightglue = any(plugin.__module__ == "sfm_lightglue.matches.lightglue" for plugin in plugins)
     seconds = run.folder.read_summary()["stages"].get("match", {}).get("seconds", 0.0)
-    if is_lightglue and seconds >= KERNELS_S and run.device == "cpu" and would_help():
+    if not is_lightglue or seconds < KERNELS_S or run.device != "cpu":
+        return
+    from sfm_lightglue.engine.kernels import would_help
+
+    if would_help():
         logger.info(
             "LightGlue took %.0f s. On this CPU, compiled kernels make it up to twice as fast: the command `kernels` compiles "
             "them, once (it needs a C++ compiler: g++ 10 or clang++ 9, or later)",

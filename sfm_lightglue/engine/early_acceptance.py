@@ -7,25 +7,12 @@ matches. A pair that has hundreds of certain matches does not: its geometry is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 from torch import Tensor
 
 from sfm_lightglue.engine.batch import Batch
-
-
-@dataclass(frozen=True)
-class EarlyAcceptance:
-    """When a pair with many matches ends; the values are calibrated for each kind of feature."""
-
-    depth_confidence: float
-    """The fraction of certain points from which on such a pair ends, instead of the `depth_confidence` of the network."""
-    min_matchable: int
-    """Certain points with a match that both images need."""
-    min_matchability: float
-    """Smallest matchability of a point that counts as one with a match."""
+from sfm_lightglue.engine.rules import EarlyAcceptance as EarlyAcceptance
 
 
 def flag_matchable(

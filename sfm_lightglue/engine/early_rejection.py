@@ -10,7 +10,6 @@ Most candidate pairs of a photo collection do not overlap, and the network need 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,27 +18,12 @@ from torch import Tensor
 
 from sfm_lightglue.engine.assignment import BLOCK_ENTRIES
 from sfm_lightglue.engine.batch import Batch, ImageState
+from sfm_lightglue.engine.rules import EarlyRejection as EarlyRejection
 
 MAX_RATIO = 0.85
 """Ratio test: the largest ratio of the distances to the nearest and to the second nearest descriptor."""
 RANK = 32
 """Number of matchable points that an image needs. Pairs with fewer keypoints in an image are never rejected."""
-
-
-@dataclass(frozen=True)
-class EarlyRejection:
-    """When to reject a pair; the values are calibrated for each kind of feature.
-
-    "Distinct neighbours" are mutual nearest neighbours that pass the ratio test.
-    """
-
-    min_distinct: int
-    """Pairs with fewer distinct neighbours are rejected before the first layer."""
-    enough_distinct: int
-    """Pairs with at least this many distinct neighbours are never rejected. Pairs between the two limits are doubtful."""
-    min_matchability: tuple[float, ...]
-    """One limit for each of the first layers. A doubtful pair is rejected after the layer if one of its images has fewer than
-    `RANK` points with a matchability of at least the limit."""
 
 
 def judge_descriptors(

@@ -50,7 +50,9 @@ def _commit() -> str:
         if Path(_output([*git, "rev-parse", "--show-toplevel"])) != checkout:  # installed inside another project's repository
             return ""
         commit = _output([*git, "rev-parse", "--short", "HEAD"])
-        changed = _output([*git, "status", "--porcelain", ":/", ":(exclude,top)benchmarks/RESULTS.md"])
+        changed = _output(
+            [*git, "status", "--porcelain", ":/", ":(exclude,top)benchmarks/RESULTS.md", ":(exclude,top)benchmarks/archive"]
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return f" ({commit}{'+' if changed else ''})"

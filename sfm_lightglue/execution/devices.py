@@ -1,11 +1,20 @@
-"""The cores and devices that this process may use."""
+"""The cores and devices that this process may use.
+
+torch is imported only if an answer needs it: its import takes as long as all else of a run with nothing to do.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import importlib.util
 import os
 import re
+import runpy
+import sys
+from pathlib import Path
 
-import torch
+CUDA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 def num_cores() -> int:
@@ -21,13 +30,41 @@ def suitable_num_workers(device: str, num_processes: int = 1) -> int:
     return max(1, num_cores() // num_processes) if device == "cpu" else 2
 
 
+def num_gpus() -> int:
+    """Number of GPUs that torch sees."""
+    if "torch" not in sys.modules and not _may_have_gpus():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@functools.cache
+def _may_have_gpus() -> bool:
+    """False if torch was built for CPUs alone, or for NVIDIA's GPUs and their driver is not there. It is not imported."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None or not (file := Path(spec.origin).with_name("version.py")).is_file():
+        return True
+    version = runpy.run_path(str(file))
+    if version.get("hip") or version.get("xpu"):
+        return True
+    try:
+        return bool(version.get("cuda")) and bool(ctypes.CDLL(CUDA_DRIVER))
+    except OSError:
+        return False
+
+
 def default_device(device: str) -> str:
     """The device itself; for `auto` a GPU if torch sees one, else the CPU.
 
     Raises: ValueError if torch cannot use the device.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if num_gpus() else "cpu"
+    if device == "cpu":
+        return device
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -44,13 +81,12 @@ def chosen_devices(devices: str) -> list[str]:
 
     Raises: ValueError if torch cannot use one of them.
     """
-    num_gpus = torch.cuda.device_count()
     if devices == "all":
-        if not num_gpus:
+        if not num_gpus():
             raise ValueError("execution.device=all means all GPUs, but torch sees none: choose cpu")
-        return [f"cuda:{i}" for i in range(num_gpus)]
+        return [f"cuda:{i}" for i in range(num_gpus())]
     first, *others = (device.strip() for device in devices.split(","))
     for device in others:  # only the number is checked: using the device would take memory there in this process
-        if not re.fullmatch(r"cpu|cuda:\d+", device) or (device != "cpu" and int(device[5:]) >= num_gpus):
-            raise ValueError(f"execution.device={devices!r}: expected cpu or cuda:0, cuda:1 ...; torch sees {num_gpus} GPUs")
+        if not re.fullmatch(r"cpu|cuda:\d+", device) or (device != "cpu" and int(device[5:]) >= num_gpus()):
+            raise ValueError(f"execution.device={devices!r}: expected cpu or cuda:0, cuda:1 ...; torch sees {num_gpus()} GPUs")
     return [default_device(first), *others]

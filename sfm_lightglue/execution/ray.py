@@ -18,8 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sfm_lightglue.execution.crew import Crew, CrewOptions, Worked, WorkerLost
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.executor import ExecutionOptions, Key, Recipe, Result
@@ -349,6 +347,8 @@ class _Actor:
 
     def open(self, recipe: Any, device: str, num_workers: int, num_threads: int, folder: str, paths: list[str]) -> bytes:
         """Opens the worker, once. Answers the name of the machine and the process id, or the error as a `Failure`."""
+        import torch  # here, not at the top: the checks of a run import this file
+
         _enter(folder)
         self.num_workers = num_workers
         try:

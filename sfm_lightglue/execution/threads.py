@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
-
-import torch
+from itertools import chain, islice
 
 from sfm_lightglue.execution.devices import chosen_devices, num_cores, suitable_num_workers
 from sfm_lightglue.execution.executor import ExecutionOptions, Key, Recipe, Result
@@ -38,8 +36,11 @@ class ThreadExecutor:
 
     def __call__(self, recipe: Recipe[Key, Result], keys: Iterable[Key]) -> Generator[tuple[Key, Result | Exception], None, None]:
         """See `Executor`."""
+        todo = iter(keys)
+        if (first := next(todo, None)) is None:
+            return
         with recipe(self.device) as worker, torch_threads(self.num_workers):
-            yield from run_jobs(worker, keys, self.num_workers)
+            yield from run_jobs(worker, chain([first], todo), self.num_workers)
 
 
 def run_jobs(
@@ -83,6 +84,8 @@ def torch_threads(num_workers: int) -> Iterator[None]:
     Several threads with one core each are faster than one thread with all cores, because a LightGlue layer is too small to fill
     two cores (2 cores, 512 keypoints: 11.9 pairs/s as two threads of one core, 9.2 pairs/s as one thread of two).
     """
+    import torch  # here, not at the top: a run with nothing to do does not need it
+
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, num_cores() // num_workers))
     try:

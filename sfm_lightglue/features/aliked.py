@@ -9,14 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfm_lightglue.features.extractor import (
-    batch_size_on,
-    check_at_least,
-    extract_in_batches,
-    make_features,
-    rgb_tensor,
-    strongest,
-)
+from sfm_lightglue.features.extractor import batch_size_on, check_at_least, extract_in_batches
+from sfm_lightglue.features.tensors import make_features, rgb_tensor, strongest
 from sfm_lightglue.images import MIN_SIDE
 from sfm_lightglue.networks.aliked import ALIKED, VARIANTS, load_aliked
 from sfm_lightglue.networks.heatmaps import non_maximum_suppression, refined

@@ -9,15 +9,8 @@ import torch.nn.functional as F
 from kornia.feature import DISK
 from torch import Tensor
 
-from sfm_lightglue.features.extractor import (
-    check_at_least,
-    is_featureless,
-    local_maxima,
-    make_features,
-    no_features,
-    rgb_tensor,
-    strongest,
-)
+from sfm_lightglue.features.extractor import check_at_least, is_featureless, no_features
+from sfm_lightglue.features.tensors import local_maxima, make_features, rgb_tensor, strongest
 from sfm_lightglue.images import MIN_SIDE, resize_longest
 from sfm_lightglue.networks.checkpoints import load_strictly
 from sfm_lightglue.networks.heatmaps import windows

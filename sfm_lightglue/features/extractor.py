@@ -1,4 +1,4 @@
-"""The contract of an extractor, and the steps that extractors share: preparing pixels, finding maxima, making the record."""
+"""The contract of an extractor, and what extractors share without torch. `tensors` has the steps that compute with it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import MIN_SIDE, resize_longest
-from sfm_lightglue.networks.heatmaps import sliding_maximum, windows
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.orientation import stored_features, upright_image
 from sfm_lightglue.products import Features, Image
@@ -27,11 +23,16 @@ class Extractor(Protocol):
     - Each process builds it once, by its classmethod `create(options, device)`, and calls it from several threads.
     - It keeps its options as the attribute `options`. Options and `weights` are stored with the results, so that results of
       other settings are recognised (docs/architecture.md). Another process creates it again from class and options.
+    - It may have a classmethod `planned`, which is `create` without the slow part: the network is built by its method `load`, or
+      at its first use. Then `given` are the options before `auto` was replaced. A run with nothing to do builds no network.
     - It may resize the image. Keypoints are returned in pixels of the full image.
     - It drops keypoints where the mask is False before it selects the strongest ones.
     - The same image gives the same bits.
     - The stage gives it upright photos. An extractor that does not look at the pixels sets the class attribute
       `turns_photos = False`, and gets photos as they are stored.
+    - If it finds keypoints as exactly as patches of photos can be aligned, to a fifth of a pixel, it sets the class attribute
+      `finds_fine_keypoints = True`, and the stage refine leaves them as they are.
+    - If turned photos get the same keypoints and descriptors, it sets the class attribute `ignores_turns = True`.
     """
 
     weights: tuple[WeightsRecord, ...]
@@ -69,45 +70,6 @@ def is_featureless(pixels: np.ndarray) -> bool:
     return min(pixels.shape[:2]) < MIN_SIDE or bool((pixels == pixels[0, 0]).all())
 
 
-def rgb_tensor(pixels: np.ndarray, device: str) -> Tensor:
-    """float32 (1, 3, h, w) in 0..1 from uint8 pixels (h, w, 3); (b, 3, h, w) from (b, h, w, 3)."""
-    images = torch.tensor(pixels, device=device).movedim(-1, -3).float() / 255
-    return images.reshape(-1, *images.shape[-3:])
-
-
-def local_maxima(heatmap: Tensor, radius: int, threshold: float) -> Tensor:
-    """int64 (n, 2): (x, y) of the local maxima of a heatmap (h, w), row by row.
-
-    A local maximum is larger than `threshold` and larger than all other pixels within `radius` px in x and y. This square must be
-    completely inside the heatmap.
-    """
-    side = 2 * radius + 1
-    if min(heatmap.shape) < side:
-        return torch.zeros(0, 2, dtype=torch.int64, device=heatmap.device)
-    height, width = heatmap.shape
-    inside = heatmap[radius : height - radius, radius : width - radius]
-    pixels = ((inside == sliding_maximum(heatmap, side)) & (inside > threshold)).nonzero().flip(1) + radius
-    nearby = windows(heatmap, pixels, radius)  # n k k
-    return pixels[(nearby == nearby.amax(dim=(1, 2), keepdim=True)).sum(dim=(1, 2)) == 1]
-
-
-def strongest(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Tensor, max_keypoints: int) -> Tensor:
-    """int64 (k,): indices of the best keypoints that the image's mask keeps, best first, at most `max_keypoints`.
-
-    Args:
-        image: The photo with its mask, if it has one.
-        size: Width and height to which the photo was resized.
-        keypoints: (n, 2), pixels of the resized photo.
-        scores: (n,); equal scores stay in their order.
-        max_keypoints: Maximum number of keypoints.
-    """
-    order = torch.argsort(scores, descending=True, stable=True)
-    if image.mask is not None:
-        full = keypoints_to_full_image(keypoints[order].cpu().numpy(), size, image.size)
-        order = order[torch.from_numpy(kept_by_mask(image.mask, full)).to(order.device)]
-    return order[:max_keypoints]
-
-
 def kept_by_mask(mask: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
     """bool (n,): the value of the mask (h, w) at each keypoint (n, 2), px of the full image."""
     x, y = np.clip(np.rint(keypoints).astype(np.int64), 0, np.array(mask.shape[::-1]) - 1).T
@@ -115,21 +77,10 @@ def kept_by_mask(mask: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
     return kept
 
 
-def make_features(image: Image, size: tuple[int, int], keypoints: Tensor, scores: Tensor, descriptors: Tensor) -> Features:
-    """The record of keypoints (n, 2), px of the image resized to `size` (width, height), scores (n,) and descriptors (n, d)."""
-    return Features(
-        keypoints=keypoints_to_full_image(keypoints.cpu().numpy(), size, image.size),
-        scores=scores.float().cpu().numpy(),
-        descriptors=descriptors.float().contiguous().cpu().numpy(),
-        image_size=image.size,
-        pixel_scale=(image.size[0] / size[0] + image.size[1] / size[1]) / 2,
-        name=image.name,
-    )
-
-
 def no_features(image: Image, descriptor_size: int) -> Features:
     """The record of an image without keypoints."""
-    return make_features(image, image.size, torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, descriptor_size))
+    none = np.zeros(0, np.float32)
+    return Features(none.reshape(0, 2), none, np.zeros((0, descriptor_size), np.float32), image.size, 1.0, name=image.name)
 
 
 def extract_in_batches(
@@ -169,7 +120,7 @@ def extract_in_batches(
 
 def batch_size_on(device: str) -> int:
     """Number of photos that a network takes at a time on the device."""
-    return GPU_BATCH if torch.device(device).type == "cuda" else 1
+    return GPU_BATCH if device.split(":")[0] == "cuda" else 1
 
 
 def check_at_least(options: object, **minima: float) -> None:

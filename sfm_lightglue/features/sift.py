@@ -12,8 +12,10 @@ import pycolmap
 import torch
 
 from sfm_lightglue.colmap import colmap_log
-from sfm_lightglue.features.extractor import check_at_least, is_featureless, make_features, no_features, strongest
+from sfm_lightglue.features.extractor import check_at_least, is_featureless, no_features
+from sfm_lightglue.features.tensors import make_features, strongest
 from sfm_lightglue.images import MIN_SIDE, resize_longest, to_grey
+from sfm_lightglue.memory import MemoryBudget, memory_bytes
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Image
 
@@ -21,6 +23,11 @@ DESCRIPTOR_SIZE = 128
 COLMAPS_LENGTH = 512
 """Length of COLMAP's descriptors, whose values are whole numbers from 0 to 255. Divided by it, they are of length 1 but for their
 rounding, and 16 bits hold them exactly."""
+DOUBLED_BELOW = 1200
+"""Longest side of an image, px, below which it is doubled if nothing else is asked for. Images of 1600 px are matched as exactly
+without it, in half of the time (fountain-P11, Herz-Jesus-P8). Of ten tourists' photos of 1050 px, only 3 are registered then."""
+BYTES_OF_PIXEL = 90
+"""Memory that COLMAP's SIFT takes for each pixel of its first octave."""
 MIN_FREE_BYTES = 32 << 20
 """What the disk for temporary files must have free, beside ten times the photo."""
 
@@ -37,8 +44,8 @@ class SiftOptions:
     max_keypoints: int
     peak_threshold: float
     """Smallest contrast of a keypoint (difference of Gaussians), for intensities in 0..1."""
-    first_octave: int
-    """-1: double the size of the image before detection (Lowe, section 3.3). 0: do not."""
+    first_octave: int | None
+    """-1: double the size of the image before detection (Lowe, section 3.3). 0: do not. None: only images below DOUBLED_BELOW."""
 
     def __post_init__(self) -> None:
         check_at_least(self, resize_max=MIN_SIDE, enlarge_max=1, max_keypoints=1, peak_threshold=1e-6, first_octave=-1)
@@ -50,10 +57,14 @@ class SiftExtractor:
     Scores are scales: like COLMAP, it keeps the keypoints of the largest structures.
     """
 
+    budget = MemoryBudget(memory_bytes() // 2)
+    """For all extractors of the process: photos of 100 megapixels take 36 GB each."""
     weights: tuple[WeightsRecord, ...] = ()
+    finds_fine_keypoints = ignores_turns = True
 
     def __init__(self, options: SiftOptions) -> None:
-        self.options = options
+        self.options, self.device = options, "cpu"
+        self.chose_octave = options.first_octave is None
 
     @classmethod
     def create(cls, options: SiftOptions, device: str) -> SiftExtractor:
@@ -65,7 +76,12 @@ class SiftExtractor:
         pixels = resize_longest(image.pixels, self.options.resize_max, self.options.enlarge_max)
         if is_featureless(pixels):
             return _no_features(image)
-        places, shapes, described = _detect((to_grey(pixels) * 255).clip(0, 255).astype(np.uint8), self.options)
+        grey = (to_grey(pixels) * 255).clip(0, 255).astype(np.uint8)
+        first_octave = self.options.first_octave
+        if first_octave is None:
+            first_octave = -1 if max(grey.shape) < DOUBLED_BELOW else 0
+        with self.budget.reserve(int(BYTES_OF_PIXEL * grey.size / 4**first_octave)):
+            places, shapes, described = _detect(grey, first_octave, self.options.peak_threshold)
         if len(places) == 0:
             return _no_features(image)
         scales = (np.hypot(shapes[:, 0, 0], shapes[:, 1, 0]) + np.hypot(shapes[:, 0, 1], shapes[:, 1, 1])) / 2
@@ -79,15 +95,14 @@ class SiftExtractor:
         return replace(features, scales=diameters, orientations=angles)
 
 
-def _detect(grey: np.ndarray, options: SiftOptions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _detect(grey: np.ndarray, first_octave: int, peak_threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All keypoints in COLMAP's pixels (n, 2), their affine shapes (n, 2, 2), float32, and descriptors uint8 (n, 128).
 
     COLMAP's function for photos in memory holds Python's lock while it computes (pycolmap 4.2), so several threads would be no
     faster than one. Its function for files does not. So the pixels go through a folder, and the results through a database.
     """
     detection = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1, max_image_size=max(grey.shape))
-    detection.sift.peak_threshold = options.peak_threshold
-    detection.sift.first_octave = options.first_octave
+    detection.sift.peak_threshold, detection.sift.first_octave = peak_threshold, first_octave
     detection.sift.max_num_features = 2**31 - 1  # COLMAP would cut whole octaves, and before the mask
     with tempfile.TemporaryDirectory(prefix="sfm_lightglue-sift-") as folder, colmap_log(None):
         if shutil.disk_usage(folder).free < 10 * grey.nbytes + MIN_FREE_BYTES:  # COLMAP would end the process

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sfm_lightglue.features.extractor import (
-    batch_size_on,
-    check_at_least,
-    extract_in_batches,
-    make_features,
-    strongest,
-)
+from sfm_lightglue.features.extractor import batch_size_on, check_at_least, extract_in_batches
 from sfm_lightglue.images import MIN_SIDE, to_grey
-from sfm_lightglue.networks import int8
-from sfm_lightglue.networks.heatmaps import detect_keypoints
 from sfm_lightglue.networks.precision import AUTO, check_precision, network_dtype, resolved_precision
-from sfm_lightglue.networks.superpoint import (
-    SMALL_OCTAVE,
-    SMALL_SHARE,
-    SuperPoint,
-    SuperPointOutput,
-    load_superpoint,
-    octave_to_image,
-)
-from sfm_lightglue.networks.weights import WeightsRecord, load_weights
+from sfm_lightglue.networks.weights import WeightsRecord, load_weights, weights_record
+from sfm_lightglue.once import Once
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.ranges import check_ranges
+
+if TYPE_CHECKING:  # functions that compute import torch: a run with nothing to do needs none
+    from torch import Tensor
+
+    from sfm_lightglue.networks.superpoint import SuperPoint, SuperPointOutput
 
 LOW_IS_ENOUGH = frozenset({"superpoint-open"})
 """Weights for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
@@ -85,32 +75,78 @@ class SuperPointOptions:
 class SuperPointExtractor:
     """Runs the network on the grey image. The last width % 8 columns and height % 8 rows have no keypoints."""
 
-    def __init__(self, options: SuperPointOptions, network: SuperPoint, device: str, weights: WeightsRecord) -> None:
-        self.options, self.network, self.device, self.weights = options, network, device, (weights,)
-        self.chose_precision = False
+    def __init__(self, options: SuperPointOptions, network: SuperPoint | None, device: str, weights: WeightsRecord) -> None:
+        """Without a network, it is built from the weights by `load`, or at the first use."""
+        self.given, self.device, self.weights = options, device, (weights,)
+        self._network = Once(lambda: network or self._build())
+        self.chose_precision = options.precision == AUTO
         self.shared_precision = "low" if options.weights in LOW_IS_ENOUGH else "float32"
         self.centred = weights.metadata.get("descriptor_sampling") == "centred"
-        default_share = SMALL_SHARE if network.octaves or network.head else 0.0
-        self.small_share = default_share if options.small_share is None else options.small_share
-        self.octaves = (0, SMALL_OCTAVE) if self.small_share > 0 else (0,)
         self.batch_size = batch_size_on(device)
 
     @classmethod
-    def create(cls, options: SuperPointOptions, device: str) -> SuperPointExtractor:
-        """The extractor with its weights loaded.
+    def planned(cls, options: SuperPointOptions, device: str) -> SuperPointExtractor:
+        """The extractor before its weights are loaded.
 
-        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not SuperPoint's.
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if there are none of this name.
         """
-        state, record = load_weights(options.weights)
-        network = load_superpoint(state)
-        limits = INT8_LIMITS.get(options.weights) if torch.device(device).type == "cpu" and int8.is_fast() else None
-        low_is_enough = options.weights in LOW_IS_ENOUGH
-        precision = resolved_precision(options.precision, device, low_is_enough=low_is_enough, has_int8=limits is not None)
-        network.lower(network_dtype(precision, device), limits if precision == "low" else None)
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        extractor = cls(replace(options, precision=precision), network, device, record)
-        extractor.chose_precision = options.precision == AUTO
+        return cls(options, None, device, weights_record(options.weights))
+
+    @classmethod
+    def create(cls, options: SuperPointOptions, device: str) -> SuperPointExtractor:
+        """The extractor with its weights loaded. Raises: as `planned`, and ValueError if the weights are not SuperPoint's."""
+        extractor = cls.planned(options, device)
+        extractor.load()
         return extractor
+
+    def load(self) -> None:
+        """Builds the network now. Raises: ValueError if the weights are not SuperPoint's."""
+        self._network()
+
+    @cached_property
+    def options(self) -> SuperPointOptions:
+        """The options, with the precision that `auto` stands for."""
+        if self.given.precision != AUTO:
+            return self.given
+        is_enough, has_int8 = self.given.weights in LOW_IS_ENOUGH, self._int8_limits() is not None
+        return replace(self.given, precision=resolved_precision(AUTO, self.device, low_is_enough=is_enough, has_int8=has_int8))
+
+    @property
+    def network(self) -> SuperPoint:
+        """The network with its weights, on the device."""
+        return self._network()
+
+    @cached_property
+    def small_share(self) -> float:
+        """Maximum fraction of keypoints detected at 1/4 resolution."""
+        from sfm_lightglue.networks.superpoint import SMALL_SHARE
+
+        has_octaves = self.network.octaves or self.network.head
+        return (SMALL_SHARE if has_octaves else 0.0) if self.given.small_share is None else self.given.small_share
+
+    @cached_property
+    def octaves(self) -> tuple[int, ...]:
+        """The octaves in which keypoints are detected."""
+        from sfm_lightglue.networks.superpoint import SMALL_OCTAVE
+
+        return (0, SMALL_OCTAVE) if self.small_share > 0 else (0,)
+
+    def _int8_limits(self) -> dict[str, float] | None:
+        """The limits of convolutions in 8 bits, if the device is fast with them."""
+        from sfm_lightglue.networks import int8
+
+        return INT8_LIMITS.get(self.given.weights) if self.device.split(":")[0] == "cpu" and int8.is_fast() else None
+
+    def _build(self) -> SuperPoint:
+        import torch
+
+        from sfm_lightglue.networks.superpoint import load_superpoint
+
+        network = load_superpoint(load_weights(self.given.weights)[0])
+        precision = self.options.precision
+        network.lower(network_dtype(precision, self.device), self._int8_limits() if precision == "low" else None)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
 
     def num_small(self, max_keypoints: int) -> int:
         """Keypoint budget of the 1/4-resolution level, out of `max_keypoints`."""
@@ -131,19 +167,27 @@ class SuperPointExtractor:
             self.network.descriptor_size,
         )
 
-    @torch.inference_mode()
     def _extract(self, images: list[Image], pixels: np.ndarray) -> list[Features]:
         """The features of b images. `pixels` are the resized images, uint8 (b, h, w, 3)."""
+        import torch
+
         grey = np.stack([to_grey(each) for each in pixels])
-        outputs = self.network.pyramid(torch.tensor(grey, device=self.device)[:, None], self.octaves)
         size = pixels.shape[2], pixels.shape[1]
-        return [self._features(image, size, outputs, i) for i, image in enumerate(images)]
+        with torch.inference_mode():
+            outputs = self.network.pyramid(torch.tensor(grey, device=self.device)[:, None], self.octaves)
+            return [self._features(image, size, outputs, i) for i, image in enumerate(images)]
 
     def _features(self, image: Image, size: tuple[int, int], outputs: Sequence[SuperPointOutput], i: int) -> Features:
         """The features of image i of a batch, resized to `size` (width, height).
 
         The small octave comes first. The first octave gets the rest of the keypoint budget.
         """
+        import torch
+
+        from sfm_lightglue.features.tensors import make_features, strongest
+        from sfm_lightglue.networks.heatmaps import detect_keypoints
+        from sfm_lightglue.networks.superpoint import octave_to_image
+
         options = self.options
         room = options.max_keypoints
         found: list[tuple[Tensor, Tensor, Tensor]] = []

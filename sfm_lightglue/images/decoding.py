@@ -22,7 +22,7 @@ from PIL import Image as PILImage
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sfm_lightglue.images.limits import ORDINARY_PIXELS, decoding_bytes, too_large
+from sfm_lightglue.images.limits import decoding_bytes, too_large
 from sfm_lightglue.images.listing import EXTENSIONS, HEIC
 from sfm_lightglue.images.value_ranges import Range, UsedValues, to_eight_bits
 from sfm_lightglue.memory import memory_bytes
@@ -114,13 +114,13 @@ def exif_orientation(image: PILImage.Image) -> int:
     return code if code in range(1, 9) else 1
 
 
-def reduce_large_jpeg(image: PILImage.Image, longest: int) -> None:
-    """Lets PIL decode a JPEG of more than 179 megapixels at 1/2, 1/4 or 1/8 of its size, with `longest` px or more on one side.
+def reduce_jpeg(image: PILImage.Image, longest: int) -> None:
+    """Lets PIL decode a JPEG at 1/2, 1/4 or 1/8 of its size, with `longest` px or more on one side.
 
     Pixel i of the result covers pixels i * s to (i + 1) * s - 1 of the photo, for a size of 1/s. Sizes are rounded up.
     """
     width, height = image.size
-    if isinstance(image, JpegImageFile) and width * height > ORDINARY_PIXELS:
+    if isinstance(image, JpegImageFile):
         image.draft(image.mode, (width * longest // max(width, height), height * longest // max(width, height)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sfm_lightglue.images.decoding import exif_orientation, opaque_parts, open_photo, reduce_large_jpeg, to_rgb
+from sfm_lightglue.images.decoding import exif_orientation, opaque_parts, open_photo, reduce_jpeg, to_rgb
 from sfm_lightglue.images.limits import decoding_bytes, decoding_memory
 from sfm_lightglue.images.masks import find_masks, read_mask
 from sfm_lightglue.images.value_ranges import Range
@@ -30,8 +30,8 @@ def load_image(
             folder is not searched for each photo.
         use_alpha: Whether transparent parts of the photo are masked out.
         ranges: The ranges of the 16-bit photos of a collection, from `camera_ranges`. Without them, the photo alone decides.
-        longest: A JPEG of more than 179 megapixels may be decoded at 1/2, 1/4 or 1/8 of its size if its longest side then still
-            has as many px. `full_size` of the result is then set. None decodes all pixels.
+        longest: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if its longest side then still has as many px. `full_size`
+            of the result is then set. None decodes all pixels.
 
     Raises:
         UnreadableImage: If the photo or its mask cannot be decoded completely and safely, is too small, or they do not fit.
@@ -41,7 +41,7 @@ def load_image(
     with open_photo(Path(folder) / name) as image:
         orientation, size = exif_orientation(image), image.size
         if longest is not None:
-            reduce_large_jpeg(image, longest)
+            reduce_jpeg(image, longest)
         full_size = None if image.size == size else size
         with decoding_memory.reserved(decoding_bytes(image.size, image.mode)):
             pixels = to_rgb(image, "own" if ranges is None else ranges.get(name, "bits"))

@@ -14,8 +14,7 @@ maps around seeds: AdaLAM (arXiv:2006.04250), section 3.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +22,9 @@ import pycolmap
 import torch
 
 from sfm_lightglue.engine.batch import ImageState
+from sfm_lightglue.engine.early_rejection import count_distinct
+from sfm_lightglue.engine.rules import GuidedMatching
+from sfm_lightglue.once import Once
 from sfm_lightglue.products import Features, Matches
 
 MAX_SEED_ERROR_PX = 2.0
@@ -54,33 +56,10 @@ NUM_TRIALS, CONFIDENCE, SEED = 2000, 0.999, 0
 """Of RANSAC."""
 
 
-@dataclass(frozen=True)
-class GuidedMatching:
-    """When a pair is matched in this way; the values are calibrated for each kind of feature."""
-
-    min_keypoints: int
-    """The first pass takes a quarter of the keypoints of an image, at least this number. Images with less than twice this number
-    are left to the network."""
-    num_layers: int
-    """Layers of the network in the first pass."""
-    min_distinct: int
-    """Pairs with fewer distinct neighbours (`EarlyRejection`) among these keypoints are left to the network at once."""
-    min_seeds: int
-    """Matches that the first pass must find."""
-    min_agreeing: float
-    """Fraction of the seeds, 0..1, that must agree with one fundamental matrix."""
-    min_mean_score: float
-    """Smallest mean score of the agreeing seeds, 0..1."""
-    min_share: float
-    """Smallest share of all keypoints that find a match, relative to the share of the keypoints of the first pass that did. Few
-    matches mean that the surfaces or the descriptors differ too much between the views."""
-    min_similarity: float
-    """Smallest similarity of the descriptors of a match, 0..1."""
-
-    def strongest(self, features: Features) -> np.ndarray:
-        """int64 (k,), ascending: the keypoints of the first pass."""
-        count = max(self.min_keypoints, len(features) // 4)
-        return np.sort(np.argsort(-features.scores, kind="stable")[:count])
+def strongest_keypoints(features: Features, rule: GuidedMatching) -> np.ndarray:
+    """int64 (k,), ascending: the keypoints of the first pass."""
+    count = max(rule.min_keypoints, len(features) // 4)
+    return np.sort(np.argsort(-features.scores, kind="stable")[:count])
 
 
 @dataclass(frozen=True)
@@ -137,19 +116,21 @@ class GuidedImage:
         device = state_of_strongest.state.device
         self.unit_strongest = torch.from_numpy(self.points.descriptors[strongest]).to(device)
         """float32 (k, c): descriptors of the first pass."""
-        self._features, self._prepare, self._lock = features, prepare, threading.Lock()
-        self._state: ImageState | None = None
+        self._state = Once(lambda: prepare(features))
         parts = features.num_bytes + self.points.keypoints.nbytes + self.points.descriptors.nbytes + self.unit_strongest.nbytes
         self.num_bytes = parts + state_of_strongest.num_bytes * (len(strongest) + len(features)) // len(strongest)
         """Memory, with the state of all keypoints."""
 
     @property
-    def state(self) -> ImageState:
+    def all_keypoints(self) -> ImageState:
         """What the network needs to know about all keypoints. Several threads may ask for it."""
-        with self._lock:
-            if self._state is None:
-                self._state = self._prepare(self._features)
-            return self._state
+        return self._state()
+
+
+def count_distinct_neighbors(pairs: Iterable[tuple[GuidedImage, GuidedImage]]) -> list[int]:
+    """Number of distinct neighbours (`EarlyRejection`) among the strongest keypoints of each pair, one pair at least."""
+    counts = torch.stack([count_distinct(first.unit_strongest, second.unit_strongest) for first, second in pairs])
+    return [int(count) for count in counts.tolist()]
 
 
 def complete_matches(

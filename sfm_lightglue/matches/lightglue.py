@@ -5,27 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sfm_lightglue.engine.batch import ImageState
-from sfm_lightglue.engine.early_acceptance import EarlyAcceptance
-from sfm_lightglue.engine.early_rejection import EarlyRejection, count_distinct
-from sfm_lightglue.engine.kernels import load_kernels
-from sfm_lightglue.engine.lightglue import LightGlueEngine
-from sfm_lightglue.engine.results import PairMatches
-from sfm_lightglue.matches.guided import GuidedImage, GuidedMatching, complete_matches, only
-from sfm_lightglue.networks.lightglue import LightGlue
-from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
+from sfm_lightglue.engine.rules import EarlyAcceptance, EarlyRejection, GuidedMatching
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.precision import AUTO, check_precision, resolved_precision
-from sfm_lightglue.networks.weights import WeightsRecord, load_weights
+from sfm_lightglue.networks.weights import WeightsRecord, load_weights, weights_record
+from sfm_lightglue.once import Once
 from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.registry import closest
+
+if TYPE_CHECKING:  # functions that compute import torch and the engine: a run with nothing to do needs neither
+    from torch import Tensor
+
+    from sfm_lightglue.engine.batch import ImageState
+    from sfm_lightglue.engine.lightglue import LightGlueEngine
+    from sfm_lightglue.engine.results import PairMatches
+    from sfm_lightglue.matches.guided import GuidedImage
+    from sfm_lightglue.networks.lightglue import LightGlue
 
 PUBLISHED_WEIGHTS = {features: f"{features}-lightglue" for features in PUBLISHED_SETTINGS} | {
     "xfeat": "xfeat-lighterglue",
@@ -70,6 +71,8 @@ CALIBRATED: dict[str, Mapping[str, object]] = {
 LOW_IS_ENOUGH = frozenset({"superpoint-open", "aliked"})
 """Kinds of features for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
 
+THRESHOLDS = ("depth_confidence", "width_confidence", "filter_threshold")
+"""Options that are None for what was published."""
 GPU_BATCH_SIZE = 32
 """Pairs matched together on a GPU. A CPU matches one pair at a time: batches would save only 2 to 4 % of the time at 512
 keypoints, and need more memory."""
@@ -124,63 +127,90 @@ class LightGlueOptions:
 
 
 def _from_engine(found: PairMatches) -> Matches:
-    return Matches(found.indices.to(torch.int32).numpy(), found.scores.numpy(), found.stop_layer)
-
-
-def _whole(image: ImageState | GuidedImage) -> ImageState:
-    """The state of all keypoints."""
-    return image.state if isinstance(image, GuidedImage) else image
+    return Matches(found.indices.numpy().astype(np.int32), found.scores.numpy(), found.stop_layer)
 
 
 class LightGlueMatcher:
     """Runs the engine. Several threads may call it at the same time."""
 
-    def __init__(self, options: LightGlueOptions, network: LightGlue, device: str, weights: WeightsRecord) -> None:
-        kernels = load_kernels(may_compile=True) if device == "cpu" else None
-        self.chose_precision, self.chose_acceptance, self.chose_guided = options.precision == AUTO, False, False
-        is_known = options.weights is None and options.trained_for in LOW_IS_ENOUGH
-        self.shared_precision = "low" if is_known else "float32"
-        options = replace(options, precision=resolved_precision(options.precision, device, low_is_enough=is_known))
-        self.options, self.device, self.weights = options, device, (weights,)
+    def __init__(self, options: LightGlueOptions, network: LightGlue | None, device: str, weights: WeightsRecord) -> None:
+        """Without a network, it is built from the weights by `load`, or at the first use."""
+        self.given, self.device, self.weights = options, device, (weights,)
+        self._engine = Once(lambda: self._build(network))
+        self.chose_precision, self.chose_acceptance = options.precision == AUTO, options.early_acceptance is None
+        self.chose_guided = options.guided_matching is None
+        self._low_is_enough = options.weights is None and options.trained_for in LOW_IS_ENOUGH
+        self.shared_precision = "low" if self._low_is_enough else "float32"
+        self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
+
+    @classmethod
+    def planned(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
+        """The matcher before its weights are loaded.
+
+        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if there are none of this name.
+        """
+        return cls(options, None, device, weights_record(options.weights or PUBLISHED_WEIGHTS[options.trained_for]))
+
+    @classmethod
+    def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
+        """The matcher with its weights loaded. Raises: as `planned`, and ValueError if the weights are not LightGlue's."""
+        matcher = cls.planned(options, device)
+        matcher.load()
+        return matcher
+
+    def load(self) -> None:
+        """Builds the engine now. Raises: ValueError if the weights are not LightGlue's."""
+        self._engine()
+
+    @cached_property
+    def options(self) -> LightGlueOptions:
+        """The options with values for all thresholds: the published ones instead of None, and for early acceptance,
+        guided matching and the precision what they stand for. Files of matches record them."""
+        given, published = self.given, PUBLISHED_SETTINGS[self.given.trained_for]
+        thresholds = {key: getattr(published if getattr(given, key) is None else given, key) for key in THRESHOLDS}
+        accepts = given.early_acceptance
+        if accepts is None:
+            is_published = given.weights is None and thresholds["depth_confidence"] == published.depth_confidence
+            accepts = is_published and given.trained_for in EARLY_ACCEPTANCE
+        guides = given.guided_matching
+        if guides is None:  # a GPU needs less time for all layers than a CPU for the search
+            guides = self.shared_guided_matching and self.device == "cpu"
+        precision = resolved_precision(given.precision, self.device, low_is_enough=self._low_is_enough)
+        return replace(given, early_acceptance=accepts, guided_matching=guides, precision=precision, **thresholds)
+
+    @property
+    def shared_guided_matching(self) -> bool:
+        """Whether matching is guided on CPUs, if the matcher may choose."""
+        given, published = self.given, PUBLISHED_SETTINGS[self.given.trained_for]
+        is_published = all(getattr(given, key) in (None, getattr(published, key)) for key in THRESHOLDS)
+        return given.trained_for in GUIDED_MATCHING and given.weights is None and is_published
+
+    @cached_property
+    def guided(self) -> GuidedMatching | None:
+        """The rule of guided matching; None if it is off."""
+        return GUIDED_MATCHING[self.options.trained_for] if self.options.guided_matching else None
+
+    @property
+    def engine(self) -> LightGlueEngine:
+        """The engine with its weights, on the device."""
+        return self._engine()
+
+    def _build(self, network: LightGlue | None) -> LightGlueEngine:
+        from sfm_lightglue.engine.kernels import load_kernels
+        from sfm_lightglue.engine.lightglue import LightGlueEngine
+        from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
+
+        options = self.options
+        if network is None:
+            state, _ = load_weights(options.weights or PUBLISHED_WEIGHTS[options.trained_for])
+            size = settings_from_state_dict(state) if options.weights else PUBLISHED_SETTINGS[options.trained_for]
+            network = load_lightglue(state, replace(size, **{key: getattr(options, key) for key in THRESHOLDS}))
+        kernels = load_kernels(may_compile=True) if self.device == "cpu" else None
         is_calibrated = options.trained_for in EARLY_REJECTION and options.weights is None
         rejects = is_calibrated if options.early_rejection is None else options.early_rejection
         rejection = EARLY_REJECTION[options.trained_for] if rejects else None
         acceptance = EARLY_ACCEPTANCE[options.trained_for] if options.early_acceptance else None
-        self.engine = LightGlueEngine(network, options.precision, device, kernels, rejection, acceptance)
-        self.guided = GUIDED_MATCHING[options.trained_for] if options.guided_matching else None
-        self.shared_guided_matching = bool(options.guided_matching)
-        self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
-
-    @classmethod
-    def create(cls, options: LightGlueOptions, device: str) -> LightGlueMatcher:
-        """The matcher with its weights loaded.
-
-        Its options have values for all thresholds: the published ones instead of None, and for early acceptance, guided matching
-        and the precision what they stand for. Files of matches record them.
-
-        Raises: FileNotFoundError if the weights cannot be found or downloaded, ValueError if they are not LightGlue's.
-        """
-        state, record = load_weights(options.weights or PUBLISHED_WEIGHTS[options.trained_for])
-        published = PUBLISHED_SETTINGS[options.trained_for]
-        size = settings_from_state_dict(state) if options.weights else published  # the user's own weights may have another size
-        thresholds = {
-            key: getattr(published if getattr(options, key) is None else options, key)
-            for key in ("depth_confidence", "width_confidence", "filter_threshold")
-        }
-        network = load_lightglue(state, replace(size, **thresholds))
-        accepts, guides = options.early_acceptance, options.guided_matching
-        if accepts is None:
-            is_published = options.weights is None and thresholds["depth_confidence"] == published.depth_confidence
-            accepts = is_published and options.trained_for in EARLY_ACCEPTANCE
-        may_guide = options.trained_for in GUIDED_MATCHING and options.weights is None
-        may_guide &= all(value == getattr(published, key) for key, value in thresholds.items())
-        if guides is None:  # a GPU needs less time for all layers than a CPU for the search
-            guides = may_guide and device == "cpu"
-        chosen = replace(options, early_acceptance=accepts, guided_matching=guides, **thresholds)
-        matcher = cls(chosen, network, device, record)
-        matcher.chose_acceptance, matcher.chose_guided = options.early_acceptance is None, options.guided_matching is None
-        matcher.shared_guided_matching = may_guide
-        return matcher
+        return LightGlueEngine(network, options.precision, self.device, kernels, rejection, acceptance)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
         """The matches of two images.
@@ -194,10 +224,12 @@ class LightGlueMatcher:
 
         Raises: ValueError if the features are not of the kind that the network was trained for.
         """
+        from sfm_lightglue.matches.guided import GuidedImage, only, strongest_keypoints
+
         features = upright_features(features)
         if self.guided is None or len(features) < 2 * self.guided.min_keypoints:
             return self._state(features)
-        strongest = self.guided.strongest(features)
+        strongest = strongest_keypoints(features, self.guided)
         return GuidedImage(features, strongest, self._state(only(features, strongest)), self._state)
 
     def _state(self, features: Features) -> ImageState:
@@ -212,17 +244,19 @@ class LightGlueMatcher:
         """The matches of each pair. They do not depend on the other pairs."""
         matches = dict(self._guided_matches(pairs))
         others = [i for i in range(len(pairs)) if i not in matches]
-        found = self.engine.match_many([(_whole(pairs[i][0]), _whole(pairs[i][1])) for i in others])
-        matches |= {i: _from_engine(each) for i, each in zip(others, found, strict=True)}
+        whole: Any = [tuple(getattr(image, "all_keypoints", image) for image in pairs[i]) for i in others]
+        matches |= {i: _from_engine(each) for i, each in zip(others, self.engine.match_many(whole), strict=True)}
         return [matches[i] for i in range(len(pairs))]
 
     def _guided_matches(self, pairs: Sequence[tuple[Any, Any]]) -> Iterator[tuple[int, Matches]]:
         """Index and matches of the pairs that are easy enough for guided matching."""
+        from sfm_lightglue.matches.guided import GuidedImage, complete_matches, count_distinct_neighbors
+
         images = {i: pair for i, pair in enumerate(pairs) if all(isinstance(image, GuidedImage) for image in pair)}
         if self.guided is None or not images:
             return
-        counts = torch.stack([count_distinct(first.unit_strongest, second.unit_strongest) for first, second in images.values()])
-        tried = [i for i, count in zip(images, counts.tolist(), strict=True) if count >= self.guided.min_distinct]
+        counts = zip(images, count_distinct_neighbors(images.values()), strict=True)
+        tried = [i for i, count in counts if count >= self.guided.min_distinct]
         states = [(images[i][0].state_of_strongest, images[i][1].state_of_strongest) for i in tried]
         for i, found in zip(tried, self.engine.match_many(states, self.guided.num_layers), strict=True):
             image0, image1 = images[i]
@@ -234,6 +268,8 @@ class LightGlueMatcher:
                 yield i, matches
 
     def _tensor(self, array: np.ndarray) -> Tensor:
+        import torch
+
         return torch.as_tensor(array.astype(np.float32), device=self.device)
 
     def _descriptors(self, features: Features) -> Tensor:

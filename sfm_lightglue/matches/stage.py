@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from sfm_lightglue.continued_choices import with_stored_choices
+from sfm_lightglue.continued_choices import log_stored_choices, with_stored_choices
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.portable import PortablePlugin
@@ -95,7 +94,7 @@ def match_pairs(
         5
     """
     ordered = sorted_pairs(pairs)
-    matcher = with_stored_choices(matcher, output, is_shared=shard is not None)
+    chosen, matcher = matcher, with_stored_choices(matcher, output, is_shared=shard is not None)
     names = sorted({*map(attrgetter("name0"), ordered), *map(attrgetter("name1"), ordered)})
     check_match_keys(names)
     with H5Reader(features) as reader:
@@ -107,7 +106,8 @@ def match_pairs(
         if shard is not None:
             keys = [match_key(pair.name0, pair.name1) for pair in ordered]
             wanted = [ordered[place] for place in shard.share(keys, store.has_pairs(ordered))]
-        todo = store.missing_pairs(wanted, stamps)
+        if todo := store.missing_pairs(wanted, stamps):
+            log_stored_choices(chosen, matcher, output)
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
         batches = _batches(todo, matcher)
         jobs = checked_results(executor or ThreadExecutor(num_workers), recipe, batches)
@@ -169,6 +169,8 @@ def _match_many(matcher: BatchedMatcher, pairs: Sequence[tuple[Any, Any]]) -> li
 
     Raises: MemoryError if there is too little memory for a single pair; the message says what to do.
     """
+    import torch  # here, not at the top: a run with nothing to do does not need it
+
     try:
         return matcher.match_many(pairs)
     except torch.OutOfMemoryError as error:

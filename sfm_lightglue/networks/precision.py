@@ -6,9 +6,12 @@ settings, which are stored with results, have only the precision itself.
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from sfm_lightglue.registry import closest
+
+if TYPE_CHECKING:  # functions that ask the device import torch: checks of options need none
+    import torch
 
 PRECISIONS = ("float32", "low")
 AUTO = "auto"
@@ -28,8 +31,11 @@ def resolved_precision(precision: str, device: str, *, low_is_enough: bool, has_
     """
     if precision != AUTO:
         return precision
-    is_fast = has_int8 or network_dtype("low", device) != torch.float32
-    return "low" if low_is_enough and is_fast else "float32"
+    if not low_is_enough or has_int8:
+        return "low" if low_is_enough else "float32"
+    import torch
+
+    return "low" if network_dtype("low", device) != torch.float32 else "float32"
 
 
 def exact_unless_chosen(precision: str) -> str:
@@ -43,6 +49,8 @@ def network_dtype(precision: str, device: str) -> torch.dtype:
     Low precision is float16 on GPUs, because it keeps three bits more than bfloat16, and bfloat16 on CPUs, because they compute
     faster with it.
     """
+    import torch
+
     assert precision in PRECISIONS, precision
     kind = torch.device(device).type
     if precision == "float32":
@@ -54,5 +62,7 @@ def network_dtype(precision: str, device: str) -> torch.dtype:
 
 def _has_fast_bfloat16() -> bool:
     """Whether this CPU has AVX512-BF16, and torch may use AVX512; False if torch cannot tell."""
+    import torch
+
     may_use = torch.backends.cpu.get_cpu_capability() == "AVX512"  # not with ATEN_CPU_CAPABILITY=avx2
     return may_use and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

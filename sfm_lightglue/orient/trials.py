@@ -18,7 +18,6 @@ from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.images import Range, UnreadableImage, load_image, resize_longest
 from sfm_lightglue.matches.matcher import Matcher
-from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions
 from sfm_lightglue.orientation import turned_further, upright_image
 from sfm_lightglue.products import Features, Image
 
@@ -90,6 +89,8 @@ class Trials:
     ) -> None:
         self.images, self.masks, self.ranges, self.orientations = images, masks, ranges, orientations
         self.extractor, self.matcher, self.options = extractor, matcher, options
+        from sfm_lightglue.matches.nearest_neighbor import NearestNeighborMatcher, NearestNeighborOptions  # it imports torch
+
         self._nearest = NearestNeighborMatcher(NearestNeighborOptions("nearest_neighbor", True, 0.9, None))
         self._pictures = BoundedCache(self._picture, lambda picture: picture.pixels.nbytes, CACHE_BYTES)
         self._features = BoundedCache(self._extract, lambda features: features.num_bytes, CACHE_BYTES)

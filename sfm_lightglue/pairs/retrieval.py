@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
-from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.products import Pair
 from sfm_lightglue.ranges import check_ranges
 
@@ -39,6 +38,8 @@ class RetrievalPairs:
 
     def __call__(self, collection: Collection) -> list[Pair]:
         """See `top_k_pairs`. The reasons are `retrieval#RANK`."""
+        from sfm_lightglue.pairs.nearest import top_k_pairs  # here, not at the top: it imports torch
+
         options, descriptors = self.options, global_descriptors(self.options, collection)
         return top_k_pairs(
             collection.names, descriptors, options.num_neighbours, min_score=options.min_score, device=collection.device

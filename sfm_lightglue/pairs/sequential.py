@@ -11,7 +11,6 @@ import numpy as np
 
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
-from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.pairs.rigs import MAX_CAMERAS, SameTimes, rig_folders
 from sfm_lightglue.pairs.union import sort_pairs, union_pairs
 from sfm_lightglue.products import Pair
@@ -195,6 +194,8 @@ def _loop_pairs(
         queries.update(sequence[:: options.loop_every])
         position_of.update({name: begin + i for i, name in enumerate(sequence)})
         start += len(sequence) + options.loop_min_distance  # the gap puts any two folders far enough apart
+    from sfm_lightglue.pairs.nearest import top_k_pairs  # here, not at the top: it imports torch
+
     return top_k_pairs(
         names,
         descriptors,

@@ -12,7 +12,6 @@ from sfm_lightglue.georeference import earth_centered
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.global_descriptors import GlobalDescriptorOptions, check_global_descriptors, global_descriptors
 from sfm_lightglue.pairs.near_points import near_points
-from sfm_lightglue.pairs.nearest import top_k_pairs
 from sfm_lightglue.pairs.union import union_pairs
 from sfm_lightglue.positions import GeoPosition
 from sfm_lightglue.products import Pair
@@ -84,6 +83,8 @@ class SpatialPairs:
         logger.warning("%d of %d photos have no position: they %s", len(others), len(collection.names), done)
         if options.without_position == "skip":
             return pairs
+        from sfm_lightglue.pairs.nearest import top_k_pairs  # here, not at the top: it imports torch
+
         similar = top_k_pairs(
             collection.names,
             global_descriptors(options, collection),

@@ -27,7 +27,6 @@ from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.files import foreign_file, read_own_json, write_json
 from sfm_lightglue.model_files import read_model
-from sfm_lightglue.reconstruction.clustering import cluster_photos
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, incremental_options, on_ctrl_c, run_mapper
 from sfm_lightglue.reconstruction.models import model_folders
 
@@ -102,6 +101,10 @@ def find_clusters(database: Path, options: ReconstructionOptions) -> list[tuple[
             if inliers >= max(1, options.min_num_matches):
                 first, second = sorted(order[names[image]] for image in pycolmap.pair_id_to_image_pair(pair))
                 weights[first, second] = int(inliers)
+    from sfm_lightglue.reconstruction.clustering import (
+        cluster_photos,  # networkx takes 0.1 s to import; this mapper alone needs it
+    )
+
     clusters = cluster_photos(weights, options.max_cluster_size, options.cluster_overlap)
     by_number = sorted(names.values())
     return [tuple(by_number[number] for number in cluster) for cluster in clusters]

@@ -27,6 +27,11 @@ AUTO = "auto"
 """Name of the mapper that `choosing` chooses."""
 MANY_PHOTOS = 200
 """From this number of photos on, `num_threads=0` means all cores."""
+LOCAL_TOLERANCE, GLOBAL_TOLERANCE = 1e-3, 1e-4
+"""With a final adjustment after it, the mapper's own adjustments stop when the loss falls by a smaller share; COLMAP's tolerance
+is 0."""
+GROWTH = 1.4
+"""Then all photos are adjusted together when their number, or that of the points, has grown by this factor; COLMAP's is 1.1."""
 MAX_FORWARD, MIN_ANGLE_DEG = 1.0, 4.0
 """Of the first pair, if no other is found: any direction of motion, and the angle between rays. COLMAP's are 0.95 (cosine between
 motion and view) and 16 degrees; it halves the angle twice, so 1 degree is the least."""
@@ -215,6 +220,9 @@ def incremental_options(options: ReconstructionOptions, num_images: int) -> pyco
     colmap.num_threads, colmap.random_seed = chosen_num_threads(options, num_images), options.seed
     colmap.ba_refine_focal_length = colmap.ba_refine_extra_params = options.refine_intrinsics
     colmap.ba_refine_principal_point = options.refine_principal_point == "true"
+    if options.adjustment_scale_px is not None and options.name != "triangulation":
+        colmap.ba_local_function_tolerance, colmap.ba_global_function_tolerance = LOCAL_TOLERANCE, GLOBAL_TOLERANCE
+        colmap.ba_global_frames_ratio = colmap.ba_global_points_ratio = GROWTH
     # COLMAP's limits are 4 px for photos of any size, and 12 px for the pose of a new image. The limit of the first pair matters
     # most: 4 px let it accept a wrong geometry if the motion is small or forward (kitti00, 1241 px: AUC@5 11.8; with 2 px 62.8).
     colmap.mapper.init_max_error = colmap.mapper.filter_max_reproj_error = options.max_error_px

@@ -18,10 +18,10 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from sfm_lightglue.refinement.tiles import HALF_TILE as HALF_TILE
+
 HALF_WINDOW = 8
 """The window has this many px on each side of its middle."""
-HALF_TILE = 18
-"""A tile has this many px on each side of its middle: room for windows that are larger in one photo, and for moves."""
 NUM_STEPS = 5
 """Steps of the algorithm. Ten move the points no closer to the truth."""
 WINDOW_SIGMA = 0.6

@@ -2,7 +2,8 @@
 
 The keypoint with most matches of each track is its reference and stays. The others are aligned to it, or, if the views differ too
 much, to a neighbour that is aligned already. A keypoint that correlates with no neighbour, or that would move too far, stays, and
-may be the reference of others that do not fit either: matches that are wrong do not join two tracks.
+may be the reference of others that do not fit either: matches that are wrong do not join two tracks. A keypoint that moves far is
+aligned back, and must find its neighbour again: on lines and repeated structures it does not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from sfm_lightglue.refinement.affine import local_affine
-from sfm_lightglue.refinement.alignment import align
 from sfm_lightglue.refinement.graph import choose_edges, find_references
 from sfm_lightglue.refinement.tiles import Tiles
 
@@ -24,8 +24,13 @@ NUM_TRIES = 5
 """Neighbours to which a keypoint is aligned, one after the other, until it fits to one."""
 MAX_STEPS = 4
 """Alignments between a keypoint and its reference: each adds an error."""
-SMALL_SHARE = 0.001
-"""The work ends when a round would align a smaller share of the keypoints: each round reads photos."""
+SMALL_SHARE = 0.01
+"""Rounds that would align a smaller share of the keypoints are left out, since each reads photos; the work ends when there are
+no more new references either."""
+SURE_MOVE = 0.25
+"""Longer moves are aligned back, / `max_move`."""
+MAX_RETURN = 0.5
+"""Largest distance from its neighbour of a keypoint that is aligned back, px of the tiles."""
 BATCH = 4096
 """Alignments for which tiles are gathered together."""
 
@@ -94,25 +99,22 @@ def refine_points(
     ends, count = keypoints.edges, len(keypoints.positions)
     state = RefinedKeypoints(keypoints.positions.copy(), np.full(count, -1))
     tries, usable = np.zeros(count, np.int64), np.ones(len(ends), bool)
-    num_matched = len(np.unique(ends))
+    few = SMALL_SHARE * len(np.unique(ends))
     while True:
         waits = (state.steps < 0) & (tries < NUM_TRIES)
         serves = (state.steps >= 0) & (state.steps < MAX_STEPS)
         jobs = _sorted(keypoints, *choose_edges(ends, usable & (waits[ends] | serves[ends]).all(axis=1), state.steps))
-        if not len(jobs.edges):
+        if len(jobs.edges) <= few:
             references = find_references(count, ends[usable & (state.steps[ends] < 0).all(axis=1)])
             state.steps[references] = 0
-            if len(references) > SMALL_SHARE * num_matched:
-                continue
-            break
+            if len(references) <= few:
+                return state
+            continue
         for start in range(0, len(jobs.edges), BATCH):
             _align_batch(keypoints, tiles_of, min_correlation, pool, state, jobs[start : start + BATCH])
             tell(int((state.steps >= 0).sum()))
         usable[jobs.edges] = False
         tries[jobs.targets] += 1
-        if len(jobs.edges) < SMALL_SHARE * num_matched:
-            break
-    return state
 
 
 def _sorted(keypoints: MatchedKeypoints, edges: np.ndarray, flipped: np.ndarray) -> _Jobs:
@@ -131,13 +133,21 @@ def _align_batch(
     jobs: _Jobs,
 ) -> None:
     """Does some alignments and writes those that fit into the state."""
+    from sfm_lightglue.refinement.alignment import align  # here, not at the top: a run with nothing to do needs no torch
+
     templates = _Patches.gather(keypoints, tiles_of, pool, state.positions, jobs.templates)
     targets = _Patches.gather(keypoints, tiles_of, pool, state.positions, jobs.targets)
     maps = _local_maps(keypoints, jobs) * templates.scale[:, None, :] / targets.scale[:, :, None]
     found = align(templates.pixels, targets.pixels, templates.positions, targets.positions, maps)
     places = state.positions[jobs.targets] + (found.positions - targets.positions) * targets.scale
     move = np.linalg.norm(places - state.positions[jobs.targets], axis=1)
-    fits = (found.correlations >= min_correlation) & (move <= keypoints.max_move[keypoints.photo[jobs.targets]])
+    max_move = keypoints.max_move[keypoints.photo[jobs.targets]]
+    fits = (found.correlations >= min_correlation) & (move <= max_move)
+    far = np.flatnonzero(fits & (move > SURE_MOVE * max_move))
+    back = align(
+        targets.pixels[far], templates.pixels[far], found.positions[far], templates.positions[far], np.linalg.inv(maps[far])
+    )
+    fits[far] = np.linalg.norm(back.positions - templates.positions[far], axis=1) <= MAX_RETURN
     aligned = jobs.targets[fits]
     state.positions[aligned] = places[fits]
     state.steps[aligned] = state.steps[jobs.templates[fits]] + 1

@@ -49,6 +49,8 @@ class RefinementOptions:
     """Largest distance that a keypoint moves, px of the resized image that the detector saw."""
     min_correlation: float
     """Smallest correlation of two aligned patches, 0..1."""
+    fine_keypoints: bool
+    """Refine also the keypoints of extractors with `finds_fine_keypoints`."""
     max_matches: int
     """With more verified matches keypoints stay: the matches of all pairs are in memory together, 40 bytes each."""
 
@@ -81,6 +83,7 @@ def refine_keypoints(
     output: Path | str,
     options: RefinementOptions,
     cameras: Mapping[str, Camera],
+    fine: Sequence[str] = (),
 ) -> RefinementReport:
     """Writes the refined keypoints to the file `output`. Equal input gives equal bytes; nothing is done if it has them already.
 
@@ -91,6 +94,7 @@ def refine_keypoints(
         output: the file to write, `keypoints.h5`.
         options: limits.
         cameras: the cameras that the pairs were verified with, by the name of the image.
+        fine: kinds of features whose keypoints stay, if `features` has several kinds.
 
     Raises:
         KeyError: A pair was not verified.
@@ -100,8 +104,9 @@ def refine_keypoints(
     with H5Reader(features) as feature_reader, H5Reader(matches) as match_reader, H5Reader(geometries) as geometry_reader:
         stamps = check_geometries(ordered, geometry_reader, feature_reader, match_reader, cameras)
         settings = {"options": asdict(options), **input_fingerprints(feature_reader, match_reader), "version": __version__}
+        settings |= {"fine": sorted(fine)} if fine else {}
         stamp = _stamp_of(ordered, stamps)
-        collection = _Collection.read(feature_reader, geometry_reader, ordered)
+        collection = _Collection.read(feature_reader, geometry_reader, ordered, fine)
     with ShardStore(output, settings, if_settings_changed="recompute") as store:
         if store.missing(dict.fromkeys(collection.names, stamp)):
             photos = _Photos(Path(images), collection)
@@ -162,18 +167,22 @@ class _Collection:
     """bool (n,): keypoints with a verified match."""
 
     @classmethod
-    def read(cls, features: H5Reader, geometries: H5Reader, pairs: Sequence[Pair]) -> _Collection:
+    def read(cls, features: H5Reader, geometries: H5Reader, pairs: Sequence[Pair], fine: Sequence[str]) -> _Collection:
         inliers = {pair: geometries.geometry(pair.name0, pair.name1).inlier_matches for pair in pairs}
         inliers = {pair: matches for pair, matches in inliers.items() if len(matches)}
         names = sorted({name for pair in inliers for name in (pair.name0, pair.name1)})
         found = [features.bare_features(name) for name in names]
         first = np.cumsum([0, *map(len, found)])
-        start = dict(zip(names, first.tolist(), strict=False))
+        start, is_fine = dict(zip(names, first.tolist(), strict=False)), np.zeros(first[-1], bool)
+        for name in names if fine else []:
+            for part in features.kinds(name):
+                is_fine[start[name] + part.start : start[name] + part.start + part.count] = part.kind in fine
         numbered = [rows + np.array([start[pair.name0], start[pair.name1]]) for pair, rows in inliers.items()]
+        numbered = [rows[~is_fine[rows].any(axis=1)] for rows in numbered]
         edges = np.concatenate([np.zeros((0, 2), np.int64), *numbered])
         is_matched = np.zeros(first[-1], bool)
         is_matched[edges] = True
-        return cls(names, found, first, edges, np.cumsum([0, *map(len, inliers.values())]), is_matched)
+        return cls(names, found, first, edges, np.cumsum([0, *map(len, numbered)]), is_matched)
 
     def moved_features(self, state: RefinedKeypoints) -> Iterable[tuple[str, Features]]:
         """The features of each photo with the keypoints of `state`, and its name."""

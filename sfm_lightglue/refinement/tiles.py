@@ -15,8 +15,9 @@ from jaxtyping import Float, Float64, Int, Int64, UInt8
 from sfm_lightglue.images import UnreadableImage, load_image, to_grey
 from sfm_lightglue.images.resizing import resized_to
 from sfm_lightglue.products import Features
-from sfm_lightglue.refinement.alignment import HALF_TILE
 
+HALF_TILE = 18
+"""A tile has this many px on each side of its middle: room for windows that are larger in one photo, and for moves."""
 PIXEL = 0.64
 """Smallest px of the tiles, detection px."""
 

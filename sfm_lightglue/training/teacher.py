@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sfm_lightglue.download import sha256_once
 from sfm_lightglue.features.aliked import TEMPERATURE
-from sfm_lightglue.features.extractor import local_maxima
+from sfm_lightglue.features.tensors import local_maxima
 from sfm_lightglue.files import written_whole
 from sfm_lightglue.images import UnreadableImage, load_image, resize_longest
 from sfm_lightglue.networks.aliked import ALIKED, load_aliked

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image as PILImage
 
 from sfm_lightglue.features.aliked import AlikedExtractor, AlikedOptions, detect
-from sfm_lightglue.features.extractor import local_maxima, rgb_tensor, strongest
+from sfm_lightglue.features.tensors import local_maxima, rgb_tensor, strongest
 from sfm_lightglue.networks.aliked import VARIANTS
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.products import Image

@@ -22,7 +22,8 @@ from PIL import ImageDraw, ImageFilter
 
 from sfm_lightglue.features import EXTRACTORS
 from sfm_lightglue.features.disk import parabola_offsets
-from sfm_lightglue.features.extractor import Extractor, local_maxima
+from sfm_lightglue.features.extractor import Extractor
+from sfm_lightglue.features.tensors import local_maxima
 from sfm_lightglue.geometry import keypoints_to_full_image
 from sfm_lightglue.images import resize_longest
 from sfm_lightglue.networks.aliked import ALIKED
@@ -334,6 +335,12 @@ def test_xfeat_without_sub_pixel_equals_kornias_but_for_half_pixels(create, size
     np.testing.assert_allclose(features.scores, expected["scores"], atol=1e-5)
     nearest = np.linalg.norm(features.keypoints[:, None] - expected["keypoints"].numpy()[None], axis=2).argmin(axis=1)
     np.testing.assert_allclose(features.descriptors, expected["descriptors"][nearest], atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "octave"), [(1199, -1), (1200, 0)])
+def test_sift_doubles_small_photos(create, width: int, octave: int) -> None:
+    image = Image("a", scene(60, width))
+    assert_equal(create("sift", first_octave=None)(image), create("sift", first_octave=octave)(image))
 
 
 def test_other_threads_run_while_sift_computes(create) -> None:

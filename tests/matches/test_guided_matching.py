@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from lightglue_inputs import random_network, random_points
 
-from sfm_lightglue.matches.guided import GuidedMatching, GuidedPoints, _within, complete_matches
+from sfm_lightglue.engine.rules import GuidedMatching
+from sfm_lightglue.matches.guided import GuidedPoints, _within, complete_matches
 from sfm_lightglue.matches.lightglue import GUIDED_MATCHING, LightGlueMatcher, LightGlueOptions
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.networks.weights import WeightsRecord
@@ -175,7 +176,7 @@ def test_the_state_of_all_keypoints_is_computed_only_for_pairs_that_need_it(monk
     guided.match_many([(first, second)])
     guided.match_many([(second, first)])
     assert calls == [170, 170, 400, 350]
-    assert first.num_bytes > first.state.num_bytes  # type: ignore[union-attr]
+    assert first.num_bytes > first.all_keypoints.num_bytes  # type: ignore[union-attr]
 
 
 def test_stored_matches_say_whether_they_were_guided() -> None:

@@ -310,3 +310,17 @@ def test_the_trials_see_the_photos_and_masks_of_the_run(tmp_path: Path) -> None:
     assert expected.max() > 3 * load_image(tmp_path / "photos", "cam/a.png", ranges=ranges).pixels.max(), "one range for both"
     assert tried._picture("cam/a.png").mask is None
     np.testing.assert_array_equal(tried._picture("cam/b.png").mask, kept)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "turns"),
+    [
+        (["features=sift"], False),
+        (["features=sift", "matches=lightglue"], True),
+        (["features=disk", "matches=nearest_neighbor"], True),
+        (["features=[sift,superpoint]", "matches.escalate=true"], True),
+    ],
+)
+def test_features_that_match_turned_photos_are_not_turned_by_pictures(overrides: list[str], turns: bool) -> None:
+    made = Run.create(compose_config(["+dataset=folder", "dataset.images=none", "output=none", *overrides]))
+    assert repeats._turns_by_pictures(made) == turns

@@ -33,16 +33,17 @@ def make_model(
     num_wrong: int = 0,
     seed: int = 0,
     poses: list[np.ndarray] | None = None,
+    is_one_camera: bool = False,
 ) -> tuple[pycolmap.Reconstruction, pycolmap.CorrespondenceGraph, list[np.ndarray]]:
     """A model as the mapper might give it, with SIMPLE_RADIAL cameras, and the true centres of the photos.
 
     `truths` are true cameras of the model OPENCV; the photos have them in turn. Observations in half of the points of photo 0 are
-    wrong if `num_wrong` says so. The true poses are appended to `poses`.
+    wrong if `num_wrong` says so. The true poses are appended to `poses`. With `is_one_camera` the model has one camera for all.
     """
     generator, poses = np.random.default_rng(seed), [] if poses is None else poses
     points = generator.uniform((-2, -1.5, -2), (2, 1.5, 2), (num_points, 3))
     model, graph = pycolmap.Reconstruction(), pycolmap.CorrespondenceGraph()
-    for number, truth in enumerate(truths, 1):
+    for number, truth in enumerate(truths[: 1 if is_one_camera else None], 1):
         params = [truth[0] * 1.02, SIZE[0] / 2, SIZE[1] / 2, 0.0]
         camera = pycolmap.Camera(camera_id=number, model="SIMPLE_RADIAL", width=SIZE[0], height=SIZE[1], params=params)
         model.add_camera_with_trivial_rig(camera)
@@ -60,7 +61,7 @@ def make_model(
             seen[:num_wrong] += (8, 8)
         for position, point in enumerate(visible):
             tracks[point].append(pycolmap.TrackElement(index + 1, position))
-        image = pycolmap.Image(f"{index:02d}.jpg", seen, camera_id=index % len(truths) + 1, image_id=index + 1)
+        image = pycolmap.Image(f"{index:02d}.jpg", seen, camera_id=index % len(model.cameras) + 1, image_id=index + 1)
         shaken = pose + np.column_stack([np.zeros((3, 3)), 0.005 * generator.standard_normal(3)])
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pycolmap.Rotation3d(shaken[:, :3]), shaken[:, 3]))
         graph.add_image(index + 1, len(visible))

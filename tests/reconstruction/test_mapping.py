@@ -22,6 +22,7 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import api
 from sfm_lightglue.reconstruction import MAPPERS, ReconstructionOptions, ReconstructionReport, reconstruct
+from sfm_lightglue.reconstruction.mappers import incremental_options
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group
 
 FREE_MAPPERS = ("incremental", "global", "hierarchical")
@@ -519,3 +520,12 @@ def test_triangulation_needs_poses_and_keeps_the_previous_model_without_them(dat
 def test_an_unknown_mapper_is_refused_with_the_closest() -> None:
     with pytest.raises(ValueError, match=r"there is no mapper 'incremantal'. Did you mean 'incremental'\?"):
         options("incremantal")
+
+
+def test_the_mapper_is_less_exact_only_if_a_final_adjustment_follows() -> None:
+    exact = incremental_options(OPTIONS, 10)
+    quick = incremental_options(dataclasses.replace(OPTIONS, adjustment_scale_px=0.2), 10)
+    known = incremental_options(dataclasses.replace(OPTIONS, name="triangulation", adjustment_scale_px=0.2), 10)
+    assert exact.ba_local_function_tolerance == exact.ba_global_function_tolerance == 0 and exact.ba_global_frames_ratio == 1.1
+    assert quick.ba_local_function_tolerance > quick.ba_global_function_tolerance > 0 and quick.ba_global_frames_ratio > 1.1
+    assert known.ba_local_function_tolerance == 0 and known.ba_global_points_ratio == 1.1

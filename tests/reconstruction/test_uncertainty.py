@@ -13,6 +13,7 @@ from rooms import camera, make_room
 from test_adjustment import IDEAL, OPTIONS, make_model
 
 from sfm_lightglue.reconstruction.adjustment import adjust_model
+from sfm_lightglue.reconstruction.camera_choice import PRIOR_STD
 from sfm_lightglue.reconstruction.uncertainty import CAMERAS_FILE, PHOTO_COLUMNS, PHOTOS_FILE, estimate_uncertainties
 
 KNOWN = dataclasses.replace(OPTIONS, refine_intrinsics=False)
@@ -31,12 +32,13 @@ def fit(model: pycolmap.Reconstruction, centers: np.ndarray) -> tuple[np.ndarray
 @pytest.mark.parametrize("loss_scale_px", [0.3, 5.0])
 @pytest.mark.parametrize("is_known", [True, False])
 def test_predicted_errors_are_as_large_as_true_ones(is_known: bool, loss_scale_px: float) -> None:
-    """Four models with other noise. The ratio of the root mean squares is 1 in theory; measured were 0.9 to 1.15."""
+    """Six models with other noise and cameras. The ratio of the root mean squares is 1 in theory; measured were 1 to 1.3."""
     true, predicted = np.zeros(2), np.zeros(2)
     options = dataclasses.replace(KNOWN if is_known else OPTIONS, adjustment_scale_px=loss_scale_px)
-    for seed in range(4):
+    for seed in range(6):
         poses: list[np.ndarray] = []
-        model, graph, centers = make_model(IDEAL, num_photos=8, num_points=120, seed=seed, poses=poses)
+        truth = IDEAL if is_known else tuple(_some_camera(seed))
+        model, graph, centers = make_model(truth, num_photos=8, num_points=120, seed=seed, poses=poses)
         if is_known:
             model.camera(1).params = [700.0, 400.0, 300.0, 0.0]
         adjust_model(model, graph, options)
@@ -49,7 +51,13 @@ def test_predicted_errors_are_as_large_as_true_ones(is_known: bool, loss_scale_p
             found = model.image(image_id).cam_from_world().rotation.matrix() @ rotation.T
             true[1] += pycolmap.Rotation3d(found @ pose[:, :3].T).angle() ** 2
         predicted[1] += sum((np.radians(each) ** 2).sum() for each in std.rotations_deg.values())
-    assert np.sqrt(true / predicted) == pytest.approx([1, 1], rel=0.3)
+    assert np.sqrt(true / predicted) == pytest.approx([1, 1], rel=0.4)
+
+
+def _some_camera(seed: int) -> list[float]:
+    """A camera as far from an ideal one as `camera_choice` expects."""
+    aspect, right, down, k2, p1, p2 = PRIOR_STD[np.isfinite(PRIOR_STD)] * np.random.default_rng(seed).standard_normal(6)
+    return [700.0, 700 * (1 + aspect), 400 + 800 * right, 300 + 800 * down, 0.0, k2, p1, p2]
 
 
 def test_no_photo_seems_exact_because_the_solver_fixes_it() -> None:
@@ -79,6 +87,22 @@ def test_models_that_are_not_determined_have_none() -> None:
     model, *_ = make_model(IDEAL, num_photos=2)
     assert estimate_uncertainties(model, OPTIONS) is None
     assert estimate_uncertainties(model, dataclasses.replace(OPTIONS, adjustment_scale_px=None)) is None
+
+
+def test_errors_that_neighbouring_points_share_count() -> None:
+    """A quarter of the scene is seen 2 px to the right in one photo, as if a surface had been matched wrongly."""
+    std = []
+    for shift in (0.0, 2.0):
+        model, graph, _ = make_model(IDEAL, num_photos=8)
+        model.camera(1).params = [700.0, 400.0, 300.0, 0.0]
+        for point in model.image(4).points2D:
+            if point.has_point3D() and (model.point3D(point.point3D_id).xyz[:2] > 0).all():
+                point.xy = point.xy + np.array([shift, 0])
+        adjust_model(model, graph, KNOWN)
+        found = estimate_uncertainties(model, KNOWN)
+        assert found is not None
+        std.append(np.linalg.norm(found.positions["03.jpg"]))
+    assert std[1] > 1.5 * std[0]
 
 
 def test_the_files_lie_beside_the_model(tmp_path: Path) -> None:

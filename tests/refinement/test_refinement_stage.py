@@ -7,6 +7,7 @@ import functools
 import itertools
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,17 @@ from sfm_lightglue.geometries.inputs import geometry_stamps, input_fingerprints
 from sfm_lightglue.pair_files import write_pairs as write_pair_list
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.refinement import RefinementOptions, RefinementReport, find_refined, refine_keypoints
+from sfm_lightglue.refinement.points import SURE_MOVE
 from sfm_lightglue.run_context import Run as RunContext
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, geometry_to_group, match_key, matches_to_group
+from sfm_lightglue.storage import (
+    H5Reader,
+    ShardStore,
+    features_to_group,
+    geometry_to_group,
+    joined_features_to_group,
+    match_key,
+    matches_to_group,
+)
 
 SIZE = (240, 200)
 NAMES = ["a.png", "b.png", "sub/c.png", "d.png"]
@@ -46,9 +56,9 @@ class Run:
     folder: Path
     truth: dict[str, np.ndarray]
 
-    def refine(self, options: RefinementOptions = OPTIONS) -> RefinementReport:
+    def refine(self, options: RefinementOptions = OPTIONS, fine: Sequence[str] = ()) -> RefinementReport:
         inputs = (self.folder / f"{name}.h5" for name in ("features", "matches", "verification"))
-        return refine_keypoints(self.folder / "images", *inputs, PAIRS, self.output, options, CAMERAS)
+        return refine_keypoints(self.folder / "images", *inputs, PAIRS, self.output, options, CAMERAS, fine)
 
     @property
     def output(self) -> Path:
@@ -93,22 +103,28 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path, truth)
 
 
-def write_pairs(folder: Path, wrong: bool = False) -> None:
-    """All keypoints are matched and verified. With `wrong`, keypoints 0 and 1 are exchanged between a.png and b.png."""
+def write_pairs(folder: Path, wrong: bool = False, chain: bool = False) -> None:
+    """All keypoints are matched and verified.
+
+    With `wrong`, keypoints 0 and 1 are exchanged between a.png and b.png. With `chain`, keypoint 0 is matched only between a.png
+    and b.png, a.png and d.png, and b.png and sub/c.png.
+    """
     rows = np.column_stack([np.arange(40)] * 2).astype(np.int32)
     found = {pair: rows for pair in PAIRS}
     if wrong:
         found[PAIRS[0]] = np.column_stack([np.arange(40), [1, 0, *range(2, 40)]]).astype(np.int32)
+    if chain:
+        found |= {pair: rows[1:] for pair in (Pair("a.png", "sub/c.png"), Pair("b.png", "d.png"), Pair("d.png", "sub/c.png"))}
     with ShardStore(folder / "matches.h5", {}, if_settings_changed="recompute") as store:
         for pair, indices in found.items():
-            content = matches_to_group(Matches(indices, np.ones(40, np.float32)), 40)
-            store.add(match_key(pair.name0, pair.name1), content, f"{pair.name0} {pair.name1} {wrong}")
+            content = matches_to_group(Matches(indices, np.ones(len(indices), np.float32)), 40)
+            store.add(match_key(pair.name0, pair.name1), content, f"{pair.name0} {pair.name1} {wrong} {chain}")
         store.merge()
     with H5Reader(folder / "features.h5") as features, H5Reader(folder / "matches.h5") as matches:
         stamps, settings = geometry_stamps(PAIRS, features, matches, CAMERAS), input_fingerprints(features, matches)
     with ShardStore(folder / "verification.h5", settings, if_settings_changed="recompute") as store:
         for pair, stamp in zip(PAIRS, stamps, strict=True):
-            geometry = TwoViewGeometry("CALIBRATED", found[pair], 40, 2.0, E=np.eye(3), F=np.eye(3))
+            geometry = TwoViewGeometry("CALIBRATED", found[pair], len(found[pair]), 2.0, E=np.eye(3), F=np.eye(3))
             store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamp)
         store.merge()
 
@@ -138,6 +154,87 @@ def test_keypoints_move_at_most_as_far_as_allowed_and_correlate(run: Run) -> Non
             move = np.linalg.norm(after.bare_features(name).keypoints - before.bare_features(name).keypoints, axis=1)
             assert move.max() <= 0.2 * 1.5 + 1e-4
     assert run.refine(dataclasses.replace(OPTIONS, min_correlation=1.0)).num_aligned == 0
+
+
+def test_keypoints_of_kinds_that_are_fine_stay(run: Run) -> None:
+    with H5Reader(run.folder / "features.h5") as reader:
+        whole = {name: reader.features(name) for name in NAMES}
+    halves = {"sift": slice(0, 20), "disk": slice(20, 40)}
+    with ShardStore(run.folder / "features.h5", {"kinds": [*halves]}, if_settings_changed="recompute") as store:
+        for name, each in whole.items():
+            parts = {
+                kind: dataclasses.replace(
+                    each, keypoints=each.keypoints[rows], scores=each.scores[rows], descriptors=each.descriptors[rows]
+                )
+                for kind, rows in halves.items()
+            }
+            store.add(name, joined_features_to_group(parts), f"stamp of {name}")
+        store.merge()
+    write_pairs(run.folder)
+    report = run.refine(fine=["sift"])
+    assert report.num_matched_keypoints == 80 and report.num_aligned > 50
+    with H5Reader(run.output) as reader:
+        for name in NAMES[1:]:
+            moved = (reader.bare_features(name).keypoints != whole[name].keypoints).any(axis=1)
+            assert not moved[:20].any() and moved[20:].sum() > 15
+            assert np.median(run.errors(name)[20:]) < 0.05
+    assert run.refine().num_matched_keypoints == 160  # another choice is another result
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fine"),
+    [
+        (["features=sift"], [""]),
+        (["features=sift", "refinement.fine_keypoints=true"], []),
+        (["features=disk"], []),
+        (["features=[disk,sift]"], ["sift"]),
+    ],
+)
+def test_the_stage_leaves_the_keypoints_of_sift(overrides: list[str], fine: list[str]) -> None:
+    made = RunContext.create(compose_config(["+dataset=folder", "dataset.images=none", "output=none", *overrides]))
+    assert pipeline._fine_kinds(made) == fine
+    if fine == [""]:
+        assert not pipeline._is_refined(made) and pipeline._refined_keypoints(made) is None
+
+
+def displaced(run: Run, move: float) -> np.ndarray:
+    """Moves keypoints 0 to 9 of b.png by `move` px, refines, and returns how far they moved then, px of the resized photo."""
+    with H5Reader(run.folder / "features.h5") as reader:
+        content = {name: reader.features(name) for name in NAMES}
+    wrong = content["b.png"].keypoints.copy()
+    wrong[:10, 0] = run.truth["b.png"][:10, 0] + move
+    content["b.png"] = dataclasses.replace(content["b.png"], keypoints=wrong)
+    with ShardStore(run.folder / "features.h5", {}) as store:
+        for name, features in content.items():
+            store.add(name, features_to_group(features), f"stamp of {name}, {move}")
+        store.merge()
+    write_pairs(run.folder)
+    run.refine()
+    with H5Reader(run.output) as reader:
+        return np.linalg.norm(reader.bare_features("b.png").keypoints - wrong, axis=1)[:10] / 1.5
+
+
+def test_keypoints_move_far_if_the_way_back_ends_where_it_began(run: Run) -> None:
+    moves = displaced(run, 5.0)
+    assert (moves > SURE_MOVE * OPTIONS.max_move_px).sum() > 6
+    assert np.median(run.errors("b.png")[:10]) < 0.2  # five steps of the alignment end a little before the place
+
+
+def test_keypoints_stay_if_the_way_back_ends_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.refinement.points.MAX_RETURN", -1.0)
+    assert displaced(run, 5.0).max() <= SURE_MOVE * OPTIONS.max_move_px
+
+
+def test_a_round_with_few_keypoints_does_not_end_the_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.refinement.points.SMALL_SHARE", 0.05)
+    other = np.random.default_rng(1).integers(0, 256, pixels("a.png").shape, dtype=np.uint8)
+    x, y = np.rint(run.truth["a.png"][0]).astype(int)
+    rows, columns = slice(y - 20, y + 21), slice(x - 20, x + 21)
+    other[rows, columns] = pixels("a.png")[rows, columns]  # only keypoint 0 of a.png fits to the other photos
+    PILImage.fromarray(other).save(run.folder / "images" / "a.png")
+    write_pairs(run.folder, chain=True)
+    report = run.refine()  # after the first round, only sub/c.png's keypoint 0 waits for one that is aligned
+    assert report.num_aligned > 60
 
 
 def test_a_repeated_call_does_nothing_and_equal_input_gives_equal_bytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,60 @@
+"""When a pair ends early or is guided, as numbers.
+
+This module does not import torch: a run with nothing to do needs the numbers alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EarlyAcceptance:
+    """When a pair with many matches ends; the values are calibrated for each kind of feature."""
+
+    depth_confidence: float
+    """The fraction of certain points from which on such a pair ends, instead of the `depth_confidence` of the network."""
+    min_matchable: int
+    """Certain points with a match that both images need."""
+    min_matchability: float
+    """Smallest matchability of a point that counts as one with a match."""
+
+
+@dataclass(frozen=True)
+class EarlyRejection:
+    """When to reject a pair; the values are calibrated for each kind of feature.
+
+    "Distinct neighbours" are mutual nearest neighbours that pass the ratio test.
+    """
+
+    min_distinct: int
+    """Pairs with fewer distinct neighbours are rejected before the first layer."""
+    enough_distinct: int
+    """Pairs with at least this many distinct neighbours are never rejected. Pairs between the two limits are doubtful."""
+    min_matchability: tuple[float, ...]
+    """One limit for each of the first layers. A doubtful pair is rejected after the layer if one of its images has fewer than
+    `early_rejection.RANK` points with a matchability of at least the limit."""
+
+
+@dataclass(frozen=True)
+class GuidedMatching:
+    """When a pair is matched by its strongest keypoints; the values are calibrated for each kind of feature."""
+
+    min_keypoints: int
+    """The first pass takes a quarter of the keypoints of an image, at least this number. Images with less than twice this number
+    are left to the network."""
+    num_layers: int
+    """Layers of the network in the first pass."""
+    min_distinct: int
+    """Pairs with fewer distinct neighbours (`EarlyRejection`) among these keypoints are left to the network at once."""
+    min_seeds: int
+    """Matches that the first pass must find."""
+    min_agreeing: float
+    """Fraction of the seeds, 0..1, that must agree with one fundamental matrix."""
+    min_mean_score: float
+    """Smallest mean score of the agreeing seeds, 0..1."""
+    min_share: float
+    """Smallest share of all keypoints that find a match, relative to the share of the keypoints of the first pass that did. Few
+    matches mean that the surfaces or the descriptors differ too much between the views."""
+    min_similarity: float
+    """Smallest similarity of the descriptors of a match, 0..1."""

@@ -1,0 +1,85 @@
+"""The normal equations without points, and what parts of the photos say about a camera."""
+
+from __future__ import annotations
+
+import numpy as np
+import pycolmap
+import pytest
+from test_adjustment import IDEAL, OPTIONS, SIZE, make_model
+
+from sfm_lightglue.reconstruction import adjustment
+from sfm_lightglue.reconstruction.bundle import bundle_problem
+from sfm_lightglue.reconstruction.disagreement import disagreement
+from sfm_lightglue.reconstruction.normal_equations import NormalEquations, normal_equations
+
+SCALE_PX = 0.5
+FREE = (0, 1, 2, 3)
+"""All parameters of the model SIMPLE_RADIAL."""
+
+
+def adjusted(*truths: tuple[float, ...], **choices: object) -> pycolmap.Reconstruction:
+    """A model with a free principal point at the minimum of the loss; all photos share a camera."""
+    model, _, _ = make_model(*truths, **choices, is_one_camera=True)
+    bundle_problem(model, OPTIONS, loss_scale_px=SCALE_PX, tolerance=1e-9, frees_principal_point=True).solve()
+    return model
+
+
+def equations_of(model: pycolmap.Reconstruction) -> NormalEquations:
+    return normal_equations(model, SCALE_PX, model.cameras, dict.fromkeys(model.cameras, FREE))
+
+
+def test_the_covariance_is_that_of_colmap_if_errors_are_independent() -> None:
+    model, _, _ = make_model(IDEAL, (900, 900, 400, 300, -0.1, 0, 0, 0))
+    problem = bundle_problem(model, OPTIONS, loss_scale_px=SCALE_PX, tolerance=1e-9, frees_principal_point=True)
+    problem.solve()
+    wanted = pycolmap.BACovarianceOptions()
+    wanted.params = pycolmap.BACovarianceOptionsParams.ALL
+    theirs = pycolmap.estimate_ba_covariance(wanted, model, problem)
+    ours = equations_of(model).cameras()
+    assert ours is not None
+    for number, camera_id in enumerate((1, 2)):
+        expected = theirs.get_other_params_cov(model.camera(camera_id).params)
+        found = ours.inverse[4 * number : 4 * number + 4, 4 * number : 4 * number + 4]
+        assert found == pytest.approx(expected, rel=0.02, abs=0.02 * np.abs(expected).min())
+
+
+def test_a_step_leads_to_the_minimum() -> None:
+    model = adjusted(IDEAL, noise_px=0.1)
+    best, moved = np.array(model.camera(1).params), np.array([0.2, 0.1, -0.1, 0.0002])
+    model.camera(1).params = (best + moved).tolist()
+    found = equations_of(model).cameras()
+    assert found is not None and found.step == pytest.approx(-moved, rel=0.3)
+
+
+def test_more_photos_make_a_camera_more_certain() -> None:
+    std = []
+    for num_photos in (6, 24):
+        found = equations_of(adjusted(IDEAL, num_photos=num_photos)).cameras()
+        assert found is not None
+        std.append(np.sqrt(np.diag(found.covariance)))
+    assert (std[1] < 0.7 * std[0]).all()
+
+
+def test_photos_with_independent_errors_agree_and_a_lens_that_moves_disagrees() -> None:
+    """The focal lengths of two halves of the photos differ by 1 %, which one camera must explain."""
+    same = disagreement(equations_of(adjusted(IDEAL, num_photos=16)))
+    focuses = disagreement(equations_of(adjusted(IDEAL, (707, 707, *IDEAL[2:]), num_photos=16)))
+    assert 1 <= same < 2 and focuses > 5 * same
+
+
+@pytest.mark.parametrize("ratio, is_free", [(1.0, True), (500.0, False)])
+def test_a_principal_point_about_which_photos_disagree_stays_fixed(
+    ratio: float, is_free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adjustment, "disagreement", lambda equations: ratio)
+    model, graph, _ = make_model((700, 700, 412, 291, 0, 0, 0, 0), num_photos=8)
+    (note,) = adjustment.adjust_model(model, graph, OPTIONS)
+    assert ("principal point +" in note) == is_free and (model.camera(1).params[1] == SIZE[0] / 2) == (not is_free)
+
+
+def test_a_large_model_takes_the_photos_that_overlap_most() -> None:
+    model, graph, _ = make_model((700, 700, 412, 291, 0, 0, 0, 0), num_photos=12, num_points=400)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adjustment, "MAX_PHOTOS", 8)
+        adjustment.adjust_model(model, graph, OPTIONS)
+    assert model.camera(1).params[1:3] == pytest.approx([412, 291], abs=3)
