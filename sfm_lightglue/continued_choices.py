@@ -1,7 +1,8 @@
 """What `auto` and null stand for where results are stored already: what these results were made with.
 
-`precision=auto` depends on the machine, and earlier versions knew no early acceptance. A run that is continued on another
-machine, or that an earlier version has begun, keeps the settings of its files, so that all of their results are of one kind.
+`precision=auto` and `guided_matching=null` depend on the machine, and earlier versions knew neither guided matching nor early
+acceptance. A run that is continued on another machine, or that an earlier version has begun, keeps the settings of its files, so
+that all of their results are of one kind.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ Plugin = TypeVar("Plugin")
 CHOSEN = {
     "chose_precision": ("precision", PRECISIONS),
     "chose_acceptance": ("early_acceptance", (True, False)),
+    "chose_guided": ("guided_matching", (True, False)),
     "chose_octave": ("first_octave", (None, -1, 0)),
 }
 """Attribute of a plug-in that is true if it chose an option itself -> the option, and its possible values."""
+SHARED = {"precision": "shared_precision", "guided_matching": "shared_guided_matching"}
+"""Option that depends on the machine -> attribute of a plug-in, if it has it: what machines take that share the work."""
 
 
 def planned(plugin: type[Any], options: Any, *arguments: Any) -> Any:
@@ -42,8 +46,8 @@ def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = F
     Args:
         plugin: An extractor or matcher. One that chooses an option has the attribute in `CHOSEN`, which is true.
         path: Its file of results, or of none yet.
-        is_shared: Several machines write the file. Without results in it, they all take `shared_precision`, an attribute of the
-            plug-in that does not depend on the machine.
+        is_shared: Several machines write the file. Without results in it, they all take the attributes in `SHARED`, which do not
+            depend on the machine.
     """
     possible = {key: values for attribute, (key, values) in CHOSEN.items() if getattr(plugin, attribute, False)}
     if not possible:
@@ -59,9 +63,8 @@ def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = F
         own = json.loads(json.dumps(plugin_settings(again)))
         if {key: stored.get(key) for key in own} == own:
             return again
-    if is_shared and "precision" in possible and hasattr(plugin, "shared_precision"):
-        return _made_again(plugin, {"precision": made.shared_precision})
-    return plugin
+    shared = {key: getattr(plugin, name) for key, name in SHARED.items() if key in possible and hasattr(plugin, name)}
+    return _made_again(plugin, shared) if is_shared and shared else plugin
 
 
 def log_stored_choices(chosen: Any, stored: Any, path: Path | str) -> None:

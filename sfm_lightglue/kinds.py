@@ -7,7 +7,7 @@ from typing import Any
 
 Records = Mapping[str, Mapping[str, Any]]
 """Kind -> what the stage did for it; one entry if there is only one kind."""
-OF_KIND = ("mean_keypoints", "num_images", "num_pairs", "mean_matches", "mean_stop_layer", "precision")
+OF_KIND = ("mean_keypoints", "num_images", "num_pairs", "mean_matches", "mean_stop_layer", "num_guided", "precision")
 """What a record says about each kind, if there are several. What differs from call to call is not among it."""
 
 
@@ -41,7 +41,13 @@ def joined_matching(records: Records) -> dict[str, Any]:
     num_pairs = max(record["num_pairs"] for record in records.values())
     matches = sum(record["num_pairs"] * record["mean_matches"] for record in records.values())
     layers = max(record["mean_stop_layer"] for record in records.values())
-    return {**_common(records), "num_pairs": num_pairs, "mean_matches": matches / max(1, num_pairs), "mean_stop_layer": layers}
+    return {
+        **_common(records),
+        "num_pairs": num_pairs,
+        "mean_matches": matches / max(1, num_pairs),
+        "mean_stop_layer": layers,
+        "num_guided": sum(record.get("num_guided", 0) for record in records.values()),
+    }
 
 
 def _common(records: Records) -> dict[str, Any]:

@@ -119,6 +119,8 @@ class Matches:
     """float32 (k,), matching scores in 0..1."""
     stop_layer: int = 0
     """Number of LightGlue layers that ran (adaptive depth); 0 for other matchers."""
+    is_guided: bool = False
+    """LightGlue matched only the strongest keypoints; the matches of all come from them (`matches.guided_matching`)."""
 
     def __len__(self) -> int:
         return len(self.indices)

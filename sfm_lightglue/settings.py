@@ -13,7 +13,7 @@ from sfm_lightglue import __version__
 FIRST_NAMES = {"trained_for": "head", "early_rejection": "skip_hopeless"}
 """Renamed options keep their first name in stored settings, so that files of results stay valid."""
 
-ADDED = {"early_acceptance": False}
+ADDED = {"early_acceptance": False, "guided_matching": False}
 """Options that earlier versions did not have -> what these versions did. With this value they are left out of stored settings."""
 
 

@@ -62,6 +62,7 @@ def _match(record: Record) -> list[str]:
     return [
         f"{count_of(record['num_pairs'], 'pair')}{_new(record)}, {record['mean_matches']:.0f} matches on average",
         f"{layers:.1f} layers on average" if layers else "",
+        f"{record['num_guided']} guided" if record.get("num_guided") else "",
         _precision(record),
     ]
 

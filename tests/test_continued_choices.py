@@ -124,6 +124,33 @@ def test_a_file_without_early_acceptance_is_continued_without_it(tmp_path: Path,
     assert plugin_settings(with_stored_choices(default, tmp_path / "new.h5")) == plugin_settings(default)
 
 
+def test_a_file_without_guided_matching_is_continued_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "matches.h5"
+    former = create_matcher("lightglue", device="cpu", guided_matching=False, precision="float32")
+    assert "guided_matching" not in plugin_settings(former)["options"]  # as earlier versions
+    stored(path, {**plugin_settings(former), "features": "f"})
+    default = create_matcher("lightglue", device="cpu", precision="float32", guided_matching=None)
+    assert default.guided is not None
+    again = with_stored_choices(default, path)
+    with caplog.at_level(logging.INFO):
+        log_stored_choices(default, again, path)
+    assert again.guided is None and plugin_settings(again) == plugin_settings(former)
+    assert "continued with guided_matching=false, as it was made; for a new file, guided_matching=true" in caplog.text
+    chosen = create_matcher("lightglue", device="cpu", precision="float32", guided_matching=True)
+    assert with_stored_choices(chosen, path) is chosen  # what was asked for is not taken back
+
+
+def test_null_guides_matching_on_cpus_alone_unless_machines_share_the_work(tmp_path: Path) -> None:
+    """The device `meta` stands for a GPU."""
+    null = {"precision": "float32", "guided_matching": None}
+    on_cpu, on_gpu = (create_matcher("lightglue", device=device, **null) for device in ("cpu", "meta"))
+    assert on_cpu.options.guided_matching and not on_gpu.options.guided_matching
+    shared = [with_stored_choices(each, tmp_path / "none.h5", is_shared=True) for each in (on_cpu, on_gpu)]
+    assert all(each.options.guided_matching for each in shared)
+    own = create_matcher("lightglue", device="cpu", filter_threshold=0.2, guided_matching=None)
+    assert not own.options.guided_matching and not own.shared_guided_matching
+
+
 def test_auto_does_not_hide_other_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_bfloat16(monkeypatch, False)
     path = tmp_path / "features.h5"

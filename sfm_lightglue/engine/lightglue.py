@@ -93,8 +93,13 @@ class LightGlueEngine:
         return ImageState(tokens.state.clone(), projections, cos_sin, unit)
 
     @torch.inference_mode()
-    def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[PairMatches]:
-        """The matches of each pair, in the order of the pairs. A pair gets the same result alone (on a CPU bit for bit)."""
+    def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]], max_layers: int | None = None) -> list[PairMatches]:
+        """The matches of each pair, in the order of the pairs. A pair gets the same result alone (on a CPU bit for bit).
+
+        Args:
+            pairs: the images of each pair.
+            max_layers: all pairs end after this layer at the latest, from 1. None: after the last layer.
+        """
         if not pairs:
             return []
         lengths = np.array([[len(pair[side]) for pair in pairs] for side in (0, 1)], dtype=np.int64)
@@ -105,10 +110,11 @@ class LightGlueEngine:
             return results.collect()
         images = [pairs[int(j)][side] for side in (0, 1) for j in in_play]
         batch = Batch.of(in_play, images, results.first_points[:, in_play].flatten(), self.numerics.dtype)
-        for i, layer in enumerate(self.layers):
+        layers = self.layers[:max_layers]
+        for i, layer in enumerate(layers):
             logits = self._cross_block(batch, layer, self._projections(batch, images, i)) + layer.heads_bias
             results.stop_layers[batch.pairs] = i + 1
-            if i + 1 == len(self.layers):
+            if i + 1 == len(layers):
                 self._stop(results, batch, np.ones(len(batch), dtype=bool), logits, i)
                 break
             batch = self._end_layer(results, batch, is_doubtful[batch.pairs], logits, i)

@@ -1,4 +1,7 @@
-"""When a pair ends early, as numbers. This module does not import torch: a run with nothing to do needs the numbers alone."""
+"""When a pair ends early or is guided, as numbers.
+
+This module does not import torch: a run with nothing to do needs the numbers alone.
+"""
 
 from __future__ import annotations
 
@@ -31,3 +34,27 @@ class EarlyRejection:
     min_matchability: tuple[float, ...]
     """One limit for each of the first layers. A doubtful pair is rejected after the layer if one of its images has fewer than
     `early_rejection.RANK` points with a matchability of at least the limit."""
+
+
+@dataclass(frozen=True)
+class GuidedMatching:
+    """When a pair is matched by its strongest keypoints; the values are calibrated for each kind of feature."""
+
+    min_keypoints: int
+    """The first pass takes a quarter of the keypoints of an image, at least this number. Images with less than twice this number
+    are left to the network."""
+    num_layers: int
+    """Layers of the network in the first pass."""
+    min_distinct: int
+    """Pairs with fewer distinct neighbours (`EarlyRejection`) among these keypoints are left to the network at once."""
+    min_seeds: int
+    """Matches that the first pass must find."""
+    min_agreeing: float
+    """Fraction of the seeds, 0..1, that must agree with one fundamental matrix."""
+    min_mean_score: float
+    """Smallest mean score of the agreeing seeds, 0..1."""
+    min_share: float
+    """Smallest share of all keypoints that find a match, relative to the share of the keypoints of the first pass that did. Few
+    matches mean that the surfaces or the descriptors differ too much between the views."""
+    min_similarity: float
+    """Smallest similarity of the descriptors of a match, 0..1."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sfm_lightglue.engine.rules import EarlyAcceptance, EarlyRejection
+from sfm_lightglue.engine.rules import EarlyAcceptance, EarlyRejection, GuidedMatching
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.precision import AUTO, check_precision, resolved_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights, weights_record
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # functions that compute import torch and the engine: a run w
 
     from sfm_lightglue.engine.batch import ImageState
     from sfm_lightglue.engine.lightglue import LightGlueEngine
+    from sfm_lightglue.engine.results import PairMatches
+    from sfm_lightglue.matches.guided import GuidedImage
     from sfm_lightglue.networks.lightglue import LightGlue
 
 PUBLISHED_WEIGHTS = {features: f"{features}-lightglue" for features in PUBLISHED_SETTINGS} | {
@@ -43,6 +46,27 @@ EARLY_ACCEPTANCE = {
     "superpoint-open": EarlyAcceptance(depth_confidence=0.8, min_matchable=400, min_matchability=0.9),
 }
 """Kind of features -> rule, calibrated so that poses stay as exact (docs/speed.md)."""
+
+GUIDED_MATCHING = {
+    "superpoint-open": GuidedMatching(
+        min_keypoints=512,
+        num_layers=3,
+        min_distinct=30,
+        min_seeds=80,
+        min_agreeing=0.55,
+        min_mean_score=0.5,
+        min_share=0.75,
+        min_similarity=0.4,
+    ),
+}
+"""Kind of features -> rule, calibrated so that poses stay as exact (docs/speed.md)."""
+
+CALIBRATED: dict[str, Mapping[str, object]] = {
+    "early_rejection": EARLY_REJECTION,
+    "early_acceptance": EARLY_ACCEPTANCE,
+    "guided_matching": GUIDED_MATCHING,
+}
+"""Option -> its rules."""
 
 LOW_IS_ENOUGH = frozenset({"superpoint-open", "aliked"})
 """Kinds of features for which poses from `low` are as exact as from `float32` (docs/speed.md)."""
@@ -76,6 +100,9 @@ class LightGlueOptions:
     early_acceptance: bool | None
     """End pairs with many matches early. Possible for the kinds of features in `EARLY_ACCEPTANCE`. None: only with their
     published weights and the published `depth_confidence`."""
+    guided_matching: bool | None
+    """Match the strongest keypoints of an easy pair by the network, and all others by their descriptors, near these matches.
+    Possible for the kinds of features in `GUIDED_MATCHING`. None: only on CPUs, with their published weights and thresholds."""
     precision: str
     """`float32`, or `low` for 16-bit matrix products if the hardware is faster with them. `auto`: low on such hardware for the
     published weights of the kinds of features in `LOW_IS_ENOUGH`, else float32."""
@@ -88,19 +115,19 @@ class LightGlueOptions:
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
-        if self.early_rejection and self.trained_for not in EARLY_REJECTION:
-            raise ValueError(
-                f"matches.early_rejection is calibrated for {', '.join(EARLY_REJECTION)}, not for {self.trained_for!r}: "
-                "set it to false, or to null (only if calibrated)"
-            )
-        if self.early_acceptance and self.trained_for not in EARLY_ACCEPTANCE:
-            raise ValueError(
-                f"matches.early_acceptance is calibrated for {', '.join(EARLY_ACCEPTANCE)}, not for {self.trained_for!r}: "
-                "set it to false, or to null (only if calibrated)"
-            )
+        for key, rules in CALIBRATED.items():
+            if getattr(self, key) and self.trained_for not in rules:
+                raise ValueError(
+                    f"matches.{key} is calibrated for {', '.join(rules)}, not for {self.trained_for!r}: "
+                    "set it to false, or to null (only if calibrated)"
+                )
         check_precision(self.precision, "matches.precision", may_be_auto=True)
         if self.filter_threshold is not None and not 0 <= self.filter_threshold < 1:
             raise ValueError(f"matches.filter_threshold must lie in 0..1, found {self.filter_threshold}")
+
+
+def _from_engine(found: PairMatches) -> Matches:
+    return Matches(found.indices.numpy().astype(np.int32), found.scores.numpy(), found.stop_layer)
 
 
 class LightGlueMatcher:
@@ -111,6 +138,7 @@ class LightGlueMatcher:
         self.given, self.device, self.weights = options, device, (weights,)
         self._engine = Once(lambda: self._build(network))
         self.chose_precision, self.chose_acceptance = options.precision == AUTO, options.early_acceptance is None
+        self.chose_guided = options.guided_matching is None
         self._low_is_enough = options.weights is None and options.trained_for in LOW_IS_ENOUGH
         self.shared_precision = "low" if self._low_is_enough else "float32"
         self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
@@ -136,16 +164,31 @@ class LightGlueMatcher:
 
     @cached_property
     def options(self) -> LightGlueOptions:
-        """The options with values for all thresholds: the published ones instead of None, and for early acceptance and the
-        precision what they stand for. Files of matches record them."""
+        """The options with values for all thresholds: the published ones instead of None, and for early acceptance,
+        guided matching and the precision what they stand for. Files of matches record them."""
         given, published = self.given, PUBLISHED_SETTINGS[self.given.trained_for]
         thresholds = {key: getattr(published if getattr(given, key) is None else given, key) for key in THRESHOLDS}
         accepts = given.early_acceptance
         if accepts is None:
             is_published = given.weights is None and thresholds["depth_confidence"] == published.depth_confidence
             accepts = is_published and given.trained_for in EARLY_ACCEPTANCE
+        guides = given.guided_matching
+        if guides is None:  # a GPU needs less time for all layers than a CPU for the search
+            guides = self.shared_guided_matching and self.device == "cpu"
         precision = resolved_precision(given.precision, self.device, low_is_enough=self._low_is_enough)
-        return replace(given, early_acceptance=accepts, precision=precision, **thresholds)
+        return replace(given, early_acceptance=accepts, guided_matching=guides, precision=precision, **thresholds)
+
+    @property
+    def shared_guided_matching(self) -> bool:
+        """Whether matching is guided on CPUs, if the matcher may choose."""
+        given, published = self.given, PUBLISHED_SETTINGS[self.given.trained_for]
+        is_published = all(getattr(given, key) in (None, getattr(published, key)) for key in THRESHOLDS)
+        return given.trained_for in GUIDED_MATCHING and given.weights is None and is_published
+
+    @cached_property
+    def guided(self) -> GuidedMatching | None:
+        """The rule of guided matching; None if it is off."""
+        return GUIDED_MATCHING[self.options.trained_for] if self.options.guided_matching else None
 
     @property
     def engine(self) -> LightGlueEngine:
@@ -176,12 +219,20 @@ class LightGlueMatcher:
         """
         return self.match_many([(self.prepare(features0), self.prepare(features1))])[0]
 
-    def prepare(self, features: Features) -> ImageState:
+    def prepare(self, features: Features) -> ImageState | GuidedImage:
         """Everything about an image that `match_many` needs, for any number of pairs.
 
         Raises: ValueError if the features are not of the kind that the network was trained for.
         """
+        from sfm_lightglue.matches.guided import GuidedImage, only, strongest_keypoints
+
         features = upright_features(features)
+        if self.guided is None or len(features) < 2 * self.guided.min_keypoints:
+            return self._state(features)
+        strongest = strongest_keypoints(features, self.guided)
+        return GuidedImage(features, strongest, self._state(only(features, strongest)), self._state)
+
+    def _state(self, features: Features) -> ImageState:
         return self.engine.prepare(
             self._tensor(features.keypoints),
             self._descriptors(features),
@@ -189,14 +240,32 @@ class LightGlueMatcher:
             self._scales_orientations(features),
         )
 
-    def match_many(self, pairs: Sequence[tuple[ImageState, ImageState]]) -> list[Matches]:
+    def match_many(self, pairs: Sequence[tuple[ImageState | GuidedImage, ImageState | GuidedImage]]) -> list[Matches]:
         """The matches of each pair. They do not depend on the other pairs."""
-        import torch
+        matches = dict(self._guided_matches(pairs))
+        others = [i for i in range(len(pairs)) if i not in matches]
+        whole: Any = [tuple(getattr(image, "all_keypoints", image) for image in pairs[i]) for i in others]
+        matches |= {i: _from_engine(each) for i, each in zip(others, self.engine.match_many(whole), strict=True)}
+        return [matches[i] for i in range(len(pairs))]
 
-        return [
-            Matches(found.indices.to(torch.int32).numpy(), found.scores.numpy(), found.stop_layer)
-            for found in self.engine.match_many(pairs)
-        ]
+    def _guided_matches(self, pairs: Sequence[tuple[Any, Any]]) -> Iterator[tuple[int, Matches]]:
+        """Index and matches of the pairs that are easy enough for guided matching."""
+        from sfm_lightglue.matches.guided import GuidedImage, complete_matches, count_distinct_neighbors
+
+        images = {i: pair for i, pair in enumerate(pairs) if all(isinstance(image, GuidedImage) for image in pair)}
+        if self.guided is None or not images:
+            return
+        counts = zip(images, count_distinct_neighbors(images.values()), strict=True)
+        tried = [i for i, count in counts if count >= self.guided.min_distinct]
+        states = [(images[i][0].state_of_strongest, images[i][1].state_of_strongest) for i in tried]
+        for i, found in zip(tried, self.engine.match_many(states, self.guided.num_layers), strict=True):
+            image0, image1 = images[i]
+            seeds = _from_engine(found)
+            among_all = [image.strongest[rows] for image, rows in zip((image0, image1), seeds.indices.T, strict=True)]
+            seeds = replace(seeds, indices=np.stack(among_all, axis=1).astype(np.int32))
+            growth = math.sqrt(image0.growth * image1.growth)
+            if (matches := complete_matches(image0.points, image1.points, seeds, growth, self.guided)) is not None:
+                yield i, matches
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         import torch

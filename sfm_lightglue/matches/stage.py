@@ -47,6 +47,8 @@ class MatchingReport:
     """`float32` or `low`, in which the network computed them; empty for matchers without that option."""
     num_computed: int = 0
     """Pairs matched in this call; the others were already stored. A summary does not have it: it is about the files."""
+    num_guided: int = 0
+    """Requested pairs whose matches come from those of the strongest keypoints (`matches.guided_matching`)."""
 
 
 def match_pairs(
@@ -123,8 +125,10 @@ def match_pairs(
         return MatchingReport(len(wanted), 0.0, 0.0, precision, num_computed=len(todo))
     with H5Reader(output) as reader:
         counts = np.maximum(reader.match_counts_of(ordered), 0)
+        guides = getattr(getattr(matcher, "options", None), "guided_matching", False)
+        num_guided = reader.num_guided(ordered) if guides else 0
     num_matches, num_layers = counts.mean(axis=0).tolist() if ordered else (0.0, 0.0)
-    return MatchingReport(len(ordered), num_matches, num_layers, precision, num_computed=len(todo))
+    return MatchingReport(len(ordered), num_matches, num_layers, precision, len(todo), num_guided)
 
 
 @contextlib.contextmanager

@@ -220,8 +220,10 @@ def matches_to_group(matches: Matches, num_keypoints0: int) -> GroupData:
     matches0 = matches.matches0(num_keypoints0)
     dtype = np.int16 if matches0.max(initial=-1) <= np.iinfo(np.int16).max else np.int32
     scores0 = matches.matching_scores0(num_keypoints0).astype(np.float16)
-    attributes = {"": {"stop_layer": matches.stop_layer, "num_matches": len(matches)}}
-    return GroupData({"matches0": matches0.astype(dtype), "matching_scores0": scores0}, attributes)
+    attributes = {"stop_layer": matches.stop_layer, "num_matches": len(matches)}
+    if matches.is_guided:  # otherwise files are as those of earlier versions
+        attributes["guided"] = 1
+    return GroupData({"matches0": matches0.astype(dtype), "matching_scores0": scores0}, {"": attributes})
 
 
 def matches_from_group(group: h5py.Group) -> Matches:
@@ -232,22 +234,27 @@ def matches_from_group(group: h5py.Group) -> Matches:
     """
     place = f"{group.file.filename}: {group.name[1:]}"
     if isinstance(group, Record) and (rows := group.matches()) is not None:
-        found = dataclasses.replace(matches_from_list(*rows, place), stop_layer=_whole_number(group, "stop_layer", 0))
+        found = matches_from_list(*rows, place)
         check_match_scores(found.scores, place)
-        return found
+        return _with_origin(found, group)
     matches0, scores = find_dataset(group, "matches0"), find_dataset(group, "matching_scores0")
     if matches0 is not None:
         if scores is not None and scores.shape != matches0.shape:
             raise ValueError(f"{place} has matches0, matching_scores0 of shapes {matches0.shape}, {scores.shape}, expected (n0,)")
         values = np.ones(matches0.shape) if scores is None else scores[()]
-        stop_layer = _whole_number(group, "stop_layer", 0)
-        found = Matches.from_dense(checked_matches0(matches0[()], place), values.astype(np.float32), stop_layer)
+        found = _with_origin(Matches.from_dense(checked_matches0(matches0[()], place), values.astype(np.float32)), group)
     else:
         rows = required_dataset(group, "matches", group.name[1:])
         scores = first_dataset(group, "scores", "matching_scores", "matching_scores0")
         found = matches_from_list(rows[()], None if scores is None else scores[()], place)
     check_match_scores(found.scores, place)
     return found
+
+
+def _with_origin(matches: Matches, group: h5py.Group) -> Matches:
+    """The matches with how they were found."""
+    layer = _whole_number(group, "stop_layer", 0)
+    return dataclasses.replace(matches, stop_layer=layer, is_guided=_whole_number(group, "guided", 0) == 1)
 
 
 def match_counts_from_group(group: h5py.Group) -> tuple[int, int]:

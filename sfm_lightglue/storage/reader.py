@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -257,6 +258,14 @@ class H5Reader:
             counts[i] = self.match_counts(pairs[i].name0, pairs[i].name1) or (-1, -1)
         return counts
 
+    def num_guided(self, pairs: Sequence[Pair]) -> int:
+        """The number of pairs whose matches come from those of the strongest keypoints (`Matches.is_guided`)."""
+        if isinstance(self._source, SegmentSource):
+            return int((self._source.numbers(self._source.pair_entries(pairs), "guided", 0) == 1).sum())
+        keys = (self._find_pair(pair.name0, pair.name1)[0] for pair in pairs)
+        groups = (self._source.find(key) for key in keys if key)
+        return sum(group is not None and int(group.attrs.get("guided", 0)) == 1 for group in groups)
+
     def match_stamps(self, pairs: Sequence[Pair]) -> list[str]:
         """The `match_stamp` of each pair."""
         if not isinstance(self._source, SegmentSource):
@@ -323,4 +332,4 @@ class H5Reader:
 def _flip(matches: Matches) -> Matches:
     """Matches from image 1 to image 0."""
     order = np.argsort(matches.indices[:, 1], kind="stable")
-    return Matches(matches.indices[order][:, ::-1].copy(), matches.scores[order], matches.stop_layer)
+    return dataclasses.replace(matches, indices=matches.indices[order][:, ::-1].copy(), scores=matches.scores[order])

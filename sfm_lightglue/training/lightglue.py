@@ -202,6 +202,7 @@ class LightGlueTask:
             filter_threshold=settings.filter_threshold,
             early_rejection=False,
             early_acceptance=False,
+            guided_matching=False,
             precision="float32",
         )
         record = WeightsRecord("trained", "", "", self.options.licence, False)
