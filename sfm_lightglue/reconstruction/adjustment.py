@@ -40,6 +40,8 @@ MAX_PHOTOS = 100
 """Number of photos whose poses are estimated together with the cameras."""
 MIN_POINTS = 4
 """A photo with fewer points has no certain pose: three points allow four of them."""
+FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+"""Errors of numpy and COLMAP on models that observations hardly determine. The adjustment is not worth the mapper's work."""
 MIN_KEPT = 0.5
 """Share of the observations that an adjusted model must keep."""
 
@@ -56,7 +58,11 @@ def adjust_models(output: Path, database: Path, options: ReconstructionOptions) 
         model = read_model(folder)
         graph = _matches_of(model, database, options)
         before = model.compute_num_observations()
-        about = adjust_model(model, graph, options)
+        try:
+            about = adjust_model(model, graph, options)
+        except FAILURES as error:
+            notes.append(f"model {folder.name}, the final adjustment failed ({error}): the mapper's model stays")
+            continue
         if (after := model.compute_num_observations()) < MIN_KEPT * before or model.num_reg_images() == 0:
             about = [f"the final adjustment would keep {after} of {before} observations: the mapper's model stays"]
         else:
@@ -198,8 +204,8 @@ def _estimate(
         free = {camera_id: range(len(NAMES)) if camera_id in part else () for camera_id in wide}
         photos = _overlapping_photos(model, part[0]) if is_large else None
         equations = normal_equations(model, float(options.adjustment_scale_px or 1), wide, free, photos)
-        estimate = equations.cameras()
-        if estimate is None:
+        estimate = equations.cameras() if equations is not None else None
+        if equations is None or estimate is None:
             return None
         errors = disagreement(equations)
         for number, camera_id in enumerate(part):
@@ -219,7 +225,7 @@ def _overlapping_photos(model: pycolmap.Reconstruction, camera_id: int) -> list[
             points[image_id] = np.array([point.point3D_id for point in image.get_observation_points2D()], np.int64)
     _, places = np.unique(np.concatenate([*points.values()]), return_inverse=True)
     seen_by = dict(zip(points, np.split(places, np.cumsum([len(each) for each in points.values()])[:-1]), strict=True))
-    is_seen = np.zeros(places.max() + 1, bool)
+    is_seen = np.zeros(places.max(initial=-1) + 1, bool)
     chosen = list[int]()
     while seen_by and len(chosen) < MAX_PHOTOS:
         best = max(seen_by, key=lambda image_id: (is_seen[seen_by[image_id]].sum(), len(seen_by[image_id]), -image_id))

@@ -46,7 +46,10 @@ def _ratio(equations: NormalEquations, camera_ids: np.ndarray, split: int) -> fl
         first, second = slice(start, start + size), slice(start + size, start + 2 * size)
         difference, cross = found.step[first] - found.step[second], found.covariance[first, second]
         covariance = found.covariance[first, first] + found.covariance[second, second] - cross - cross.T
-        total += difference @ np.linalg.solve(covariance, difference)
+        try:
+            total += difference @ np.linalg.solve(covariance, difference)
+        except np.linalg.LinAlgError:  # a few points: one part of the photos decides nothing of its own
+            return None
     return float(total / sum(size for _, size in starts))
 
 

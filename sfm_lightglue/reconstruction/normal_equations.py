@@ -17,6 +17,8 @@ import pycolmap
 
 POSE = 6
 """Parameters of a pose: turn of the camera (radians, about its x, y and z), then its centre (along the axes of the model)."""
+GAUGE = 7
+"""Parameters of a transform that moves, turns and scales a model, which observations do not determine."""
 MIN_SINGULAR = 1e-13
 """Inverse of the largest condition number of normal equations with equal scales; larger ones leave a parameter undetermined."""
 
@@ -147,8 +149,8 @@ def normal_equations(
     free: Mapping[int, Sequence[int]],
     image_ids: Sequence[int] | None = None,
     num_parts: int | None = None,
-) -> NormalEquations:
-    """The normal equations at the present poses, cameras and points.
+) -> NormalEquations | None:
+    """The normal equations at the present poses, cameras and points; None if there are fewer observations than parameters.
 
     Args:
         model: the model; Cauchy's loss weights its observations.
@@ -165,15 +167,17 @@ def normal_equations(
     seen = _merged([_linear(model, image_id, cameras, free, size) for image_id in ids])
     squares = (seen.residuals**2).sum(axis=1)
     weights = 1 / (1 + squares / scale_px**2)
+    num_residuals, num_points = 2 * len(weights), len(np.unique(seen.points))
+    num_left = num_residuals - 3 * num_points
+    num_params = POSE * len(ids) + sum(num_free.values())
+    if num_left <= num_params - GAUGE:
+        return None
     hessians, pairs, rows, points, gradients = _eliminate(seen, weights, len(ids))
     if num_parts is not None:
         points = _parts(np.array([model.point3D(int(point)).xyz for point in np.unique(seen.points)]), num_parts)[points]
     numbers, totals = _by_sample(rows, points, gradients, len(ids))
-    slope, num_residuals = float((weights**2).mean()), 2 * len(weights)
+    slope = float((weights**2).mean())
     spread = float((weights**2 * (1 + (2 * weights - 1) ** 2)).mean() / 2) - slope**2
-    num_points = len(np.unique(seen.points))
-    num_left = num_residuals - 3 * num_points
-    num_params = POSE * len(ids) + sum(num_free.values())
     # Huber and Ronchetti, Robust Statistics (2009), section 7.6: few observations for each parameter.
     correction = (1 + (3 * num_points + num_params) / num_residuals * spread / slope**2) ** 2
     correction *= num_left / max(num_left - num_params, 1)
@@ -307,6 +311,8 @@ def _parts(positions: np.ndarray, num_parts: int) -> np.ndarray:
     for _ in range(int(np.log2(num_parts))):
         for part in range(parts.max(initial=0), -1, -1):
             rows = np.flatnonzero(parts == part)
+            if len(rows) == 0:  # fewer points than parts
+                continue
             from_middle = positions[rows] - positions[rows].mean(axis=0)
             along = from_middle @ np.linalg.eigh(from_middle.T @ from_middle)[1][:, -1]
             along *= np.sign((along**3).sum())  # the same parts in coordinates that are turned

@@ -17,7 +17,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.model_files import read_model
-from sfm_lightglue.reconstruction.adjustment import MIN_PHOTOS, can_widen, possible_groups, widened
+from sfm_lightglue.reconstruction.adjustment import FAILURES, MIN_PHOTOS, can_widen, possible_groups, widened
 from sfm_lightglue.reconstruction.camera_choice import GROUPS, NAMES, PRIOR_STD
 from sfm_lightglue.reconstruction.disagreement import disagreement
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
@@ -60,7 +60,11 @@ def write_uncertainties(output: Path, options: ReconstructionOptions) -> list[st
         return notes
     for folder in model_folders(output):
         model = read_model(folder)
-        found = estimate_uncertainties(model, options)
+        try:
+            found = estimate_uncertainties(model, options)
+        except FAILURES as error:
+            notes.append(f"model {folder.name} has no standard deviations: {error}")
+            continue
         if found is None:
             continue
         _write_table(folder / PHOTOS_FILE, PHOTO_COLUMNS, _photo_rows(model, found))
@@ -89,8 +93,8 @@ def estimate_uncertainties(model: pycolmap.Reconstruction, options: Reconstructi
         free = {camera_id: freed.positions for camera_id, freed in cameras.items()}
         projecting = {camera_id: freed.camera for camera_id, freed in cameras.items()}
         equations = normal_equations(model, scale_px, projecting, free, num_parts=NUM_PARTS)
-        found = equations.poses()
-        if found is not None:
+        found = None if equations is None else equations.poses()
+        if equations is not None and found is not None:
             break
     else:
         return None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
 from known_scene import MAPPER_OPTIONS
 
-from sfm_lightglue.reconstruction.adjustment import MIN_PHOTOS, adjust_model
+from sfm_lightglue.reconstruction import adjustment, uncertainty
+from sfm_lightglue.reconstruction.adjustment import MIN_PHOTOS, adjust_model, adjust_models
 from sfm_lightglue.reconstruction.camera_choice import GROUPS, choose_parameters
 
 SIZE = (800, 600)
@@ -161,6 +163,37 @@ def test_equal_models_give_equal_results() -> None:
         model, graph, _ = make_model((700, 707, 392, 304, -0.2, 0.1, 0.002, -0.003))
         results.append((adjust_model(model, graph, OPTIONS), model.camera(1).params.tolist()))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("centers", ["one place", "no points", "a few points"])
+def test_models_that_observations_hardly_determine_do_not_end_the_adjustment(centers: str) -> None:
+    model, graph, _ = make_model(IDEAL, num_photos=8, num_points=6 if centers == "a few points" else 100)
+    for image_id in model.reg_image_ids() if centers == "one place" else []:
+        image = model.image(image_id)
+        turned = pycolmap.Rigid3d(image.cam_from_world().rotation, np.zeros(3))
+        model.frame(image.frame_id).set_cam_from_world(image.camera_id, turned)
+    for point_id in [*model.point3D_ids()] if centers == "no points" else []:
+        model.delete_point3D(point_id)
+    adjust_model(model, graph, OPTIONS)
+    assert model.num_reg_images() == (8 if centers == "a few points" else 0)
+
+
+def test_a_failing_adjustment_leaves_the_mappers_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, _ = make_model(IDEAL, num_photos=3)
+    (tmp_path / "0").mkdir()
+    model.write(tmp_path / "0")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "0").iterdir()}
+
+    def fail(*_: object) -> None:
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(adjustment, "_matches_of", lambda *_: None)
+    monkeypatch.setattr(adjustment, "adjust_model", fail)
+    monkeypatch.setattr(uncertainty, "estimate_uncertainties", fail)
+    notes = adjust_models(tmp_path, tmp_path / "database.db", OPTIONS)
+    assert notes == ["model 0, the final adjustment failed (Singular matrix): the mapper's model stays"]
+    assert uncertainty.write_uncertainties(tmp_path, OPTIONS) == ["model 0 has no standard deviations: Singular matrix"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "0").iterdir()} == before
 
 
 # --- the choice -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ def adjusted(*truths: tuple[float, ...], **choices: object) -> pycolmap.Reconstr
 
 
 def equations_of(model: pycolmap.Reconstruction) -> NormalEquations:
-    return normal_equations(model, SCALE_PX, model.cameras, dict.fromkeys(model.cameras, FREE))
+    found = normal_equations(model, SCALE_PX, model.cameras, dict.fromkeys(model.cameras, FREE))
+    assert found is not None
+    return found
 
 
 def test_the_covariance_is_that_of_colmap_if_errors_are_independent() -> None:
@@ -96,3 +98,11 @@ def test_a_large_model_takes_the_photos_that_overlap_most() -> None:
         patch.setattr(adjustment, "MAX_PHOTOS", 8)
         adjustment.adjust_model(model, graph, OPTIONS)
     assert model.camera(1).params[1:3] == pytest.approx([412, 291], abs=3)
+
+
+@pytest.mark.parametrize("num_points", [0, 3])
+def test_fewer_observations_than_parameters_give_no_equations(num_points: int) -> None:
+    model, _, _ = make_model(IDEAL, num_photos=6, num_points=max(num_points, 1))
+    for point_id in [*model.point3D_ids()] if num_points == 0 else []:
+        model.delete_point3D(point_id)
+    assert normal_equations(model, SCALE_PX, model.cameras, dict.fromkeys(model.cameras, FREE)) is None
