@@ -20,7 +20,7 @@ from sfm_lightglue.networks import precision as precision_module
 from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
 from sfm_lightglue.products import Pair
 from sfm_lightglue.run_context import Run
-from sfm_lightglue.settings import plugin_settings
+from sfm_lightglue.settings import describe_changes, plugin_settings
 from sfm_lightglue.storage import GroupData, H5Reader, SettingsChanged, ShardStore
 
 
@@ -208,3 +208,8 @@ def test_keypoints_of_sift_are_continued_with_the_first_octave_of_the_file(
     assert "is continued with first_octave=-1, as it was made; for a new file, first_octave=null would be chosen" in caplog.text
     with pytest.raises(SettingsChanged, match="first_octave: -1 -> 0"):
         extract_features(tmp_path / "images", file, create_extractor("sift", first_octave=0))
+
+
+def test_a_setting_that_is_left_out_is_shown_with_its_value() -> None:
+    changes = describe_changes({"options": {"a": 1}}, {"options": {"a": 1, "guided_matching": True}})
+    assert changes == "options.guided_matching: False -> True"
