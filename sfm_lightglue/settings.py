@@ -45,8 +45,8 @@ def fingerprint(settings: Mapping[str, Any] | Sequence[Any]) -> str:
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
     """The values that differ, as `key: old -> new`, separated by commas; empty if none differs.
 
-    Keys of nested settings are joined by dots, after `prefix`. A missing value is shown as None, or as `ADDED` says. If the classes
-    differ, their options do too, and are left out.
+    Keys of nested settings are joined by dots, after `prefix`. A missing value is shown as None, or as `ADDED` says. If the
+    classes differ, their options do too, and are left out.
     """
     if not prefix and old.get("class") and new.get("class") and old["class"] != new["class"]:
         old, new = ({key: each[key] for key in ("class", "kinds") if key in each} for each in (old, new))
