@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -106,7 +107,8 @@ def _detect(grey: np.ndarray, first_octave: int, peak_threshold: float) -> tuple
     detection.sift.max_num_features = 2**31 - 1  # COLMAP would cut whole octaves, and before the mask
     with tempfile.TemporaryDirectory(prefix="sfm_lightglue-sift-") as folder, colmap_log(None):
         if shutil.disk_usage(folder).free < 10 * grey.nbytes + MIN_FREE_BYTES:  # COLMAP would end the process
-            raise OSError(f"{folder}: the disk for temporary files is full, SIFT needs some MB there; TMPDIR names another one")
+            text = "the disk for temporary files is full, SIFT needs some MB there; TMPDIR names another one"
+            raise OSError(errno.ENOSPC, text, folder)
         photo, database = Path(folder) / "photo.pgm", Path(folder) / "database.db"
         photo.write_bytes(b"P5 %d %d 255\n" % grey.shape[::-1] + grey.tobytes())
         pycolmap.extract_features(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -123,6 +124,7 @@ def extract_features(
         FileNotFoundError: If a folder does not exist.
         ValueError: If masks do not fit their photos, or none does.
         ChildProcessError: If a process of the executor dies.
+        OSError: If a disk that the extractor needs is full.
         Exception: The first error, if no photo succeeds.
 
     Example:
@@ -165,6 +167,8 @@ def extract_features(
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
             for name, result in results:
                 bar.update()
+                if isinstance(result, OSError) and result.errno == errno.ENOSPC:
+                    raise result  # a full disk is no fault of the photo
                 if isinstance(result, Exception):
                     first_error = first_error or result
                     skipped[name] = str(result) if isinstance(result, UnreadableImage) else f"{type(result).__name__}: {result}"

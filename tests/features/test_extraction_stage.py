@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import logging
 from collections.abc import Callable
@@ -537,3 +538,14 @@ def test_the_imported_file_may_move_but_not_change(photos: Path) -> None:
 def test_a_missing_file_to_import_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"features\.path=.*nothing\.h5 does not exist"):
         imported(tmp_path / "nothing.h5")
+
+
+def test_a_full_disk_ends_the_run_and_skips_no_photo(photos: Path) -> None:
+    class Full(BrightestPixels):
+        def __call__(self, image: Image) -> Features:
+            if image.name == "b.png":
+                raise OSError(errno.ENOSPC, "the disk for temporary files is full")
+            return super().__call__(image)
+
+    with pytest.raises(OSError, match="temporary files is full"):
+        extract_features(photos, photos.parent / "features.h5", Full(), num_workers=1)
