@@ -100,7 +100,8 @@ def _extract(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 def _init_matcher(self: Any, conf: dict[str, Any]) -> None:
     if "head" in conf:
         raise ValueError(f"the key 'head' of the configuration is now called 'trained_for': 'trained_for': {conf['head']!r}")
-    self.matcher = create_matcher("lightglue", trained_for=conf["trained_for"], **conf["options"])
+    options = {"guided_matching": False, **conf["options"]}  # hloc's keypoints are px of the whole photo, at an unknown scale
+    self.matcher = create_matcher("lightglue", trained_for=conf["trained_for"], **options)
 
 
 def _match(self: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -230,7 +230,7 @@ def fake_features(num: int) -> Features:
 
 def test_the_matcher_gets_the_content_of_the_feature_files(package: str, fakes: dict[str, Any]) -> None:
     matcher = load(package, "matchers", ours.matcher_conf("disk", filter_threshold=0.2))
-    assert fakes["matcher_arguments"] == ("lightglue", {"trained_for": "disk", "filter_threshold": 0.2})
+    assert fakes["matcher_arguments"] == ("lightglue", {"trained_for": "disk", "guided_matching": False, "filter_threshold": 0.2})
     pair = fake_features(3), fake_features(4)
     found = matcher(matcher_input(pair))
     assert found["matches0"].tolist() == [[-1, 1, 2]] and found["matches0"].dtype == torch.int64
