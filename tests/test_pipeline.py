@@ -123,7 +123,7 @@ def test_a_folder_of_photos_becomes_a_model_with_all_its_artefacts(undisturbed: 
         assert (undisturbed / "reconstruction" / "0" / name).is_file(), name
     summary = json.loads((undisturbed / "summary.json").read_text())
     assert summary["stages"]["reconstruct"]["models"][0]["num_images"] == 6
-    assert set(summary["stages"]) == set(stage_names())
+    assert set(summary["stages"]) == set(stage_names()) - {"orient"}, "SIFT matches turned photos: nothing to turn"
     assert all(stage["seconds"] >= 0 and stage["peak_memory_mb"] > 50 for stage in summary["stages"].values())
     assert summary["stages"]["plots"]["files"]
     assert (undisturbed / "summary.json").stat().st_size < 8000
