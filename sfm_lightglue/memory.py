@@ -35,7 +35,7 @@ class MemoryBudget:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def reserve(self, num_bytes: int) -> Iterator[None]:
+    def reserved(self, num_bytes: int) -> Iterator[None]:
         """Takes memory for a step, and gives it back at the end of the block."""
         with self._changed:
             self._changed.wait_for(lambda: not self.taken or self.taken + num_bytes <= self.num_bytes)

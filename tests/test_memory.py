@@ -25,7 +25,7 @@ def test_steps_wait_until_there_is_memory_for_them_or_they_are_alone(size: int, 
     budget, meeting, met = memory.MemoryBudget(100), threading.Barrier(2), []
 
     def step(_: int) -> None:
-        with budget.reserve(size):
+        with budget.reserved(size):
             met.append(budget.taken)
             try:
                 meeting.wait(0.2)  # two at a time meet here
@@ -41,6 +41,6 @@ def test_steps_wait_until_there_is_memory_for_them_or_they_are_alone(size: int, 
 
 def test_a_step_that_fails_gives_its_memory_back() -> None:
     budget = memory.MemoryBudget(100)
-    with pytest.raises(ZeroDivisionError), budget.reserve(100):
+    with pytest.raises(ZeroDivisionError), budget.reserved(100):
         raise ZeroDivisionError
     assert budget.taken == 0

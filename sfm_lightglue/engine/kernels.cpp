@@ -1,6 +1,6 @@
-// The heavy steps of LightGlue, and the search for nearest neighbours (nearest.h), in float32 and bfloat16, for x86-64 CPUs. This file is compiled once for AVX512 and once for AVX2
-// (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake). On CPUs with
-// AMX, attention_amx.h has a faster attention.
+// The heavy steps of LightGlue, and the search for nearest neighbours (nearest.h), in float32 and bfloat16, for x86-64 CPUs. This
+// file is compiled once for AVX512 and once for AVX2 (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16
+// (AMD from Zen 4, Intel from Cooper Lake). On CPUs with AMX, attention_amx.h has a faster attention.
 //
 // kernels.py calls these functions and checks types, shapes and strides. Every function works in the thread of its caller and keeps
 // nothing between calls. The bits of a row do not depend on the number and the order of the rows. Strides count elements; within a

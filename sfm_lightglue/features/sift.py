@@ -81,7 +81,7 @@ class SiftExtractor:
         first_octave = self.options.first_octave
         if first_octave is None:
             first_octave = -1 if max(grey.shape) < DOUBLED_BELOW else 0
-        with self.budget.reserve(int(BYTES_OF_PIXEL * grey.size / 4**first_octave)):
+        with self.budget.reserved(int(BYTES_OF_PIXEL * grey.size / 4**first_octave)):
             places, shapes, described = _detect(grey, first_octave, self.options.peak_threshold)
         if len(places) == 0:
             return _no_features(image)

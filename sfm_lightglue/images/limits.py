@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
-
-from sfm_lightglue.memory import memory_bytes
+from sfm_lightglue.memory import MemoryBudget, memory_bytes
 
 ORDINARY_PIXELS = 178_956_970
 """Photos up to this size are decoded on every machine. PIL refuses larger ones by default."""
@@ -36,27 +32,7 @@ def too_large(size: tuple[int, int], mode: str, file_bytes: int) -> str:
     return ""
 
 
-class _MemoryBudget:
-    """Lets photos be decoded at the same time as long as they take at most half of the memory together."""
-
-    def __init__(self) -> None:
-        self._used, self._changed = 0, threading.Condition()
-
-    @contextlib.contextmanager
-    def reserved(self, num_bytes: int) -> Iterator[None]:
-        """Waits until `num_bytes` are free, or nothing is used, and takes them during the block."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._used == 0 or self._used + num_bytes <= memory_bytes() // 2)
-            self._used += num_bytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= num_bytes
-                self._changed.notify_all()
-
-
-decoding_memory = _MemoryBudget()
+decoding_memory = MemoryBudget(memory_bytes() // 2)
 """What the photos that are being decoded in this process take together."""
 
 

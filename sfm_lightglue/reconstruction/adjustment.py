@@ -47,7 +47,7 @@ MIN_KEPT = 0.5
 
 
 def adjust_models(output: Path, database: Path, options: ReconstructionOptions) -> list[str]:
-    """Adjusts the models in the folder `output` and writes them back; returns a sentence about each camera. Logs them.
+    """Adjusts the models in the folder `output` and writes them back; returns the sentences of `adjust_model`. Logs them.
 
     Models with known poses (`triangulation`) stay as they are.
     """
@@ -85,7 +85,7 @@ def _matches_of(model: pycolmap.Reconstruction, database: Path, options: Reconst
 def adjust_model(
     model: pycolmap.Reconstruction, graph: pycolmap.CorrespondenceGraph, options: ReconstructionOptions
 ) -> list[str]:
-    """Adjusts the model in place; returns a sentence about each camera whose parameters were looked for.
+    """Adjusts the model in place; returns a sentence about each camera that was looked for, and each photo taken out.
 
     Args:
         model: the model.

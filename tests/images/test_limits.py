@@ -12,6 +12,7 @@ import pytest
 from PIL import Image as PILImage
 
 from sfm_lightglue.images import UnreadableImage, decoding, limits, load_image, read_header
+from sfm_lightglue.memory import MemoryBudget
 
 # --- formats ---------------------------------------------------------------------------------------------------------------
 
@@ -89,9 +90,8 @@ def test_a_photo_is_decoded_if_half_of_the_memory_holds_it(
     assert reason in found and bool(reason) == bool(found)
 
 
-def test_photos_are_decoded_together_only_as_far_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "memory_bytes", lambda: 200)
-    budget, running, peak, lock = limits._MemoryBudget(), 0, 0, threading.Lock()
+def test_photos_are_decoded_together_only_as_far_as_the_memory_allows() -> None:
+    budget, running, peak, lock = MemoryBudget(100), 0, 0, threading.Lock()
 
     def decode() -> None:
         nonlocal running, peak
