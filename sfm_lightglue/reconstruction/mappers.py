@@ -260,6 +260,14 @@ def run_mapper(
         return _run(MAPPERS[options.name], _Task(database, output, options, known_poses, count, token, any_start=any_start))
 
 
+def map_quietly(
+    database: Path, output: Path, options: ReconstructionOptions, token: pycolmap.CancellationToken, *, any_start: bool = False
+) -> bool:
+    """Runs the mapper of the options in this thread, without a progress bar; returns whether the token was cancelled."""
+    MAPPERS[options.name](_Task(database, output, options, {}, lambda: None, token, any_start=any_start))
+    return bool(token.is_cancelled)
+
+
 def continue_mapping(database: Path, start: Path, output: Path, options: ReconstructionOptions, min_inliers: int) -> bool:
     """Continues the model in the folder `start` with the incremental mapper; returns whether Ctrl-C cancelled it.
 

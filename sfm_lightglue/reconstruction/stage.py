@@ -27,10 +27,10 @@ from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.reconstruction.adjustment import adjust_models
 from sfm_lightglue.reconstruction.alignment import align_models
-from sfm_lightglue.reconstruction.choosing import map_globally_instead, map_with_best_mapper
+from sfm_lightglue.reconstruction.choosing import map_with_best_mapper
 from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
-from sfm_lightglue.reconstruction.focal_lengths import map_with_other_focal_lengths
+from sfm_lightglue.reconstruction.fallbacks import map_with_fallbacks, try_other_ways
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.reconstruction.mappers import (
     AUTO,
@@ -40,7 +40,7 @@ from sfm_lightglue.reconstruction.mappers import (
     image_names,
     run_mapper,
 )
-from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, model_folders, number_models, write_models
+from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
 from sfm_lightglue.reconstruction.uncertainty import write_uncertainties
 from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
@@ -107,25 +107,15 @@ def reconstruct(
     partial = folder.start()
     options = replace(options, num_threads=_announced_num_threads(options, len(names)))
     with colmap_log(None):
-        cameras = list[str]()
+        run = functools.partial(run_mapper, known_poses=known_poses or {})
         if options.name == CLUSTERS:
-            interrupted = map_clusters(database, partial, options, clusters, settings, executor)
+            cameras, interrupted = map_clusters(database, partial, options, clusters, settings, executor)
         elif options.name == AUTO:
-            options, reason, interrupted = map_with_best_mapper(database, partial, options, lambda *task: _run(database, *task))
-            cameras.append(reason)
+            options, reason, interrupted = map_with_best_mapper(database, partial, options, lambda *task: run(database, *task))
+            helped, interrupted = ([], True) if interrupted else try_other_ways(database, partial, options, run)
+            cameras = [reason, *helped]
         else:
-            interrupted = run_mapper(database, partial, options, known_poses or {})
-        if not interrupted and options.refine_intrinsics and options.name != CLUSTERS and not model_folders(partial):
-            mapper = functools.partial(run_mapper, output=partial, options=options, known_poses=known_poses or {})
-            found, interrupted = map_with_other_focal_lengths(database, partial, mapper)
-            cameras += found
-        if not interrupted and options.name == "incremental" and not model_folders(partial):
-            interrupted = run_mapper(database, partial, options, known_poses or {}, any_start=True)
-            if model_folders(partial):
-                logger.warning("no first pair was found with enough parallax: one that moved forward, or little, gave a model")
-            elif not interrupted:
-                found, interrupted = map_globally_instead(database, partial, options, lambda *task: _run(database, *task))
-                cameras += found
+            cameras, interrupted = map_with_fallbacks(database, partial, options, run)
         joining = list[str]()
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)
@@ -149,10 +139,6 @@ def reconstruct(
         raise KeyboardInterrupt
     clusters.remove()
     return report
-
-
-def _run(database: Path, folder: Path, options: ReconstructionOptions) -> bool:
-    return run_mapper(database, folder, options, {})
 
 
 def _announced_num_threads(options: ReconstructionOptions, num_images: int) -> int:
