@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Run:
     """True if stages run again, for turned photos or more pairs: their times are added to those before."""
     kind: str = ""
     """The name of the kind if this is a part of a run with several kinds of features; empty for the run itself."""
+    ahead: dict[str, Future[Any]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """What a thread makes for a later stage, by name."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
