@@ -26,7 +26,7 @@ from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import result_exists
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import warn_of_spaces
+from sfm_lightglue.images import MaskFiles, warn_of_spaces
 from sfm_lightglue.kinds import joined_extraction, joined_matching
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.several import join_matches
@@ -119,9 +119,10 @@ def extract(run: Run) -> None:
     with run.recorded("extract") as record:
         listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), _escalated(run)
         names_of = {part.kind: _photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
+        masks = run.find_masks(listed.names)
         for part in _parts(run, "extract"):
             if names := names_of[part.kind]:
-                records[part.kind] = _extract_kind(part, names)
+                records[part.kind] = _extract_kind(part, names, masks)
         if run.kinds and run.shard("extract") is None:
             files = {part.kind: part.folder.features for part in run.kinds}
             changed = run.execution.if_settings_changed
@@ -130,7 +131,7 @@ def extract(run: Run) -> None:
         record["skipped"] |= _missing_photos(listed, run.options.dataset.list)
 
 
-def _extract_kind(run: Run, names: Sequence[str]) -> dict[str, Any]:
+def _extract_kind(run: Run, names: Sequence[str], masks: MaskFiles | None) -> dict[str, Any]:
     """Detects and describes the keypoints of one kind, and returns the record about it."""
     extractor, executor = run.extractor(), run.executor()
     check_folders(executor, [run.images])
@@ -139,7 +140,7 @@ def _extract_kind(run: Run, names: Sequence[str]) -> dict[str, Any]:
         run.folder.features,
         extractor,
         names=names,
-        masks=run.options.dataset.masks,
+        masks=masks,
         orientation=_chosen_orientations(run),
         executor=executor,
         if_settings_changed=run.execution.if_settings_changed,
@@ -330,11 +331,10 @@ def _photos_of(kind: str, names: Sequence[str], chosen: Mapping[str, set[Pair]])
 def collection_of(run: Run) -> Collection:
     """The photos that have features, with everything a pair source may ask about them.
 
-    Of several kinds of features, similar photos are found with the last one that all photos have.
+    Of several kinds of features, similar photos are found with the last learned one that all photos have.
     """
-    dataset, part = run.options.dataset, run
-    if run.kinds:
-        part = run.kinds[0 if run.options.escalate else -1]
+    dataset, kinds = run.options.dataset, run.kinds
+    part = last_learned(kinds[:1] if run.options.escalate else kinds) if kinds else run
     return Collection(
         part.photos_with_features(),
         images=run.images,
@@ -345,6 +345,15 @@ def collection_of(run: Run) -> Collection:
         run=run.folder,
         make_executor=functools.partial(run.executor_reading, "cpu"),
     )
+
+
+def last_learned(kinds: Sequence[Run]) -> Run:
+    """The last of several kinds of features that is learned, such as SuperPoint; if there is none, the last one.
+
+    SIFT cannot tell how a photo is turned, and no codebook of the package describes photos by it.
+    """
+    learned = [part for part in kinds if not getattr(part.options.features.plugin, "ignores_turns", False)]
+    return (learned or [*kinds])[-1]
 
 
 def _chosen_orientations(run: Run) -> str | dict[str, int]:
