@@ -33,6 +33,8 @@ from sfm_lightglue.settings import describe_changes, fingerprint, plugin_setting
 from sfm_lightglue.stages import STAGES, check_exists, stage_names
 from sfm_lightglue.storage import H5Reader, SettingsChanged, check_joined, check_match_keys, check_output
 
+NOT_OURS = " was not written by "
+"""In the message of `files.foreign_file`, after the path."""
 OUTPUT_WITHOUT_DATASET = Path("outputs/None")
 """The default output folder if neither a dataset nor an output was chosen."""
 
@@ -63,7 +65,9 @@ def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
                 check(each)
             except MISTAKES as error:
                 found.setdefault(message_of(error), error)
-    return list(found.values())
+    foreign = [line.partition(NOT_OURS)[0] for message in found for line in message.splitlines() if NOT_OURS in line]
+    unreadable = tuple(f"{path} is not a readable HDF5 file" for path in foreign)  # one mistake, met twice
+    return [error for message, error in found.items() if not message.startswith(unreadable)]
 
 
 # --- the output folder -------------------------------------------------------------------------------------------------------

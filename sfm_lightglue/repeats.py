@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice, read_escalation, write_escalation
@@ -19,7 +19,7 @@ from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
 from sfm_lightglue.pairs.stage import expand_pairs
 from sfm_lightglue.pairs.union import sort_pairs
-from sfm_lightglue.pipeline import collection_of, extract, is_imported, match, pairs, verify
+from sfm_lightglue.pipeline import collection_of, extract, is_imported, last_learned, match, pairs, verify
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.summary import Summary
 
@@ -30,13 +30,19 @@ def orient(run: Run) -> None:
     """Turns photos that verify with few others, if the pictures say so: verification.h5 -> orientations.tsv.
 
     Then it repeats the stages before for the turned photos, as long as more photos can be turned. It does nothing unless
-    `features.orientation` is `auto`.
+    `features.orientation` is `auto`. With `matches.escalate`, the stage `escalate` does it, for the photos that it concerns.
     """
+    if not run.options.escalate:
+        _turn(run)
+
+
+def _turn(run: Run, among: Collection[str] | None = None) -> bool:
+    """Turns photos by what the pictures show, only those `among` some if given; returns whether one is turned now."""
     whole = None
     while _turns_by_pictures(run):
-        with run.recorded("orient") as record:
+        with run.recorded("orient", adds=whole is not None) as record:
             open_trials = functools.partial(_open_trials, run)
-            report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials)
+            report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials, among)
             whole = report.after(whole)
             record |= whole.to_json()
         if not report.changed:
@@ -44,6 +50,7 @@ def orient(run: Run) -> None:
         run = dataclasses.replace(run, repeats=True)
         for stage in (extract, pairs, match, verify):
             stage(run)
+    return whole is not None and bool(whole.changed)
 
 
 def expand(run: Run) -> None:
@@ -95,12 +102,22 @@ def _add_round(run: Run, number: int, before: Sequence[Mapping[str, Any]]) -> Ro
 def escalate(run: Run) -> None:
     """Matches the other kinds of features where the first one connects photos weakly: verification.h5 -> escalation.tsv.
 
-    It repeats the stages before for these photos and pairs, until nothing new is weak. It does nothing unless
-    `matches.escalate` is true.
+    It repeats the stages before for these photos and pairs, until nothing new is weak, and turns those of the photos that still
+    verify with few others, as `orient` does. It does nothing unless `matches.escalate` is true.
     """
     if not run.options.escalate:
         with run.recorded("escalate"):
             return
+    while True:
+        _escalate_weak(run)
+        photos = {name for pair in read_escalation(run.folder.escalation) for name in (pair.name0, pair.name1)}
+        if not photos or not _turn(run, photos):
+            return
+        run = dataclasses.replace(run, repeats=True)
+
+
+def _escalate_weak(run: Run) -> None:
+    """Matches the other kinds of features for what is weak, until nothing new is."""
     first: EscalationReport | None = None
     before = run.folder.read_summary()["stages"].get("escalate", {})
     while True:
@@ -146,9 +163,9 @@ def _matches_turned(run: Run) -> bool:
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
     """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run.
 
-    Of several kinds, they are those of the last one: SIFT, which matches turned photos, could not tell their turns.
+    Of several kinds, they are those of the last learned one: SIFT, which matches turned photos, could not tell their turns.
     """
-    run = run.kinds[-1] if run.kinds else run
+    run = last_learned(run.kinds) if run.kinds else run
     features = dataclasses.replace(run.options.features, options=small_options(run.options.features.options))
     masks = {} if run.options.dataset.masks is None else find_masks(run.options.dataset.masks, run.list_photos()).files
     ranges = camera_ranges(run.images, [*orientations], num_cores())

@@ -12,6 +12,8 @@ import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue import escalation, pipeline
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.escalation import choose_pairs, read_escalation, write_escalation
+from sfm_lightglue.geometries import stage as verification
+from sfm_lightglue.geometries.verification import verify_matches
 from sfm_lightglue.pairs.second_round import VerifiedGraph
 from sfm_lightglue.products import Pair
 from sfm_lightglue.run_context import Run
@@ -102,7 +104,10 @@ def test_a_run_escalates_only_what_is_weak_and_repeats_with_the_same_bytes(
         inliers = dict(zip(pairs, reader.num_inliers_of(pairs).tolist(), strict=True))
     weakest = min(inliers, key=lambda pair: (inliers[pair], pair))
     monkeypatch.setattr(escalation, "STRONG_INLIERS", sorted(inliers.values())[1])
+    verified = list[str]()
+    monkeypatch.setattr(verification, "verify_matches", lambda *given: verified.append(given[2].name) or verify_matches(*given))
     pipeline.run_stage(run, "escalate")
+    assert verified == [weakest.name0]  # its photos have other pairs, which keep their geometry
     assert read_escalation(run.folder.escalation) == [weakest]
     with H5Reader(tmp_path / "out" / "features-superpoint.h5") as reader:
         assert reader.names() == [weakest.name0, weakest.name1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue import pipeline
@@ -308,11 +309,16 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(photos: Path) -> None:
-    run = run_of(photos)
+def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (photos / "masks").mkdir()
+    PILImage.new("L", (8, 6), 255).save(photos / "masks" / "02.png")
+    run = run_of(photos, f"dataset.masks={photos / 'masks'}")
     for stage in ("extract", "pairs", "match", "verify"):
         check_inputs(run, stage)
         pipeline.run_stage(run, stage)
+    assert sum("2 of 3 photos have no mask" in message for message in caplog.messages) == 1
     content = run.folder.read_summary()["stages"]
     assert content["extract"]["kinds"]["sift"]["mean_keypoints"] > 100
     assert content["extract"]["mean_keypoints"] > content["extract"]["kinds"]["sift"]["mean_keypoints"] + 100
@@ -323,8 +329,14 @@ def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(phot
     before = {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")}
     assert {"features.h5", "features-sift.h5", "features-superpoint.h5", "matches.h5", "matches-sift.h5"} < before.keys()
     for stage in ("extract", "match", "verify"):
-        pipeline.run_stage(run_of(photos), stage)
+        pipeline.run_stage(run, stage)
     assert {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")} == before
+
+
+def test_similar_photos_and_turns_are_found_with_a_learned_kind() -> None:
+    for order in ("sift,superpoint", "superpoint,sift"):
+        assert pipeline.last_learned(Run.create(compose_config([f"features=[{order}]"])).kinds).kind == "superpoint"
+    assert pipeline.last_learned(Run.create(compose_config(["features=[sift,superpoint]"])).kinds[:1]).kind == "sift"
 
 
 def test_shards_of_several_kinds_give_the_same_files(photos: Path) -> None:

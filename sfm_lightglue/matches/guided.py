@@ -52,6 +52,9 @@ MIN_SEED_SIMILARITY = 0.5
 """Smallest similarity of the descriptors of these seeds."""
 MIN_AGREEING = 30
 """Smallest number of seeds that agree."""
+MAX_CANDIDATES = 50
+"""Largest mean number of keypoints near a prediction. 2 to 5 are usual. Far more means that all keypoints lie in one place: the
+search would take longer than the network, and gigabytes."""
 NUM_TRIALS, CONFIDENCE, SEED = 2000, 0.999, 0
 """Of RANSAC."""
 
@@ -164,7 +167,7 @@ def _search(
     min_agreeing: float = 0.0,
     min_mean_score: float = 0.0,
 ) -> Matches | None:
-    """The matches near the seeds, or None if the seeds are too few, disagree or have low scores."""
+    """The matches near the seeds. None if these are few, disagree or have low scores, or if all keypoints lie in one place."""
     if len(seeds) < MIN_AGREEING:
         return None
     seeds0, seeds1 = points0.keypoints[seeds.indices[:, 0]], points1.keypoints[seeds.indices[:, 1]]
@@ -174,7 +177,10 @@ def _search(
     maps = _affine_maps(seeds0[agrees], seeds1[agrees])
     if len(maps.seeds0) < MIN_AGREEING:
         return None
-    index0, index1, deviation = _near_predictions(points0.keypoints, points1.keypoints, maps)
+    candidates = _near_predictions(points0.keypoints, points1.keypoints, maps)
+    if candidates is None:
+        return None
+    index0, index1, deviation = candidates
     errors = _sampson_errors(fundamental, points0.keypoints[index0], points1.keypoints[index1]) / MAX_ERROR_PX
     near = errors < 1
     index0, index1, deviation, errors = (each[near] for each in (index0, index1, deviation, errors))
@@ -290,14 +296,17 @@ def _nearest(points: np.ndarray, others: np.ndarray, count: int) -> tuple[np.nda
 
 def _near_predictions(
     keypoints0: np.ndarray, keypoints1: np.ndarray, maps: _AffineMaps
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Indices in image 0 and in image 1 of the pairs of keypoints (k,) that agree with a prediction, sorted, and the distance of
-    each from its nearest prediction as a share of the radius."""
+    each from its nearest prediction as a share of the radius. None if they are more than `MAX_CANDIDATES`."""
     seed, distance = _nearest(keypoints0, maps.seeds0, NUM_PREDICTIONS)
     predicted = (keypoints0[:, None, None] @ maps.linear[seed])[:, :, 0] + maps.offset[seed]  # n predictions 2
     radius = RADIUS_PX + RADIUS_BY_RESIDUAL * maps.residual[seed] + RADIUS_BY_DISTANCE * distance
     radius = np.minimum(radius, MAX_RADIUS_PX) * (1 + maps.scale[seed]) / 2
-    query, index1 = _within(predicted.reshape(-1, 2), radius.ravel(), keypoints1)
+    found = _within(predicted.reshape(-1, 2), radius.ravel(), keypoints1)
+    if found is None:
+        return None
+    query, index1 = found
     share = np.linalg.norm(keypoints1[index1] - predicted.reshape(-1, 2)[query], axis=1) / radius.ravel()[query]
     key, group = np.unique(query // seed.shape[1] * len(keypoints1) + index1, return_inverse=True)
     least = np.ones(len(key))
@@ -305,8 +314,11 @@ def _near_predictions(
     return key // len(keypoints1), key % len(keypoints1), least
 
 
-def _within(centers: np.ndarray, radius: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of a centre and a point within its radius: their indices (k,).
+def _within(
+    centers: np.ndarray, radius: np.ndarray, points: np.ndarray, max_candidates: float = MAX_CANDIDATES
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """All pairs of a centre and a point within its radius: their indices (k,). None if a centre has more than `max_candidates`
+    points between these y in a column, in the mean.
 
     The points are sorted by columns as wide as the largest circle, and by y within a column. A circle touches two columns, and
     in each of them the points between its lowest and its highest y follow each other.
@@ -322,6 +334,8 @@ def _within(centers: np.ndarray, radius: np.ndarray, points: np.ndarray) -> tupl
     for column in (first_column, first_column + 1):
         start = np.searchsorted(keys, column * height + lowest)
         count = np.searchsorted(keys, column * height + highest) - start
+        if count.sum() > max_candidates * len(centers):
+            return None
         center = np.repeat(np.arange(len(centers)), count)
         steps = np.arange(len(center)) - np.repeat(np.cumsum(count) - count, count)
         found.append((center, order[start[center] + steps]))

@@ -8,6 +8,7 @@ together. Scores are those of the matchers: LightGlue's probabilities beside sim
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,9 @@ def join_matches(
         parts = {name: {part.kind: part for part in joined.kinds(name)} for name in names}
         sizes = dict(zip(names, joined.num_keypoints_of(names).tolist(), strict=True))
         wanted = [_kinds_of(pair, parts, [*readers], wanted_of) for pair in ordered]
-        made_by = {kind: f"{kind}:{reader.fingerprint[:16]}" for kind, reader in readers.items()}
+        origins = _origins(readers, ordered, wanted, parts)
         pair_stamps = [
-            f"{stamps[pair.name0]} {stamps[pair.name1]} {'+'.join(map(made_by.__getitem__, kinds))}"
-            for pair, kinds in zip(ordered, wanted, strict=True)
+            f"{stamps[pair.name0]} {stamps[pair.name1]} {origin}" for pair, origin in zip(ordered, origins, strict=True)
         ]
         changed = "recompute" if is_joined(output) else if_settings_changed
         with ShardStore(output, settings, if_settings_changed=changed) as store:
@@ -91,6 +91,25 @@ def _kinds_of(
     """The kinds of which a pair has matches: both photos have its features, and it is wanted."""
     both = parts[pair.name0].keys() & parts[pair.name1].keys()
     return [kind for kind in kinds if kind in both and (kind not in only or pair in only[kind])]
+
+
+def _origins(
+    readers: Mapping[str, H5Reader],
+    pairs: Sequence[Pair],
+    wanted: Sequence[Sequence[str]],
+    parts: Mapping[str, Mapping[str, PartOfFeatures]],
+) -> list[str]:
+    """For each pair, a hash of what its matches are joined from: the matches of its kinds, and where their keypoints begin.
+
+    It stays if photos get another kind of features of which the pair has no matches. Its geometry then stays too.
+    """
+    rows: list[list[tuple[str, str, int, int, str]]] = [[] for _ in pairs]
+    for kind, reader in readers.items():
+        places = [place for place, kinds in enumerate(wanted) if kind in kinds]
+        for place, stamp in zip(places, reader.match_stamps([pairs[place] for place in places]), strict=True):
+            part0, part1 = (parts[name][kind] for name in (pairs[place].name0, pairs[place].name1))
+            rows[place].append((kind, reader.fingerprint, part0.start, part1.start, stamp))
+    return [hashlib.sha256(repr(row).encode()).hexdigest()[:16] for row in rows]
 
 
 def _shifted(reader: H5Reader, kind: str, pair: Pair, parts: Mapping[str, Mapping[str, PartOfFeatures]]) -> Matches:

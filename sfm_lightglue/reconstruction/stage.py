@@ -37,6 +37,7 @@ from sfm_lightglue.reconstruction.mappers import (
     CLUSTERS,
     ReconstructionOptions,
     chosen_num_threads,
+    has_verified_pairs,
     image_names,
     run_mapper,
 )
@@ -105,6 +106,8 @@ def reconstruct(
     clusters = ClustersFolder(output.with_name(f"{output.name}.clusters"))
     clusters.check()
     partial = folder.start()
+    if not has_verified_pairs(database):
+        logger.warning("%s has no verified pair of images: there is nothing to reconstruct", database)
     options = replace(options, num_threads=_announced_num_threads(options, len(names)))
     with colmap_log(None):
         run = functools.partial(run_mapper, known_poses=known_poses or {})

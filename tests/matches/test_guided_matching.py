@@ -122,8 +122,20 @@ def test_points_within_circles_are_those_of_the_plain_search() -> None:
     rng = np.random.default_rng(0)
     centers, points, radius = rng.uniform(-50, 150, (60, 2)), rng.uniform(0, 100, (300, 2)), rng.uniform(1, 20, 60)
     expected = np.argwhere(((centers[:, None] - points[None]) ** 2).sum(axis=2) < radius[:, None] ** 2)
-    found = np.stack(_within(centers, radius, points), axis=1)
+    within = _within(centers, radius, points)
+    assert within is not None
+    found = np.stack(within, axis=1)
     np.testing.assert_array_equal(found[np.lexsort((found[:, 1], found[:, 0]))], expected)
+
+
+def test_the_search_among_keypoints_in_one_place_is_left_to_the_network() -> None:
+    """The same scene, a hundredth as large: 1000 keypoints in 8 x 6 px would all be candidates of each other."""
+    pair = scene()
+    small = [replace(points, keypoints=points.keypoints / 100) for points in (pair.points0, pair.points1)]
+    assert complete_matches(*small, pair.seeds(), GROWTH, RULE) is None
+    centers = np.zeros((10, 2))
+    assert _within(centers, np.ones(10), np.zeros((1000, 2))) is None
+    assert _within(centers, np.ones(10), np.zeros((1000, 2)), max_candidates=1000) is not None
 
 
 EASY = GuidedMatching(170, 2, 10, 30, 0.5, 0.0, 0.5, 0.5)

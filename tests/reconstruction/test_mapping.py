@@ -186,13 +186,16 @@ def test_unconnected_images_give_several_models_and_the_largest_is_named(scene: 
 
 @pytest.mark.parametrize("mapper", MAPPERS)
 @pytest.mark.parametrize("num_images", [0, 3])
-def test_nothing_verified_gives_an_empty_report(scene: KnownScene, tmp_path: Path, mapper: str, num_images: int) -> None:
+def test_nothing_verified_gives_an_empty_report_and_one_warning(
+    scene: KnownScene, tmp_path: Path, caplog: pytest.LogCaptureFixture, mapper: str, num_images: int
+) -> None:
     database = make_database(tmp_path / "in", scene, range(max(num_images, 1)), [])
     if num_images == 0:
         database.unlink()
         pycolmap.Database.open(database).close()
     report = run(database, tmp_path / "out", options(mapper), known_poses=true_poses(scene))
     assert report == ReconstructionReport([], None, num_images, scene.names[:num_images])
+    assert sum("no verified pair" in message for message in caplog.messages) == 1
 
 
 def with_other_models(real: Any, change: Callable[[Path, pycolmap.Reconstruction], None]) -> Callable[[Any], None]:
