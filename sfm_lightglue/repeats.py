@@ -40,6 +40,7 @@ from sfm_lightglue.pipeline import (
     refine,
     verify,
 )
+from sfm_lightglue.reconstruction.models import describe_models
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.summary import TIMES, Summary
 
@@ -177,16 +178,18 @@ def reconstruct(run: Run) -> None:
 
 def _escalate_left_out(run: Run) -> bool:
     """Chooses all pairs of photos that the mapper left out, and pairs between two models; returns whether any is new."""
-    summary, folder = Summary.read(run.folder), run.folder
-    if summary.reconstruction is None or not all(map(result_exists, (folder.features, folder.pairs, folder.verification))):
+    folder = run.folder
+    if not all(map(result_exists, (folder.features, folder.pairs, folder.verification))):
         return False
-    known, names = read_escalation(folder.escalation), run.photos_with_features()
-    models = [model.registered for model in summary.reconstruction.models]
-    chosen, left_out = choose_left_out(names, folder.read_pairs(), known, models)
+    known, names, stages = read_escalation(folder.escalation), run.photos_with_features(), folder.read_summary()["stages"]
+    found = (
+        describe_models(folder.reconstruction, names).models if stages["reconstruct"]["models"] else []
+    )  # else an earlier run's
+    chosen, left_out = choose_left_out(names, folder.read_pairs(), known, [model.registered for model in found])
     if len(chosen) == len(known):
         return False
     log_left_out(left_out, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
-    before = {key: value for key, value in summary.content["stages"].get("escalate", {}).items() if key not in TIMES}
+    before = {key: value for key, value in stages.get("escalate", {}).items() if key not in TIMES}
     with run.recorded("escalate", adds=True) as record:
         write_escalation(folder.escalation, chosen)
         photos = {name for pair in chosen for name in (pair.name0, pair.name1)}
