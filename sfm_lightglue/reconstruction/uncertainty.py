@@ -129,7 +129,7 @@ def _describe(model: pycolmap.Reconstruction, found: Uncertainties) -> tuple[str
     extent = float(np.linalg.norm(np.ptp(centers, axis=0)))
     position = float(np.median([np.linalg.norm(std) for std in found.positions.values()]))
     turn = float(np.median([np.linalg.norm(std) for std in found.rotations_deg.values()]))
-    figures = f"to {position:.2g} of {extent:.3g} units and {min(turn, 180):.2g} degrees (medians of the standard deviations)"
+    figures = f"to {position:.2g} of {extent:.3g} units and {min(turn, 180):.3g} degrees (medians of the standard deviations)"
     if turn <= POOR_TURN_DEG and position <= POOR_SHARE * extent:
         return f"poses are known {figures}", False
     advice = "they were taken from nearly one point, or overlap too little. Photos from points further apart help"
