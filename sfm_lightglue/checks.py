@@ -50,13 +50,16 @@ def find_mistakes(inputs: Inputs, command: str) -> list[Exception]:
         command: `run`, the name of a stage, or `evaluate`.
     """
     found: dict[str, Exception] = {}
+    escalates = command == "reconstruct" and inputs.options.escalate
     repeated = {
         "orient": ["extract", "pairs", "match", "verify"],
         "expand": ["match", "verify"],
         "escalate": ["extract", "match", "verify"],
+        "reconstruct": ["escalate", "extract", "match", "verify", "refine", "database"] if escalates else [],
     }.get(command, [])
     writing = [*stage_names(), "report"] if command == "run" else [command, *repeated]
-    checks = [check for check, commands in CHECKS if command in commands]
+    wanted = {command, *(repeated if escalates else ())}
+    checks = [check for check, commands in CHECKS if wanted & {*commands}]
     if inputs.folder.path.is_dir():
         checks.insert(0, lambda inputs: check_outputs(inputs.folder, writing))
     for check in checks:

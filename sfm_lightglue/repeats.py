@@ -1,4 +1,4 @@
-"""The stages that look at the verified pairs and, where it helps, repeat the stages before: `orient`, `expand`, `escalate`."""
+"""Stages that look at the results and, where it helps, repeat others: `orient`, `expand`, `escalate`, `reconstruct`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice, read_escalation, write_escalation
+from sfm_lightglue.escalation import (
+    EscalationReport,
+    choose_left_out,
+    choose_pairs,
+    log_choice,
+    log_left_out,
+    read_escalation,
+    write_escalation,
+)
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.shards import ShardOptions
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.images import camera_ranges, find_masks
 from sfm_lightglue.next_commands import command_of, next_command, next_round
 from sfm_lightglue.orient.stage import find_orientations
@@ -19,9 +28,21 @@ from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
 from sfm_lightglue.pairs.stage import expand_pairs
 from sfm_lightglue.pairs.union import sort_pairs
-from sfm_lightglue.pipeline import collection_of, extract, is_imported, last_learned, match, pairs, verify
+from sfm_lightglue.pipeline import (
+    collection_of,
+    database,
+    extract,
+    is_imported,
+    last_learned,
+    match,
+    pairs,
+    reconstruct_models,
+    refine,
+    verify,
+)
+from sfm_lightglue.reconstruction.models import describe_models
 from sfm_lightglue.run_context import Run
-from sfm_lightglue.summary import Summary
+from sfm_lightglue.summary import TIMES, Summary
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +160,42 @@ def _escalate_weak(run: Run) -> None:
 
 def _before_escalation(report: EscalationReport, before: Mapping[str, Any]) -> dict[str, Any]:
     """What the first kind of features left open: as it was recorded `before`, or else as the report says."""
-    return {key: before.get(key, getattr(report, key)) for key in ("weak", "num_parts")}
+    return {key: before.get(key, getattr(report, key)) for key in ("weak", "num_parts", "left_out")}
+
+
+def reconstruct(run: Run) -> None:
+    """Reconstructs the scene: database.db -> reconstruction/0 ... n.
+
+    With `matches.escalate`, photos that are left out get the other kinds of features for all their pairs, and the stages before
+    are repeated.
+    """
+    reconstruct_models(run)
+    while run.options.escalate and _escalate_left_out(run):
+        run = dataclasses.replace(run, repeats=True)
+        for stage in (extract, match, verify, refine, database, reconstruct_models):
+            stage(run)
+
+
+def _escalate_left_out(run: Run) -> bool:
+    """Chooses all pairs of photos that the mapper left out, and pairs between two models; returns whether any is new."""
+    folder = run.folder
+    if not all(map(result_exists, (folder.features, folder.pairs, folder.verification))):
+        return False
+    known, names, stages = read_escalation(folder.escalation), run.photos_with_features(), folder.read_summary()["stages"]
+    found = (
+        describe_models(folder.reconstruction, names).models if stages["reconstruct"]["models"] else []
+    )  # else an earlier run's
+    chosen, left_out = choose_left_out(names, folder.read_pairs(), known, [model.registered for model in found])
+    if len(chosen) == len(known):
+        return False
+    log_left_out(left_out, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
+    before = {key: value for key, value in stages.get("escalate", {}).items() if key not in TIMES}
+    with run.recorded("escalate", adds=True) as record:
+        write_escalation(folder.escalation, chosen)
+        photos = {name for pair in chosen for name in (pair.name0, pair.name1)}
+        all_left_out = sorted({*before.get("left_out", ()), *left_out})
+        record |= {**before, "num_pairs": len(chosen), "num_photos": len(photos), "left_out": all_left_out}
+    return True
 
 
 def _turns_by_pictures(run: Run) -> bool:

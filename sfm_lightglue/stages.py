@@ -121,7 +121,7 @@ STAGES = (
         ("database.db",),
         ("reconstruction",),
         "database.db -> reconstruction/0 ... n",
-        "sfm_lightglue.pipeline:reconstruct_models",
+        "sfm_lightglue.repeats:reconstruct",
         ("reconstruction", "dataset"),
     ),
     Stage(

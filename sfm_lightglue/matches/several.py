@@ -42,24 +42,34 @@ class SeveralMatchers:
 
 def join_matches(
     features: Path | str,
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | str],
     pairs: Sequence[Pair],
     output: Path | str,
     *,
     only: Mapping[str, Collection[Pair]] | None = None,
     if_settings_changed: str = "refuse",
 ) -> None:
-    """Writes the matches of all kinds of each pair to `output`. Other pairs in it are kept.
+    """Writes the matches of several kinds of features of each pair to one file. Other pairs in it are kept.
 
     Args:
-        features: The joined file of features.
-        files: File of matches of each kind, in the order of the kinds; it may be missing if `only` asks for no pair of it.
+        features: The file of `join_features`.
+        files: File of matches of each kind by the name of the kind, in the order of the kinds; it may be missing if `only` asks
+            for no pair of it. The matches were made from the features of the kind.
         pairs: The pairs; each must be in the files of its kinds, unless one of its photos has no features of the kind.
         output: The joined file.
         only: Kind -> the pairs of which it is wanted; all pairs of kinds that are not named.
         if_settings_changed: `refuse` or `recompute` a file that was not joined. A joined file is always brought up to date.
 
-    Raises: SettingsChanged if `output` was not joined, KeyError if a pair was not matched.
+    Raises:
+        SettingsChanged: If `output` was not joined.
+        KeyError: If a pair was not matched.
+
+    Example:
+        >>> pairs = select_pairs(list_images(photos), "sequential", overlap=2)
+        >>> nearest = create_matcher("nearest_neighbor", max_ratio=0.8)
+        >>> report = match_pairs(out / "sift.h5", pairs, out / "sift-matches.h5", nearest)
+        >>> files = {"sift": out / "sift-matches.h5", "superpoint": out / "matches.h5"}
+        >>> join_matches(out / "both.h5", files, pairs, out / "both-matches.h5")
     """
     wanted_of = {kind: set(some) for kind, some in (only or {}).items()}
     ordered = sorted_pairs(pairs)
