@@ -101,9 +101,9 @@ def try_other_ways(database: Path, output: Path, options: ReconstructionOptions,
             least = MIN_AGREEMENT if way.options.name == "global" else best.score + MIN_GAIN
             if found.score > least:
                 best, helped = found, way.how
-                _replace_models(folder, output)
+                replace_models(folder, output)
             elif interrupted and not model_folders(output):
-                _replace_models(folder, output)
+                replace_models(folder, output)
             if interrupted or best.rough_score >= ENOUGH:
                 break
     finally:
@@ -135,7 +135,8 @@ def _models_in(output: Path, database: Path, options: ReconstructionOptions, num
     return _Models(score, rough_score, min(models, key=rank_of).num_reg_images())
 
 
-def _replace_models(source: Path, output: Path) -> None:
+def replace_models(source: Path, output: Path) -> None:
+    """Moves the models in the folder `source` to `output`, in place of those that are there."""
     for folder in model_folders(output):
         shutil.rmtree(folder)
     for folder in model_folders(source):
