@@ -27,9 +27,10 @@ GALLERY = "gallery"
 def drawing_beside(run: Run) -> Iterator[None]:
     """Draws the pictures of matches during the block, which maps with one thread, if the run has drawn none before.
 
-    `draw_plots` takes them. The page's settings are composed meanwhile too.
+    `draw_plots` takes them. The page's settings are composed meanwhile too. With `matches.escalate` the block may change the
+    matches, so they are drawn after it.
     """
-    if "plots" in run.folder.read_summary()["stages"]:
+    if run.options.escalate or "plots" in run.folder.read_summary()["stages"]:
         yield
         return
     with ThreadPoolExecutor(1) as thread:
