@@ -25,6 +25,7 @@ from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.merge import merge_shards
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.report import gallery, run_data
 from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_options import resolve, resolve_all
 from sfm_lightglue.storage import (
@@ -32,10 +33,12 @@ from sfm_lightglue.storage import (
     PartOfFeatures,
     SettingsChanged,
     ShardStore,
+    comparable_scores,
     features_to_group,
     match_key,
     matches_to_group,
 )
+from sfm_lightglue.summary import Summary
 
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo" / "images"
 BOTH = (
@@ -242,6 +245,13 @@ def test_the_matches_of_a_pair_join_with_the_indices_of_the_joined_keypoints(kin
     assert one is not None and one.indices.tolist() == [[1, 2], [3, 4]]  # photo 2 has no features of kind b
 
 
+def test_keypoints_of_several_kinds_are_shown_by_their_rank_within_the_kind() -> None:
+    parts = PartOfFeatures("a", 0, 3, 1.0), PartOfFeatures("b", 3, 2, 1.0)
+    scores = np.array([90.0, 10.0, 50.0, 0.02, 0.01])
+    assert comparable_scores(scores, parts).tolist() == [1.0, 0.0, 0.5, 1.0, 0.0]
+    assert comparable_scores(scores, parts[:1]) is scores
+
+
 def test_the_error_limit_of_a_pair_is_that_of_the_kind_with_most_matches() -> None:
     kinds0 = PartOfFeatures("a", 0, 5, 2.0), PartOfFeatures("b", 5, 7, 1.5)
     kinds1 = PartOfFeatures("a", 0, 6, 3.0), PartOfFeatures("b", 6, 8, 1.25)
@@ -310,10 +320,10 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(
-    photos: Path, caplog: pytest.LogCaptureFixture
+    photos: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "masks").mkdir()
-    PILImage.new("L", (8, 6), 255).save(photos / "masks" / "02.png")
+    PILImage.new("L", (80, 60), 255).save(photos / "masks" / "02.png")
     run = run_of(photos, f"dataset.masks={photos / 'masks'}")
     for stage in ("extract", "pairs", "match", "verify"):
         check_inputs(run, stage)
@@ -326,6 +336,14 @@ def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(
         inliers = verified.geometry("00.jpg", "01.jpg").inlier_matches
         start = features.kinds("00.jpg")[1].start
     assert (inliers[:, 0] < start).sum() > 10 and (inliers[:, 0] >= start).sum() > 10
+    with run.folder.open_matches() as matches:
+        starts = [indices >= start for indices in (matches.find_matches("00.jpg", "01.jpg").indices[:, 0], inliers[:, 0])]
+    assert run_data.messages_of(Summary.read(run.folder))[0].startswith("sift: 200 keypoints in each of 3 photos, ")
+    drawn = list[str]()
+    monkeypatch.setattr(gallery, "draw_matches", lambda *given, note, **more: drawn.append(note))
+    gallery.draw_match_gallery(photos / "images", run.folder)
+    counts = [f"{(~starts[1]).sum()} of {(~starts[0]).sum()}", f"{starts[1].sum()} of {starts[0].sum()}"]
+    assert f"sift: {counts[0]}, superpoint: {counts[1]}" in drawn
     before = {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")}
     assert {"features.h5", "features-sift.h5", "features-superpoint.h5", "matches.h5", "matches-sift.h5"} < before.keys()
     for stage in ("extract", "match", "verify"):
