@@ -8,6 +8,7 @@ from pathlib import Path
 import pycolmap
 import pytest
 from rooms import MAPPING, Room, camera, make_room
+from test_cameras_of_rooms import moved_px
 
 from sfm_lightglue.reconstruction.lenses import cameras_of_lenses, find_lenses, map_with_other_lenses, verify_again
 
@@ -66,3 +67,14 @@ def test_a_camera_that_was_given_keeps_its_lens(tmp_path: Path) -> None:
     room = make_room(tmp_path / "room", [FISHEYE], 4, 600, seed=1)
     room.build(intrinsics="PINHOLE:820:820:800:600")
     assert find_lenses(database_of(room), dataclasses.replace(MAPPING)) == []
+
+
+def test_the_principal_point_of_a_fisheye_lens_is_found(tmp_path: Path) -> None:
+    lens = camera("OPENCV_FISHEYE", 637, 637, 812, 592, 0.02, -0.005, 0.001, 0)
+    room = make_room(tmp_path / "room", [lens], 10, 1000)
+    room.build()
+    report, model = room.reconstruct()
+    assert model.num_reg_images() == 10 and room.errors(model).max() < 0.02
+    assert model.camera(1).model.name == "OPENCV_FISHEYE" and moved_px(lens, model.camera(1)) < 1
+    assert model.camera(1).params[2:4] == pytest.approx([812, 592], abs=3)
+    assert any("camera 1 is OPENCV_FISHEYE" in note and "principal point +1" in note for note in report.cameras)
