@@ -67,9 +67,9 @@ GUIDED_MATCHING = {
                 num_layers=4,
                 min_distinct=10,
                 min_seeds=80,
-                min_agreeing=0.5,
-                min_mean_score=0.5,
-                min_share=0.55,
+                min_agreeing=0.65,
+                min_mean_score=0.6,
+                min_share=0.7,
                 keeps_seeds=True,
             ),
         )
