@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,11 @@ class ProcessCost:
     """Its standard output."""
 
 
-def run_process(command: Sequence[str]) -> ProcessCost:
+def run_process(command: Sequence[str], good: Collection[int] = (0,)) -> ProcessCost:
     """Runs a command and measures it. Memory is sampled every SAMPLING_SECONDS, so shorter peaks may be missed.
 
     Raises:
-        RuntimeError: The process failed. The message has the end of its standard error.
+        RuntimeError: The process ended with a status that is not among `good`. The message has the end of its standard error.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
@@ -107,7 +107,7 @@ def run_process(command: Sequence[str]) -> ProcessCost:
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
-        if process.returncode:
+        if process.returncode not in good:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{errors.read()[-2000:]}")
         peak = float(np.nanmax(peaks)) if not np.isnan(peaks).all() else float("nan")
         return ProcessCost(seconds, usage.ru_utime + usage.ru_stime, peak, output.read())

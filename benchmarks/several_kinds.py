@@ -29,6 +29,8 @@ MODES = {
 }
 """Name of a mode -> its overrides."""
 COST = "cost.json"
+NO_MODEL = 1
+"""Exit status of a run that finds no model."""
 Cost: TypeAlias = dict[str, float]
 """Seconds, CPU seconds and peak memory of a run, MB."""
 HEADER = (
@@ -73,8 +75,8 @@ def reconstruct(folder: Path, output: Path, overrides: Sequence[str]) -> None:
     command, settings = [sys.executable, "-m", "sfm_lightglue"], [f"dataset.images={folder / 'images'}", f"output={output}"]
     if (folder / "poses.txt").exists():
         settings += [f"dataset.poses={folder / 'poses.txt'}"]
-    cost = run_process([*command, "run", "+dataset=folder", *settings, *overrides])
-    if (folder / "poses.txt").exists():
+    cost = run_process([*command, "run", "+dataset=folder", *settings, *overrides], good=(0, NO_MODEL))
+    if (folder / "poses.txt").exists() and (output / "reconstruction").exists():
         run_process([*command, "evaluate", "+dataset=folder", *settings, *overrides])
     content = {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "peak_mb": cost.peak_mb}
     (output / COST).write_text(json.dumps(content))

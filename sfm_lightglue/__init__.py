@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from sfm_lightglue.database import DatabaseReport as DatabaseReport
     from sfm_lightglue.execution.executor import Executor as Executor
     from sfm_lightglue.features.extractor import Extractor as Extractor
+    from sfm_lightglue.features.several import join_features as join_features
     from sfm_lightglue.features.stage import ExtractionReport as ExtractionReport
     from sfm_lightglue.features.stage import extract_features as extract_features
     from sfm_lightglue.geometries.stage import VerificationReport as VerificationReport
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from sfm_lightglue.images import UnreadableImage as UnreadableImage
     from sfm_lightglue.images import list_images as list_images
     from sfm_lightglue.matches.matcher import Matcher as Matcher
+    from sfm_lightglue.matches.several import join_matches as join_matches
     from sfm_lightglue.matches.stage import MatchingReport as MatchingReport
     from sfm_lightglue.matches.stage import match_pairs as match_pairs
     from sfm_lightglue.pairs.collection import Collection as Collection
@@ -73,11 +75,13 @@ _MODULES = {
     "database": ("BuildReport", "DatabaseReport"),
     "execution.executor": ("Executor",),
     "features.extractor": ("Extractor",),
+    "features.several": ("join_features",),
     "features.stage": ("ExtractionReport", "extract_features"),
     "georeference": ("Georeference", "read_georeference"),
     "geometries.stage": ("VerificationReport",),
     "images": ("UnreadableImage", "list_images"),
     "matches.matcher": ("Matcher",),
+    "matches.several": ("join_matches",),
     "matches.stage": ("MatchingReport", "match_pairs"),
     "pairs.collection": ("Collection",),
     "pairs.pairing": ("PairSource",),

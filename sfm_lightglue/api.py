@@ -44,7 +44,7 @@ def create_extractor(name: str = "superpoint", *, device: str = "auto", **option
     Args:
         name: A file in configs/features without its ending: `superpoint`, `aliked`, `raco`, `disk`, `xfeat`, `sift`, or one of
             your own in the folder SFM_LIGHTGLUE_CONFIGS.
-        device: Where networks run: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if torch sees one.
+        device: Where networks run: `cpu`, `cuda`, `cuda:1`, `mps` (Apple); `auto` takes an NVIDIA GPU if torch sees one.
         options: Keys of the YAML file, such as `max_keypoints=4096`; the others have the values of the file.
 
     Returns:

@@ -43,7 +43,10 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {package: _version(package) for package in PACKAGES},
         "cores": num_cores(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "gpus": [
+            *(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())),
+            *(["Apple's (execution.device=mps)"] if torch.backends.mps.is_available() else []),
+        ],
         "kernels": _kernels(),
         "instructions": usable_instructions(),
         "offline": is_offline(),

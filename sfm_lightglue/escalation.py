@@ -1,9 +1,13 @@
-"""`matches.escalate`: the other kinds of features only for pairs that the first kind connects weakly, and `escalation.tsv`.
+"""`matches.escalate`: the other kinds of features only where the first kind is not enough, and `escalation.tsv`.
 
 The first kind, usually SIFT, is matched for all pairs. A verified pair with many inliers is strong. A photo with few strong
 partners is weak. Strong pairs divide the photos into parts. The other kinds are extracted and matched for pairs that are not
-strong and have a weak photo, or photos of two parts. A pair that was chosen once stays chosen, so that the same command gives the
-same files.
+strong and have a weak photo, or photos of two parts.
+
+Many inliers do not make a model: photos that move forward, or only turn, connect well and give no points. So the mapper has the
+last word: if it leaves photos out, all their pairs get the other kinds too, and so do the pairs between two models.
+
+A pair that was chosen once stays chosen, so that the same command gives the same files.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +48,8 @@ class EscalationReport:
     """Name of each weak photo -> number of its strong partners, before the other kinds."""
     num_parts: int
     """Parts of the graph of photos and strong pairs, before the other kinds."""
+    left_out: Sequence[str] = ()
+    """Photos that no model had, or not the largest one, before all their pairs got the other kinds."""
 
 
 def choose_pairs(graph: VerifiedGraph, pairs: Iterable[Pair], known: Iterable[Pair]) -> tuple[list[Pair], EscalationReport]:
@@ -74,6 +80,47 @@ def choose_pairs(graph: VerifiedGraph, pairs: Iterable[Pair], known: Iterable[Pa
             chosen[pair] = Pair(pair.name0, pair.name1, "; ".join(reasons))
     photos = {name for pair in chosen for name in (pair.name0, pair.name1)}
     return sorted(chosen.values()), EscalationReport(len(chosen), len(photos), weak, len({*part.values()}))
+
+
+def choose_left_out(
+    names: Sequence[str], pairs: Iterable[Pair], known: Iterable[Pair], models: Sequence[Collection[str]]
+) -> tuple[list[Pair], list[str]]:
+    """The pairs that get the other kinds after the mapper: those known before and new ones, sorted.
+
+    And the photos of the new ones that are not in the largest model.
+
+    Args:
+        names: The photos that have features.
+        pairs: All selected pairs.
+        known: Pairs that were chosen before.
+        models: The photos of each model, the largest first.
+    """
+    number = {name: i for i, model in reversed([*enumerate(models)]) for name in model}  # of two, that of the larger model
+    chosen = {pair: pair for pair in known}
+    left_out = set[str]()
+    for pair in sorted({*pairs} - chosen.keys()):
+        missing = [name for name in (pair.name0, pair.name1) if name in {*names} - number.keys()]
+        if missing:
+            reason = "; ".join(f"{name} is in no model" for name in missing)
+        elif number.get(pair.name0) != number.get(pair.name1):
+            reason = "its photos are in two models"
+        else:
+            continue
+        chosen[pair] = Pair(pair.name0, pair.name1, reason)
+        left_out |= {name for name in (pair.name0, pair.name1) if number.get(name) != 0}
+    return sorted(chosen.values()), sorted(left_out)
+
+
+def log_left_out(left_out: Sequence[str], kinds: Sequence[str], num_new: int) -> None:
+    """Says what the mapper left out, and what is tried."""
+    photos = count_of(len(left_out), "photo is", "photos are")
+    logger.info(
+        "escalate: %s not in the largest model (%s): %s for %s of them",
+        photos,
+        shortened(left_out),
+        " and ".join(kinds),
+        count_of(num_new, "more pair"),
+    )
 
 
 def log_choice(report: EscalationReport, kinds: Sequence[str], num_new: int) -> None:

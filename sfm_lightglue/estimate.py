@@ -33,8 +33,8 @@ from sfm_lightglue.storage import H5Reader, pairs_in_segments
 
 logger = logging.getLogger(__name__)
 
-MIN_PAIRS = 20
-"""With fewer pairs to match nothing is measured: they take as long as the sample."""
+MIN_PAIRS = 100
+"""With fewer pairs to match nothing is measured: the progress bar soon says the same."""
 MAX_SAMPLED = 16
 SHARE_SAMPLED = 1 / 20
 """At most this share of the pairs is measured, and at most `MAX_SAMPLED`."""

@@ -6,6 +6,7 @@ lists them in order; the functions here connect them with the options of a run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -25,12 +26,12 @@ from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.files import result_exists
 from sfm_lightglue.geometries.stage import verify_pairs
-from sfm_lightglue.images import warn_of_spaces
+from sfm_lightglue.images import MaskFiles, warn_of_spaces
 from sfm_lightglue.kinds import joined_extraction, joined_matching
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.matches.stage import match_pairs
-from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
+from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.orient.decisions import read_decisions, turned_orientations
 from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.budget import expected_pairs
@@ -42,19 +43,16 @@ from sfm_lightglue.pairs.view_graph import graph_parts
 from sfm_lightglue.photo_names import PhotoList, PhotoNames
 from sfm_lightglue.pose_priors import find_pose_priors
 from sfm_lightglue.poses import read_poses
+from sfm_lightglue.presentation import drawing_beside, write_report, write_tables_of
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.refinement import NO_REFINEMENT, refine_keypoints
-from sfm_lightglue.report.freshness import state_of
-from sfm_lightglue.report.gallery import draw_match_gallery, drawn_pictures
-from sfm_lightglue.report.page import build_report, is_up_to_date
-from sfm_lightglue.report.scene import draw_reconstruction
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
 from sfm_lightglue.stages import STAGES, find_stage
 from sfm_lightglue.summary import Summary, facts_of
-from sfm_lightglue.tables import Tables, tables_are_current, write_tables
+from sfm_lightglue.tables import tables_are_current
 
 logger = logging.getLogger(__name__)
 
@@ -73,28 +71,16 @@ def run_all(run: Run) -> Summary:
         _log_plan(run)
         try:
             for stage in STAGES:
-                stage.load()(run)
+                with drawing_beside(run) if stage.name == "reconstruct" else contextlib.nullcontext():
+                    stage.load()(run)
                 forget(run.folder.shards, stage.name)
         except Exception:
-            write_report(run.folder, _write_tables(run.folder))
+            write_report(run.folder, write_tables_of(run.folder))
             raise
-        write_report(run.folder, _write_tables(run.folder))
+        write_report(run.folder, write_tables_of(run.folder))
         summary = Summary.read(run.folder)
     logger.debug("%s", summary)  # for the log file; the command line prints it
     return summary
-
-
-def write_report(folder: RunFolder, tables: Tables | None = None) -> None:
-    """Writes `report.html` unless it is up to date. `tables` spares reading the files.
-
-    A fault in it is logged as a warning: it must not fail a run.
-    """
-    try:
-        if not is_up_to_date(folder):
-            build_report(folder, tables)
-    except Exception as error:
-        logger.warning("%s was not written: %s", folder.report, message_of(error) or repr(error))
-        logger.debug("the reason is", exc_info=True)
 
 
 def run_stage(run: Run, name: str) -> None:
@@ -109,7 +95,7 @@ def run_stage(run: Run, name: str) -> None:
             logger.info("expand adds no pairs: pairs.rounds=2 is a second round")
         find_stage(name).load()(run)
         if facts_of(run.folder.read_summary()) != before or not tables_are_current(run.folder):  # a million pairs take a minute
-            _write_tables(run.folder)
+            write_tables_of(run.folder)
         forget(run.folder.shards, name)  # last: a killed `merge` can be repeated
 
 
@@ -133,9 +119,10 @@ def extract(run: Run) -> None:
     with run.recorded("extract") as record:
         listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), _escalated(run)
         names_of = {part.kind: _photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
+        masks = run.find_masks(listed.names)
         for part in _parts(run, "extract"):
             if names := names_of[part.kind]:
-                records[part.kind] = _extract_kind(part, names)
+                records[part.kind] = _extract_kind(part, names, masks)
         if run.kinds and run.shard("extract") is None:
             files = {part.kind: part.folder.features for part in run.kinds}
             changed = run.execution.if_settings_changed
@@ -144,7 +131,7 @@ def extract(run: Run) -> None:
         record["skipped"] |= _missing_photos(listed, run.options.dataset.list)
 
 
-def _extract_kind(run: Run, names: Sequence[str]) -> dict[str, Any]:
+def _extract_kind(run: Run, names: Sequence[str], masks: MaskFiles | None) -> dict[str, Any]:
     """Detects and describes the keypoints of one kind, and returns the record about it."""
     extractor, executor = run.extractor(), run.executor()
     check_folders(executor, [run.images])
@@ -153,7 +140,7 @@ def _extract_kind(run: Run, names: Sequence[str]) -> dict[str, Any]:
         run.folder.features,
         extractor,
         names=names,
-        masks=run.options.dataset.masks,
+        masks=masks,
         orientation=_chosen_orientations(run),
         executor=executor,
         if_settings_changed=run.execution.if_settings_changed,
@@ -295,26 +282,6 @@ def reconstruct_models(run: Run) -> None:
             record["alignment"] = describe_alignments(run.folder.reconstruction, run.folder.database, options)
 
 
-def draw_plots(run: Run) -> None:
-    """Draws a few pairs with their matches, and the largest model: all files before it -> plots.
-
-    Pictures that still show what is in the folder stay.
-    """
-    state = state_of(run.folder)
-    drawn = drawn_pictures(run.folder, state)
-    with run.recorded("plots") as record:
-        record["drawn_from"] = state
-        if drawn is not None:
-            record["files"] = drawn
-            return
-        record["files"] = draw_match_gallery(run.images, run.folder)
-        if (largest := run.folder.largest_model()) is not None:
-            with run.folder.open_features() as reader:
-                orientations = {name: reader.orientation(name) for name in reader.names()}
-            draw_reconstruction(largest, run.folder.plots / "reconstruction.png", orientations)
-            record["files"].append("plots/reconstruction.png")
-
-
 # --- details -------------------------------------------------------------------------------------------------------------
 
 
@@ -329,18 +296,6 @@ def _log_plan(run: Run) -> None:
     for part in run.kinds[: 1 if options.escalate else None] or [run]:
         if expected >= MANY_PAIRS and not result_exists(part.folder.features) and not is_imported(part):
             log_run(run.images, names, expected, part.extractor(), part.matcher(), run.execution)
-
-
-def _write_tables(folder: RunFolder) -> Tables | None:
-    """Writes `photos.tsv` and `pairs.tsv`, and returns them.
-
-    A damaged file of another stage does not end a stage that has done its work: the result is None.
-    """
-    try:
-        return write_tables(folder)
-    except MISTAKES as error:
-        logger.warning("photos.tsv and pairs.tsv are not up to date: %s", message_of(error))
-        return None
 
 
 def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:
@@ -376,11 +331,10 @@ def _photos_of(kind: str, names: Sequence[str], chosen: Mapping[str, set[Pair]])
 def collection_of(run: Run) -> Collection:
     """The photos that have features, with everything a pair source may ask about them.
 
-    Of several kinds of features, similar photos are found with the last one that all photos have.
+    Of several kinds of features, similar photos are found with the last learned one that all photos have.
     """
-    dataset, part = run.options.dataset, run
-    if run.kinds:
-        part = run.kinds[0 if run.options.escalate else -1]
+    dataset, kinds = run.options.dataset, run.kinds
+    part = last_learned(kinds[:1] if run.options.escalate else kinds) if kinds else run
     return Collection(
         part.photos_with_features(),
         images=run.images,
@@ -391,6 +345,15 @@ def collection_of(run: Run) -> Collection:
         run=run.folder,
         make_executor=functools.partial(run.executor_reading, "cpu"),
     )
+
+
+def last_learned(kinds: Sequence[Run]) -> Run:
+    """The last of several kinds of features that is learned, such as SuperPoint; if there is none, the last one.
+
+    SIFT cannot tell how a photo is turned, and no codebook of the package describes photos by it.
+    """
+    learned = [part for part in kinds if not getattr(part.options.features.plugin, "ignores_turns", False)]
+    return (learned or [*kinds])[-1]
 
 
 def _chosen_orientations(run: Run) -> str | dict[str, int]:

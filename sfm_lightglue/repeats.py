@@ -1,16 +1,25 @@
-"""The stages that look at the verified pairs and, where it helps, repeat the stages before: `orient`, `expand`, `escalate`."""
+"""Stages that look at the results and, where it helps, repeat others: `orient`, `expand`, `escalate`, `reconstruct`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sfm_lightglue.escalation import EscalationReport, choose_pairs, log_choice, read_escalation, write_escalation
+from sfm_lightglue.escalation import (
+    EscalationReport,
+    choose_left_out,
+    choose_pairs,
+    log_choice,
+    log_left_out,
+    read_escalation,
+    write_escalation,
+)
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.shards import ShardOptions
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.images import camera_ranges, find_masks
 from sfm_lightglue.next_commands import command_of, next_command, next_round
 from sfm_lightglue.orient.stage import find_orientations
@@ -19,9 +28,21 @@ from sfm_lightglue.pair_files import replace_pairs
 from sfm_lightglue.pairs.second_round import RoundReport, VerifiedGraph, round_of
 from sfm_lightglue.pairs.stage import expand_pairs
 from sfm_lightglue.pairs.union import sort_pairs
-from sfm_lightglue.pipeline import collection_of, extract, is_imported, match, pairs, verify
+from sfm_lightglue.pipeline import (
+    collection_of,
+    database,
+    extract,
+    is_imported,
+    last_learned,
+    match,
+    pairs,
+    reconstruct_models,
+    refine,
+    verify,
+)
+from sfm_lightglue.reconstruction.models import describe_models
 from sfm_lightglue.run_context import Run
-from sfm_lightglue.summary import Summary
+from sfm_lightglue.summary import TIMES, Summary
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +51,19 @@ def orient(run: Run) -> None:
     """Turns photos that verify with few others, if the pictures say so: verification.h5 -> orientations.tsv.
 
     Then it repeats the stages before for the turned photos, as long as more photos can be turned. It does nothing unless
-    `features.orientation` is `auto`.
+    `features.orientation` is `auto`. With `matches.escalate`, the stage `escalate` does it, for the photos that it concerns.
     """
+    if not run.options.escalate:
+        _turn(run)
+
+
+def _turn(run: Run, among: Collection[str] | None = None) -> bool:
+    """Turns photos by what the pictures show, only those `among` some if given; returns whether one is turned now."""
     whole = None
     while _turns_by_pictures(run):
-        with run.recorded("orient") as record:
+        with run.recorded("orient", adds=whole is not None) as record:
             open_trials = functools.partial(_open_trials, run)
-            report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials)
+            report = find_orientations(run.folder, run.images, run.photos_with_features(), open_trials, among)
             whole = report.after(whole)
             record |= whole.to_json()
         if not report.changed:
@@ -44,6 +71,7 @@ def orient(run: Run) -> None:
         run = dataclasses.replace(run, repeats=True)
         for stage in (extract, pairs, match, verify):
             stage(run)
+    return whole is not None and bool(whole.changed)
 
 
 def expand(run: Run) -> None:
@@ -95,12 +123,22 @@ def _add_round(run: Run, number: int, before: Sequence[Mapping[str, Any]]) -> Ro
 def escalate(run: Run) -> None:
     """Matches the other kinds of features where the first one connects photos weakly: verification.h5 -> escalation.tsv.
 
-    It repeats the stages before for these photos and pairs, until nothing new is weak. It does nothing unless
-    `matches.escalate` is true.
+    It repeats the stages before for these photos and pairs, until nothing new is weak, and turns those of the photos that still
+    verify with few others, as `orient` does. It does nothing unless `matches.escalate` is true.
     """
     if not run.options.escalate:
         with run.recorded("escalate"):
             return
+    while True:
+        _escalate_weak(run)
+        photos = {name for pair in read_escalation(run.folder.escalation) for name in (pair.name0, pair.name1)}
+        if not photos or not _turn(run, photos):
+            return
+        run = dataclasses.replace(run, repeats=True)
+
+
+def _escalate_weak(run: Run) -> None:
+    """Matches the other kinds of features for what is weak, until nothing new is."""
     first: EscalationReport | None = None
     before = run.folder.read_summary()["stages"].get("escalate", {})
     while True:
@@ -122,7 +160,42 @@ def escalate(run: Run) -> None:
 
 def _before_escalation(report: EscalationReport, before: Mapping[str, Any]) -> dict[str, Any]:
     """What the first kind of features left open: as it was recorded `before`, or else as the report says."""
-    return {key: before.get(key, getattr(report, key)) for key in ("weak", "num_parts")}
+    return {key: before.get(key, getattr(report, key)) for key in ("weak", "num_parts", "left_out")}
+
+
+def reconstruct(run: Run) -> None:
+    """Reconstructs the scene: database.db -> reconstruction/0 ... n.
+
+    With `matches.escalate`, photos that are left out get the other kinds of features for all their pairs, and the stages before
+    are repeated.
+    """
+    reconstruct_models(run)
+    while run.options.escalate and _escalate_left_out(run):
+        run = dataclasses.replace(run, repeats=True)
+        for stage in (extract, match, verify, refine, database, reconstruct_models):
+            stage(run)
+
+
+def _escalate_left_out(run: Run) -> bool:
+    """Chooses all pairs of photos that the mapper left out, and pairs between two models; returns whether any is new."""
+    folder = run.folder
+    if not all(map(result_exists, (folder.features, folder.pairs, folder.verification))):
+        return False
+    known, names, stages = read_escalation(folder.escalation), run.photos_with_features(), folder.read_summary()["stages"]
+    found = (
+        describe_models(folder.reconstruction, names).models if stages["reconstruct"]["models"] else []
+    )  # else an earlier run's
+    chosen, left_out = choose_left_out(names, folder.read_pairs(), known, [model.registered for model in found])
+    if len(chosen) == len(known):
+        return False
+    log_left_out(left_out, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
+    before = {key: value for key, value in stages.get("escalate", {}).items() if key not in TIMES}
+    with run.recorded("escalate", adds=True) as record:
+        write_escalation(folder.escalation, chosen)
+        photos = {name for pair in chosen for name in (pair.name0, pair.name1)}
+        all_left_out = sorted({*before.get("left_out", ()), *left_out})
+        record |= {**before, "num_pairs": len(chosen), "num_photos": len(photos), "left_out": all_left_out}
+    return True
 
 
 def _turns_by_pictures(run: Run) -> bool:
@@ -146,9 +219,9 @@ def _matches_turned(run: Run) -> bool:
 def _open_trials(run: Run, orientations: Mapping[str, int]) -> Trials:
     """Trials of the photos, which have these orientations now, with the extractor and the matcher of the run.
 
-    Of several kinds, they are those of the last one: SIFT, which matches turned photos, could not tell their turns.
+    Of several kinds, they are those of the last learned one: SIFT, which matches turned photos, could not tell their turns.
     """
-    run = run.kinds[-1] if run.kinds else run
+    run = last_learned(run.kinds) if run.kinds else run
     features = dataclasses.replace(run.options.features, options=small_options(run.options.features.options))
     masks = {} if run.options.dataset.masks is None else find_masks(run.options.dataset.masks, run.list_photos()).files
     ranges = camera_ranges(run.images, [*orientations], num_cores())

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
 from sfm_lightglue.execution.shards import DIVIDED, Shard, ShardOptions, check_merged, read_shard
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.images import list_images
+from sfm_lightglue.images import MaskFiles, check_masks, find_masks, list_images
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.mistakes import raise_together
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
@@ -38,6 +39,8 @@ class Run:
     """True if stages run again, for turned photos or more pairs: their times are added to those before."""
     kind: str = ""
     """The name of the kind if this is a part of a run with several kinds of features; empty for the run itself."""
+    ahead: dict[str, Future[Any]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """What a thread makes for a later stage, by name."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
@@ -85,6 +88,19 @@ class Run:
         if self.options.dataset.list is None:
             return PhotoList(names, {})
         return read_photo_list(self.options.dataset.list, PhotoNames(names, self.images))
+
+    def find_masks(self, names: Sequence[str]) -> MaskFiles | None:
+        """The masks of the photos, checked; None without `dataset.masks`. The log says how many there are, once in a run.
+
+        Raises: as `images.check_masks`.
+        """
+        if self.options.dataset.masks is None:
+            return None
+        found = find_masks(self.options.dataset.masks, names, self.images)
+        check_masks(self.images, names, found)
+        if not self.repeats:
+            found.log()
+        return found
 
     def photos_with_features(self) -> list[str]:
         """Sorted names of the photos that have features and are still in the photo folder."""

@@ -92,6 +92,7 @@ def _escalate(record: Record) -> list[str]:
     return [
         f"{count_of(record['num_pairs'], 'pair')} of {count_of(record['num_photos'], 'photo')} have all kinds of features",
         weak,
+        *([f"{count_of(len(record['left_out']), 'photo')} left out by the first model"] if record.get("left_out") else []),
     ]
 
 

@@ -121,7 +121,7 @@ STAGES = (
         ("database.db",),
         ("reconstruction",),
         "database.db -> reconstruction/0 ... n",
-        "sfm_lightglue.pipeline:reconstruct_models",
+        "sfm_lightglue.repeats:reconstruct",
         ("reconstruction", "dataset"),
     ),
     Stage(
@@ -129,7 +129,7 @@ STAGES = (
         ("features.h5", "pairs.txt", "matches.h5", "verification.h5", "reconstruction"),
         ("plots",),
         "pictures of matches and of the model -> plots",
-        "sfm_lightglue.pipeline:draw_plots",
+        "sfm_lightglue.presentation:draw_plots",
     ),
 )
 """In the order in which a run does them."""

@@ -122,21 +122,15 @@ def estimate_focal_lengths(
         ids = {
             name: number for number, name in enumerate(sorted({name for pair in used for name in (pair.name0, pair.name1)}), 1)
         }
-        starts = _starting_values({name: cameras.cameras[name] for name in ids}, unsure, used, reader)
         path = Path(folder) / "view_graph.db"
         with pycolmap.Database.open(path) as database, pycolmap.DatabaseTransaction(database):
+            fundamentals = _write_geometries(database, ids, used, reader)
+            starts = _starting_values({name: cameras.cameras[name] for name in ids}, unsure, fundamentals)
             for name, number in ids.items():
                 camera = starts[name].to_colmap()
                 camera.camera_id = number
                 database.write_camera(camera, use_camera_id=True)
                 database.write_image(pycolmap.Image(name=name, camera_id=number, image_id=number), use_image_id=True)
-            for pair in used:
-                geometry, record = reader.geometry(pair.name0, pair.name1), pycolmap.TwoViewGeometry()
-                record.config = pycolmap.TwoViewGeometryConfiguration.__members__[geometry.configuration]
-                record.inlier_matches = np.ascontiguousarray(geometry.inlier_matches, np.uint32)
-                if geometry.F is not None:
-                    record.F = geometry.F
-                database.write_two_view_geometry(ids[pair.name0], ids[pair.name1], record)
         options = pycolmap.ViewGraphCalibrationOptions()
         options.random_seed, options.reestimate_relative_pose, options.cross_validate_prior_focal_lengths = 0, False, False
         if not ids or not pycolmap.calibrate_view_graph(path, options):
@@ -155,24 +149,39 @@ def estimate_focal_lengths(
     }
 
 
+def _write_geometries(
+    database: pycolmap.Database, ids: Mapping[str, int], pairs: Iterable[Pair], reader: H5Reader
+) -> dict[Pair, tuple[np.ndarray, int]]:
+    """Writes the geometries of pairs. Returns the fundamental matrices of those without intrinsics, and their inliers' number."""
+    fundamentals = {}
+    for pair in pairs:
+        geometry, record = reader.geometry(pair.name0, pair.name1), pycolmap.TwoViewGeometry()
+        record.config = pycolmap.TwoViewGeometryConfiguration.__members__[geometry.configuration]
+        record.inlier_matches = np.ascontiguousarray(geometry.inlier_matches, np.uint32)
+        if geometry.F is not None:
+            record.F = geometry.F
+            if geometry.configuration == "UNCALIBRATED":
+                fundamentals[pair] = geometry.F, len(geometry.inlier_matches)
+        database.write_two_view_geometry(ids[pair.name0], ids[pair.name1], record)
+    return fundamentals
+
+
 def _starting_values(
-    cameras: Mapping[str, Camera], unsure: Iterable[str], pairs: Iterable[Pair], reader: H5Reader
+    cameras: Mapping[str, Camera], unsure: Iterable[str], fundamentals: Mapping[Pair, tuple[np.ndarray, int]]
 ) -> dict[str, Camera]:
     """The cameras with rough focal lengths, still guesses, for photos in `unsure`, see `focal_search`."""
     names, unsure = list(cameras), set(unsure)
     numbers = {name: number for number, name in enumerate(names)}
-    fundamentals, photos, num_inliers = [], [], []
-    for pair in pairs:
-        found = reader.geometry(pair.name0, pair.name1)
-        is_flat = all(cameras[name].to_colmap().is_perspective() for name in (pair.name0, pair.name1))
-        if found.F is not None and found.configuration == "UNCALIBRATED" and is_flat:
-            fundamentals.append(found.F)
+    matrices, photos, num_inliers = [], [], []
+    for pair, (matrix, count) in fundamentals.items():
+        if all(cameras[name].to_colmap().is_perspective() for name in (pair.name0, pair.name1)):
+            matrices.append(matrix)
             photos.append((numbers[pair.name0], numbers[pair.name1]))
-            num_inliers.append(len(found.inlier_matches))
+            num_inliers.append(count)
     units = np.array([_unit(cameras[name], name in unsure) for name in names]).reshape(-1, 3, 3)
     is_known = np.array([name not in unsure for name in names], bool)
-    matrices, of_photos = np.array(fundamentals).reshape(-1, 3, 3), np.array(photos, int).reshape(-1, 2)
-    factors = search_focal_lengths(matrices, of_photos, np.array(num_inliers), units, is_known)
+    both = np.array(matrices).reshape(-1, 3, 3), np.array(photos, int).reshape(-1, 2)
+    factors = search_focal_lengths(*both, np.array(num_inliers), units, is_known)
     return {
         name: dataclasses.replace(_with_focal_length(camera, factor), has_prior_focal_length=False) if name in unsure else camera
         for (name, camera), factor in zip(cameras.items(), factors.tolist(), strict=True)

@@ -150,6 +150,14 @@ def test_all_mistakes_are_told_together(folder: Path, capsys: pytest.CaptureFixt
     assert {path.name for path in folder.iterdir()} == {"photos"}
 
 
+def test_a_file_that_is_no_file_of_ours_is_one_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "features.h5").write_text("no HDF5")
+    assert cli.main(["run", "photos", "out", *SIFT]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: out/features.h5 was not written by sfm_lightglue") and message.count("\n") == 1
+
+
 def test_a_mistake_in_one_job_stops_a_sweep_before_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "photos", "out", *SIFT, "geometries.max_error_px=1,0", "-m"]) == 1
     assert capsys.readouterr().err == "error: geometries.max_error_px must be more than 0, found 0.0\n"

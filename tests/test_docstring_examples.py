@@ -14,7 +14,7 @@ import sfm_lightglue
 
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo" / "images"
 FLOW = ("list_images", "load_image", "select_pairs", "create_extractor", "create_matcher", "match_images", "extract_features")
-FLOW += ("match_pairs", "build_database", "reconstruct", "run", "read_georeference")
+FLOW += ("match_pairs", "join_features", "join_matches", "build_database", "reconstruct", "run", "read_georeference")
 FLOW += ("plot_matches", "plot_keypoints", "plot_pairs", "plot_reconstruction")
 """Functions in the order in which their examples use each other's files."""
 

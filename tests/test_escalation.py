@@ -12,6 +12,8 @@ import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue import escalation, pipeline
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.escalation import choose_pairs, read_escalation, write_escalation
+from sfm_lightglue.geometries import stage as verification
+from sfm_lightglue.geometries.verification import verify_matches
 from sfm_lightglue.pairs.second_round import VerifiedGraph
 from sfm_lightglue.products import Pair
 from sfm_lightglue.run_context import Run
@@ -63,6 +65,19 @@ def test_pairs_once_chosen_stay_chosen() -> None:
     assert [(pair, pair.reason) for pair in chosen] == [(Pair("a", "b"), "before")] and report.num_pairs == 1
 
 
+def test_the_mapper_has_the_last_word() -> None:
+    known = [Pair("a", "h", "before")]
+    chosen, left_out = escalation.choose_left_out("abcdefgh", ALL, known, ["abcd", "cef"])
+    assert left_out == [*"efgh"] and Pair("a", "h") in chosen
+    assert next(pair.reason for pair in chosen if pair == known[0]) == "before"
+    inside = {Pair(*key) for key in ("ab", "ac", "ad", "bc", "bd", "cd", "ef")}
+    assert {*ALL} - {*chosen} == inside, "pairs within a model; of two models, a photo counts for the larger one"
+    reasons = {pair: pair.reason for pair in chosen}
+    assert reasons[Pair("c", "e")] == "its photos are in two models"
+    assert reasons[Pair("g", "h")] == "g is in no model; h is in no model"
+    assert escalation.choose_left_out("abcdefgh", ALL, ALL, []) == (ALL, [])
+
+
 def test_the_table_round_trips_with_any_name(tmp_path: Path) -> None:
     pairs = [Pair("a b", "c", "why; not"), Pair('"q"', "t\tt", "\n")]
     write_escalation(tmp_path / "escalation.tsv", pairs)
@@ -102,7 +117,10 @@ def test_a_run_escalates_only_what_is_weak_and_repeats_with_the_same_bytes(
         inliers = dict(zip(pairs, reader.num_inliers_of(pairs).tolist(), strict=True))
     weakest = min(inliers, key=lambda pair: (inliers[pair], pair))
     monkeypatch.setattr(escalation, "STRONG_INLIERS", sorted(inliers.values())[1])
+    verified = list[str]()
+    monkeypatch.setattr(verification, "verify_matches", lambda *given: verified.append(given[2].name) or verify_matches(*given))
     pipeline.run_stage(run, "escalate")
+    assert verified == [weakest.name0]  # its photos have other pairs, which keep their geometry
     assert read_escalation(run.folder.escalation) == [weakest]
     with H5Reader(tmp_path / "out" / "features-superpoint.h5") as reader:
         assert reader.names() == [weakest.name0, weakest.name1]
@@ -120,3 +138,36 @@ def test_a_run_escalates_only_what_is_weak_and_repeats_with_the_same_bytes(
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.h5")} == before
     repeated = run.folder.read_summary()["stages"]["escalate"]
     assert all(repeated[key] == record[key] for key in ("num_pairs", "num_photos", "weak", "num_parts"))
+
+
+def test_photos_that_the_mapper_leaves_out_get_all_kinds_and_are_mapped_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [
+        *("+dataset=folder", f"dataset.images={tmp_path / 'images'}", f"output={tmp_path / 'out'}", "pairs=exhaustive"),
+        *("features=[sift,superpoint]", "matches=nearest_neighbor", "matches.escalate=true", "reconstruction=incremental"),
+        *("features.sift.resize_max=320", "features.sift.max_keypoints=200", "refinement=none"),
+        *("features.superpoint.resize_max=320", "features.superpoint.max_keypoints=200", "features.superpoint.enlarge_max=1"),
+    ]
+    (tmp_path / "images").mkdir()
+    for name in ("00.jpg", "01.jpg", "02.jpg"):
+        shutil.copy(DEMO / name, tmp_path / "images")
+    monkeypatch.setattr(escalation, "STRONG_INLIERS", 1)
+    run = Run.create(compose_config(given))
+    for name in ("extract", "pairs", "match", "verify", "escalate", "database", "reconstruct"):
+        pipeline.run_stage(run, name)
+    assert read_escalation(run.folder.escalation) == []  # all photos are in the model
+    with run.folder.open_verification() as reader:
+        most = int(reader.num_inliers_of(run.folder.read_pairs()).max())
+    run = Run.create(compose_config([*given, f"reconstruction.min_num_matches={most + 1}"]))  # SIFT alone gives no model
+    pipeline.run_stage(run, "reconstruct")
+    chosen = read_escalation(run.folder.escalation)
+    assert chosen == run.folder.read_pairs() and chosen[0].reason == "00.jpg is in no model; 01.jpg is in no model"
+    stages = run.folder.read_summary()["stages"]
+    assert stages["escalate"]["left_out"] == ["00.jpg", "01.jpg", "02.jpg"] and stages["escalate"]["num_pairs"] == 3
+    assert stages["reconstruct"]["models"]
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if path.suffix in (".h5", ".tsv", ".bin")}
+    for name in ("extract", "match", "verify", "escalate", "database", "reconstruct"):
+        pipeline.run_stage(run, name)
+    assert {path: path.read_bytes() for path in before} == before
+    assert run.folder.read_summary()["stages"]["escalate"]["left_out"] == ["00.jpg", "01.jpg", "02.jpg"]

@@ -71,6 +71,11 @@ def execution(num_workers: int) -> ExecutionOptions:
     return options
 
 
+@pytest.fixture(autouse=True)
+def _few_pairs_are_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm_lightglue.estimate.MIN_PAIRS", 20)
+
+
 def test_the_time_of_all_pairs_follows_from_a_few(features: Path, tmp_path: Path) -> None:
     estimate = estimate_matching(features, tmp_path / "matches.h5", PAIRS, SlowMatcher(0.05), execution(2))
     assert estimate is not None

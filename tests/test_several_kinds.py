@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
 from sfm_lightglue import pipeline
@@ -24,6 +25,7 @@ from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.merge import merge_shards
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.report import gallery, run_data
 from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_options import resolve, resolve_all
 from sfm_lightglue.storage import (
@@ -31,10 +33,12 @@ from sfm_lightglue.storage import (
     PartOfFeatures,
     SettingsChanged,
     ShardStore,
+    comparable_scores,
     features_to_group,
     match_key,
     matches_to_group,
 )
+from sfm_lightglue.summary import Summary
 
 DEMO = Path(__file__).resolve().parents[1] / "datasets" / "demo" / "images"
 BOTH = (
@@ -241,6 +245,13 @@ def test_the_matches_of_a_pair_join_with_the_indices_of_the_joined_keypoints(kin
     assert one is not None and one.indices.tolist() == [[1, 2], [3, 4]]  # photo 2 has no features of kind b
 
 
+def test_keypoints_of_several_kinds_are_shown_by_their_rank_within_the_kind() -> None:
+    parts = PartOfFeatures("a", 0, 3, 1.0), PartOfFeatures("b", 3, 2, 1.0)
+    scores = np.array([90.0, 10.0, 50.0, 0.02, 0.01])
+    assert comparable_scores(scores, parts).tolist() == [1.0, 0.0, 0.5, 1.0, 0.0]
+    assert comparable_scores(scores, parts[:1]) is scores
+
+
 def test_the_error_limit_of_a_pair_is_that_of_the_kind_with_most_matches() -> None:
     kinds0 = PartOfFeatures("a", 0, 5, 2.0), PartOfFeatures("b", 5, 7, 1.5)
     kinds1 = PartOfFeatures("a", 0, 6, 3.0), PartOfFeatures("b", 6, 8, 1.25)
@@ -308,11 +319,16 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(photos: Path) -> None:
-    run = run_of(photos)
+def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(
+    photos: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "masks").mkdir()
+    PILImage.new("L", (80, 60), 255).save(photos / "masks" / "02.png")
+    run = run_of(photos, f"dataset.masks={photos / 'masks'}")
     for stage in ("extract", "pairs", "match", "verify"):
         check_inputs(run, stage)
         pipeline.run_stage(run, stage)
+    assert sum("2 of 3 photos have no mask" in message for message in caplog.messages) == 1
     content = run.folder.read_summary()["stages"]
     assert content["extract"]["kinds"]["sift"]["mean_keypoints"] > 100
     assert content["extract"]["mean_keypoints"] > content["extract"]["kinds"]["sift"]["mean_keypoints"] + 100
@@ -320,11 +336,25 @@ def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(phot
         inliers = verified.geometry("00.jpg", "01.jpg").inlier_matches
         start = features.kinds("00.jpg")[1].start
     assert (inliers[:, 0] < start).sum() > 10 and (inliers[:, 0] >= start).sum() > 10
+    with run.folder.open_matches() as matches:
+        starts = [indices >= start for indices in (matches.find_matches("00.jpg", "01.jpg").indices[:, 0], inliers[:, 0])]
+    assert run_data.messages_of(Summary.read(run.folder))[0].startswith("sift: 200 keypoints in each of 3 photos, ")
+    drawn = list[str]()
+    monkeypatch.setattr(gallery, "draw_matches", lambda *given, note, **more: drawn.append(note))
+    gallery.draw_match_gallery(photos / "images", run.folder)
+    counts = [f"{(~starts[1]).sum()} of {(~starts[0]).sum()}", f"{starts[1].sum()} of {starts[0].sum()}"]
+    assert f"sift: {counts[0]}, superpoint: {counts[1]}" in drawn
     before = {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")}
     assert {"features.h5", "features-sift.h5", "features-superpoint.h5", "matches.h5", "matches-sift.h5"} < before.keys()
     for stage in ("extract", "match", "verify"):
-        pipeline.run_stage(run_of(photos), stage)
+        pipeline.run_stage(run, stage)
     assert {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")} == before
+
+
+def test_similar_photos_and_turns_are_found_with_a_learned_kind() -> None:
+    for order in ("sift,superpoint", "superpoint,sift"):
+        assert pipeline.last_learned(Run.create(compose_config([f"features=[{order}]"])).kinds).kind == "superpoint"
+    assert pipeline.last_learned(Run.create(compose_config(["features=[sift,superpoint]"])).kinds[:1]).kind == "sift"
 
 
 def test_shards_of_several_kinds_give_the_same_files(photos: Path) -> None:

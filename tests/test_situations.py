@@ -191,7 +191,7 @@ def test_a_situation(situation: Situation, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     for name in ("SFM_LIGHTGLUE_OFFLINE", "SFM_LIGHTGLUE_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("sfm_lightglue.pipeline.draw_match_gallery", lambda *_, **__: [])  # pictures are tested elsewhere
-    monkeypatch.setattr("sfm_lightglue.pipeline.draw_reconstruction", lambda *_, **__: None)
+    monkeypatch.setattr("sfm_lightglue.presentation.draw_match_gallery", lambda *_, **__: [])  # pictures are tested elsewhere
+    monkeypatch.setattr("sfm_lightglue.presentation.draw_reconstruction", lambda *_, **__: None)
     wanted = inspect.signature(situation.check).parameters
     situation.check(**({"monkeypatch": monkeypatch} if "monkeypatch" in wanted else {}))

@@ -11,7 +11,7 @@ import pytest
 
 from sfm_lightglue.cameras import Camera, CameraAssignment
 from sfm_lightglue.products import Pair, TwoViewGeometry
-from sfm_lightglue.storage import ShardStore, geometry_to_group, match_key
+from sfm_lightglue.storage import H5Reader, ShardStore, geometry_to_group, match_key
 from sfm_lightglue.view_graph import calibrate, split_by_focal_length
 
 SIZE = (640, 480)
@@ -108,6 +108,19 @@ def test_one_or_two_photos_of_a_camera_keep_the_guess(tmp_path: Path) -> None:
     groups = {name: f"camera {index // 2} (a)" if index < 4 else "camera 2 (a)" for index, name in enumerate(NAMES)}
     found, _ = calibrate(CameraAssignment(cameras, groups, frozenset(NAMES)), tmp_path / "verification.h5", pairs)
     assert [found.cameras[name] == GUESS for name in NAMES] == [True] * 4 + [False] * 4
+
+
+def test_each_geometry_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, read, geometry = dict.fromkeys(NAMES, SIZE), list[tuple[str, str]](), H5Reader.geometry
+
+    def counted(reader: H5Reader, *names: str) -> TwoViewGeometry:
+        read.append((names[0], names[1]))
+        return geometry(reader, *names)
+
+    pairs = write_geometries(tmp_path / "v.h5", dict.fromkeys(NAMES, 500), sizes)
+    monkeypatch.setattr(H5Reader, "geometry", counted)
+    calibrate(assignment(sizes), tmp_path / "v.h5", pairs)
+    assert sorted(read) == [(pair.name0, pair.name1) for pair in pairs]
 
 
 def test_known_cameras_stay(tmp_path: Path) -> None:

@@ -119,12 +119,12 @@ class Batch:
 
 def on_gpu(tensor: Tensor) -> bool:
     """Whether few large steps are faster than many small ones."""
-    return tensor.is_cuda
+    return not tensor.is_cpu
 
 
 def send(array: Shaped[np.ndarray, "*n"], device: torch.device) -> Shaped[Tensor, "*n"]:
     """The array on the device. Does not wait for the work that a GPU still has to do."""
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    return torch.from_numpy(array).to(device, non_blocking=device.type == "cuda")  # Apple's GPU may read the memory too late
 
 
 def _indices(flags: Bool[Tensor, " T"], count: int) -> Int64[Tensor, " {count}"]:

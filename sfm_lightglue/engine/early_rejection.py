@@ -69,7 +69,7 @@ def judge_matchability(
 
 def count_distinct(descriptors0: Float32[Tensor, "m c"], descriptors1: Float32[Tensor, "n c"]) -> Int64[Tensor, ""]:
     """The number of distinct neighbours. Descriptors have unit length; n > 1."""
-    step = max(1, len(descriptors0) if descriptors0.is_cuda else BLOCK_ENTRIES // len(descriptors1))
+    step = max(1, BLOCK_ENTRIES // len(descriptors1) if descriptors0.is_cpu else len(descriptors0))
     similarities, nearest, best1 = [], [], descriptors1.new_full((len(descriptors1),), -1.0)
     for start in range(0, len(descriptors0), step):
         similarity = descriptors0[start : start + step] @ descriptors1.T

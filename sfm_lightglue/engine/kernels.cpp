@@ -1,5 +1,5 @@
-// The heavy steps of LightGlue, and the search for nearest neighbours (nearest.h), in float32 and bfloat16, for x86-64 CPUs. This
-// file is compiled once for AVX512 and once for AVX2 (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16
+// The heavy steps of LightGlue, the search for nearest neighbours (nearest.h), both in float32 and bfloat16, and the first layer of
+// SuperPoint (first_layer.h), for x86-64 CPUs. This file is compiled once for AVX512 and once for AVX2 (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16
 // (AMD from Zen 4, Intel from Cooper Lake). On CPUs with AMX, attention_amx.h has a faster attention.
 //
 // kernels.py calls these functions and checks types, shapes and strides. Every function works in the thread of its caller and keeps
@@ -340,6 +340,7 @@ int attention(const Element* query, long query_stride, long num_queries, const E
 #include "attention_amx.h"
 #endif
 
+#include "first_layer.h"
 #include "nearest.h"
 
 // rows += bias
@@ -495,6 +496,7 @@ EXPORT(bias_norm_gelu)
 EXPORT(add_update)
 EXPORT(two_nearest)
 decltype(&scan_rows) scan_rows_float32 = scan_rows;
+decltype(&first_layer) first_layer_float32 = first_layer;
 
 // Which functions this CPU and its operating system can run. 0: none, 1: those for float32, 2: also those for bfloat16, 3: also
 // `attention_by_tiles`. This function itself uses none of their instructions.

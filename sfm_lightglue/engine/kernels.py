@@ -1,4 +1,4 @@
-"""Compiled kernels for LightGlue on x86-64 CPUs with AVX512 or AVX2: `kernels.cpp`, called by ctypes.
+"""Compiled kernels for LightGlue and SuperPoint on x86-64 CPUs with AVX512 or AVX2: `kernels.cpp`, called by ctypes.
 
 The library comes with the wheel, or `load_kernels` compiles it once for each user, if there is a compiler; see
 `kernel_library.py`. Without it torch computes the same. The environment variable `SFM_LIGHTGLUE_KERNELS=0` turns the kernels off;
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from sfm_lightglue.download import cache_dir
@@ -42,6 +42,8 @@ MAX_WIDTH = 4096
 """Most channels of a row in `bias_norm_gelu`; MAX_WIDTH in the source."""
 MAX_COLUMNS = 1 << 24
 """Number of columns that `two_nearest` cannot count any more; MAX_COLUMNS in the source."""
+FIRST_CHANNELS = 64
+"""Channels of the result of `first_layer`; CHANNELS in the source."""
 COMPILE_S = 30.0
 """Longest time that `load_kernels` waits for a compiler, s. It takes one to two seconds on a free core."""
 TRY_AGAIN_S = 24 * 3600.0
@@ -57,9 +59,10 @@ _ARGUMENTS = {
     "add_update": (*(_POINTER, _LONG) * 3, _LONG, _LONG, _POINTER, _POINTER, _POINTER),
     "scan_rows": (*_ROWS, _FLOAT, *(_POINTER,) * 6, _LONG),
     "two_nearest": (*(_POINTER, _LONG, _LONG, _POINTER) * 2, _LONG, *(_POINTER,) * 5),
+    "first_layer": (*_ROWS, _POINTER, _POINTER),
 }
 _RESULTS = {"attention": ctypes.c_int, "scan_rows": _LONG, "two_nearest": ctypes.c_int}
-_ONLY_FLOAT32 = {"scan_rows"}
+_ONLY_FLOAT32 = {"scan_rows", "first_layer"}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -145,7 +148,7 @@ def _compile_quietly(instructions: str) -> bool:
         except OSError:
             logger.debug("%s cannot be written", failure)
         return False
-    logger.info("compiled the kernels of LightGlue for this user, in %.1f s: %s", time.perf_counter() - begin, path)
+    logger.info("compiled the kernels for this user, in %.1f s: %s", time.perf_counter() - begin, path)
     return True
 
 
@@ -327,6 +330,21 @@ class Kernels:
         ):  # fmt: skip
             raise MemoryError(f"no memory for {num_columns} packed columns")
         return best, index, second, column_best, column_second
+
+    def first_layer(self, grey: Float32[Tensor, "h w"], weights: Float32[Tensor, "10 64"]) -> UInt8[Tensor, "1 64 h w"]:
+        """min(round(relu(convolution(grey))), 255) for a 3x3 convolution of one channel with padding 1, channels last.
+
+        Args:
+            grey: any rows with contiguous pixels.
+            weights: nine rows for the pixels of a window, row by row, and the biases.
+        """
+        function = self._of("first_layer", grey.dtype)
+        _check(weights, (10, FIRST_CHANNELS), torch.float32)
+        height, width = grey.shape
+        padded = torch.nn.functional.pad(grey, (1, 1, 1, 1))
+        out = torch.empty((1, height, width, FIRST_CHANNELS), dtype=torch.uint8)
+        function(padded.data_ptr(), padded.stride(0), height, width, weights.data_ptr(), out.data_ptr())
+        return out.permute(0, 3, 1, 2)
 
     def _of(self, name: str, dtype: torch.dtype) -> Callable[..., int | None]:
         if (name, dtype) not in self._functions:

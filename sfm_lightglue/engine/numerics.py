@@ -125,7 +125,7 @@ class TorchNumerics:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
         if self.device.type == "cuda":
             attend_on_gpu(query, key, value, out, borders, self.num_heads)
-        elif self.dtype == torch.float32 or has_tiles():
+        elif self.device.type != "cpu" or self.dtype == torch.float32 or has_tiles():
             attend(query, key, value, out, borders, self.num_heads)
         else:
             attend_in_chunks(query, key, value, out, borders, self.num_heads, self.space)

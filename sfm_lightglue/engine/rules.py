@@ -37,24 +37,33 @@ class EarlyRejection:
 
 
 @dataclass(frozen=True)
-class GuidedMatching:
-    """When a pair is matched by its strongest keypoints; the values are calibrated for each kind of feature."""
+class GuidedPass:
+    """When a pair is matched by its strongest keypoints."""
 
+    share: float
+    """Share of the keypoints of an image that the network matches, 0..1."""
     min_keypoints: int
-    """The first pass takes a quarter of the keypoints of an image, at least this number. Images with less than twice this number
-    are left to the network."""
+    """The least number of these. Images with less than twice this number do not take part."""
     num_layers: int
-    """Layers of the network in the first pass."""
+    """Layers of the network."""
     min_distinct: int
-    """Pairs with fewer distinct neighbours (`EarlyRejection`) among these keypoints are left to the network at once."""
+    """Distinct neighbours (`EarlyRejection`) among the keypoints of the first pass that a pair needs."""
     min_seeds: int
-    """Matches that the first pass must find."""
+    """Matches that the network must find, the seeds."""
     min_agreeing: float
     """Fraction of the seeds, 0..1, that must agree with one fundamental matrix."""
     min_mean_score: float
     """Smallest mean score of the agreeing seeds, 0..1."""
     min_share: float
-    """Smallest share of all keypoints that find a match, relative to the share of the keypoints of the first pass that did. Few
-    matches mean that the surfaces or the descriptors differ too much between the views."""
-    min_similarity: float
-    """Smallest similarity of the descriptors of a match, 0..1."""
+    """Smallest share of all keypoints that find a match, relative to the share of the keypoints of the pass that did. Few matches
+    mean that the surfaces or the descriptors differ too much between the views."""
+    keeps_seeds: bool
+    """The agreeing seeds are matches; if not, only what the search finds, the seeds included."""
+
+
+@dataclass(frozen=True)
+class GuidedMatching:
+    """How pairs are matched by their strongest keypoints; the values are calibrated for each kind of feature."""
+
+    passes: tuple[GuidedPass, ...]
+    """Tried in turn, from few keypoints to many. The network takes all keypoints of a pair for which all passes fail."""

@@ -40,6 +40,11 @@ inline Vector load_aligned(const float* from) { return _mm256_load_ps(from); }
 inline Words load_aligned(const uint32_t* from) { return _mm256_load_si256(reinterpret_cast<const Words*>(from)); }
 inline Words load_words(const void* from) { return _mm256_loadu_si256(static_cast<const Words*>(from)); }
 inline void store(float* to, Vector values) { _mm256_storeu_ps(to, values); }
+inline void store_bytes(uint8_t* to, Vector values) {
+    const Words integers = _mm256_cvtps_epi32(minimum_of(values, all(255.0f)));
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
+}
 inline void store_aligned(float* to, Vector values) { _mm256_store_ps(to, values); }
 inline void store_aligned(uint32_t* to, Words words) { _mm256_store_si256(reinterpret_cast<Words*>(to), words); }
 

@@ -35,6 +35,11 @@ inline Vector load_aligned(const float* from) { return _mm512_load_ps(from); }
 inline Words load_aligned(const uint32_t* from) { return _mm512_load_si512(from); }
 inline Words load_words(const void* from) { return _mm512_loadu_si512(from); }
 inline void store(float* to, Vector values) { _mm512_storeu_ps(to, values); }
+// The nearest integers, cut to 0..255
+inline void store_bytes(uint8_t* to, Vector values) {
+    const Words integers = _mm512_cvtps_epi32(maximum_of(values, zeros()));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(integers));
+}
 inline void store_aligned(float* to, Vector values) { _mm512_store_ps(to, values); }
 inline void store_aligned(uint32_t* to, Words words) { _mm512_store_si512(to, words); }
 

@@ -14,6 +14,8 @@ import runpy
 import sys
 from pathlib import Path
 
+APPLE_GPU = "mps"
+"""Torch's name of the GPU of an Apple processor."""
 CUDA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
@@ -25,9 +27,12 @@ def num_cores() -> int:
 def suitable_num_workers(device: str, num_processes: int = 1) -> int:
     """Number of threads in each of `num_processes` that compute on a device.
 
-    A CPU has one thread per core. A GPU has two threads, so that one photo or pair is read while another is computed.
+    A CPU has one thread per core. A GPU has two threads, so that one photo or pair is read while another is computed; Apple's has
+    one, because torch does not promise that several threads may use it.
     """
-    return max(1, num_cores() // num_processes) if device == "cpu" else 2
+    if device == "cpu":
+        return max(1, num_cores() // num_processes)
+    return 1 if device == APPLE_GPU else 2
 
 
 def num_gpus() -> int:
@@ -65,6 +70,8 @@ def default_device(device: str) -> str:
         return device
     import torch
 
+    if device == APPLE_GPU and not torch.backends.mps.is_available():
+        raise ValueError("execution.device=mps is the GPU of an Apple processor, and torch sees none: choose cpu or auto")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -76,8 +83,8 @@ def chosen_devices(devices: str) -> list[str]:
     """Torch's names of the devices that `execution.device` chooses, at least one.
 
     Args:
-        devices: `cpu`, `cuda`, `cuda:1` ...; `auto`, as in `default_device`; `all` for every GPU that torch sees; or several
-            devices with commas between them.
+        devices: `cpu`, `cuda`, `cuda:1` ..., `mps`; `auto`, as in `default_device`; `all` for every GPU that torch sees; or
+            several devices with commas between them.
 
     Raises: ValueError if torch cannot use one of them.
     """

@@ -42,28 +42,39 @@ class SeveralExtractors:
 
 
 def join_features(
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | str],
     output: Path | str,
     *,
-    names: Sequence[str],
+    names: Sequence[str] | None = None,
     only: Mapping[str, Sequence[str]] | None = None,
     if_settings_changed: str = "refuse",
 ) -> None:
-    """Writes the keypoints of all kinds of each photo to `output`. Photos of other files or of other names stay as they are.
+    """Writes the keypoints of several kinds of features of each photo to one file, one kind after the other.
+
+    Descriptors stay in the files of the kinds. Photos of `output` that are not among `names` stay as they are.
 
     Args:
-        files: File of features of each kind, in the order of the kinds. A file may be missing if `only` asks for no photo of it.
+        files: File of features of each kind by the name of the kind, in the order in which their keypoints follow each other. A
+            file may be missing if `only` asks for no photo of it.
         output: The joined file.
-        names: The photos. A photo that no file has is left out, and dropped from the joined file.
+        names: The photos; None for all photos of the files. A photo that no file has is dropped from the joined file.
         only: Kind -> the photos of which it is wanted; all photos of kinds that are not named.
         if_settings_changed: `refuse` or `recompute` a file that was not joined. A joined file is always brought up to date.
 
-    Raises: SettingsChanged if `output` was not joined.
+    Raises:
+        SettingsChanged: If `output` was not joined.
+        ValueError: If the files differ in the size or the turn of a photo.
+
+    Example:
+        >>> files = {"sift": out / "sift.h5", "superpoint": out / "features.h5"}
+        >>> report = extract_features(photos, files["sift"], create_extractor("sift", max_keypoints=500))
+        >>> join_features(files, out / "both.h5")
     """
     only = only or {}
     output = Path(output)
     with contextlib.ExitStack() as stack:
         readers = {kind: stack.enter_context(H5Reader(path)) for kind, path in files.items() if only.get(kind, True)}
+        names = sorted({name for reader in readers.values() for name in reader.names()}) if names is None else names
         wanted = {kind: set(only.get(kind, names)) for kind in readers}
         settings = {"class": CLASS, "kinds": [*files]}
         parts = _parts(readers, wanted, names)

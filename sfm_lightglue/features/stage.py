@@ -25,14 +25,14 @@ from sfm_lightglue.features.content_ids import NUM_READERS, ContentIds, ids_file
 from sfm_lightglue.features.extractor import BatchExtractor, Extractor
 from sfm_lightglue.files import sha256_of
 from sfm_lightglue.images import (
+    MaskFiles,
     Range,
     UnreadableImage,
     camera_ranges,
-    check_masks,
-    find_masks,
     find_pictures,
     list_images,
     load_image,
+    masks_of,
     read_orientation,
     similar_name,
 )
@@ -89,7 +89,7 @@ def extract_features(
     extractor: Extractor,
     *,
     names: Sequence[str] | None = None,
-    masks: Path | str | None = None,
+    masks: Path | str | MaskFiles | None = None,
     orientation: str | Mapping[str, int] = "exif",
     executor: Executor | None = None,
     num_workers: int = 0,
@@ -108,6 +108,7 @@ def extract_features(
         extractor: See `create_extractor`. In other processes the executor creates it again from its class and options.
         names: Photos to process, relative to the folder; None for all.
         masks: Folder of masks, or one mask for all photos; black or transparent = ignore. See `images.find_masks` for the names.
+            Masks that were found before are taken as they are.
         orientation: `exif` turns photos upright as EXIF says, `stored` takes them as they are stored. EXIF codes (1 to 8) by name
             replace those in the files.
         executor: Decides where the photos are processed; None for threads of this process.
@@ -135,7 +136,7 @@ def extract_features(
     """
     names = list_images(images) if names is None else sorted(names)
     chosen, extractor = extractor, with_stored_choices(extractor, output, is_shared=shard is not None)
-    mask_files = _masks_of(Path(images), names, masks)
+    mask_files = masks_of(Path(images), names, masks)
     executor = executor or ThreadExecutor(num_workers)
     computed: dict[str, int] = {}
     first_error: Exception | None = None  # only one is kept: its traceback holds a photo's pixels in memory
@@ -204,16 +205,6 @@ def extract_features(
         precision=precision,
         num_computed=len(computed),
     )
-
-
-def _masks_of(images: Path, names: Sequence[str], masks: Path | str | None) -> Mapping[str, Path]:
-    """The mask of each photo that has one. Says how many have one. Raises: as `find_masks` and `check_masks`."""
-    if masks is None:
-        return {}
-    found = find_masks(masks, names, images)
-    check_masks(images, names, found)
-    found.log()
-    return found.files
 
 
 def _extract_each(

@@ -140,11 +140,14 @@ class SuperPointExtractor:
     def _build(self) -> SuperPoint:
         import torch
 
+        from sfm_lightglue.engine.kernels import load_kernels
         from sfm_lightglue.networks.superpoint import load_superpoint
 
         network = load_superpoint(load_weights(self.given.weights)[0])
         precision = self.options.precision
-        network.lower(network_dtype(precision, self.device), self._int8_limits() if precision == "low" else None)
+        limits = self._int8_limits() if precision == "low" else None
+        kernels = load_kernels(may_compile=True) if limits else None
+        network.lower(network_dtype(precision, self.device), limits, kernels.first_layer if kernels else None)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 

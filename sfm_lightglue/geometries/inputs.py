@@ -34,6 +34,8 @@ def geometry_stamps(
 ) -> list[str]:
     """The stamp of each pair's geometry: a hash of the stamps of its features and matches, and of its cameras.
 
+    Of several kinds of features, only those count of which the pair has matches: a geometry stays valid if its photos get more.
+
     Raises: ValueError if `check_origin` and the matches were made from other features.
     """
     names = image_names(pairs)
@@ -41,6 +43,8 @@ def geometry_stamps(
     of_matches = matches.match_stamps(pairs)
     if check_origin:
         _check_origin(pairs, of_images, of_matches, features, matches)
+    if "kinds" in features.settings and "kinds" in matches.settings:
+        of_images, of_matches = dict.fromkeys(names, ""), [stamp.rpartition(" ")[2] for stamp in of_matches]
     parts = {name: repr((stamp, cameras[name])) for name, stamp in of_images.items()}  # once for each image: it takes 10 us
     return [
         hashlib.sha256(f"({stamp!r}, [{parts[pair.name0]}, {parts[pair.name1]}])".encode()).hexdigest()[:16]

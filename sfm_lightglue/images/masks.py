@@ -97,6 +97,20 @@ def find_masks(masks: Path | str, names: Sequence[str], images: Path | str | Non
     return MaskFiles(masks, files, tuple(name for name in names if name not in chosen), tuple(unused))
 
 
+def masks_of(images: Path, names: Sequence[str], masks: Path | str | MaskFiles | None) -> Mapping[str, Path]:
+    """The mask of each photo that has one. Unless they were found before, they are checked, and the log says how many there are.
+
+    Raises: as `find_masks` and `check_masks`.
+    """
+    if masks is None:
+        return {}
+    found = masks if isinstance(masks, MaskFiles) else find_masks(masks, names, images)
+    if found is not masks:
+        check_masks(images, names, found)
+        found.log()
+    return {name: found.files[name] for name in names if name in found.files}
+
+
 def check_masks(images: Path | str, names: Sequence[str], masks: Path | str | MaskFiles) -> None:
     """Checks that each mask fits its photo, from the headers of both. Photos that cannot be read are left out.
 

@@ -1,12 +1,13 @@
 """Guided matching: reliable matches of some keypoints lead to the matches of all others, without the network.
 
-A first pass gives matches of the strongest keypoints, the seeds. Two models come from them:
+The network matches the strongest keypoints alone. These matches are the seeds. Two models come from them:
 - the fundamental matrix: a match lies within a few px of its epipolar line;
 - for each seed an affine map of its surroundings, from the seeds around it: it predicts where the points near the seed are in
   image 1. Repeated structure along an epipolar line, such as a row of windows, is thus not taken for a match.
 Of the keypoints that fulfil both conditions the ones with the most similar descriptors are matched, if they are the clear choice.
 
-Pairs whose seeds are few, or disagree with the fundamental matrix, or lead to few matches, are left to the network.
+Pairs whose seeds are few, or disagree with the fundamental matrix, or lead to few matches, go through a second pass with more
+keypoints and more layers. If that fails too, they are left to the network.
 
 Source: guided matching by epipolar strips: Hartley and Zisserman, Multiple View Geometry (2nd edition), algorithm 11.4; affine
 maps around seeds: AdaLAM (arXiv:2006.04250), section 3.
@@ -23,7 +24,7 @@ import torch
 
 from sfm_lightglue.engine.batch import ImageState
 from sfm_lightglue.engine.early_rejection import count_distinct
-from sfm_lightglue.engine.rules import GuidedMatching
+from sfm_lightglue.engine.rules import GuidedMatching, GuidedPass
 from sfm_lightglue.once import Once
 from sfm_lightglue.products import Features, Matches
 
@@ -52,13 +53,18 @@ MIN_SEED_SIMILARITY = 0.5
 """Smallest similarity of the descriptors of these seeds."""
 MIN_AGREEING = 30
 """Smallest number of seeds that agree."""
+MIN_SIMILARITY = 0.4
+"""Smallest similarity of the descriptors of a match that the search finds."""
+MAX_CANDIDATES = 50
+"""Largest mean number of keypoints near a prediction. 2 to 5 are usual. Far more means that all keypoints lie in one place: the
+search would take longer than the network, and gigabytes."""
 NUM_TRIALS, CONFIDENCE, SEED = 2000, 0.999, 0
 """Of RANSAC."""
 
 
-def strongest_keypoints(features: Features, rule: GuidedMatching) -> np.ndarray:
-    """int64 (k,), ascending: the keypoints of the first pass."""
-    count = max(rule.min_keypoints, len(features) // 4)
+def strongest_keypoints(features: Features, rule: GuidedPass) -> np.ndarray:
+    """int64 (k,), ascending: the keypoints of a pass."""
+    count = max(rule.min_keypoints, int(len(features) * rule.share))
     return np.sort(np.argsort(-features.scores, kind="stable")[:count])
 
 
@@ -92,34 +98,51 @@ def only(features: Features, rows: np.ndarray) -> Features:
     )
 
 
-class GuidedImage:
-    """An image as the matcher keeps it. The network's state of all keypoints is computed for the first pair that needs it."""
+class StrongestKeypoints:
+    """The keypoints of an image that a pass matches."""
 
-    def __init__(
-        self,
-        features: Features,
-        strongest: np.ndarray,
-        state_of_strongest: ImageState,
-        prepare: Callable[[Features], ImageState],
-    ) -> None:
-        """Keeps the parts.
+    def __init__(self, features: Features, rule: GuidedPass, prepare: Callable[[Features], ImageState]) -> None:
+        """Chooses the keypoints.
 
         Args:
             features: all keypoints of the upright image.
-            strongest: int64 (k,), the keypoints of the first pass.
-            state_of_strongest: what the network needs to know about these.
-            prepare: gives the same for all keypoints.
+            rule: of the pass.
+            prepare: gives what the network needs to know about keypoints; called at the first use.
         """
-        self.strongest, self.state_of_strongest = strongest, state_of_strongest
-        self.growth = len(features) / len(strongest)
+        self.rows = strongest_keypoints(features, rule)
+        """int64 (k,), ascending: their indices among all."""
+        self.growth = len(features) / len(self.rows)
+        self._state = Once(lambda: prepare(only(features, self.rows)))
+
+    @property
+    def state(self) -> ImageState:
+        """What the network needs to know about them. Several threads may ask for it."""
+        return self._state()
+
+
+class GuidedImage:
+    """An image as the matcher keeps it. The first pass is prepared at once, all else for the first pair that needs it."""
+
+    def __init__(self, features: Features, rule: GuidedMatching, prepare: Callable[[Features], ImageState]) -> None:
+        """Prepares the first pass.
+
+        Args:
+            features: all keypoints of the upright image, enough for the first pass.
+            rule: its passes.
+            prepare: gives what the network needs to know about keypoints.
+        """
+        fitting = [each for each in rule.passes if len(features) >= 2 * each.min_keypoints]
+        self.passes = [StrongestKeypoints(features, each, prepare) for each in fitting]
+        """Those of `rule` that the image has enough keypoints for."""
         self.points = GuidedPoints.of(features)
-        device = state_of_strongest.state.device
-        self.unit_strongest = torch.from_numpy(self.points.descriptors[strongest]).to(device)
+        first = self.passes[0]
+        self.unit_strongest = torch.from_numpy(self.points.descriptors[first.rows]).to(first.state.state.device)
         """float32 (k, c): descriptors of the first pass."""
         self._state = Once(lambda: prepare(features))
         parts = features.num_bytes + self.points.keypoints.nbytes + self.points.descriptors.nbytes + self.unit_strongest.nbytes
-        self.num_bytes = parts + state_of_strongest.num_bytes * (len(strongest) + len(features)) // len(strongest)
-        """Memory, with the state of all keypoints."""
+        num_prepared = len(features) + sum(len(each.rows) for each in self.passes)
+        self.num_bytes = parts + first.state.num_bytes * num_prepared // len(first.rows)
+        """Memory, with the states of all passes and of all keypoints."""
 
     @property
     def all_keypoints(self) -> ImageState:
@@ -128,62 +151,71 @@ class GuidedImage:
 
 
 def count_distinct_neighbors(pairs: Iterable[tuple[GuidedImage, GuidedImage]]) -> list[int]:
-    """Number of distinct neighbours (`EarlyRejection`) among the strongest keypoints of each pair, one pair at least."""
+    """Number of distinct neighbours (`EarlyRejection`) among the keypoints of the first pass of each pair, one pair at least."""
     counts = torch.stack([count_distinct(first.unit_strongest, second.unit_strongest) for first, second in pairs])
     return [int(count) for count in counts.tolist()]
 
 
 def complete_matches(
-    points0: GuidedPoints, points1: GuidedPoints, seeds: Matches, growth: float, rule: GuidedMatching
+    points0: GuidedPoints, points1: GuidedPoints, seeds: Matches, growth: float, rule: GuidedPass
 ) -> Matches | None:
-    """The matches of all keypoints of a pair, or None if the pair must be left to the network.
+    """The matches of all keypoints of a pair, or None if the seeds are too few or doubtful or lead to too few matches.
 
-    The scores are the similarities of the descriptors (cosines, `rule.min_similarity` to 1). Equal input gives equal matches.
+    The scores are the similarities of the descriptors (cosines, `MIN_SIMILARITY` to 1). Kept seeds have the network's scores.
+    Equal input gives equal matches.
 
     Args:
         points0, points1: all keypoints of the images.
         seeds: reliable matches of some of them, with the indices among all.
-        growth: number of all keypoints for each one that the first pass had.
-        rule: the limits.
+        growth: number of all keypoints for each one that the pass had.
+        rule: the limits of the pass.
     """
-    if len(seeds) < rule.min_seeds:
+    if len(seeds) < max(rule.min_seeds, MIN_AGREEING):
         return None
-    found = _search(points0, points1, seeds, rule.min_similarity, rule.min_agreeing, rule.min_mean_score)
+    fundamental, agrees = _fundamental_matrix(points0, points1, seeds)
+    reliable = _only(seeds, agrees)
+    if len(reliable) < MIN_AGREEING or agrees.mean() < rule.min_agreeing or reliable.scores.mean() < rule.min_mean_score:
+        return None
+    kept = _only(reliable, np.full(len(reliable), rule.keeps_seeds))
+    found = _search(points0, points1, reliable, kept, fundamental)
     if found is not None and len(found) < ENOUGH * growth * len(seeds):
-        similar = found.scores >= MIN_SEED_SIMILARITY
-        denser = replace(found, indices=found.indices[similar], scores=found.scores[similar])
-        found = _search(points0, points1, denser, rule.min_similarity)
+        denser = _only(found, found.scores >= MIN_SEED_SIMILARITY)
+        if len(denser) < MIN_AGREEING:
+            return None
+        fundamental, agrees = _fundamental_matrix(points0, points1, denser)
+        found = _search(points0, points1, _only(denser, agrees), kept, fundamental)
     return None if found is None or len(found) < rule.min_share * growth * len(seeds) else found
 
 
+def _only(matches: Matches, rows: np.ndarray) -> Matches:
+    return replace(matches, indices=matches.indices[rows], scores=matches.scores[rows])
+
+
 def _search(
-    points0: GuidedPoints,
-    points1: GuidedPoints,
-    seeds: Matches,
-    min_similarity: float,
-    min_agreeing: float = 0.0,
-    min_mean_score: float = 0.0,
+    points0: GuidedPoints, points1: GuidedPoints, seeds: Matches, kept: Matches, fundamental: np.ndarray
 ) -> Matches | None:
-    """The matches near the seeds, or None if the seeds are too few, disagree or have low scores."""
+    """The kept matches, and those of other keypoints near the seeds. None if these are few or do not fit the seeds around them,
+    or if all keypoints lie in one place."""
     if len(seeds) < MIN_AGREEING:
         return None
-    seeds0, seeds1 = points0.keypoints[seeds.indices[:, 0]], points1.keypoints[seeds.indices[:, 1]]
-    fundamental, agrees = _fundamental_matrix(seeds0, seeds1)
-    if agrees.sum() < MIN_AGREEING or agrees.mean() < min_agreeing or seeds.scores[agrees].mean() < min_mean_score:
-        return None
-    maps = _affine_maps(seeds0[agrees], seeds1[agrees])
+    maps = _affine_maps(points0.keypoints[seeds.indices[:, 0]], points1.keypoints[seeds.indices[:, 1]])
     if len(maps.seeds0) < MIN_AGREEING:
         return None
-    index0, index1, deviation = _near_predictions(points0.keypoints, points1.keypoints, maps)
+    candidates = _near_predictions(points0.keypoints, points1.keypoints, maps)
+    if candidates is None:
+        return None
+    index0, index1, deviation = candidates
     errors = _sampson_errors(fundamental, points0.keypoints[index0], points1.keypoints[index1]) / MAX_ERROR_PX
-    near = errors < 1
+    near = (errors < 1) & ~np.isin(index0, kept.indices[:, 0]) & ~np.isin(index1, kept.indices[:, 1])
     index0, index1, deviation, errors = (each[near] for each in (index0, index1, deviation, errors))
     similarity = np.einsum("kc,kc->k", points0.descriptors[index0], points1.descriptors[index1])
     value = (similarity - DEVIATION_COST * deviation**2 - ERROR_COST * errors**2).astype(np.float32)
-    chosen = _clearly_best(index0, index1, value) & (similarity >= min_similarity)
-    order = np.lexsort((index1[chosen], index0[chosen]))
-    indices = np.stack([index0[chosen], index1[chosen]], axis=1)[order].astype(np.int32)
-    return Matches(indices, similarity[chosen][order].clip(0, 1), seeds.stop_layer, is_guided=True)
+    chosen = _clearly_best(index0, index1, value) & (similarity >= MIN_SIMILARITY)
+    indices = np.stack([index0[chosen], index1[chosen]], axis=1).astype(np.int32)
+    indices = np.concatenate([indices, kept.indices])
+    scores = np.concatenate([similarity[chosen].clip(0, 1), kept.scores])
+    order = np.lexsort((indices[:, 1], indices[:, 0]))
+    return Matches(indices[order], scores[order], seeds.stop_layer, is_guided=True)
 
 
 def _clearly_best(index0: np.ndarray, index1: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -200,8 +232,9 @@ def _clearly_best(index0: np.ndarray, index1: np.ndarray, value: np.ndarray) -> 
     return is_best
 
 
-def _fundamental_matrix(seeds0: np.ndarray, seeds1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fundamental_matrix(points0: GuidedPoints, points1: GuidedPoints, seeds: Matches) -> tuple[np.ndarray, np.ndarray]:
     """F (3, 3) with x1.T F x0 = 0, and which seeds (k,) agree; none if there is no F."""
+    seeds0, seeds1 = points0.keypoints[seeds.indices[:, 0]], points1.keypoints[seeds.indices[:, 1]]
     options = pycolmap.RANSACOptions()
     options.max_error, options.confidence, options.random_seed = MAX_SEED_ERROR_PX, CONFIDENCE, SEED
     options.max_num_trials = NUM_TRIALS
@@ -290,14 +323,17 @@ def _nearest(points: np.ndarray, others: np.ndarray, count: int) -> tuple[np.nda
 
 def _near_predictions(
     keypoints0: np.ndarray, keypoints1: np.ndarray, maps: _AffineMaps
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Indices in image 0 and in image 1 of the pairs of keypoints (k,) that agree with a prediction, sorted, and the distance of
-    each from its nearest prediction as a share of the radius."""
+    each from its nearest prediction as a share of the radius. None if they are more than `MAX_CANDIDATES`."""
     seed, distance = _nearest(keypoints0, maps.seeds0, NUM_PREDICTIONS)
     predicted = (keypoints0[:, None, None] @ maps.linear[seed])[:, :, 0] + maps.offset[seed]  # n predictions 2
     radius = RADIUS_PX + RADIUS_BY_RESIDUAL * maps.residual[seed] + RADIUS_BY_DISTANCE * distance
     radius = np.minimum(radius, MAX_RADIUS_PX) * (1 + maps.scale[seed]) / 2
-    query, index1 = _within(predicted.reshape(-1, 2), radius.ravel(), keypoints1)
+    found = _within(predicted.reshape(-1, 2), radius.ravel(), keypoints1)
+    if found is None:
+        return None
+    query, index1 = found
     share = np.linalg.norm(keypoints1[index1] - predicted.reshape(-1, 2)[query], axis=1) / radius.ravel()[query]
     key, group = np.unique(query // seed.shape[1] * len(keypoints1) + index1, return_inverse=True)
     least = np.ones(len(key))
@@ -305,8 +341,11 @@ def _near_predictions(
     return key // len(keypoints1), key % len(keypoints1), least
 
 
-def _within(centers: np.ndarray, radius: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of a centre and a point within its radius: their indices (k,).
+def _within(
+    centers: np.ndarray, radius: np.ndarray, points: np.ndarray, max_candidates: float = MAX_CANDIDATES
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """All pairs of a centre and a point within its radius: their indices (k,). None if a centre has more than `max_candidates`
+    points between these y in a column, in the mean.
 
     The points are sorted by columns as wide as the largest circle, and by y within a column. A circle touches two columns, and
     in each of them the points between its lowest and its highest y follow each other.
@@ -322,6 +361,8 @@ def _within(centers: np.ndarray, radius: np.ndarray, points: np.ndarray) -> tupl
     for column in (first_column, first_column + 1):
         start = np.searchsorted(keys, column * height + lowest)
         count = np.searchsorted(keys, column * height + highest) - start
+        if count.sum() > max_candidates * len(centers):
+            return None
         center = np.repeat(np.arange(len(centers)), count)
         steps = np.arange(len(center)) - np.repeat(np.cumsum(count) - count, count)
         found.append((center, order[start[center] + steps]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sfm_lightglue.engine.rules import EarlyAcceptance, EarlyRejection, GuidedMatching
+from sfm_lightglue.engine.rules import EarlyAcceptance, EarlyRejection, GuidedMatching, GuidedPass
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.precision import AUTO, check_precision, resolved_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights, weights_record
@@ -49,14 +49,30 @@ EARLY_ACCEPTANCE = {
 
 GUIDED_MATCHING = {
     "superpoint-open": GuidedMatching(
-        min_keypoints=512,
-        num_layers=3,
-        min_distinct=30,
-        min_seeds=80,
-        min_agreeing=0.55,
-        min_mean_score=0.5,
-        min_share=0.75,
-        min_similarity=0.4,
+        (
+            GuidedPass(
+                share=0.25,
+                min_keypoints=512,
+                num_layers=3,
+                min_distinct=30,
+                min_seeds=80,
+                min_agreeing=0.55,
+                min_mean_score=0.5,
+                min_share=0.75,
+                keeps_seeds=False,
+            ),
+            GuidedPass(
+                share=0.5,
+                min_keypoints=768,
+                num_layers=4,
+                min_distinct=10,
+                min_seeds=80,
+                min_agreeing=0.65,
+                min_mean_score=0.6,
+                min_share=0.7,
+                keeps_seeds=True,
+            ),
+        )
     ),
 }
 """Kind of features -> rule, calibrated so that poses stay as exact (docs/speed.md)."""
@@ -224,13 +240,12 @@ class LightGlueMatcher:
 
         Raises: ValueError if the features are not of the kind that the network was trained for.
         """
-        from sfm_lightglue.matches.guided import GuidedImage, only, strongest_keypoints
+        from sfm_lightglue.matches.guided import GuidedImage
 
         features = upright_features(features)
-        if self.guided is None or len(features) < 2 * self.guided.min_keypoints:
+        if self.guided is None or len(features) < 2 * self.guided.passes[0].min_keypoints:
             return self._state(features)
-        strongest = strongest_keypoints(features, self.guided)
-        return GuidedImage(features, strongest, self._state(only(features, strongest)), self._state)
+        return GuidedImage(features, self.guided, self._state)
 
     def _state(self, features: Features) -> ImageState:
         return self.engine.prepare(
@@ -242,29 +257,43 @@ class LightGlueMatcher:
 
     def match_many(self, pairs: Sequence[tuple[ImageState | GuidedImage, ImageState | GuidedImage]]) -> list[Matches]:
         """The matches of each pair. They do not depend on the other pairs."""
-        matches = dict(self._guided_matches(pairs))
+        matches = self._guided_matches(pairs)
         others = [i for i in range(len(pairs)) if i not in matches]
         whole: Any = [tuple(getattr(image, "all_keypoints", image) for image in pairs[i]) for i in others]
         matches |= {i: _from_engine(each) for i, each in zip(others, self.engine.match_many(whole), strict=True)}
         return [matches[i] for i in range(len(pairs))]
 
-    def _guided_matches(self, pairs: Sequence[tuple[Any, Any]]) -> Iterator[tuple[int, Matches]]:
-        """Index and matches of the pairs that are easy enough for guided matching."""
-        from sfm_lightglue.matches.guided import GuidedImage, complete_matches, count_distinct_neighbors
+    def _guided_matches(self, pairs: Sequence[tuple[Any, Any]]) -> dict[int, Matches]:
+        """Index and matches of the pairs that are easy enough for one of the passes of guided matching."""
+        from sfm_lightglue.matches.guided import GuidedImage, count_distinct_neighbors
 
         images = {i: pair for i, pair in enumerate(pairs) if all(isinstance(image, GuidedImage) for image in pair)}
+        matches: dict[int, Matches] = {}
         if self.guided is None or not images:
-            return
-        counts = zip(images, count_distinct_neighbors(images.values()), strict=True)
-        tried = [i for i, count in counts if count >= self.guided.min_distinct]
-        states = [(images[i][0].state_of_strongest, images[i][1].state_of_strongest) for i in tried]
-        for i, found in zip(tried, self.engine.match_many(states, self.guided.num_layers), strict=True):
-            image0, image1 = images[i]
-            seeds = _from_engine(found)
-            among_all = [image.strongest[rows] for image, rows in zip((image0, image1), seeds.indices.T, strict=True)]
-            seeds = replace(seeds, indices=np.stack(among_all, axis=1).astype(np.int32))
-            growth = math.sqrt(image0.growth * image1.growth)
-            if (matches := complete_matches(image0.points, image1.points, seeds, growth, self.guided)) is not None:
+            return matches
+        num_distinct = dict(zip(images, count_distinct_neighbors(images.values()), strict=True))
+        for k, rule in enumerate(self.guided.passes):
+            tried = {
+                i: pair
+                for i, pair in images.items()
+                if i not in matches and num_distinct[i] >= rule.min_distinct and min(len(image.passes) for image in pair) > k
+            }
+            matches |= dict(self._guided_by_pass(tried, k, rule))
+        return matches
+
+    def _guided_by_pass(
+        self, pairs: Mapping[int, tuple[GuidedImage, GuidedImage]], k: int, rule: GuidedPass
+    ) -> Iterator[tuple[int, Matches]]:
+        """Index and matches of the pairs that pass k completes."""
+        from sfm_lightglue.matches.guided import complete_matches
+
+        states = [(image0.passes[k].state, image1.passes[k].state) for image0, image1 in pairs.values()]
+        found = self.engine.match_many(states, rule.num_layers)
+        for (i, (image0, image1)), each in zip(pairs.items(), found, strict=True):
+            seeds, (part0, part1) = _from_engine(each), (image0.passes[k], image1.passes[k])
+            among_all = np.stack([part0.rows[seeds.indices[:, 0]], part1.rows[seeds.indices[:, 1]]], axis=1)
+            seeds, growth = replace(seeds, indices=among_all.astype(np.int32)), math.sqrt(part0.growth * part1.growth)
+            if (matches := complete_matches(image0.points, image1.points, seeds, growth, rule)) is not None:
                 yield i, matches
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -8,6 +8,7 @@ together. Scores are those of the matchers: LightGlue's probabilities beside sim
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,24 +42,34 @@ class SeveralMatchers:
 
 def join_matches(
     features: Path | str,
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | str],
     pairs: Sequence[Pair],
     output: Path | str,
     *,
     only: Mapping[str, Collection[Pair]] | None = None,
     if_settings_changed: str = "refuse",
 ) -> None:
-    """Writes the matches of all kinds of each pair to `output`. Other pairs in it are kept.
+    """Writes the matches of several kinds of features of each pair to one file. Other pairs in it are kept.
 
     Args:
-        features: The joined file of features.
-        files: File of matches of each kind, in the order of the kinds; it may be missing if `only` asks for no pair of it.
+        features: The file of `join_features`.
+        files: File of matches of each kind by the name of the kind, in the order of the kinds; it may be missing if `only` asks
+            for no pair of it. The matches were made from the features of the kind.
         pairs: The pairs; each must be in the files of its kinds, unless one of its photos has no features of the kind.
         output: The joined file.
         only: Kind -> the pairs of which it is wanted; all pairs of kinds that are not named.
         if_settings_changed: `refuse` or `recompute` a file that was not joined. A joined file is always brought up to date.
 
-    Raises: SettingsChanged if `output` was not joined, KeyError if a pair was not matched.
+    Raises:
+        SettingsChanged: If `output` was not joined.
+        KeyError: If a pair was not matched.
+
+    Example:
+        >>> pairs = select_pairs(list_images(photos), "sequential", overlap=2)
+        >>> nearest = create_matcher("nearest_neighbor", max_ratio=0.8)
+        >>> report = match_pairs(out / "sift.h5", pairs, out / "sift-matches.h5", nearest)
+        >>> files = {"sift": out / "sift-matches.h5", "superpoint": out / "matches.h5"}
+        >>> join_matches(out / "both.h5", files, pairs, out / "both-matches.h5")
     """
     wanted_of = {kind: set(some) for kind, some in (only or {}).items()}
     ordered = sorted_pairs(pairs)
@@ -71,10 +82,9 @@ def join_matches(
         parts = {name: {part.kind: part for part in joined.kinds(name)} for name in names}
         sizes = dict(zip(names, joined.num_keypoints_of(names).tolist(), strict=True))
         wanted = [_kinds_of(pair, parts, [*readers], wanted_of) for pair in ordered]
-        made_by = {kind: f"{kind}:{reader.fingerprint[:16]}" for kind, reader in readers.items()}
+        origins = _origins(readers, ordered, wanted, parts)
         pair_stamps = [
-            f"{stamps[pair.name0]} {stamps[pair.name1]} {'+'.join(map(made_by.__getitem__, kinds))}"
-            for pair, kinds in zip(ordered, wanted, strict=True)
+            f"{stamps[pair.name0]} {stamps[pair.name1]} {origin}" for pair, origin in zip(ordered, origins, strict=True)
         ]
         changed = "recompute" if is_joined(output) else if_settings_changed
         with ShardStore(output, settings, if_settings_changed=changed) as store:
@@ -91,6 +101,25 @@ def _kinds_of(
     """The kinds of which a pair has matches: both photos have its features, and it is wanted."""
     both = parts[pair.name0].keys() & parts[pair.name1].keys()
     return [kind for kind in kinds if kind in both and (kind not in only or pair in only[kind])]
+
+
+def _origins(
+    readers: Mapping[str, H5Reader],
+    pairs: Sequence[Pair],
+    wanted: Sequence[Sequence[str]],
+    parts: Mapping[str, Mapping[str, PartOfFeatures]],
+) -> list[str]:
+    """For each pair, a hash of what its matches are joined from: the matches of its kinds, and where their keypoints begin.
+
+    It stays if photos get another kind of features of which the pair has no matches. Its geometry then stays too.
+    """
+    rows: list[list[tuple[str, str, int, int, str]]] = [[] for _ in pairs]
+    for kind, reader in readers.items():
+        places = [place for place, kinds in enumerate(wanted) if kind in kinds]
+        for place, stamp in zip(places, reader.match_stamps([pairs[place] for place in places]), strict=True):
+            part0, part1 = (parts[name][kind] for name in (pairs[place].name0, pairs[place].name1))
+            rows[place].append((kind, reader.fingerprint, part0.start, part1.start, stamp))
+    return [hashlib.sha256(repr(row).encode()).hexdigest()[:16] for row in rows]
 
 
 def _shifted(reader: H5Reader, kind: str, pair: Pair, parts: Mapping[str, Mapping[str, PartOfFeatures]]) -> Matches:

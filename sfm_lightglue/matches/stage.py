@@ -173,14 +173,16 @@ def _match_many(matcher: BatchedMatcher, pairs: Sequence[tuple[Any, Any]]) -> li
 
     try:
         return matcher.match_many(pairs)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "MPS backend out of memory" not in str(error):
+            raise
         if len(pairs) == 1:
             raise MemoryError(
                 f"the GPU has too little memory for a pair ({str(error).splitlines()[0]}): choose execution.num_workers=1, "
                 "matches.precision=low or a smaller features.max_keypoints"
             ) from error
         logger.info("the GPU has too little memory for %d pairs at a time; trying %d", len(pairs), (len(pairs) + 1) // 2)
-    torch.cuda.empty_cache()
+    (torch.mps if torch.backends.mps.is_available() else torch.cuda).empty_cache()
     middle = (len(pairs) + 1) // 2
     return _match_many(matcher, pairs[:middle]) + _match_many(matcher, pairs[middle:])
 

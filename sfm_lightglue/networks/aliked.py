@@ -172,7 +172,7 @@ class ALIKED(nn.Module):
         height, width = output.scores.shape[1:]
         reach = max(height, width) / 4
         descriptors = [keypoints.new_empty(0, self.variant.descriptor_size)]
-        chunk = CHUNK_KEYPOINTS * (16 if keypoints.is_cuda else 1)
+        chunk = CHUNK_KEYPOINTS * (1 if keypoints.is_cpu else 16)
         for some in keypoints.split(chunk) if len(keypoints) else ():
             patches = self._features(levels, output.origin, _patch_pixels(some, (width, height)))
             offsets = self.desc_head.offsets(F.normalize(patches, dim=2)).clamp(-reach, reach)

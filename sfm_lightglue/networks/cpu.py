@@ -34,7 +34,7 @@ def in_bands(
     """
     height, width = x.shape[2:]
     rows = max(16, BAND_PIXELS // width // 8 * 8)  # an even number of strides
-    if whole or x.is_cuda or rows >= height:
+    if whole or not x.is_cpu or rows >= height:
         return layers(x)
     result = None
     for start in range(0, height // stride * stride, rows):

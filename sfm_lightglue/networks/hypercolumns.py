@@ -83,7 +83,7 @@ class HypercolumnHead(nn.Module):
 
     def describe(self, levels: Sequence[Float[Tensor, "_ _ _"]], keypoints: Float[Tensor, "n 2"]) -> Float[Tensor, "n 128"]:
         """The descriptors of keypoints from the maps of one image, which belong to `LEVELS`."""
-        chunk = len(keypoints) if keypoints.is_cuda else CHUNK_KEYPOINTS
+        chunk = CHUNK_KEYPOINTS if keypoints.is_cpu else len(keypoints)
         parts = [self(hypercolumns(levels, some)) for some in keypoints.split(chunk)] if len(keypoints) else []
         return torch.cat([keypoints.new_empty(0, DESCRIPTOR_SIZE), *parts])
 

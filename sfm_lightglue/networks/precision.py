@@ -35,6 +35,8 @@ def resolved_precision(precision: str, device: str, *, low_is_enough: bool, has_
         return "low" if low_is_enough else "float32"
     import torch
 
+    if torch.device(device).type == "mps":  # not measured there
+        return "float32"
     return "low" if network_dtype("low", device) != torch.float32 else "float32"
 
 
@@ -55,7 +57,7 @@ def network_dtype(precision: str, device: str) -> torch.dtype:
     kind = torch.device(device).type
     if precision == "float32":
         return torch.float32
-    if kind == "cuda":
+    if kind in ("cuda", "mps"):
         return torch.float16
     return torch.bfloat16 if kind == "cpu" and _has_fast_bfloat16() else torch.float32
 

@@ -22,7 +22,7 @@ from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, renam
 from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
 from sfm_lightglue.networks.hypercolumns import DESCRIPTOR_SIZE as HEAD_DESCRIPTOR_SIZE
 from sfm_lightglue.networks.hypercolumns import LEVELS, HypercolumnHead
-from sfm_lightglue.networks.int8 import Int8Convolution, Int8Output, max_pool
+from sfm_lightglue.networks.int8 import FirstLayer, Int8Convolution, Int8Output, max_pool
 
 CELL = 8
 """Side of a cell, px: the network's output has one cell for 8 x 8 pixels."""
@@ -102,19 +102,20 @@ class SuperPoint(nn.Module):
         """Dimension of the descriptors."""
         return HEAD_DESCRIPTOR_SIZE if self.head else DESCRIPTOR_SIZE
 
-    def lower(self, dtype: torch.dtype, limits: Mapping[str, float] | None = None) -> None:
+    def lower(self, dtype: torch.dtype, limits: Mapping[str, float] | None = None, first_layer: FirstLayer | None = None) -> None:
         """Makes the 3x3 convolutions compute in `dtype`, except the first: it is fast, and should read the image exactly.
 
         Args:
             dtype: the type of activations and weights.
             limits: makes `INT8_LAYERS` compute in 8 bits instead, on a CPU: the largest input of each; larger ones are cut.
+            first_layer: computes the first convolution, with a result in 8 bits.
         """
         if limits:
             results: list[float | torch.dtype] = [*(limits[name] for name in INT8_LAYERS[1:]), dtype]
             for name, result in zip(INT8_LAYERS, results, strict=True):
                 convolution = cast(nn.Conv2d, self.get_submodule(f"conv{name}"))
                 self.add_module(f"conv{name}", Int8Convolution(convolution, limits[name], result))
-            self.add_module("conv1a", Int8Output(cast(nn.Conv2d, self.conv1a), limits[INT8_LAYERS[0]]))
+            self.add_module("conv1a", Int8Output(cast(nn.Conv2d, self.conv1a), limits[INT8_LAYERS[0]], first_layer))
         for name, module in self.named_children():
             if name not in ("conv1a", "bn1a", "convPb", "convDb", "octaves", "head"):
                 module.to(dtype)

@@ -57,7 +57,11 @@ class OrientationReport:
 
 
 def find_orientations(
-    folder: RunFolder, images: Path, names: Sequence[str], open_trials: Callable[[Mapping[str, int]], Trials]
+    folder: RunFolder,
+    images: Path,
+    names: Sequence[str],
+    open_trials: Callable[[Mapping[str, int]], Trials],
+    among: Collection[str] | None = None,
 ) -> OrientationReport:
     """Decides the turns of photos that verify with few others, and writes them to `orientations.tsv`.
 
@@ -66,6 +70,7 @@ def find_orientations(
         images: Folder of the photos.
         names: The photos that have features.
         open_trials: From the code of EXIF of each photo to the trials. Called only if there is something to try.
+        among: Only groups of photos with one of these are tried; None for all.
 
     Raises:
         ValueError: If `orientations.tsv` is damaged.
@@ -79,7 +84,7 @@ def find_orientations(
         paired = sorted({name for pair in pairs for name in (pair.name0, pair.name1)})
         orientations = {name: features.orientation(name) for name in paired}
     first, *others = find_groups(orientations, inliers) or [[]]
-    waiting = [group for group in others if _is_open(group, known, len(first))]
+    waiting = [group for group in others if _is_open(group, known, len(first)) and (among is None or {*group} & {*among})]
     if not waiting:
         return OrientationReport(bool(first) + len(others), [], _described(known), [], _num_tried(known))
     trials = open_trials(orientations)

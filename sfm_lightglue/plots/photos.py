@@ -12,6 +12,7 @@ from sfm_lightglue.plots.shown import Shown, matches_of_run, photo_of_run, shown
 from sfm_lightglue.products import Features, Image
 from sfm_lightglue.report.matches import even_choice
 from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.storage import comparable_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +110,8 @@ def plot_keypoints(
     Args:
         image: A file, an array or a PIL image as for `load_image`, or an `Image`; with a `RunFolder`, the name of a photo.
         keypoints: Features of the photo, keypoints (n, 2) in px of the photo as stored, or the `RunFolder` of a run.
-        scores: Values (n,) for the colours. `Features` and a `RunFolder` give them by themselves.
+        scores: Values (n,) for the colours. `Features` and a `RunFolder` give them by themselves; of several kinds of
+            features, ranks within each kind.
         color: One colour for all keypoints, in matplotlib's notation; None colours them by score.
         colormap: Name of a colour map of matplotlib; None goes from red (low) over yellow to blue (high).
         size_pt: Diameter of a dot, points.
@@ -133,6 +135,7 @@ def plot_keypoints(
         run, name = keypoints, str(image)
         with run.open_features() as reader:
             keypoints = reader.features(name, with_descriptors=False)
+            scores = comparable_scores(keypoints.scores, reader.kinds(name)) if scores is None else scores
         photo = photo_of_run(run, name, keypoints)
     else:
         photo = shown(image)

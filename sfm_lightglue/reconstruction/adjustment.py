@@ -36,6 +36,8 @@ MIN_ANGLE_DEG = 1.5
 MAX_OBSERVATIONS = 4000
 """Observations of a camera beyond this number add nothing, because keypoints have errors that are the same in all photos. Without
 this limit the 14,661 of Temple decide a tangential distortion that is not there (AUC@1 82 -> 61)."""
+FISHEYE_TERMS = ("second radial term", "tangential distortion")
+"""Groups whose places the last three of the four radial terms of OPENCV_FISHEYE have."""
 MAX_PHOTOS = 100
 """Number of photos whose poses are estimated together with the cameras."""
 MIN_POINTS = 4
@@ -162,7 +164,7 @@ def _find_cameras(
     counts = dict.fromkeys(model.cameras, 0)
     for image_id in model.reg_image_ids():
         counts[model.image(image_id).camera_id] += 1
-    ids = [camera_id for camera_id in sorted(counts) if counts[camera_id] >= MIN_PHOTOS and can_widen(model.camera(camera_id))]
+    ids = [camera_id for camera_id in sorted(counts) if counts[camera_id] >= MIN_PHOTOS and _can_choose(model.camera(camera_id))]
     if not possible or not ids:
         return {}
     before = {camera_id: copy.deepcopy(model.camera(camera_id)) for camera_id in ids}
@@ -175,10 +177,12 @@ def _find_cameras(
     if found is None:
         _replace_cameras(model, before)
         return {}
-    always, chosen = _always(options), dict[int, CameraChoice]()
+    chosen = dict[int, CameraChoice]()
     for camera_id, (estimate, covariance) in found.items():
         camera = model.camera(camera_id)
-        chosen[camera_id] = choose_parameters(estimate, covariance, (camera.width, camera.height), possible, always)
+        of_lens = tuple(group for group in possible if group == "principal point" or not camera.is_perspective_fisheye())
+        size, always = (camera.width, camera.height), _always(camera, options)
+        chosen[camera_id] = choose_parameters(estimate, covariance, size, of_lens, always)
         _set(camera, chosen[camera_id])
     return chosen
 
@@ -187,7 +191,7 @@ def _find_again(model: pycolmap.Reconstruction, chosen: dict[int, CameraChoice],
     """Gives the chosen parameters the most probable values again, after the tracks changed."""
     for camera_id, (params, covariance) in (_estimate(model, chosen, options) or {}).items():
         camera, choice = model.camera(camera_id), chosen[camera_id]
-        chosen[camera_id] = most_probable(choice, params, covariance, (camera.width, camera.height), _always(options))
+        chosen[camera_id] = most_probable(choice, params, covariance, (camera.width, camera.height), _always(camera, options))
         _set(camera, chosen[camera_id])
 
 
@@ -239,6 +243,8 @@ def widened(model: pycolmap.Reconstruction, ids: Iterable[int]) -> dict[int, pyc
     cameras = {camera_id: model.camera(camera_id) for camera_id in model.cameras}
     for camera_id in ids:
         camera = cameras[camera_id]
+        if camera.is_perspective_fisheye():  # it has as many parameters
+            continue
         params = _opencv_params(camera)
         cameras[camera_id] = pycolmap.Camera(model="OPENCV", width=camera.width, height=camera.height, params=params)
     return cameras
@@ -251,12 +257,16 @@ def _replace_cameras(model: pycolmap.Reconstruction, cameras: Mapping[int, pycol
 
 
 def _set(camera: pycolmap.Camera, choice: CameraChoice) -> None:
-    camera.model, camera.params = pycolmap.CameraModelId.__members__[choice.model], choice.model_params()
+    if camera.is_perspective_fisheye():
+        camera.params = [float(value) for value in choice.params]
+    else:
+        camera.model, camera.params = pycolmap.CameraModelId.__members__[choice.model], choice.model_params()
 
 
-def _always(options: ReconstructionOptions) -> tuple[str, ...]:
-    """Groups of parameters that the user frees."""
-    return ("principal point",) if options.refine_principal_point == "true" else ()
+def _always(camera: pycolmap.Camera, options: ReconstructionOptions) -> tuple[str, ...]:
+    """Groups of parameters that need no choice: those that the user frees, and the last three terms of a fisheye lens."""
+    freed = ("principal point",) if options.refine_principal_point == "true" else ()
+    return (*freed, *FISHEYE_TERMS) if camera.is_perspective_fisheye() else freed
 
 
 def possible_groups(options: ReconstructionOptions) -> tuple[str, ...]:
@@ -269,6 +279,10 @@ def possible_groups(options: ReconstructionOptions) -> tuple[str, ...]:
 
 def can_widen(camera: pycolmap.Camera) -> bool:
     return camera.model.name in ("SIMPLE_RADIAL", "RADIAL", "OPENCV")
+
+
+def _can_choose(camera: pycolmap.Camera) -> bool:
+    return can_widen(camera) or camera.model.name == "OPENCV_FISHEYE"
 
 
 def _opencv_params(camera: pycolmap.Camera) -> list[float]:
@@ -284,8 +298,8 @@ def _describe(model: pycolmap.Reconstruction, camera_id: int, choice: CameraChoi
     """What was chosen for a camera, and why."""
     camera = model.camera(camera_id)
     center = choice.params[2:4] - np.array([camera.width, camera.height]) / 2
-    parts = [f"camera {camera_id} is {choice.model}: focal length {choice.params[0]:.1f} +- {choice.std[0]:.1f} px"]
-    for group in GROUPS:
+    parts = [f"camera {camera_id} is {camera.model.name}: focal length {choice.params[0]:.1f} +- {choice.std[0]:.1f} px"]
+    for group in ("principal point",) if camera.is_perspective_fisheye() else GROUPS:
         gain = f"log evidence {choice.gains[group]:+.0f}" if group in choice.gains else "others need it"
         if group == "principal point" and group in choice.groups:
             parts.append(

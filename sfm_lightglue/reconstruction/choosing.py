@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,6 @@ MIN_GAIN = 0.002
 MAX_COMPARED = 1000
 """With more photos, the global mapper alone is enough if it registers MIN_REGISTERED of them."""
 MIN_REGISTERED = 0.95
-MIN_AGREEMENT = 0.5
-"""The global mapper also makes models of wrong matches: one that replaces a missing model must agree with this share of them."""
 MAX_PAIRS = 5000
 """Verified pairs that the agreement is measured on, spread over all of them."""
 
@@ -70,73 +68,68 @@ def map_with_best_mapper(
     return chosen, _told(said), interrupted
 
 
-def map_globally_instead(
-    database: Path, output: Path, options: ReconstructionOptions, run: Callable[[Path, ReconstructionOptions], bool]
-) -> tuple[list[str], bool]:
-    """Runs the global mapper because another one found no model; its models stay if they agree with the matches.
-
-    Returns a sentence, none without a model, and whether Ctrl-C was pressed. Logs it. The arguments are those of
-    `map_with_best_mapper`.
-    """
-    with pycolmap.Database.open(database) as rows:
-        if rows.num_verified_image_pairs() == 0:
-            return [], False
-    interrupted = run(output, replace(options, name="global"))
-    score, num_registered = _score_of_largest(output, database, options)
-    if score < MIN_AGREEMENT:
-        for folder in model_folders(output):
-            shutil.rmtree(folder)
-        return [], interrupted
-    said = f"the {options.name} mapper found no first pair: the global one registered {num_registered} photos, and "
-    return [_told(f"{said}{100 * score:.1f} % of the verified matches agree with its model")], interrupted
-
-
-def agreement(model: pycolmap.Reconstruction, database: Path, max_error_px: float) -> float:
-    """How well the poses and cameras of a model agree with all verified matches, 0..1.
+def agreement(models: Sequence[pycolmap.Reconstruction], database: Path, max_errors_px: Sequence[float]) -> list[float]:
+    """How well the poses and cameras of models agree with all verified matches, 0..1, for each of several error limits.
 
     The mean of 1 - (e / max_error_px)^2, at least 0, over the matches; e is the distance of a match from its epipolar plane, px.
-    Matches of photos that are not in the model count 0. The mappers use only a part of these matches, in tracks.
+    Matches of two photos that are in no common model count 0, those of photos in several models as in the best one. The mappers
+    use only a part of these matches, in tracks.
 
     Args:
-        model: the model.
-        database: the database that it was made from.
-        max_error_px: errors of this size or more count 0.
+        models: models of one scene, or of several.
+        database: the database that they were made from.
+        max_errors_px: errors of this size or more count 0.
     """
-    total, agreeing = 0, 0.0
+    seen, limits = [_Seen(model) for model in models], np.array(max_errors_px)[:, None]
+    total, agreeing = 0, np.zeros(len(limits))
     with pycolmap.Database.open(database) as rows:
         counts = rows.read_two_view_geometry_num_inliers()
         pairs = [pair for pair, count in sorted(zip(*map(list, counts), strict=True)) if count]
         for pair_id in pairs[:: max(1, len(pairs) // MAX_PAIRS)]:
-            first, second = pycolmap.pair_id_to_image_pair(pair_id)
-            matches = np.asarray(rows.read_two_view_geometry(first, second).inlier_matches)
+            image_ids = pycolmap.pair_id_to_image_pair(pair_id)
+            matches = np.asarray(rows.read_two_view_geometry(*image_ids).inlier_matches)
             total += len(matches)
-            if all(model.exists_image(image_id) and model.image(image_id).has_pose for image_id in (first, second)):
-                errors_px = _epipolar_errors(model, (first, second), matches)
-                agreeing += float(np.clip(1 - (errors_px / max_error_px) ** 2, 0, None).sum())
-    return agreeing / max(total, 1)
+            errors_px = [each.epipolar_errors(image_ids, matches) for each in seen if each.has(image_ids)]
+            if errors_px:
+                agreeing += np.max([np.clip(1 - (each / limits) ** 2, 0, None).sum(axis=1) for each in errors_px], axis=0)
+    return [float(value) for value in agreeing / max(total, 1)]
 
 
-def _epipolar_errors(model: pycolmap.Reconstruction, image_ids: tuple[int, int], matches: np.ndarray) -> np.ndarray:
-    """float64 (n,): distance of the keypoints of the second image from the epipolar planes of those of the first, px."""
-    image0, image1 = (model.image(image_id) for image_id in image_ids)
-    rays = []
-    for image, column in ((image0, 0), (image1, 1)):
-        keypoints = np.array([image.points2D[int(index)].xy for index in matches[:, column]]).reshape(-1, 2)
-        rays.append(np.asarray(model.camera(image.camera_id).cam_ray_from_img(keypoints)))
-    cam1_from_cam0 = image1.cam_from_world() * image0.cam_from_world().inverse()
-    normals = np.cross(cam1_from_cam0.translation, rays[0] @ cam1_from_cam0.rotation.matrix().T)
-    lengths = np.maximum(np.linalg.norm(normals, axis=1), 1e-12)
-    sine = np.abs((normals * rays[1]).sum(axis=1)) / lengths
-    camera = model.camera(image1.camera_id)
-    px_per_radian = camera.width / (2 * np.pi) if camera.is_spherical() else camera.mean_focal_length()
-    errors_px: np.ndarray = np.nan_to_num(sine * px_per_radian, nan=np.inf)
-    return errors_px
+@dataclass(frozen=True)
+class _Seen:
+    """A model with the rays of the keypoints of its photos, as far as they were asked for."""
+
+    model: pycolmap.Reconstruction
+    rays: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def has(self, image_ids: tuple[int, int]) -> bool:
+        return all(self.model.exists_image(image_id) and self.model.image(image_id).has_pose for image_id in image_ids)
+
+    def epipolar_errors(self, image_ids: tuple[int, int], matches: np.ndarray) -> np.ndarray:
+        """float64 (n,): distance of the keypoints of the second image from the epipolar planes of those of the first, px."""
+        image0, image1 = (self.model.image(image_id) for image_id in image_ids)
+        rays0, rays1 = (self._rays(image_id)[matches[:, column]] for column, image_id in enumerate(image_ids))
+        cam1_from_cam0 = image1.cam_from_world() * image0.cam_from_world().inverse()
+        normals = np.cross(cam1_from_cam0.translation, rays0 @ cam1_from_cam0.rotation.matrix().T)
+        sine = np.abs((normals * rays1).sum(axis=1)) / np.maximum(np.linalg.norm(normals, axis=1), 1e-12)
+        camera = self.model.camera(image1.camera_id)
+        px_per_radian = camera.width / (2 * np.pi) if camera.is_spherical() else camera.mean_focal_length()
+        errors_px: np.ndarray = np.nan_to_num(sine * px_per_radian, nan=np.inf)
+        return errors_px
+
+    def _rays(self, image_id: int) -> np.ndarray:
+        """float64 (n, 3): rays of the keypoints of an image, of length 1."""
+        if image_id not in self.rays:
+            image = self.model.image(image_id)
+            keypoints = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
+            self.rays[image_id] = np.asarray(self.model.camera(image.camera_id).cam_ray_from_img(keypoints)).reshape(-1, 3)
+        return self.rays[image_id]
 
 
 def _score_of_largest(folder: Path, database: Path, options: ReconstructionOptions) -> tuple[float, int]:
     """The agreement of the largest model in a folder, and its number of photos; 0 without a model."""
     models = sorted((read_model(path) for path in model_folders(folder)), key=rank_of)
-    return (agreement(models[0], database, options.max_error_px), models[0].num_reg_images()) if models else (0.0, 0)
+    return (agreement(models[:1], database, [options.max_error_px])[0], models[0].num_reg_images()) if models else (0.0, 0)
 
 
 def _num_guessed_cameras(database: Path) -> int:

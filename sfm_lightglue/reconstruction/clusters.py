@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +28,10 @@ from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.files import foreign_file, read_own_json, write_json
 from sfm_lightglue.model_files import read_model
-from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, incremental_options, on_ctrl_c, run_mapper
+from sfm_lightglue.reconstruction.fallbacks import map_with_fallbacks, try_other_ways
+from sfm_lightglue.reconstruction.mappers import ReconstructionOptions, incremental_options, map_quietly, on_ctrl_c, run_mapper
 from sfm_lightglue.reconstruction.models import model_folders
+from sfm_lightglue.reconstruction.part_of_database import write_part
 
 logger = logging.getLogger(__name__)
 
@@ -117,10 +120,11 @@ def map_clusters(
     folder: ClustersFolder,
     settings: Mapping[str, Any],
     executor: Executor | None,
-) -> bool:
-    """Writes the models of all clusters to `output/0` ... `output/n`; returns whether Ctrl-C was pressed.
+) -> tuple[list[str], bool]:
+    """Writes the models of all clusters to `output/0` ... `output/n`, after Ctrl-C those of the finished clusters.
 
-    Then the models of the clusters that were finished are written.
+    A cluster without good models is mapped in other ways, see `fallbacks`. Returns a sentence about each that this helped, in
+    this run, and whether Ctrl-C was pressed.
 
     Args:
         database: COLMAP database. All workers of the executor must see it, and the folder.
@@ -135,14 +139,15 @@ def map_clusters(
     clusters = find_clusters(database, options)
     if len(clusters) <= 1:
         logger.info("the photos with verified pairs make one cluster of at most %d", options.max_cluster_size)
-        return run_mapper(database, output, replace(options, name="incremental"), {})
+        run = functools.partial(run_mapper, known_poses={})
+        return map_with_fallbacks(database, output, replace(options, name="incremental"), run)
     folder.open({"clusters": [list(names) for names in clusters], **settings})
     finished = {number: folder.models(number) for number in range(len(clusters))}
     jobs: list[Job] = [(number, names) for number, names in enumerate(clusters) if finished[number] is None]
     logger.info("%s", _describe(clusters, len(clusters) - len(jobs)))
-    interrupted = _map_all(jobs, database, folder.path, options, executor or ThreadExecutor()) if jobs else False
+    notes, interrupted = _map_all(jobs, database, folder.path, options, executor or ThreadExecutor()) if jobs else ([], False)
     _copy_models(folder, len(clusters), output)
-    return interrupted
+    return notes, interrupted
 
 
 def _describe(clusters: Sequence[Sequence[str]], num_finished: int) -> str:
@@ -153,11 +158,13 @@ def _describe(clusters: Sequence[Sequence[str]], num_finished: int) -> str:
     return text + (f"; {num_finished} clusters are finished" if num_finished else "")
 
 
-def _map_all(jobs: list[Job], database: Path, folder: Path, options: ReconstructionOptions, executor: Executor) -> bool:
-    """Maps each cluster; returns whether Ctrl-C was pressed. Raises: RuntimeError as in `map_clusters`."""
+def _map_all(
+    jobs: list[Job], database: Path, folder: Path, options: ReconstructionOptions, executor: Executor
+) -> tuple[list[str], bool]:
+    """Maps each cluster; returns as `map_clusters`. Raises: RuntimeError as there."""
     paths = database.absolute(), folder.absolute()  # a worker may have another current folder
     recipe = functools.partial(_open_mapper, *paths, replace(options, num_threads=1), os.getpid())
-    errors = dict[int, Exception]()
+    errors, helped = dict[int, Exception](), dict[int, list[str]]()
     largest_first = sorted(jobs, key=lambda job: (-len(job[1]), job[0]))
     try:
         with on_ctrl_c(_cancel_all), progress_bar(sum(len(names) for _, names in jobs), "reconstruct clusters", "img") as bar:
@@ -165,28 +172,30 @@ def _map_all(jobs: list[Job], database: Path, folder: Path, options: Reconstruct
                 bar.update(len(names))
                 if isinstance(result, Exception):
                     errors[number] = result
+                else:
+                    helped[number] = result
     except KeyboardInterrupt:
         logger.warning("interrupted: finished clusters are kept")
-        return True
+        return [], True
     if errors:
         number = min(errors)
         raise RuntimeError(
             f"{len(errors)} of {len(jobs)} clusters could not be mapped, first {number}: {errors[number]}. The others are kept"
         ) from errors[number]
-    return False
+    return [f"cluster {number}: {note}" for number in sorted(helped) for note in helped[number]], False
 
 
 @contextlib.contextmanager
 def _open_mapper(
     database: Path, folder: Path, options: ReconstructionOptions, parent: int, device: str
-) -> Iterator[Callable[[Job], int]]:
-    """A recipe of executors: gives the function that maps a cluster and returns the number of its models.
+) -> Iterator[Callable[[Job], list[str]]]:
+    """A recipe of executors: gives the function that maps a cluster and returns what helped, see `fallbacks`.
 
     `parent` is the id of the process that joins the models. In other processes COLMAP logs nothing: a cluster without a first
     pair is no error, because its photos are tried again when models are continued.
     """
 
-    def map_cluster(job: Job) -> int:
+    def map_cluster(job: Job) -> list[str]:
         number, names = job
         partial = folder / f"{number}.{os.getpid()}.tmp"
         if partial.exists():  # of a lost worker that had the same process id
@@ -195,19 +204,37 @@ def _open_mapper(
         colmap = incremental_options(options, len(names))
         colmap.image_names = list(names)
         with _running() as token:
-            models = _map_when_free(database, partial, colmap, token)
+            _map_when_free(database, partial, colmap, token)
+            notes = [] if token.is_cancelled else _try_other_ways(database, names, partial, options, token)
             if token.is_cancelled:
                 raise InterruptedError(f"cluster {number} was interrupted")
         if (folder / str(number)).exists():  # a worker that was taken for lost has finished it
             shutil.rmtree(partial)
         else:
             partial.rename(folder / str(number))
-        return len(models)
+        return notes
 
     with colmap_log(None):
         if os.getpid() != parent:
             pycolmap.logging.minloglevel = NO_LOG
         yield map_cluster
+
+
+def _try_other_ways(
+    database: Path, names: Sequence[str], folder: Path, options: ReconstructionOptions, token: pycolmap.CancellationToken
+) -> list[str]:
+    """Maps a cluster in other ways if its models in the folder are not good, see `fallbacks`; returns what helped."""
+    run = functools.partial(_map_part, token=token)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        part = write_part(database, names, Path(temporary) / "database.db")
+        notes, _ = try_other_ways(part, folder, replace(options, name="incremental"), run)
+    return notes
+
+
+def _map_part(
+    database: Path, output: Path, options: ReconstructionOptions, *, any_start: bool, token: pycolmap.CancellationToken
+) -> bool:
+    return map_quietly(database, output, options, token, any_start=any_start)
 
 
 def _map_when_free(

@@ -1,11 +1,9 @@
-"""Other focal lengths for scenes in which the mapper finds no first pair, because those of the database are wrong guesses."""
+"""Other focal lengths for scenes that the mapper cannot map because those of the database are wrong guesses, see `fallbacks`."""
 
 from __future__ import annotations
 
-import logging
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +11,25 @@ import pycolmap
 
 from sfm_lightglue.colmap import colmap_log
 
-logger = logging.getLogger(__name__)
-
 FACTORS = (0.75, 1.8, 0.55, 2.6)
 """Focal lengths that are tried, as multiples of the longest side: fields of view of 67, 31, 84 and 22 degrees."""
 
 
-def map_with_other_focal_lengths(database: Path, output: Path, run: Callable[[Path], bool]) -> tuple[list[str], bool]:
-    """Runs a mapper on copies of the database with other focal lengths, until it finds a model.
+def other_focal_lengths(database: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Copies of the database with other focal lengths, in `folder`, and what each one has. Each replaces the one before.
 
     First all focal lengths come from view-graph calibration, then guessed ones are replaced by FACTORS. Cameras with known focal
-    lengths keep them. Returns a sentence about what helped, none if nothing did; and whether Ctrl-C was pressed. Logs it.
-
-    Args:
-        database: COLMAP database. It is not changed.
-        output: folder of the models, without any.
-        run: maps a database into `output`; returns whether Ctrl-C was pressed.
+    lengths keep them. Nothing is copied if there are no guesses.
     """
     guessed = _guessed_cameras(database)
-    if not guessed:
-        return [], False
-    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-        for factor in (None, *FACTORS):
-            copy = Path(folder) / "database.db"
-            shutil.copy(database, copy)
-            how = "the view graph" if factor is None else f"the guess of {factor} times the longest side"
-            if not (_calibrate(copy) if factor is None else _set_focal_lengths(copy, guessed, factor)):
-                continue
-            interrupted = run(copy)
-            if interrupted or any(path.name.isdigit() for path in output.iterdir()):
-                note = f"no first pair was found with the guessed focal lengths; those of {how} gave a model"
-                logger.warning("%s", note)
-                return [note], interrupted
-    return [], False
+    for factor in (None, *FACTORS) if guessed else ():
+        copy = folder / "database.db"
+        shutil.copy(database, copy)
+        if factor is not None:
+            _set_focal_lengths(copy, guessed, factor)
+            yield f"the focal length of {factor} times the longest side", copy
+        elif _calibrate(copy):
+            yield "focal lengths of the view graph", copy
 
 
 def _guessed_cameras(database: Path) -> Mapping[int, tuple[int, int]]:
@@ -68,7 +52,7 @@ def _calibrate(database: Path) -> bool:
         return pycolmap.calibrate_view_graph(database, options) and len(_guessed_cameras(database)) < before
 
 
-def _set_focal_lengths(database: Path, guessed: Mapping[int, tuple[int, int]], factor: float) -> bool:
+def _set_focal_lengths(database: Path, guessed: Mapping[int, tuple[int, int]], factor: float) -> None:
     with pycolmap.Database.open(database) as rows, pycolmap.DatabaseTransaction(rows):
         for camera_id, size in guessed.items():
             camera = rows.read_camera(camera_id)
@@ -76,4 +60,3 @@ def _set_focal_lengths(database: Path, guessed: Mapping[int, tuple[int, int]], f
             params[list(camera.focal_length_idxs())] = factor * max(size)
             camera.params = params.tolist()
             rows.update_camera(camera)
-    return True

@@ -248,8 +248,7 @@ def run_mapper(
     any_start: bool = False,
 ) -> bool:
     """Runs the mapper of the options; returns whether Ctrl-C cancelled it. `any_start`: see `_Task`."""
-    if _num_verified_pairs(database) == 0:  # the hierarchical mapper would raise an IndexError
-        logger.warning("%s has no verified pair of images: there is nothing to reconstruct", database)
+    if not has_verified_pairs(database):  # the hierarchical mapper would raise an IndexError
         return False
     with progress_bar(len(image_names(database)), "reconstruct", "img") as bar:
         token = pycolmap.CancellationToken()
@@ -258,6 +257,14 @@ def run_mapper(
             bar.update()
 
         return _run(MAPPERS[options.name], _Task(database, output, options, known_poses, count, token, any_start=any_start))
+
+
+def map_quietly(
+    database: Path, output: Path, options: ReconstructionOptions, token: pycolmap.CancellationToken, *, any_start: bool = False
+) -> bool:
+    """Runs the mapper of the options in this thread, without a progress bar; returns whether the token was cancelled."""
+    MAPPERS[options.name](_Task(database, output, options, {}, lambda: None, token, any_start=any_start))
+    return bool(token.is_cancelled)
 
 
 def continue_mapping(database: Path, start: Path, output: Path, options: ReconstructionOptions, min_inliers: int) -> bool:
@@ -314,6 +321,7 @@ def image_names(database: Path) -> list[str]:
         return sorted(image.name for image in rows.read_all_images())
 
 
-def _num_verified_pairs(database: Path) -> int:
+def has_verified_pairs(database: Path) -> bool:
+    """Whether there is anything to map."""
     with pycolmap.Database.open(database) as rows:
-        return rows.num_verified_image_pairs()
+        return rows.num_verified_image_pairs() > 0

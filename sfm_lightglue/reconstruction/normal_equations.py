@@ -8,6 +8,7 @@ Liang and Zeger 1986). Photos can also get cameras of their own, to compare what
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,7 +165,8 @@ def normal_equations(
     camera_ids = [model.image(image_id).camera_id for image_id in ids]
     num_free = {camera_id: len(free[camera_id]) for camera_id in {*camera_ids}}
     size = max(num_free.values()) + POSE
-    seen = _merged([_linear(model, image_id, cameras, free, size) for image_id in ids])
+    positions = _Positions.of(model)
+    seen = _merged([_linear(model, image_id, cameras, free, size, positions) for image_id in ids])
     squares = (seen.residuals**2).sum(axis=1)
     weights = 1 / (1 + squares / scale_px**2)
     num_residuals, num_points = 2 * len(weights), len(np.unique(seen.points))
@@ -174,7 +176,7 @@ def normal_equations(
         return None
     hessians, pairs, rows, points, gradients = _eliminate(seen, weights, len(ids))
     if num_parts is not None:
-        points = _parts(np.array([model.point3D(int(point)).xyz for point in np.unique(seen.points)]), num_parts)[points]
+        points = _parts(positions(np.unique(seen.points)), num_parts)[points]
     numbers, totals = _by_sample(rows, points, gradients, len(ids))
     slope = float((weights**2).mean())
     spread = float((weights**2 * (1 + (2 * weights - 1) ** 2)).mean() / 2) - slope**2
@@ -199,6 +201,26 @@ def normal_equations(
 
 
 @dataclass(frozen=True)
+class _Positions:
+    """Where the points of a model are. They are read once: each call of COLMAP takes 2 us, and many photos see a point."""
+
+    ids: np.ndarray
+    """int64 (n,): of the points, ascending."""
+    in_world: np.ndarray
+    """float64 (n, 3)."""
+
+    @classmethod
+    def of(cls, model: pycolmap.Reconstruction) -> _Positions:
+        ids = sorted(model.point3D_ids())
+        return cls(np.array(ids, np.int64), np.array([model.point3D(point).xyz for point in ids]).reshape(-1, 3))
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """float64 (k, 3): positions of the points with these ids."""
+        found: np.ndarray = self.in_world[np.searchsorted(self.ids, points)]
+        return found
+
+
+@dataclass(frozen=True)
 class _Observations:
     """Observations, sorted by photo, then by point."""
 
@@ -220,19 +242,20 @@ def _linear(
     cameras: Mapping[int, pycolmap.Camera],
     free: Mapping[int, Sequence[int]],
     size: int,
+    positions: _Positions,
 ) -> _Observations:
     """The observations of one photo; points that it cannot see are left out."""
     image = model.image(image_id)
-    camera, positions = cameras[image.camera_id], free[image.camera_id]
+    camera = cameras[image.camera_id]
     seen = image.get_observation_points2D()
     points = np.array([point.point3D_id for point in seen], np.int64)
     keypoints = np.array([point.xy for point in seen]).reshape(-1, 2)
     pose = image.cam_from_world().matrix()
     rotation = pose[:, :3]
-    rays = np.array([model.point3D(int(point)).xyz for point in points]).reshape(-1, 3) @ rotation.T + pose[:, 3]
+    rays = positions(points) @ rotation.T + pose[:, 3]
     residuals = np.array(camera.img_from_cam(rays)).reshape(-1, 2) - keypoints
     by_ray, by_photo = _by_ray(camera, rays), np.zeros((len(rays), 2, size))
-    for column, position in enumerate(positions):
+    for column, position in enumerate(free[image.camera_id]):
         by_photo[:, :, column] = _by_parameter(camera, rays, position)
     x, y, z = rays.T
     zero = np.zeros_like(x)
@@ -289,13 +312,15 @@ def _eliminate(seen: _Observations, weights: np.ndarray, num_images: int) -> tup
     scores = np.einsum("nik,ni->nk", by_photo, residuals)
     scores -= np.einsum("nkl,nl->nk", cross, np.einsum("nkl,nl->nk", inverse, right)[places])
     shares = cross @ np.linalg.cholesky(inverse)[places]
-    blocks = np.einsum("nik,nil->nkl", by_photo, by_photo)
+    starts = np.searchsorted(seen.rows, np.arange(num_images + 1)).tolist()
+    of_photos = [by_photo[start:end].reshape(-1, by_photo.shape[2]) for start, end in itertools.pairwise(starts)]
+    diagonal = [each.T @ each for each in of_photos]
     # A photo may see a point twice.
     first = np.flatnonzero(np.r_[True, (np.diff(seen.rows) != 0) | (np.diff(places) != 0)])
+    if len(first) < len(places):
+        scores, shares = np.add.reduceat(scores, first), np.add.reduceat(shares, first)
     rows, places = seen.rows[first], places[first]
-    scores, shares = np.add.reduceat(scores, first), np.add.reduceat(shares, first)
     ends = np.searchsorted(rows, np.arange(num_images + 1))
-    diagonal = _sums(blocks, seen.rows, num_images)
     pairs, hessians = [], []
     for row, other, mine, its in _common(places, ends, len(ids)):
         pairs.append((row, other))

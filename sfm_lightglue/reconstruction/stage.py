@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,20 +28,22 @@ from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.reconstruction.adjustment import adjust_models
 from sfm_lightglue.reconstruction.alignment import align_models
-from sfm_lightglue.reconstruction.choosing import map_globally_instead, map_with_best_mapper
+from sfm_lightglue.reconstruction.choosing import map_with_best_mapper
 from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
-from sfm_lightglue.reconstruction.focal_lengths import map_with_other_focal_lengths
+from sfm_lightglue.reconstruction.fallbacks import map_with_fallbacks, try_other_ways
 from sfm_lightglue.reconstruction.folder import ModelsFolder
+from sfm_lightglue.reconstruction.lenses import map_with_other_lenses
 from sfm_lightglue.reconstruction.mappers import (
     AUTO,
     CLUSTERS,
     ReconstructionOptions,
     chosen_num_threads,
+    has_verified_pairs,
     image_names,
     run_mapper,
 )
-from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, model_folders, number_models, write_models
+from sfm_lightglue.reconstruction.models import ReconstructionReport, describe_models, number_models, write_models
 from sfm_lightglue.reconstruction.uncertainty import write_uncertainties
 from sfm_lightglue.settings import describe_changes
 from sfm_lightglue.storage import H5Reader
@@ -105,27 +108,14 @@ def reconstruct(
     clusters = ClustersFolder(output.with_name(f"{output.name}.clusters"))
     clusters.check()
     partial = folder.start()
+    if not has_verified_pairs(database):
+        logger.warning("%s has no verified pair of images: there is nothing to reconstruct", database)
     options = replace(options, num_threads=_announced_num_threads(options, len(names)))
-    with colmap_log(None):
-        cameras = list[str]()
+    with colmap_log(None), tempfile.TemporaryDirectory(dir=partial) as work:
         if options.name == CLUSTERS:
-            interrupted = map_clusters(database, partial, options, clusters, settings, executor)
-        elif options.name == AUTO:
-            options, reason, interrupted = map_with_best_mapper(database, partial, options, lambda *task: _run(database, *task))
-            cameras.append(reason)
+            cameras, interrupted = map_clusters(database, partial, options, clusters, settings, executor)
         else:
-            interrupted = run_mapper(database, partial, options, known_poses or {})
-        if not interrupted and options.refine_intrinsics and options.name != CLUSTERS and not model_folders(partial):
-            mapper = functools.partial(run_mapper, output=partial, options=options, known_poses=known_poses or {})
-            found, interrupted = map_with_other_focal_lengths(database, partial, mapper)
-            cameras += found
-        if not interrupted and options.name == "incremental" and not model_folders(partial):
-            interrupted = run_mapper(database, partial, options, known_poses or {}, any_start=True)
-            if model_folders(partial):
-                logger.warning("no first pair was found with enough parallax: one that moved forward, or little, gave a model")
-            elif not interrupted:
-                found, interrupted = map_globally_instead(database, partial, options, lambda *task: _run(database, *task))
-                cameras += found
+            database, cameras, interrupted = _map(database, Path(work), partial, options, known_poses or {})
         joining = list[str]()
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)
@@ -151,8 +141,23 @@ def reconstruct(
     return report
 
 
-def _run(database: Path, folder: Path, options: ReconstructionOptions) -> bool:
-    return run_mapper(database, folder, options, {})
+def _map(
+    database: Path, work: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]
+) -> tuple[Path, list[str], bool]:
+    """Maps the scene into the folder `output`; returns the database that was used, what helped, and whether Ctrl-C was pressed.
+
+    The database is another one, in the folder `work`, if the photos have a fisheye or strongly distorting lens, see `lenses`.
+    """
+    run = functools.partial(run_mapper, known_poses=known_poses)
+    if options.find_camera_model and options.refine_intrinsics and options.name != "triangulation":
+        found = map_with_other_lenses(database, work, output, options, run)
+        if found is not None:
+            return found
+    if options.name != AUTO:
+        return database, *map_with_fallbacks(database, output, options, run)
+    options, reason, interrupted = map_with_best_mapper(database, output, options, lambda *task: run(database, *task))
+    helped, interrupted = ([], True) if interrupted else try_other_ways(database, output, options, run)
+    return database, [reason, *helped], interrupted
 
 
 def _announced_num_threads(options: ReconstructionOptions, num_images: int) -> int:

@@ -37,6 +37,10 @@ each point is independent, and 1.1 times with 40 parts."""
 MAX_PHOTOS = 300
 """The covariance of all photos together is a matrix with six rows for each photo. Larger models get no standard deviations."""
 
+POOR_TURN_DEG, POOR_SHARE = 10.0, 0.2
+"""Median standard deviations of turns, and of positions as shares of the model's extent, with which a model says little about the
+poses. Those of sets with parallax are below 3.5 degrees and a hundredth."""
+
 
 @dataclass(frozen=True)
 class Uncertainties:
@@ -55,7 +59,7 @@ def write_uncertainties(output: Path, options: ReconstructionOptions) -> list[st
 
     Models without a final adjustment, and those that `estimate_uncertainties` cannot do, get no files.
     """
-    notes = list[str]()
+    notes, poor = list[str](), list[str]()
     if options.adjustment_scale_px is None or options.name == "triangulation":
         return notes
     for folder in model_folders(output):
@@ -69,9 +73,12 @@ def write_uncertainties(output: Path, options: ReconstructionOptions) -> list[st
             continue
         _write_table(folder / PHOTOS_FILE, PHOTO_COLUMNS, _photo_rows(model, found))
         _write_table(folder / CAMERAS_FILE, ("camera", "model", "parameter", "value", "std"), _camera_rows(model, found))
-        notes.append(f"model {folder.name}: {_describe(model, found)}")
+        text, is_poor = _describe(model, found)
+        notes.append(f"model {folder.name}: {text}")
+        if is_poor:
+            poor.append(notes[-1])
     for note in notes:
-        logger.info("%s", note)
+        logger.log(logging.WARNING if note in poor else logging.INFO, "%s", note)
     return notes
 
 
@@ -116,13 +123,17 @@ def estimate_uncertainties(model: pycolmap.Reconstruction, options: Reconstructi
     )
 
 
-def _describe(model: pycolmap.Reconstruction, found: Uncertainties) -> str:
-    """The median standard deviations, and how large the model is."""
+def _describe(model: pycolmap.Reconstruction, found: Uncertainties) -> tuple[str, bool]:
+    """The median standard deviations and how large the model is, and whether the photos hardly determine the poses."""
     centers = np.array([model.image(image_id).projection_center() for image_id in model.reg_image_ids()])
     extent = float(np.linalg.norm(np.ptp(centers, axis=0)))
     position = float(np.median([np.linalg.norm(std) for std in found.positions.values()]))
     turn = float(np.median([np.linalg.norm(std) for std in found.rotations_deg.values()]))
-    return f"poses are known to {position:.2g} of {extent:.3g} units and {turn:.2g} degrees (medians of the standard deviations)"
+    figures = f"to {position:.2g} of {extent:.3g} units and {min(turn, 180):.3g} degrees (medians of the standard deviations)"
+    if turn <= POOR_TURN_DEG and position <= POOR_SHARE * extent:
+        return f"poses are known {figures}", False
+    advice = "they were taken from nearly one point, or overlap too little. Photos from points further apart help"
+    return f"the photos hardly determine the poses, {figures}: {advice}", True
 
 
 def _photo_rows(model: pycolmap.Reconstruction, found: Uncertainties) -> Iterator[Sequence[object]]:

@@ -25,8 +25,8 @@ MAX_STEPS = 4
 """Alignments between a keypoint and its reference: each adds an error."""
 SMALL_SHARE = 0.001
 """The work ends when a round would align a smaller share of the keypoints: each round reads photos."""
-BATCH = 4096
-"""Alignments for which tiles are gathered together."""
+BATCH = 2048
+"""Alignments that a thread does together."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def refine_points(
         keypoints: all keypoints and their verified matches.
         tiles_of: the tiles of a photo, by its number; several threads call it.
         min_correlation: smallest correlation of a keypoint with its template.
-        pool: threads that cut tiles.
+        pool: threads that align. Those of a round do not depend on each other: each moves other keypoints, to some that stay.
         tell: called after each batch with the number of keypoints that are aligned or references.
     """
     ends, count = keypoints.edges, len(keypoints.positions)
@@ -104,8 +104,9 @@ def refine_points(
             if len(references) > SMALL_SHARE * num_matched:
                 continue
             break
-        for start in range(0, len(jobs.edges), BATCH):
-            _align_batch(keypoints, tiles_of, min_correlation, pool, state, jobs[start : start + BATCH])
+        batches = [jobs[start : start + BATCH] for start in range(0, len(jobs.edges), BATCH)]
+        align = functools.partial(_align_batch, keypoints, tiles_of, min_correlation, state)
+        for _ in pool.map(align, batches):
             tell(int((state.steps >= 0).sum()))
         usable[jobs.edges] = False
         tries[jobs.targets] += 1
@@ -125,15 +126,14 @@ def _align_batch(
     keypoints: MatchedKeypoints,
     tiles_of: Callable[[int], Tiles],
     min_correlation: float,
-    pool: Executor,
     state: RefinedKeypoints,
     jobs: _Jobs,
 ) -> None:
     """Does some alignments and writes those that fit into the state."""
     from sfm_lightglue.refinement.alignment import align  # here, not at the top: a run with nothing to do needs no torch
 
-    templates = _Patches.gather(keypoints, tiles_of, pool, state.positions, jobs.templates)
-    targets = _Patches.gather(keypoints, tiles_of, pool, state.positions, jobs.targets)
+    templates = _Patches.gather(keypoints, tiles_of, state.positions, jobs.templates)
+    targets = _Patches.gather(keypoints, tiles_of, state.positions, jobs.targets)
     maps = _local_maps(keypoints, jobs) * templates.scale[:, None, :] / targets.scale[:, :, None]
     found = align(templates.pixels, targets.pixels, templates.positions, targets.positions, maps)
     places = state.positions[jobs.targets] + (found.positions - targets.positions) * targets.scale
@@ -160,16 +160,14 @@ class _Patches:
         cls,
         keypoints: MatchedKeypoints,
         tiles_of: Callable[[int], Tiles],
-        pool: Executor,
         positions: np.ndarray,
         numbers: np.ndarray,
     ) -> _Patches:
         """The patches of the keypoints `numbers` (k,), which are at `positions` (n, 2) now."""
         photos = keypoints.photo[numbers]
         patches = None
-        different = np.unique(photos).tolist()
-        for photo, tiles in zip(different, pool.map(tiles_of, different), strict=True):
-            rows = np.flatnonzero(photos == photo)
+        for photo in np.unique(photos).tolist():
+            tiles, rows = tiles_of(photo), np.flatnonzero(photos == photo)
             of_tiles = tiles.rows[numbers[rows] - keypoints.first[photo]]
             if patches is None:
                 shape = len(numbers), *tiles.pixels.shape[1:]

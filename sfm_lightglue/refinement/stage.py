@@ -21,6 +21,7 @@ from sfm_lightglue.cameras import Camera
 from sfm_lightglue.execution.cache import BoundedCache
 from sfm_lightglue.execution.devices import num_cores
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.execution.threads import torch_threads
 from sfm_lightglue.geometries.inputs import check_geometries, input_fingerprints
 from sfm_lightglue.images import UnreadableImage
 from sfm_lightglue.products import Features, Pair, sorted_pairs
@@ -234,7 +235,8 @@ def _refine(collection: _Collection, photos: _Photos, options: RefinementOptions
     max_move = np.array([options.max_move_px * features.pixel_scale for features in collection.features], np.float64)
     keypoints = MatchedKeypoints(collection.first, positions, max_move, collection.edges, collection.pair_starts)
     total, done = int(collection.is_matched.sum()), 0
-    with ThreadPoolExecutor(num_cores()) as pool, progress_bar(total, "refine", "keypoint") as bar:
+    workers = num_cores()
+    with ThreadPoolExecutor(workers) as pool, torch_threads(workers), progress_bar(total, "refine", "keypoint") as bar:
 
         def tell(number: int) -> None:
             nonlocal done

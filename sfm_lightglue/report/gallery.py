@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from sfm_lightglue.products import Pair
 from sfm_lightglue.report.draw import is_marked
 from sfm_lightglue.report.matches import draw_matches
 from sfm_lightglue.run_folder import RunFolder
-from sfm_lightglue.storage import H5Reader
+from sfm_lightglue.storage import H5Reader, PartOfFeatures
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 """The drawn pairs, as positions in the list of verified pairs sorted by number of inliers: 0 is the first, 1 the last."""
@@ -85,6 +86,7 @@ def _draw(images: Path, pair: Pair, features: H5Reader, matches: H5Reader, verif
     if found is None:
         raise KeyError(f"{matches.path} has no matches of {pair.name0!r} and {pair.name1!r}")
     inliers = verified.geometry(pair.name0, pair.name1).inlier_matches
+    is_inlier = np.isin(found.indices[:, 0], inliers[:, 0])
     stored = [features.features(name, with_descriptors=False) for name in (pair.name0, pair.name1)]
     draw_matches(
         turn_pixels(load_image(images, pair.name0).pixels, stored[0].orientation),
@@ -93,7 +95,16 @@ def _draw(images: Path, pair: Pair, features: H5Reader, matches: H5Reader, verif
         upright_features(stored[1]).keypoints[found.indices[:, 1]],
         found.scores,
         path,
-        inliers=np.isin(found.indices[:, 0], inliers[:, 0]),
+        inliers=is_inlier,
         title=f"{pair.name0} - {pair.name1}",
+        note=_of_kinds(features.kinds(pair.name0), found.indices[:, 0], is_inlier),
     )
     return path
+
+
+def _of_kinds(kinds: Sequence[PartOfFeatures], indices: np.ndarray, is_inlier: np.ndarray) -> str:
+    """How many matches of each of several kinds of features are verified; empty for one kind."""
+    if len(kinds) < 2:
+        return ""
+    within = [(part.kind, (indices >= part.start) & (indices < part.start + part.count)) for part in kinds]
+    return ", ".join(f"{kind}: {(some & is_inlier).sum()} of {some.sum()}" for kind, some in within)

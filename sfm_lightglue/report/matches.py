@@ -31,6 +31,7 @@ def draw_matches(
     *,
     inliers: np.ndarray | None = None,
     title: str = "",
+    note: str = "",
     max_lines: int = 300,
     all_keypoints0: np.ndarray | None = None,
     all_keypoints1: np.ndarray | None = None,
@@ -46,6 +47,7 @@ def draw_matches(
         path: the picture; its ending decides the format.
         inliers: bool (k,), True for verified matches; the others are thin and grey. None: all matches are coloured.
         title: text above the photos.
+        note: text that follows the numbers below the title.
         max_lines: maximum number of lines; if there are more matches, an evenly spaced selection is drawn.
         all_keypoints0: keypoints (n, 2) of photo 0 to mark with small dots, or None.
         all_keypoints1: the same for photo 1.
@@ -62,7 +64,7 @@ def draw_matches(
             overlay.dots(_on_picture(everything, pixels, size, origin), np.full((len(everything), 3), 255), radius=1.2)
     _draw_lines(overlay, points[0], points[1], np.asarray(scores, np.float64), inliers, max_lines)
     overlay.paste_onto(picture)
-    _write_header(picture, title, _describe(scores, inliers, max_lines))
+    _write_header(picture, title, _describe(scores, inliers, max_lines) + (f" ({note})" if note else ""))
     legend = ["grey: not verified"] if inliers is not None and not np.all(inliers) else []
     legend += ["white dots: all keypoints"] if all_keypoints0 is not None or all_keypoints1 is not None else []
     _write_footer(picture, "matching score", (0.0, 1.0), "    ".join(legend))

@@ -14,7 +14,7 @@ from sfm_lightglue.pair_table import PairNumbers
 from sfm_lightglue.products import Features
 from sfm_lightglue.reasons import REJECTED, VERIFIED
 from sfm_lightglue.report.packing import packed, packed_json
-from sfm_lightglue.storage import H5Reader
+from sfm_lightglue.storage import H5Reader, comparable_scores
 from sfm_lightglue.tables import PairRow, PhotoRow
 
 MAX_PAIRS = 200_000
@@ -160,4 +160,5 @@ class Lines:
         """uint16 (n, 2): places of the keypoints in 65535ths of the upright photo, and their scores (n,)."""
         features: Features = upright_features(self._features.features(name, with_descriptors=False))
         places = (features.keypoints + 0.5) / np.array(features.image_size) * 65535
-        return places.round().clip(0, 65535).astype(np.uint16), np.asarray(features.scores, np.float64)
+        scores = comparable_scores(np.asarray(features.scores, np.float64), self._features.kinds(name))
+        return places.round().clip(0, 65535).astype(np.uint16), scores

@@ -93,6 +93,7 @@ def messages_of(summary: Summary) -> list[str]:
     messages = []
     if summary.extraction and summary.extraction.skipped:
         messages.append(f"{count_of(len(summary.extraction.skipped), 'photo')} could not be used; the table of photos says why.")
+    messages += _about_kinds(summary)
     messages += [sentence(text) for text in (summary.database.cameras if summary.database else [])]
     if found := summary.reconstruction:
         messages += [sentence(text) for text in (*found.cameras, *found.joining, *found.discarded)]
@@ -100,6 +101,19 @@ def messages_of(summary: Summary) -> list[str]:
         if isinstance(alignment, Mapping) and "reason" in alignment:
             messages.append(f"Model {folder} was not aligned with GPS: {sentence(str(alignment['reason']))}")
     return messages
+
+
+def _about_kinds(summary: Summary) -> list[str]:
+    """A sentence for each of several kinds of features: keypoints, and matches of its pairs."""
+    stages = summary.content.get("stages", {})
+    extracted, matched = (stages.get(stage, {}).get("kinds") or {} for stage in ("extract", "match"))
+    sentences = []
+    for kind, record in extracted.items():
+        found = f"{kind}: {round(record['mean_keypoints'])} keypoints in each of {count_of(record['num_images'], 'photo')}"
+        if pairs := matched.get(kind):
+            found += f", {round(pairs['mean_matches'])} matches in each of {count_of(pairs['num_pairs'], 'pair')} (means)"
+        sentences.append(f"{found}.")
+    return sentences
 
 
 def run_columns(run: RunFolder, summary: Summary) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import warnings
 
 from sfm_lightglue.storage.calibration import read_calibration
 from sfm_lightglue.storage.joined_kinds import check_joined, is_joined
-from sfm_lightglue.storage.kinds import PartOfFeatures, joined_features_to_group
+from sfm_lightglue.storage.kinds import PartOfFeatures, comparable_scores, joined_features_to_group
 from sfm_lightglue.storage.layout import (
     CONFIGURATIONS,
     check_match_keys,
@@ -57,6 +57,7 @@ __all__ = [
     "check_joined",
     "check_match_keys",
     "check_output",
+    "comparable_scores",
     "features_to_group",
     "geometry_to_group",
     "is_joined",

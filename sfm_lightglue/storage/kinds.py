@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,17 @@ def joined_features_to_group(features: Mapping[str, Features], *, is_masked: boo
         {"is_masked": True} if is_masked else {}
     )
     return GroupData(group.datasets, {**group.attributes, "": attributes})
+
+
+def comparable_scores(scores: np.ndarray, parts: Sequence[PartOfFeatures]) -> np.ndarray:
+    """The scores (n,) of the keypoints of a photo; of several kinds, 0 to 1 by rank within each kind, to show them together."""
+    if len(parts) < 2:
+        return scores
+    ranked = np.zeros(len(scores))
+    for part in parts:
+        places = slice(part.start, part.start + part.count)
+        ranked[places] = np.argsort(np.argsort(scores[places], kind="stable"), kind="stable") / max(1, part.count - 1)
+    return ranked
 
 
 def parts_of_features(text: str, place: str) -> tuple[PartOfFeatures, ...]:

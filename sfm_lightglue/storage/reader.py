@@ -87,11 +87,8 @@ class H5Reader:
     def stamp(self, key: str) -> str:
         """Content id of a group: its stamp, or a hash of its datasets if another program wrote it. Empty if there is no group."""
         with explained_damage(self.path):
-            if (group := self._source.find(key)) is None:
-                return ""
-            if stamp := group.attrs.get("stamp"):
-                return str(stamp)
-            return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in numeric_datasets(group)})
+            group = self._source.find(key)
+            return "" if group is None else _stamp_of(group)
 
     def stamps(self, keys: Sequence[str]) -> list[str]:
         """The `stamp` of each key."""
@@ -219,11 +216,11 @@ class H5Reader:
 
         Raises: ValueError if indices are repeated or cannot be indices of keypoints, or if scores are not in 0..1.
         """
-        key, flipped = self._find_pair(name0, name1)
-        if not key:
+        group, flipped = self._find_pair(name0, name1)
+        if group is None:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
-            matches = matches_from_group(self._source.find(key))
+            matches = matches_from_group(group)
         return _flip(matches) if flipped else matches
 
     def match_counts(self, name0: str, name1: str) -> tuple[int, int] | None:
@@ -231,16 +228,17 @@ class H5Reader:
 
         The matches are read if the file is from version 0.10 or from another program. Raises: as `find_matches`.
         """
-        key, _ = self._find_pair(name0, name1)
-        if not key:
+        group, _ = self._find_pair(name0, name1)
+        if group is None:
             return None
         with explained_damage(self.path, (OSError, RuntimeError)):
-            return match_counts_from_group(self._source.find(key))
+            return match_counts_from_group(group)
 
     def match_stamp(self, name0: str, name1: str) -> str:
         """The `stamp` of the matches that `find_matches` returns; empty if it returns None."""
-        key, _ = self._find_pair(name0, name1)
-        return self.stamp(key) if key else ""
+        group, _ = self._find_pair(name0, name1)
+        with explained_damage(self.path):
+            return "" if group is None else _stamp_of(group)
 
     def match_counts_of(self, pairs: Sequence[Pair]) -> np.ndarray:
         """int32 (len(pairs), 2): the number of matches of each pair, and `Matches.stop_layer`; -1 if the pair is not in the file.
@@ -262,8 +260,7 @@ class H5Reader:
         """The number of pairs whose matches come from those of the strongest keypoints (`Matches.is_guided`)."""
         if isinstance(self._source, SegmentSource):
             return int((self._source.numbers(self._source.pair_entries(pairs), "guided", 0) == 1).sum())
-        keys = (self._find_pair(pair.name0, pair.name1)[0] for pair in pairs)
-        groups = (self._source.find(key) for key in keys if key)
+        groups = (self._find_pair(pair.name0, pair.name1)[0] for pair in pairs)
         return sum(group is not None and int(group.attrs.get("guided", 0)) == 1 for group in groups)
 
     def match_stamps(self, pairs: Sequence[Pair]) -> list[str]:
@@ -281,12 +278,12 @@ class H5Reader:
                 return found
         return np.array([self.num_inliers(pair.name0, pair.name1) for pair in pairs], np.int64)
 
-    def _find_pair(self, name0: str, name1: str) -> tuple[str, bool]:
-        """The key of the pair, empty if it is not in the file, and True if the stored matches go from `name1` to `name0`."""
+    def _find_pair(self, name0: str, name1: str) -> tuple[Any | None, bool]:
+        """The group of the pair, None if it is not in the file, and True if the stored matches go from `name1` to `name0`."""
         for key, flipped in pair_keys(name0, name1):
             if (group := self._source.find(key)) is not None and has_matches(group):
-                return key, flipped
-        return "", False
+                return group, flipped
+        return None, False
 
     # --- two-view geometries ---
 
@@ -328,6 +325,12 @@ class H5Reader:
         if (group := self._source.find(match_key(name0, name1))) is None:
             raise KeyError(f"{self.path} has no geometry of {name0!r} and {name1!r}: run the stage verify first")
         return group
+
+
+def _stamp_of(group: Any) -> str:
+    if stamp := group.attrs.get("stamp"):
+        return str(stamp)
+    return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in numeric_datasets(group)})
 
 
 def _flip(matches: Matches) -> Matches:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sfm_lightglue import cli, pipeline, run_context
+from sfm_lightglue import cli, pipeline, presentation, run_context
 from sfm_lightglue.commands.flags import Flags, split_flags
 from sfm_lightglue.engine import kernels
 from sfm_lightglue.files import write_json
@@ -53,7 +53,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_context, "check_inputs", lambda *_: None)
     monkeypatch.setattr(pipeline, "extract", extract)
     monkeypatch.setattr(pipeline, "run_all", run_all)
-    monkeypatch.setattr(pipeline, "write_tables", lambda *_: None)
+    monkeypatch.setattr(presentation, "write_tables", lambda *_: None)
 
 
 def test_quiet_prints_warnings_only(folder: Path, stage: None, capsys: pytest.CaptureFixture[str]) -> None:

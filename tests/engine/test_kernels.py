@@ -324,6 +324,16 @@ def test_element_wise_rows_have_the_same_bits_alone(kernels: Kernels, dtype: tor
     assert logits is not None and logits_alone is not None and torch.equal(logits_alone, logits[17:18])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 13), (36, 130)])
+def test_first_layer_is_a_rounded_convolution(kernels: Kernels, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    grey, weight, bias = torch.rand(size[0], size[1] + 5)[:, : size[1]], 300 * torch.randn(64, 1, 3, 3), 50 * torch.randn(64)
+    exact = F.conv2d(grey[None, None].double(), weight.double(), bias.double(), padding=1)
+    found = kernels.first_layer(grey, torch.cat([weight.flatten(1).T, bias[None]]))
+    assert found.dtype == torch.uint8 and found.is_contiguous(memory_format=torch.channels_last)
+    assert found.shape == exact.shape and (found - exact.clamp(0, 255)).abs().max() <= 0.5 + 1e-3
+
+
 def test_other_tensors_are_refused(kernels: Kernels) -> None:
     rows, bias = normal(8, 256), torch.zeros(256)
     cases = [

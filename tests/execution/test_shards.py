@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_executors import PRODUCTS, compute_products, make_run, photos  # noqa: F401  # a fixture
 
-from sfm_lightglue import cli, pipeline
+from sfm_lightglue import cli, pipeline, presentation
 from sfm_lightglue.execution.shards import Shard, ShardMismatch, check_merged, read_shard, shard_suffix
 from sfm_lightglue.files import locked
 from sfm_lightglue.merge import merge_shards
@@ -195,7 +195,7 @@ def test_a_merge_that_was_killed_can_be_repeated_until_all_is_written(
 
     run_shard(photos, "extract", 1, "execution.shard=1/1")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline, "_write_tables", killed)
+        patch.setattr(pipeline, "write_tables_of", killed)
         merge_shards(photos / "shards")
     assert not (photos / "shards" / "photos.tsv").exists()
     assert merge_shards(photos / "shards") == ["extract"]
@@ -210,7 +210,7 @@ def test_tables_are_written_again_only_if_something_changed(
     for stage in ("extract", "pairs", "match"):
         pipeline.run_stage(run, stage)
     written: list[RunFolder] = []
-    monkeypatch.setattr(pipeline, "write_tables", written.append)
+    monkeypatch.setattr(presentation, "write_tables", written.append)
     pipeline.run_stage(run, "match")
     assert not written
     os.utime(run.folder.matches)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from lightglue_inputs import random_network, random_points
 
-from sfm_lightglue.engine.rules import GuidedMatching
-from sfm_lightglue.matches.guided import GuidedPoints, _within, complete_matches
+from sfm_lightglue.engine.rules import GuidedMatching, GuidedPass
+from sfm_lightglue.matches.guided import MIN_SIMILARITY, GuidedPoints, _within, complete_matches
 from sfm_lightglue.matches.lightglue import GUIDED_MATCHING, LightGlueMatcher, LightGlueOptions
 from sfm_lightglue.matches.stage import match_pairs
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, matches_to_group
 
-RULE = GUIDED_MATCHING["superpoint-open"]
+RULE, SECOND = GUIDED_MATCHING["superpoint-open"].passes
 GROWTH = 3.0
 
 
@@ -37,7 +37,7 @@ class Scene:
         index1[len(index1) - len(last) :] = np.roll(last, 1)
         return Matches(np.stack([np.arange(count), index1], axis=1).astype(np.int32), np.full(count, 0.9, np.float32), 3)
 
-    def found(self, rule: GuidedMatching = RULE, **seeds: float) -> Matches | None:
+    def found(self, rule: GuidedPass = RULE, **seeds: float) -> Matches | None:
         return complete_matches(self.points0, self.points1, self.seeds(**seeds), GROWTH, rule)  # type: ignore[arg-type]
 
 
@@ -75,7 +75,7 @@ def test_all_keypoints_get_their_matches() -> None:
     assert found is not None and found.is_guided and found.stop_layer == 3
     assert (found.indices[:, 0] == found.indices[:, 1]).mean() > 0.995 and len(found) > 0.95 * pair.num_common
     assert (np.diff(found.indices[:, 0]) > 0).all() and len(set(found.indices[:, 1].tolist())) == len(found)
-    assert found.scores.dtype == np.float32 and found.scores.min() >= RULE.min_similarity and found.scores.max() <= 1
+    assert found.scores.dtype == np.float32 and found.scores.min() >= MIN_SIMILARITY and found.scores.max() <= 1
     right = (pair.points0.descriptors[found.indices[:, 0]] * pair.points1.descriptors[found.indices[:, 1]]).sum(axis=1)
     np.testing.assert_allclose(found.scores, right, rtol=1e-5)
 
@@ -118,23 +118,55 @@ def test_seeds_of_no_common_geometry_lead_to_nothing() -> None:
     assert complete_matches(pair.points0, pair.points1, seeds, GROWTH, RULE) is None
 
 
+def test_a_thorough_pass_keeps_the_seeds_that_agree() -> None:
+    """Half of the seeds have descriptors that the search cannot match; the wrong seeds are no matches in either case."""
+    pair, rng = scene(), np.random.default_rng(1)
+    other = rng.normal(size=(100, 64)).astype(np.float32)
+    descriptors = pair.points0.descriptors.copy()
+    descriptors[:100] = other / np.linalg.norm(other, axis=1, keepdims=True)
+    pair = replace(pair, points0=replace(pair.points0, descriptors=descriptors))
+    loose = replace(RULE, min_share=0.5)
+    found, kept = pair.found(loose), pair.found(replace(loose, keeps_seeds=True))
+    assert found is not None and kept is not None and kept.is_guided
+    for matches, least in ((found, 0), (kept, 95)):
+        first = matches.indices[matches.indices[:, 0] < 100]
+        assert least <= len(first) <= 100 and (len(first) > 20) == (least > 0)
+        assert (np.diff(matches.indices[:, 0]) > 0).all() and len(set(matches.indices[:, 1].tolist())) == len(matches)
+        assert (matches.indices[:, 0] == matches.indices[:, 1]).mean() > 0.99
+    assert (kept.scores[kept.indices[:, 0] < 100] == np.float32(0.9)).mean() > 0.9  # the network's
+    assert len(kept) > len(found) + 70
+
+
 def test_points_within_circles_are_those_of_the_plain_search() -> None:
     rng = np.random.default_rng(0)
     centers, points, radius = rng.uniform(-50, 150, (60, 2)), rng.uniform(0, 100, (300, 2)), rng.uniform(1, 20, 60)
     expected = np.argwhere(((centers[:, None] - points[None]) ** 2).sum(axis=2) < radius[:, None] ** 2)
-    found = np.stack(_within(centers, radius, points), axis=1)
+    within = _within(centers, radius, points)
+    assert within is not None
+    found = np.stack(within, axis=1)
     np.testing.assert_array_equal(found[np.lexsort((found[:, 1], found[:, 0]))], expected)
 
 
-EASY = GuidedMatching(170, 2, 10, 30, 0.5, 0.0, 0.5, 0.5)
+def test_the_search_among_keypoints_in_one_place_is_left_to_the_network() -> None:
+    """The same scene, a hundredth as large: 1000 keypoints in 8 x 6 px would all be candidates of each other."""
+    pair = scene()
+    small = [replace(points, keypoints=points.keypoints / 100) for points in (pair.points0, pair.points1)]
+    assert complete_matches(*small, pair.seeds(), GROWTH, RULE) is None
+    centers = np.zeros((10, 2))
+    assert _within(centers, np.ones(10), np.zeros((1000, 2))) is None
+    assert _within(centers, np.ones(10), np.zeros((1000, 2)), max_candidates=1000) is not None
+
+
+EASY = GuidedPass(0.25, 170, 2, 10, 30, 0.5, 0.0, 0.5, keeps_seeds=False)
+THOROUGH = replace(EASY, min_keypoints=175, num_layers=3, keeps_seeds=True)
 RECORD = WeightsRecord("random", "none", "0" * 64, "CC0", False)
 
 
-def matcher(monkeypatch: pytest.MonkeyPatch, rule: GuidedMatching | None) -> LightGlueMatcher:
+def matcher(monkeypatch: pytest.MonkeyPatch, *passes: GuidedPass) -> LightGlueMatcher:
     """With a small random network."""
-    if rule is not None:
-        monkeypatch.setitem(GUIDED_MATCHING, "aliked", rule)
-    options = LightGlueOptions("lightglue", "aliked", None, None, None, None, False, False, rule is not None, "float32")
+    if passes:
+        monkeypatch.setitem(GUIDED_MATCHING, "aliked", GuidedMatching(passes))
+    options = LightGlueOptions("lightglue", "aliked", None, None, None, None, False, False, bool(passes), "float32")
     return LightGlueMatcher(options, random_network(), "cpu", RECORD)
 
 
@@ -148,7 +180,7 @@ def images() -> list[Features]:
 
 
 def test_only_easy_pairs_are_guided_and_the_others_stay_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    photos, guided, whole = images(), matcher(monkeypatch, EASY), matcher(monkeypatch, None)
+    photos, guided, whole = images(), matcher(monkeypatch, EASY), matcher(monkeypatch)
     prepared = [guided.prepare(photo) for photo in photos]
     easy, small = guided.match_many([(prepared[0], prepared[1]), (prepared[0], prepared[2])])
     assert easy.is_guided and not small.is_guided and 1 <= easy.stop_layer <= 2
@@ -164,6 +196,24 @@ def test_only_easy_pairs_are_guided_and_the_others_stay_bit_for_bit(monkeypatch:
             np.testing.assert_array_equal(found.scores, right.scores)
 
 
+def test_a_pair_that_the_first_pass_fails_for_goes_through_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, hard = images(), replace(EASY, min_seeds=10**6)
+    expected = matcher(monkeypatch, THOROUGH)(photos[0], photos[1])
+    assert expected.is_guided
+    for first in (hard, replace(EASY, min_distinct=10**6)):
+        found = matcher(monkeypatch, first, THOROUGH)(photos[0], photos[1])
+        np.testing.assert_array_equal(found.indices, expected.indices)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+    whole = matcher(monkeypatch)(photos[0], photos[1])
+    for change in ("min_seeds", "min_distinct", "min_keypoints"):
+        too_much = replace(THOROUGH, **{change: 180 if change == "min_keypoints" else 10**6})  # image 1 has 350 keypoints
+        found = matcher(monkeypatch, hard, too_much)(photos[0], photos[1])
+        assert not found.is_guided
+        np.testing.assert_array_equal(found.indices, whole.indices)
+    easy = matcher(monkeypatch, EASY, THOROUGH)(photos[0], photos[1])
+    np.testing.assert_array_equal(easy.indices, matcher(monkeypatch, EASY)(photos[0], photos[1]).indices)
+
+
 def test_the_state_of_all_keypoints_is_computed_only_for_pairs_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
     guided = matcher(monkeypatch, EASY)
     calls: list[int] = []
@@ -172,7 +222,7 @@ def test_the_state_of_all_keypoints_is_computed_only_for_pairs_that_need_it(monk
     first, second = (guided.prepare(photo) for photo in images()[:2])
     guided.match_many([(first, second)])
     assert calls == [170, 170]
-    guided.guided = replace(EASY, min_seeds=10**6)
+    guided.guided = GuidedMatching((replace(EASY, min_seeds=10**6),))
     guided.match_many([(first, second)])
     guided.match_many([(second, first)])
     assert calls == [170, 170, 400, 350]

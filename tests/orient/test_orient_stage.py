@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 
 from sfm_lightglue import pipeline, repeats
 from sfm_lightglue.config import compose_config
+from sfm_lightglue.escalation import read_escalation
 from sfm_lightglue.images import camera_ranges, load_image
 from sfm_lightglue.orient import stage, trials
 from sfm_lightglue.orient.decisions import Decision, content_hash
@@ -48,7 +49,8 @@ def extractor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Makes features=patches known."""
     configs = tmp_path_factory.mktemp("configs")
     (configs / "features").mkdir()
-    (configs / "features" / "patches.yaml").write_text("name: turn_sensitive:Patches\nmax_keypoints: 250\n")
+    for name in ("patches", "more"):
+        (configs / "features" / f"{name}.yaml").write_text("name: turn_sensitive:Patches\nmax_keypoints: 250\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFM_LIGHTGLUE_CONFIGS", str(configs))
         patch.syspath_prepend(str(Path(__file__).parent))
@@ -152,6 +154,18 @@ def test_a_run_killed_anywhere_continues_to_the_same_bytes(
             pipeline.run_stage(run, "orient")
     run_to_orient(open_run(photos))
     assert content(run) == content(open_run(oriented / "photos"))
+
+
+def test_escalation_turns_only_photos_that_stay_weak_with_all_kinds(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", TURNS)
+    given = ["dataset=folder", f"dataset.images='{photos}'", f"output='{tmp_path / 'out'}'", "features=[patches,more]"]
+    matcher = ["matches=nearest_neighbor", *(f"matches.{kind}.max_distance=0.5" for kind in ("patches", "more"))]
+    run = Run.create(compose_config([*given, *matcher, "matches.escalate=true", "geometries.min_mean_score=0"]))
+    run_to_orient(run)
+    assert not run.folder.orientations.exists() and set(orientations(run).values()) == {1}
+    pipeline.run_stage(run, "escalate")
+    assert orientations(run) == {name: CODES[turn] for name, turn in TURNS.items()} and num_verified(run) == 10
+    assert all({pair.name0, pair.name1} & {"d.png", "e.png"} for pair in read_escalation(run.folder.escalation))
 
 
 @pytest.mark.parametrize("orientation", ["exif", "stored"])

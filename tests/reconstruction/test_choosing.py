@@ -13,8 +13,7 @@ from known_scene import MAPPER_OPTIONS, KnownScene, make_database
 from sfm_lightglue.model_files import read_model
 from sfm_lightglue.reconstruction import ReconstructionOptions, reconstruct
 from sfm_lightglue.reconstruction import choosing as module
-from sfm_lightglue.reconstruction.choosing import agreement, map_globally_instead, map_with_best_mapper
-from sfm_lightglue.reconstruction.mappers import run_mapper
+from sfm_lightglue.reconstruction.choosing import agreement, map_with_best_mapper
 
 AUTO = dataclasses.replace(MAPPER_OPTIONS, name="auto")
 PAIRS = [(first, second) for first in range(6) for second in range(first + 1, 6)]
@@ -43,20 +42,20 @@ def test_both_mappers_are_compared_if_all_focal_lengths_are_known(database: Path
 
 def test_a_wrong_pose_lowers_the_agreement(database: Path, model_folder: Path) -> None:
     model = read_model(model_folder / "0")
-    right = agreement(model, database, 4.0)
+    right = agreement([model], database, [4.0])[0]
     assert 0.95 < right <= 1
-    assert agreement(model, database, 0.4) < right
+    assert agreement([model], database, [0.4])[0] < right
     frame = model.frame(model.image(1).frame_id)
     turn = pycolmap.Rigid3d(pycolmap.Rotation3d(np.array([0, 0.1, 0])), np.zeros(3))
     frame.rig_from_world = turn * frame.rig_from_world
-    assert agreement(model, database, 4.0) < right - 0.2
+    assert agreement([model], database, [4.0])[0] < right - 0.2
 
 
 def test_photos_that_are_not_registered_lower_the_agreement(database: Path, model_folder: Path) -> None:
     model = read_model(model_folder / "0")
-    right = agreement(model, database, 4.0)
+    right = agreement([model], database, [4.0])[0]
     model.deregister_frame(model.image(1).frame_id)
-    assert agreement(model, database, 4.0) == pytest.approx(right * 10 / 15, rel=0.05)
+    assert agreement([model], database, [4.0])[0] == pytest.approx(right * 10 / 15, rel=0.05)
 
 
 @pytest.mark.parametrize("scores, expected", [((0.9, 0.8), "global"), ((0.9, 0.9), "incremental"), ((0.0, 0.0), "incremental")])
@@ -94,31 +93,3 @@ def test_ctrl_c_keeps_the_models_that_are_there(database: Path, tmp_path: Path) 
     (tmp_path / "out").mkdir()
     chosen, _, interrupted = map_with_best_mapper(database, tmp_path / "out", AUTO, run)
     assert interrupted and chosen.name == "global"
-
-
-def test_a_scene_without_a_first_pair_is_mapped_globally(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The incremental mapper is made to find nothing."""
-    tried = []
-
-    def run(database: Path, output: Path, options: ReconstructionOptions, *_: object, **arguments: object) -> bool:
-        tried.append((options.name, arguments.get("any_start", False)))
-        return options.name == "global" and run_mapper(database, output, options, {})
-
-    monkeypatch.setattr("sfm_lightglue.reconstruction.stage.run_mapper", run)
-    report = reconstruct(database, database.parent / "images", tmp_path / "out", MAPPER_OPTIONS)
-    assert tried == [("incremental", False), ("incremental", True), ("global", False)]
-    assert report.models[0].num_images == 6
-    assert "the incremental mapper found no first pair: the global one registered 6 photos, and" in report.cameras[0]
-
-
-def test_a_global_model_that_does_not_agree_with_the_matches_is_none(
-    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_score_of_largest", lambda *_: (0.3, 6))
-
-    def run(folder: Path, options: ReconstructionOptions) -> bool:
-        (folder / "0").mkdir()
-        return False
-
-    assert map_globally_instead(database, tmp_path, MAPPER_OPTIONS, run) == ([], False)
-    assert [*tmp_path.iterdir()] == []

@@ -1,4 +1,4 @@
-"""If the mapper finds no first pair, it tries other focal lengths."""
+"""Databases with other focal lengths, for scenes that cannot be mapped with the guessed ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pycolmap
 
-from sfm_lightglue.reconstruction.focal_lengths import FACTORS, map_with_other_focal_lengths
+from sfm_lightglue.reconstruction.focal_lengths import FACTORS, other_focal_lengths
 
 SIZE = (640, 480)
 
@@ -27,29 +27,14 @@ def focal_length(database: Path) -> float:
         return float(rows.read_camera(1).params[0])
 
 
-def test_focal_lengths_are_tried_until_one_gives_a_model(tmp_path: Path) -> None:
-    database, output, tried = make_database(tmp_path / "database.db"), tmp_path / "out", []
-    output.mkdir()
-
-    def run(copy: Path) -> bool:
-        tried.append(focal_length(copy))
-        if tried[-1] > 768:
-            (output / "0").mkdir()
-        return False
-
-    notes, interrupted = map_with_other_focal_lengths(database, output, run)
-    assert tried == [FACTORS[0] * 640, FACTORS[1] * 640], "the view graph says nothing about one photo"
-    assert "the guess of 1.8 times the longest side" in notes[0] and not interrupted
+def test_guessed_focal_lengths_are_replaced_in_copies(tmp_path: Path) -> None:
+    database, folder = make_database(tmp_path / "database.db"), tmp_path / "copies"
+    folder.mkdir()
+    found = [(how, focal_length(copy)) for how, copy in other_focal_lengths(database, folder)]
+    assert [focal for _, focal in found] == [factor * 640 for factor in FACTORS], "the view graph says nothing about one photo"
+    assert found[1][0] == "the focal length of 1.8 times the longest side"
     assert focal_length(database) == 768, "the database stays"
-    assert [path.name for path in tmp_path.iterdir() if path.name not in ("database.db", "out")] == []
 
 
 def test_known_focal_lengths_stay(tmp_path: Path) -> None:
-    database = make_database(tmp_path / "database.db", known=True)
-    assert map_with_other_focal_lengths(database, tmp_path, lambda copy: True) == ([], False)
-
-
-def test_ctrl_c_ends_the_trials(tmp_path: Path) -> None:
-    database = make_database(tmp_path / "database.db")
-    (tmp_path / "out").mkdir()
-    assert map_with_other_focal_lengths(database, tmp_path / "out", lambda copy: True)[1]
+    assert [*other_focal_lengths(make_database(tmp_path / "database.db", known=True), tmp_path)] == []

@@ -10,7 +10,7 @@ from test_adjustment import IDEAL, OPTIONS, SIZE, make_model
 from sfm_lightglue.reconstruction import adjustment
 from sfm_lightglue.reconstruction.bundle import bundle_problem
 from sfm_lightglue.reconstruction.disagreement import disagreement
-from sfm_lightglue.reconstruction.normal_equations import NormalEquations, normal_equations
+from sfm_lightglue.reconstruction.normal_equations import POSE, NormalEquations, _linear, _Positions, normal_equations
 
 SCALE_PX = 0.5
 FREE = (0, 1, 2, 3)
@@ -43,6 +43,35 @@ def test_the_covariance_is_that_of_colmap_if_errors_are_independent() -> None:
         expected = theirs.get_other_params_cov(model.camera(camera_id).params)
         found = ours.inverse[4 * number : 4 * number + 4, 4 * number : 4 * number + 4]
         assert found == pytest.approx(expected, rel=0.02, abs=0.02 * np.abs(expected).min())
+
+
+@pytest.mark.parametrize("is_seen_twice", [False, True])
+def test_the_equations_are_those_of_all_parameters_without_the_points(is_seen_twice: bool) -> None:
+    model = adjusted(IDEAL, num_photos=5)
+    if is_seen_twice:
+        model.merge_points3D(*sorted(model.point3D_ids())[:2])  # each photo sees both
+    ours, size = equations_of(model), len(FREE) + POSE
+    points = {point: 3 * number for number, point in enumerate(sorted(model.point3D_ids()))}
+    both = np.zeros((3 * len(points) + size * len(ours.image_ids),) * 2)
+    for row, image_id in enumerate(ours.image_ids):
+        seen = _linear(model, image_id, model.cameras, dict.fromkeys(model.cameras, FREE), size, _Positions.of(model))
+        weights = 1 / (1 + (seen.residuals**2).sum(axis=1) / SCALE_PX**2)
+        for point, weight, by_photo, by_point in zip(seen.points, weights, seen.by_photo, seen.by_point, strict=True):
+            start = 3 * len(points) + size * row
+            columns = [*range(points[point], points[point] + 3), *range(start, start + size)]
+            jacobian = np.hstack([by_point, by_photo])
+            both[np.ix_(columns, columns)] += weight * jacobian.T @ jacobian
+    of_points, cross, rest = (both[rows, columns] for rows, columns in _quarters(3 * len(points)))
+    expected = rest - cross.T @ np.linalg.solve(of_points, cross)
+    assert len(ours.pairs) == 15
+    for (row, other), found in zip(ours.pairs, ours.hessians, strict=True):
+        block = expected[size * row : size * (row + 1), size * other : size * (other + 1)]
+        assert found == pytest.approx(block, rel=1e-5, abs=1e-7 * np.abs(expected).max())
+
+
+def _quarters(count: int) -> list[tuple[slice, slice]]:
+    first, last = slice(0, count), slice(count, None)
+    return [(first, first), (first, last), (last, last)]
 
 
 def test_a_step_leads_to_the_minimum() -> None:

@@ -14,7 +14,14 @@ from test_adjustment import IDEAL, OPTIONS, make_model
 
 from sfm_lightglue.reconstruction.adjustment import adjust_model
 from sfm_lightglue.reconstruction.camera_choice import PRIOR_STD
-from sfm_lightglue.reconstruction.uncertainty import CAMERAS_FILE, PHOTO_COLUMNS, PHOTOS_FILE, estimate_uncertainties
+from sfm_lightglue.reconstruction.uncertainty import (
+    CAMERAS_FILE,
+    PHOTO_COLUMNS,
+    PHOTOS_FILE,
+    Uncertainties,
+    estimate_uncertainties,
+    write_uncertainties,
+)
 
 KNOWN = dataclasses.replace(OPTIONS, refine_intrinsics=False)
 
@@ -119,3 +126,24 @@ def test_the_files_lie_beside_the_model(tmp_path: Path) -> None:
         _, *rows = csv.reader(file, delimiter="\t")
     assert [(row[1], row[2], bool(row[4])) for row in rows][:2] == [("SIMPLE_RADIAL", "f", True), ("SIMPLE_RADIAL", "cx", False)]
     assert "poses are known to" in report.cameras[-1]
+
+
+@pytest.mark.parametrize(("position", "turn", "is_poor"), [(0.01, 0.1, False), (9.0, 0.1, True), (0.01, 280.0, True)])
+def test_poses_that_the_photos_hardly_determine_are_a_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    position: float,
+    turn: float,
+    is_poor: bool,
+) -> None:
+    caplog.set_level("INFO")
+    model, _, _ = make_model(IDEAL, num_photos=4)
+    (tmp_path / "0").mkdir()
+    model.write(tmp_path / "0")
+    names = [model.image(image_id).name for image_id in model.reg_image_ids()]
+    found = Uncertainties({name: np.full(3, position) for name in names}, {name: np.full(3, turn) for name in names}, {})
+    monkeypatch.setattr("sfm_lightglue.reconstruction.uncertainty.estimate_uncertainties", lambda *_: found)
+    (note,) = write_uncertainties(tmp_path, KNOWN)
+    assert ("hardly determine the poses" in note) == is_poor and "e+" not in note
+    assert [record.levelname for record in caplog.records][-1] == ("WARNING" if is_poor else "INFO")

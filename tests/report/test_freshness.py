@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stub_run import make_run
 
-from sfm_lightglue import pipeline
+from sfm_lightglue import presentation
 from sfm_lightglue.files import write_json
 from sfm_lightglue.report.freshness import state_of
 from sfm_lightglue.report.gallery import drawn_pictures
@@ -27,8 +27,8 @@ def test_the_page_is_made_again_only_if_something_has_changed(tmp_path: Path, mo
     write_json(run.summary, summary)
     run.pairs.write_bytes(run.pairs.read_bytes())
     assert is_up_to_date(run)
-    monkeypatch.setattr(pipeline, "build_report", lambda *_: pytest.fail("made again"))
-    pipeline.write_report(run)
+    monkeypatch.setattr(presentation, "build_report", lambda *_: pytest.fail("made again"))
+    presentation.write_report(run)
 
     run.pairs.write_text(run.pairs.read_text() + "a b\n")
     assert not is_up_to_date(run)

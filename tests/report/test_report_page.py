@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from stub_run import SEEN, SIZE, STEP, StubScene, make_run
 
-from sfm_lightglue import pipeline
+from sfm_lightglue import presentation
 from sfm_lightglue.commands.report import main as report_command
 from sfm_lightglue.files import write_json
 from sfm_lightglue.report import pictures
@@ -175,9 +175,9 @@ def test_a_fault_in_the_report_is_a_warning(
     def fail(run: RunFolder, tables: object) -> Path:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(pipeline, "build_report", fail)
+    monkeypatch.setattr(presentation, "build_report", fail)
     with caplog.at_level(logging.WARNING):
-        pipeline.write_report(RunFolder(tmp_path))
+        presentation.write_report(RunFolder(tmp_path))
     assert "report.html was not written: a bug" in caplog.text
 
 
