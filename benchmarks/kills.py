@@ -43,7 +43,7 @@ NUM_PHOTOS, NUM_POINTS, SIZE = 36, 300, (1000, 800)
 NAMES = [f"walk/{i:03d}.jpg" for i in range(NUM_PHOTOS)]
 PAIRS = exhaustive_pairs(NAMES)
 CAMERA = Camera("SIMPLE_PINHOLE", SIZE, (900.0, 500.0, 400.0), True)
-OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, None)
+OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, None, 0.3)
 MERGE_ITEMS = 100
 """More results stay in segments."""
 

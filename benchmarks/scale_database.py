@@ -27,7 +27,7 @@ from sfm_lightglue.storage import H5Reader, ShardStore, geometry_to_group, match
 from sfm_lightglue.tables import write_tables
 
 STEPS = ("geometries", "verify", "verify_more", "database", "database_again", "database_more", "tables")
-OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, 2.0)
+OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, 2.0, 0.3)
 CAMERA = Camera("SIMPLE_RADIAL", (4000, 3000), (4800.0, 2000.0, 1500.0, 0.0), True)
 
 

@@ -14,6 +14,7 @@ from sfm_lightglue.api import ImageMatches, join_matches, load_image
 from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.extractor import extract_upright
+from sfm_lightglue.geometries.confirmation import judged_geometry
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.orientation import upright_features, upright_image
 from sfm_lightglue.products import Features, Matches
@@ -81,6 +82,9 @@ def _verify(features0: Features, features1: Features, matches: Matches, options:
         for size in (features0.image_size, features1.image_size)
     ]
     geometry = verify_matches(cameras[0], cameras[1], features0, features1, matches, options)
+    if geometry.unsure_matches is not None:
+        score = geometry.mean_score or 0.0  # there is no third photo
+        geometry = judged_geometry(geometry, score, is_verified=score >= options.min_confirmed)
     return np.isin(matches.indices[:, 0], geometry.inlier_matches[:, 0])
 
 

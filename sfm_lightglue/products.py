@@ -173,6 +173,14 @@ class TwoViewGeometry:
     """Agreeing matches that a pair with these matches needs: the limit, and those that wrong matches give by chance."""
     mean_score: float | None = None
     """Mean matching score of the agreeing matches, 0..1; None if it is not known."""
+    confirmed: float | None = None
+    """Share of the agreeing matches that third photos confirm, 0..1; None if they were not asked."""
+    unsure_configuration: str = ""
+    """If only the score is too low: the configuration that the pair would have; else empty."""
+    unsure_matches: np.ndarray | None = None
+    """If only the score is too low: the agreeing matches, int32 (k, 2); else None."""
+    judged_with: str = ""
+    """A hash of the pairs among which `confirmed` was found; empty if third photos were not asked."""
 
     @property
     def is_verified(self) -> bool:

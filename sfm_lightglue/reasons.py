@@ -64,6 +64,8 @@ class Limits:
     """`geometries.min_mean_score`."""
     min_model_size: int | None = None
     """`reconstruction.min_model_size`."""
+    min_confirmed: float | None = None
+    """`geometries.min_confirmed`."""
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------------
@@ -97,7 +99,15 @@ def _judge_verified(geometry: TwoViewGeometry) -> Finding:
         return Finding(
             VERIFIED, "the matches move as one block at the border, like an overlay", "mask the overlay (dataset.masks)"
         )
+    if geometry.confirmed is not None:
+        reason = f"the inliers are unsure (mean score {geometry.mean_score or 0:.2f}), but {_confirmed(geometry.confirmed)}"
+        return Finding(VERIFIED, reason)
     return Finding(VERIFIED)
+
+
+def _confirmed(share: float) -> str:
+    """What third photos say about the matches of a pair, in words."""
+    return f"third photos confirm {100 * share:.0f} % of them"
 
 
 def _judge_rejected(geometry: TwoViewGeometry, keypoints: tuple[int | None, int | None], limits: Limits) -> tuple[str, str]:
@@ -123,6 +133,9 @@ def _judge_rejected(geometry: TwoViewGeometry, keypoints: tuple[int | None, int 
         score = "are unsure" if geometry.mean_score is None else f"have a mean score of {geometry.mean_score:.2f}"
         agreeing = "the inliers" if geometry.num_agreeing is None else f"the {geometry.num_agreeing} inliers"
         reason = f"low score: {agreeing} {score}{limit}"
+        if geometry.confirmed is not None:
+            needed_share = "" if limits.min_confirmed is None else f", {100 * limits.min_confirmed:.0f} % are needed"
+            reason += f"; {_confirmed(geometry.confirmed)}{needed_share}"
         return reason, "look whether both photos show the same side of the scene; if they do, lower geometries.min_mean_score"
     return "no two-view geometry was found", OVERLAP
 

@@ -70,7 +70,9 @@ def _match(record: Record) -> list[str]:
 def _verify(record: Record) -> list[str]:
     verified = f"{record['num_verified_pairs']} of {count_of(record['num_pairs'], 'pair')} verified"
     rejected = (f"{count} x {reason}" for reason, count in record["rejected_because"].items())
-    return [verified, *rejected, _parts(record) if record.get("num_components", 1) > 1 else ""]
+    confirmed = record.get("num_confirmed_pairs", 0)
+    by_third = f"{confirmed} of them by third photos" if confirmed else ""
+    return [verified, by_third, *rejected, _parts(record) if record.get("num_components", 1) > 1 else ""]
 
 
 def _orient(record: Record) -> list[str]:

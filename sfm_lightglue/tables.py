@@ -219,7 +219,8 @@ def _pair_table(folder: RunFolder, summary: Mapping[str, Any], pairs: list[Pair]
         rows = np.flatnonzero(~numbers.found)
         with folder.open_matches() as reader:
             num_matches[rows] = reader.match_counts_of([pairs[row] for row in rows.tolist()])[:, 0]
-    return PairTable(pairs, numbers, num_matches, keypoints, Limits(verification.get("min_mean_score"), size))
+    limits = Limits(verification.get("min_mean_score"), size, verification.get("min_confirmed"))
+    return PairTable(pairs, numbers, num_matches, keypoints, limits)
 
 
 def _listed_pairs(folder: RunFolder) -> tuple[list[Pair], bool]:

@@ -121,6 +121,7 @@ def make_database(
             max_num_trials=200,
             seed=0,
             stationary_max_error_px=None,
+            min_confirmed=1.0,
         ),
         intrinsics=f"SIMPLE_PINHOLE:{focal}:{SIZE[0] / 2}:{SIZE[1] / 2}",
         camera_model="SIMPLE_RADIAL",

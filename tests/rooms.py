@@ -30,6 +30,7 @@ VERIFICATION = VerificationOptions(
     max_num_trials=300,
     seed=0,
     stationary_max_error_px=None,
+    min_confirmed=1.0,
 )
 MAPPING = dataclasses.replace(
     MAPPER_OPTIONS,

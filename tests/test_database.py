@@ -53,6 +53,7 @@ OPTIONS = VerificationOptions(
     max_num_trials=200,
     seed=0,
     stationary_max_error_px=None,
+    min_confirmed=1.0,
 )
 NAMES = ["a.jpg", "b c.jpg", "b/d.jpg", "z.jpg", "ü/東京 1.jpg"]
 """Names of the images, sorted: the database numbers them in this order."""

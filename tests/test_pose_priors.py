@@ -31,6 +31,7 @@ OPTIONS = VerificationOptions(
     max_num_trials=200,
     seed=0,
     stationary_max_error_px=None,
+    min_confirmed=1.0,
 )
 
 

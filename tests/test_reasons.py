@@ -11,7 +11,7 @@ from sfm_lightglue.products import TwoViewGeometry
 from sfm_lightglue.reasons import Finding, Limits, Partner, PhotoFacts, RunFacts, group_sizes, judge_pair, judge_photo
 
 NO_INLIERS = np.zeros((0, 2), np.int32)
-LIMITS = Limits(min_mean_score=0.5, min_model_size=3)
+LIMITS = Limits(min_mean_score=0.5, min_model_size=3, min_confirmed=0.3)
 
 
 def pair(configuration: str = "DEGENERATE", num_matches: int = 210, **evidence: Any) -> Finding:
@@ -26,6 +26,11 @@ def test_a_verified_pair_needs_no_words() -> None:
 @pytest.mark.parametrize("configuration", ["PLANAR", "PANORAMIC", "PLANAR_OR_PANORAMIC"])
 def test_a_pair_without_depth_is_told(configuration: str) -> None:
     assert pair(configuration).verdict == "verified" and "a plane or a pure rotation" in pair(configuration).reason
+
+
+def test_a_pair_that_third_photos_confirm_says_so() -> None:
+    finding = pair("CALIBRATED", mean_score=0.41, confirmed=0.62)
+    assert finding.reason == "the inliers are unsure (mean score 0.41), but third photos confirm 62 % of them"
 
 
 def test_a_pair_that_moves_like_an_overlay_is_told() -> None:
@@ -48,6 +53,11 @@ def test_a_pair_that_moves_like_an_overlay_is_told() -> None:
         (
             {"rejected_because": "low score", "num_agreeing": 88, "num_needed": 44, "mean_score": 0.3149},
             "low score: the 88 inliers have a mean score of 0.31, geometries.min_mean_score is 0.5",
+        ),
+        (
+            {"rejected_because": "low score", "num_agreeing": 88, "mean_score": 0.3, "confirmed": 0.123},
+            "low score: the 88 inliers have a mean score of 0.30, geometries.min_mean_score is 0.5; "
+            "third photos confirm 12 % of them, 30 % are needed",
         ),
         ({"rejected_because": "low score"}, "low score: the inliers are unsure, geometries.min_mean_score is 0.5"),
         ({}, "no two-view geometry was found"),

@@ -25,7 +25,9 @@ from sfm_lightglue.execution.executor import Executor, checked_results
 from sfm_lightglue.execution.progress import progress_bar
 from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
+from sfm_lightglue.geometries.confirmation import judge_unsure
 from sfm_lightglue.geometries.inputs import (
+    accepted_stamp,
     check_names,
     geometry_stamps,
     input_fingerprints,
@@ -72,6 +74,8 @@ class VerificationReport:
     """Number of rejected pairs by reason, see `TwoViewGeometry.rejected_because`."""
     max_error_px: tuple[float, float]
     """Smallest and largest error limit that a pair got, px of the full images; (0, 0) without pairs."""
+    num_confirmed_pairs: int = 0
+    """Pairs with low scores that were verified because third photos confirm their matches."""
     num_stationary_matches: int = 0
     """Matches of all pairs that were dropped because they stand still in an overlay, such as a logo or a car hood."""
     num_stationary_pairs: int = 0
@@ -182,7 +186,16 @@ def verify_pairs(
     if shard is not None:
         return VerificationReport(len(ordered), 0, 0, {}, {}, (0.0, 0.0))
     with H5Reader(output) as reader:
-        return _summarise(reader.geometry_numbers(ordered), overlays)
+        numbers = reader.geometry_numbers(ordered)
+        judged = judge_unsure(ordered, stamps, numbers, reader, options)
+    if judged:
+        with ShardStore(output, settings, if_settings_changed="recompute") as store:
+            for place, geometry in judged:
+                stamp = accepted_stamp(stamps[place]) if geometry.is_verified else stamps[place]
+                store.add(match_key(ordered[place].name0, ordered[place].name1), geometry_to_group(geometry), stamp)
+            store.merge()
+        numbers = numbers.replaced(dict(judged))
+    return _summarise(numbers, overlays)
 
 
 def _share_of(shard: Shard, pairs: Sequence[Pair], stamps: Sequence[str], store: ShardStore) -> tuple[list[Pair], list[str]]:
@@ -194,8 +207,10 @@ def _share_of(shard: Shard, pairs: Sequence[Pair], stamps: Sequence[str], store:
 def _verify_missing(
     store: ShardStore, recipe: VerificationRecipe, pairs: Sequence[Pair], stamps: Sequence[str], executor: Executor
 ) -> None:
-    """Verifies the pairs that the store does not have with these stamps."""
-    stamp_of = {pairs[i]: stamps[i] for i in store.missing_places(pairs, stamps)}
+    """Verifies the pairs that the store does not have with these stamps, or those of pairs that third photos confirmed."""
+    places = store.missing_places(pairs, stamps)
+    judged = store.missing_places([pairs[i] for i in places], [accepted_stamp(stamps[i]) for i in places])
+    stamp_of = {pairs[places[i]]: stamps[places[i]] for i in judged}
     todo = list(stamp_of)
     jobs = checked_results(executor, recipe, _batches(todo))
     with progress_bar(len(pairs), "verify", "pair", len(pairs) - len(todo)) as bar, contextlib.closing(jobs):
@@ -231,6 +246,7 @@ def _summarise(numbers: GeometryNumbers, overlays: Overlays) -> VerificationRepo
         configurations=dict(sorted((CONFIGURATIONS[config], count) for config, count in _counts(rows["config"]).items())),
         rejected_because=dict(sorted((REASONS[reason], count) for reason, count in _counts(rows["reason"]).items() if reason)),
         max_error_px=(float(errors.min()), float(errors.max())) if len(errors) else (0.0, 0.0),
+        num_confirmed_pairs=int((numbers.verified & ~np.isnan(rows["confirmed"])).sum()),
     )
     if not overlays:
         return report

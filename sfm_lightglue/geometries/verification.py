@@ -39,8 +39,8 @@ class VerificationOptions:
     min_num_inliers: int
     """A pair needs this many inliers, in addition to those that its wrong matches give by chance."""
     min_mean_score: float
-    """Smallest mean matching score of the inliers, 0..1. Two symmetric sides of a building can agree on a geometry, but LightGlue
-    gives their matches low scores."""
+    """Smallest mean matching score of the inliers, 0..1, for a pair that is verified by itself. Two symmetric sides of a building
+    can agree on a geometry, but LightGlue gives their matches low scores."""
     confidence: float
     """RANSAC stops when it has found the best geometry with this probability, 0..1."""
     max_num_trials: int
@@ -50,6 +50,10 @@ class VerificationOptions:
     stationary_max_error_px: float | None
     """Matches in a logo, a car hood or another overlay move at most this much, px of the resized image that the detector saw;
     they are dropped, see `stationary.py`. None keeps them."""
+    min_confirmed: float
+    """A pair with a lower mean score is verified if one of its photos has few other pairs, and third photos confirm at least this
+    share of its matches, 0..1, see `confirmation.py`. If it is the only pair of both photos, its mean score must reach this. 1
+    rejects all."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -62,6 +66,7 @@ class VerificationOptions:
             max_num_trials=">= 1",
             seed=">= 0",
             stationary_max_error_px="> 0",
+            min_confirmed=">= 0, <= 1",
         )
 
 
@@ -73,7 +78,7 @@ def verify_matches(
     matches: Matches,
     options: VerificationOptions,
 ) -> TwoViewGeometry:
-    """The two-view geometry of a pair, verified or rejected with the reason.
+    """The two-view geometry of a pair, verified or rejected with the reason. Third photos are not asked.
 
     Args:
         camera0: camera of image 0, with a prior focal length if it is known: then E is estimated, else F.
@@ -110,9 +115,10 @@ def verify_matches(
     }
     if configuration == "DEGENERATE" or len(inliers) < needed:
         return _rejected("few inliers", matches, max_error_px, **evidence)
-    if mean_score is None or not mean_score >= options.min_mean_score:  # also for NaN
-        return _rejected("low score", matches, max_error_px, **evidence)
     evidence |= {"E": estimated.E, "F": estimated.F, "H": estimated.H}
+    if mean_score is None or not mean_score >= options.min_mean_score:  # also for NaN
+        unsure = {"unsure_configuration": configuration, "unsure_matches": inliers}
+        return _rejected("low score", matches, max_error_px, **unsure, **evidence)
     return TwoViewGeometry(configuration, inliers, len(matches), float(max_error_px), **evidence)
 
 

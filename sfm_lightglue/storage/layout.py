@@ -274,8 +274,11 @@ def has_matches(group: h5py.Group) -> bool:
 
 
 def geometry_to_group(geometry: TwoViewGeometry) -> GroupData:
-    """`inlier_matches` int32 (k, 2), and `E`, `F`, `H` float64 (3, 3) if they are known; the rest as attributes of the group."""
-    matrices = {"E": geometry.E, "F": geometry.F, "H": geometry.H}
+    """`inlier_matches` int32 (k, 2), and `E`, `F`, `H` float64 (3, 3) if they are known; the rest as attributes of the group.
+
+    Pairs that are rejected for their scores alone have `unsure_matches` too.
+    """
+    matrices = {"E": geometry.E, "F": geometry.F, "H": geometry.H, "unsure_matches": geometry.unsure_matches}
     datasets = {"inlier_matches": np.asarray(geometry.inlier_matches, np.int32)}
     datasets |= {name: matrix for name, matrix in matrices.items() if matrix is not None}
     attributes = {
@@ -284,12 +287,15 @@ def geometry_to_group(geometry: TwoViewGeometry) -> GroupData:
         "config": CONFIGURATIONS.index(geometry.configuration),
         "rejected_because": geometry.rejected_because,
     }
-    evidence = {"num_stationary": geometry.num_stationary or None} | {name: getattr(geometry, name) for name in EVIDENCE}
+    evidence: dict[str, Any] = {"num_stationary": geometry.num_stationary or None, "judged_with": geometry.judged_with or None}
+    if geometry.unsure_configuration:
+        evidence["unsure_config"] = CONFIGURATIONS.index(geometry.unsure_configuration)
+    evidence |= {name: getattr(geometry, name) for name in EVIDENCE}
     attributes |= {name: value for name, value in evidence.items() if value is not None}
     return GroupData(datasets, {"": attributes})
 
 
-EVIDENCE = ("num_agreeing", "num_needed", "mean_score")
+EVIDENCE = ("num_agreeing", "num_needed", "mean_score", "confirmed")
 """Fields of a two-view geometry that version 0.10 did not store."""
 
 
@@ -302,8 +308,8 @@ def geometry_from_group(group: h5py.Group, *, with_arrays: bool = True) -> TwoVi
     is_former = "num_needed" not in attributes  # without arrays, the number of inliers would be lost
     inliers = required_dataset(group, "inlier_matches", group.name[1:]) if with_arrays or is_former else None
     num_inliers = int(inliers.shape[0]) if inliers is not None and not with_arrays else 0
-    found = {name: find_dataset(group, name) for name in "EFH"} if with_arrays else {}
-    matrices = {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
+    found = {name: find_dataset(group, name) for name in ("E", "F", "H", "unsure_matches")} if with_arrays else {}
+    matrices: dict[str, Any] = {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
 
     def number(key: str) -> int:
         return checked_whole_number(attributes.get(key), f"{group.file.filename}: {group.name[1:]}: {key}")
@@ -318,6 +324,9 @@ def geometry_from_group(group: h5py.Group, *, with_arrays: bool = True) -> TwoVi
         num_agreeing=number("num_agreeing") if "num_agreeing" in attributes else num_inliers or None,
         num_needed=number("num_needed") if "num_needed" in attributes else None,
         mean_score=float(attributes["mean_score"]) if "mean_score" in attributes else None,
+        confirmed=float(attributes["confirmed"]) if "confirmed" in attributes else None,
+        unsure_configuration=CONFIGURATIONS[number("unsure_config")] if "unsure_config" in attributes else "",
+        judged_with=str(attributes.get("judged_with", "")),
         **matrices,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,14 @@ ROW = np.dtype(
         ("num_stationary", np.int32),
         ("max_error_px", np.float64),
         ("mean_score", np.float64),
+        ("confirmed", np.float64),
     ]
 )
 """Fields of `TwoViewGeometry`. -1 and NaN mean that a number is not known. `config` is COLMAP's number, -1 if the pair was not
 verified yet; `reason` is an index into `REASONS`."""
 REASONS = ("", "few matches", "few inliers", "low score")
 """Values of `TwoViewGeometry.rejected_because`."""
+LOW_SCORE = REASONS.index("low score")
 DEGENERATE = CONFIGURATIONS.index("DEGENERATE")
 
 
@@ -50,6 +52,11 @@ class GeometryNumbers:
         return np.asarray(self.found & (self.rows["config"] != DEGENERATE))
 
     @property
+    def low_score(self) -> np.ndarray:
+        """bool (p,): the pairs that were rejected for their scores alone."""
+        return np.asarray(self.found & (self.rows["reason"] == LOW_SCORE))
+
+    @property
     def num_verified(self) -> int:
         """Number of pairs with a valid geometry."""
         return int(self.verified.sum())
@@ -59,9 +66,16 @@ class GeometryNumbers:
         """Verified matches of all pairs together."""
         return int(self.rows["num_agreeing"][self.verified].sum(dtype=np.int64))
 
+    def replaced(self, geometries: Mapping[int, TwoViewGeometry]) -> GeometryNumbers:
+        """These numbers with those of some new geometries, by position."""
+        rows = self.rows.copy()
+        for index, geometry in geometries.items():
+            rows[index] = row_of(geometry)
+        return GeometryNumbers(rows)
+
     def geometry(self, index: int) -> TwoViewGeometry | None:
         """The geometry of a pair without inlier matches and matrices; None if the pair was not verified yet."""
-        config, reason, num_matches, agreeing, needed, stationary, max_error_px, mean_score = self.rows[index].item()
+        config, reason, num_matches, agreeing, needed, stationary, max_error_px, mean_score, confirmed = self.rows[index].item()
         if config < 0:
             return None
         return TwoViewGeometry(
@@ -74,6 +88,7 @@ class GeometryNumbers:
             num_agreeing=None if agreeing < 0 else agreeing,
             num_needed=None if needed < 0 else needed,
             mean_score=None if mean_score != mean_score else mean_score,  # NaN
+            confirmed=None if confirmed != confirmed else confirmed,
         )
 
 
@@ -88,7 +103,7 @@ def numbers_of(geometries: Iterable[TwoViewGeometry | None]) -> GeometryNumbers:
 def row_of(geometry: TwoViewGeometry | None) -> tuple[float, ...]:
     """The row of a geometry, in the order of `ROW`."""
     if geometry is None:
-        return (-1, 0, 0, -1, -1, 0, 0.0, np.nan)
+        return (-1, 0, 0, -1, -1, 0, 0.0, np.nan, np.nan)
     known = geometry.num_agreeing, geometry.num_needed
     return (
         CONFIGURATIONS.index(geometry.configuration),
@@ -98,4 +113,5 @@ def row_of(geometry: TwoViewGeometry | None) -> tuple[float, ...]:
         geometry.num_stationary,
         geometry.max_error_px,
         np.nan if geometry.mean_score is None else geometry.mean_score,
+        np.nan if geometry.confirmed is None else geometry.confirmed,
     )

@@ -304,7 +304,8 @@ class H5Reader:
         if not isinstance(self._source, SegmentSource):
             return numbers_of(self.find_geometry(pair.name0, pair.name1) for pair in pairs)
         rows = np.zeros(len(pairs), ROW)
-        rows["config"], rows["num_agreeing"], rows["num_needed"], rows["mean_score"] = -1, -1, -1, np.nan
+        rows["config"], rows["num_agreeing"], rows["num_needed"] = -1, -1, -1
+        rows["mean_score"], rows["confirmed"] = np.nan, np.nan
         entries = self._source.pair_entries(pairs)
         for name in set(ROW.names or ()) - {"reason"}:
             found = self._source.numbers(entries, name, np.nan)

@@ -126,7 +126,7 @@ def test_the_limit_is_in_detection_pixels() -> None:
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
 def test_a_limit_that_is_not_positive_is_refused(limit: float) -> None:
     with pytest.raises(ValueError, match=r"geometries\.stationary_max_error_px must be more than 0"):
-        VerificationOptions(2.0, 15, 0.0, 0.9999, 500, 0, limit)
+        VerificationOptions(2.0, 15, 0.0, 0.9999, 500, 0, limit, 1.0)
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def verify(folder: Path, features: list[Features], limit: float | None) -> Verif
             count = len(features[0])
             store.add(match_key(pair.name0, pair.name1), matches_to_group(all_matches(count), count), "")
         store.merge()
-    options = VerificationOptions(2.0, 15, 0.0, 0.9999, 500, 0, limit)
+    options = VerificationOptions(2.0, 15, 0.0, 0.9999, 500, 0, limit, 1.0)
     cameras = dict.fromkeys(NAMES, CAMERA)
     return verify_pairs(folder / "features.h5", folder / "matches.h5", pairs, folder / "verification.h5", options, cameras)
 

@@ -19,7 +19,7 @@ from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.products import Features, Pair
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group, shards
 
-OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, None)
+OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, None, 0.3)
 NAMES = [f"{number}.jpg" for number in range(6)]
 PAIRS = [Pair(*names) for names in itertools.combinations(NAMES, 2)]
 CAMERA = Camera("SIMPLE_PINHOLE", SIZE, (FOCAL, SIZE[0] / 2, SIZE[1] / 2), True)
