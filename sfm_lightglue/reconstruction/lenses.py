@@ -220,7 +220,7 @@ def map_with_other_lenses(
 ) -> tuple[Path, list[str], bool] | None:
     """Maps a scene whose photos have a fisheye or strongly distorting lens; None if they do not, or if it does not help.
 
-    It helps if more matches agree with the models than were verified before. Returns the database that the models were made from,
+    It helps if more matches agree with the models than were verified before. After Ctrl-C, partial models count too. Returns the database that the models were made from,
     with the cameras that were found and the pairs that fit them, sentences about it, and whether Ctrl-C was pressed. Logs them.
 
     Args:
@@ -247,6 +247,9 @@ def map_with_other_lenses(
             best, chosen = agreeing, verified
             replace_models(models, output)
             notes += helped
+        elif interrupted and not chosen.exists():  # the partial models are kept
+            best, chosen = agreeing, verified
+            replace_models(models, output)
         if interrupted or agreeing <= num_before:
             break
         cameras = _found_cameras(output, cameras)

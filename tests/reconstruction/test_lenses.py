@@ -28,6 +28,11 @@ def database_of(room: Room) -> Path:
     return room.folder / "database.db"
 
 
+def make_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def num_verified_matches(database: Path) -> int:
     with pycolmap.Database.open(database) as rows:
         return int(rows.num_inlier_matches())
@@ -61,6 +66,21 @@ def test_a_distorting_lens_is_no_fisheye(tmp_path: Path) -> None:
     assert room.errors(model).max() < 0.02
     assert "matches agree with the models" in report.cameras[0]
     assert sorted(path.name for path in (room.folder / "reconstruction").iterdir()) == ["0", "settings.json"]
+
+
+def test_ctrl_c_ends_the_search_for_lenses(tmp_path: Path) -> None:
+    database, output = database_of(built(tmp_path, DISTORTED, 500)), tmp_path / "models"
+    output.mkdir()
+    mapped = []
+
+    def is_interrupted(verified: Path, folder: Path, *_: object, any_start: bool) -> bool:
+        mapped.append(verified.name)
+        pycolmap.Reconstruction().write(make_folder(folder / "0"))
+        return True
+
+    found = map_with_other_lenses(database, make_folder(tmp_path / "work"), output, MAPPING, is_interrupted)
+    assert found is not None and found[2] and found[0] == tmp_path / "work" / "0.db"
+    assert mapped == ["0.db"] and [path.name for path in output.iterdir()] == ["0"]  # what was mapped is kept
 
 
 def test_a_camera_that_was_given_keeps_its_lens(tmp_path: Path) -> None:
