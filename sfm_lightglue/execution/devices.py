@@ -70,6 +70,10 @@ def default_device(device: str) -> str:
         return device
     import torch
 
+    if device != APPLE_GPU and device.lower().partition(":")[0] == APPLE_GPU:
+        raise ValueError(
+            f"execution.device={device!r}: torch's name of the GPU of an Apple processor is {APPLE_GPU}, without a number"
+        )
     if device == APPLE_GPU and not torch.backends.mps.is_available():
         raise ValueError("execution.device=mps is the GPU of an Apple processor, and torch sees none: choose cpu or auto")
     try:

@@ -29,6 +29,12 @@ def test_a_machine_without_it_is_told_what_to_do() -> None:
         default_device("mps")
 
 
+@pytest.mark.parametrize("device", ["mps:0", "MPS"])
+def test_it_has_one_name(device: str) -> None:
+    with pytest.raises(ValueError, match=rf"execution.device='{device}': torch's name of .* is mps, without a number"):
+        default_device(device)
+
+
 def test_what_runs_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch, "empty", lambda *_, device: device)
