@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import logging
 import platform
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,8 @@ class Summary(Mapping[str, Any]):
         verification = self.verification
         options = self.content.get("configuration", {}).get("reconstruction", {})
         verified = "the database has verified pairs"
+        if not verification and self.folder.database.is_file() and not _has_verified_pairs(self.folder.database):
+            return "the database has no verified pairs of photos: verify its matches first, for example with COLMAP's matchers"
         if verification:
             verified = f"{verification.num_verified_pairs} of {verification.num_pairs} pairs were verified"
         smallest = options.get("min_model_size")
@@ -261,6 +264,12 @@ def _registered(folder: RunFolder, models: Sequence[Mapping[str, Any]]) -> dict[
             for row in read_photos(folder.photo_table):
                 registered.setdefault(str(row.model), []).append(row.photo)
     return registered
+
+
+def _has_verified_pairs(database: Path) -> bool:
+    """Whether a database that somebody else has built has verified pairs."""
+    with contextlib.closing(sqlite3.connect(database)) as rows:
+        return bool(rows.execute("SELECT EXISTS (SELECT 1 FROM two_view_geometries WHERE rows > 0)").fetchone()[0])
 
 
 def _describe_models(result: ReconstructionReport | None) -> list[str]:

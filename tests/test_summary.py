@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import pycolmap
 import pytest
 
 from sfm_lightglue import __version__
@@ -188,3 +189,11 @@ def test_a_discarded_model_is_the_reason_of_a_failure(folder: RunFolder) -> None
         record |= {"models": [], "largest": None, "num_images": 4, "unregistered": [], "discarded": discarded}
     failure = Summary.read(folder).failure
     assert discarded[0] in failure and "features.max_keypoints" in failure and "parallax" not in failure
+
+
+def test_a_database_without_verified_pairs_is_the_reason(folder: RunFolder) -> None:
+    with pycolmap.Database.open(folder.database):
+        pass
+    (content := json.loads(json.dumps(write(folder).content)))["stages"].pop("extract")
+    folder.summary.write_text(json.dumps(content))
+    assert "the database has no verified pairs of photos: verify its matches first" in Summary.read(folder).failure
