@@ -80,8 +80,17 @@ class _Pairs:
     keypoints: dict[int, np.ndarray] = field(default_factory=dict)
 
     def matched(self, image_ids: tuple[int, int]) -> tuple[np.ndarray, ...]:
-        """The matches of a pair uint32 (n, 2), and the keypoints (n, 2) that they connect, px."""
+        """The matches of a pair uint32 (n, 2), and the keypoints (n, 2) that they connect, px.
+
+        Raises: ValueError if the database does not have these keypoints.
+        """
         matches = np.asarray(self.rows.read_matches(*image_ids), np.uint32).reshape(-1, 2)
+        for image_id, last in zip(image_ids, matches.max(axis=0, initial=0).tolist(), strict=True):
+            if len(matches) and last >= len(self.of(image_id)):
+                raise ValueError(
+                    f"the database has matches of keypoint {last} of {self.rows.read_image(image_id).name}, which has "
+                    f"{len(self.of(image_id))} keypoints there: it is damaged, or two databases are mixed. Build it again"
+                )
         return matches, *(self.of(image_id)[matches[:, column]] for column, image_id in enumerate(image_ids))
 
     def of(self, image_id: int) -> np.ndarray:
@@ -113,7 +122,7 @@ def find_lenses(database: Path, options: ReconstructionOptions) -> list[Lens]:
 
 def _find_lens(pairs: _Pairs, photos: set[int], size: tuple[int, int], options: ReconstructionOptions) -> Lens | None:
     """The lens of the photos of a size, see `find_lenses`."""
-    strongest = _strongest_pairs(pairs.rows, photos)
+    strongest = _strongest_pairs(pairs, photos, options)
     if not strongest or np.median([count / total for _, count, total in strongest]) >= MIN_SHARE:
         return None
     matched = [pairs.matched(image_ids)[1:] for image_ids, _, _ in strongest]
@@ -132,15 +141,29 @@ def _find_lens(pairs: _Pairs, photos: set[int], size: tuple[int, int], options: 
     return chosen if chosen.after >= MIN_GAIN * max(before, NUM_PAIRS) else None
 
 
-def _strongest_pairs(rows: pycolmap.Database, photos: set[int]) -> list[tuple[tuple[int, int], int, int]]:
-    """The NUM_PAIRS pairs of the photos with most matches: image ids, verified matches, matches."""
+def _strongest_pairs(pairs: _Pairs, photos: set[int], options: ReconstructionOptions) -> list[tuple[tuple[int, int], int, int]]:
+    """The NUM_PAIRS pairs of the photos with most matches: image ids, verified matches, matches.
+
+    If the database has no verified pair, perhaps nobody has verified them: the matches that fit fundamental matrices count.
+    """
+    rows = pairs.rows
     verified = dict(zip(*map(list, rows.read_two_view_geometry_num_inliers()), strict=True))
     found = []
     for pair_id, total in zip(*map(list, rows.read_num_matches()), strict=True):
         first, second = pycolmap.pair_id_to_image_pair(pair_id)
         if {first, second} <= photos and total >= MIN_INLIERS:
             found.append(((first, second), int(verified.get(pair_id, 0)), int(total)))
-    return sorted(found, key=lambda pair: (-pair[2], pair[0]))[:NUM_PAIRS]
+    strongest = sorted(found, key=lambda pair: (-pair[2], pair[0]))[:NUM_PAIRS]
+    if verified:
+        return strongest
+    return [(image_ids, _num_fitting(pairs.matched(image_ids)[1:], options), total) for image_ids, _, total in strongest]
+
+
+def _num_fitting(points: tuple[np.ndarray, ...], options: ReconstructionOptions) -> int:
+    """How many matches fit a fundamental matrix."""
+    points0, points1 = points
+    estimated = pycolmap.estimate_fundamental_matrix(points0, points1, _ransac(options))
+    return 0 if estimated is None else int(estimated["num_inliers"])
 
 
 def _candidates(size: tuple[int, int]) -> Iterator[pycolmap.Camera]:
@@ -220,8 +243,9 @@ def map_with_other_lenses(
 ) -> tuple[Path, list[str], bool] | None:
     """Maps a scene whose photos have a fisheye or strongly distorting lens; None if they do not, or if it does not help.
 
-    It helps if more matches agree with the models than were verified before. After Ctrl-C, partial models count too. Returns the database that the models were made from,
-    with the cameras that were found and the pairs that fit them, sentences about it, and whether Ctrl-C was pressed. Logs them.
+    It helps if more matches agree with the models than were verified before; after Ctrl-C, partial models count too. Returns the
+    database that the models were made from, with the cameras that were found and the pairs that fit them, sentences about it, and
+    whether Ctrl-C was pressed. Logs the sentences.
 
     Args:
         database: COLMAP database. It is not changed.

@@ -33,7 +33,7 @@ from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.fallbacks import map_with_fallbacks, try_other_ways
 from sfm_lightglue.reconstruction.folder import ModelsFolder
-from sfm_lightglue.reconstruction.lenses import map_with_other_lenses
+from sfm_lightglue.reconstruction.lenses import find_lenses, map_with_other_lenses
 from sfm_lightglue.reconstruction.mappers import (
     AUTO,
     CLUSTERS,
@@ -113,6 +113,7 @@ def reconstruct(
     options = replace(options, num_threads=_announced_num_threads(options, len(names)))
     with colmap_log(None), tempfile.TemporaryDirectory(dir=partial) as work:
         if options.name == CLUSTERS:
+            _warn_of_lenses(database, options)
             cameras, interrupted = map_clusters(database, partial, options, clusters, settings, executor)
         else:
             database, cameras, interrupted = _map(database, Path(work), partial, options, known_poses or {})
@@ -158,6 +159,16 @@ def _map(
     options, reason, interrupted = map_with_best_mapper(database, output, options, lambda *task: run(database, *task))
     helped, interrupted = ([], True) if interrupted else try_other_ways(database, output, options, run)
     return database, [reason, *helped], interrupted
+
+
+def _warn_of_lenses(database: Path, options: ReconstructionOptions) -> None:
+    """Logs lenses that the mapper `clusters` does not look for: its models would be bad, and take long."""
+    for lens in find_lenses(database, options) if options.find_camera_model and options.refine_intrinsics else []:
+        logger.warning(
+            "%s; reconstruction=clusters maps them as they were verified. Take reconstruction=incremental, or name the lens "
+            "(database.camera_model=OPENCV_FISHEYE)",
+            lens.describe(),
+        )
 
 
 def _announced_num_threads(options: ReconstructionOptions, num_images: int) -> int:

@@ -11,6 +11,7 @@ from rooms import MAPPING, Room, camera, make_room
 from test_cameras_of_rooms import moved_px
 
 from sfm_lightglue.reconstruction.lenses import cameras_of_lenses, find_lenses, map_with_other_lenses, verify_again
+from sfm_lightglue.reconstruction.stage import _warn_of_lenses
 
 ORDINARY = camera("SIMPLE_RADIAL", 1400, 800, 600, -0.12)
 FISHEYE = camera("OPENCV_FISHEYE", 818.5, 818.5, 800, 600, 0.02, -0.006, 0.001, 0)
@@ -68,6 +69,15 @@ def test_a_distorting_lens_is_no_fisheye(tmp_path: Path) -> None:
     assert sorted(path.name for path in (room.folder / "reconstruction").iterdir()) == ["0", "settings.json"]
 
 
+def test_clusters_are_told_of_a_lens_that_they_do_not_look_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = dataclasses.replace(MAPPING, name="clusters")
+    database = database_of(built(tmp_path, FISHEYE, 500))
+    _warn_of_lenses(database, dataclasses.replace(options, find_camera_model=False))
+    assert not caplog.messages
+    _warn_of_lenses(database, options)
+    assert "have a fisheye lens" in caplog.text and "Take reconstruction=incremental" in caplog.text
+
+
 def test_ctrl_c_ends_the_search_for_lenses(tmp_path: Path) -> None:
     database, output = database_of(built(tmp_path, DISTORTED, 500)), tmp_path / "models"
     output.mkdir()
@@ -81,6 +91,22 @@ def test_ctrl_c_ends_the_search_for_lenses(tmp_path: Path) -> None:
     found = map_with_other_lenses(database, make_folder(tmp_path / "work"), output, MAPPING, is_interrupted)
     assert found is not None and found[2] and found[0] == tmp_path / "work" / "0.db"
     assert mapped == ["0.db"] and [path.name for path in output.iterdir()] == ["0"]  # what was mapped is kept
+
+
+@pytest.mark.parametrize(("lens", "found"), [(ORDINARY, 0), (FISHEYE, 1)])
+def test_pairs_that_nobody_has_verified_say_nothing_wrong(lens: pycolmap.Camera, found: int, tmp_path: Path) -> None:
+    database = database_of(built(tmp_path, lens, 500))
+    with pycolmap.Database.open(database) as rows:
+        rows.clear_two_view_geometries()
+    assert len(find_lenses(database, MAPPING)) == found
+
+
+def test_matches_without_their_keypoints_are_refused(tmp_path: Path) -> None:
+    database = database_of(built(tmp_path, FISHEYE, 500))
+    with pycolmap.Database.open(database) as rows:
+        rows.clear_keypoints()
+    with pytest.raises(ValueError, match=r"the database has matches of keypoint \d+ of .*\.jpg, which has 0 keypoints there"):
+        find_lenses(database, MAPPING)
 
 
 def test_a_camera_that_was_given_keeps_its_lens(tmp_path: Path) -> None:
