@@ -9,7 +9,7 @@ import io
 import json
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -492,10 +492,10 @@ def test_the_table_of_several_kinds_has_medians_and_ratios_to_sift(
 ) -> None:
     several, commands = benchmark("several_kinds"), list[list[str]]()
 
-    def run(command: list[str]) -> object:
+    def run(command: list[str], good: Collection[int] = (0,)) -> object:
         commands.append(command)
         output = Path(next(word.partition("=")[2] for word in command if word.startswith("output=")))
-        output.mkdir(parents=True, exist_ok=True)
+        (output / "reconstruction").mkdir(parents=True, exist_ok=True)
         if "evaluate" in command:
             evaluation = {"auc": {"1": 90.0, "5": 97.5}, "position_error_mean": 0.0024}
             (output / "evaluation.json").write_text(json.dumps(evaluation))

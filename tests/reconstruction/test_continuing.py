@@ -109,7 +109,7 @@ def test_ctrl_c_keeps_the_models_as_they_were(
     bridged: Path, whole: pycolmap.Reconstruction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(continuing, "continue_mapping", lambda *_: True)
-    monkeypatch.setattr(stage, "run_mapper", lambda _, partial, *__: bool(halves(partial, whole)) and False)
+    monkeypatch.setattr(stage, "run_mapper", lambda _, partial, *__, **___: bool(halves(partial, whole)) and False)
     with pytest.raises(KeyboardInterrupt):
         stage.reconstruct(bridged, bridged.parent, tmp_path / "out", OPTIONS)
     assert [pycolmap.Reconstruction(tmp_path / "out" / str(number)).num_reg_images() for number in (0, 1)] == [3, 3]
