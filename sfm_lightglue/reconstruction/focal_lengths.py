@@ -24,7 +24,7 @@ def other_focal_lengths(database: Path, folder: Path) -> Iterator[tuple[str, Pat
     guessed = _guessed_cameras(database)
     for factor in (None, *FACTORS) if guessed else ():
         copy = folder / "database.db"
-        shutil.copy(database, copy)
+        shutil.copyfile(database, copy)
         if factor is not None:
             _set_focal_lengths(copy, guessed, factor)
             yield f"the focal length of {factor} times the longest side", copy

@@ -212,7 +212,7 @@ def verify_again(database: Path, output: Path, cameras: Mapping[int, pycolmap.Ca
         options: the largest error of an observation, px of the photos, is that of a match.
     """
     output.unlink(missing_ok=True)
-    shutil.copy(database, output)
+    shutil.copyfile(database, output)
     limits = pycolmap.TwoViewGeometryOptions()
     limits.min_num_inliers, limits.ransac = MIN_INLIERS, _ransac(options)
     total = 0
