@@ -95,11 +95,13 @@ def choose_left_out(
         known: Pairs that were chosen before.
         models: The photos of each model, the largest first.
     """
-    number = {name: i for i, model in reversed([*enumerate(models)]) for name in model}  # of two, that of the larger model
-    chosen = {pair: pair for pair in known}
+    number = {
+        name: i for i, model in reversed([*enumerate(models)]) for name in model
+    }  # a photo of two models counts in the larger one
+    chosen, in_none = {pair: pair for pair in known}, {*names} - number.keys()
     left_out = set[str]()
     for pair in sorted({*pairs} - chosen.keys()):
-        missing = [name for name in (pair.name0, pair.name1) if name in {*names} - number.keys()]
+        missing = [name for name in (pair.name0, pair.name1) if name in in_none]
         if missing:
             reason = "; ".join(f"{name} is in no model" for name in missing)
         elif number.get(pair.name0) != number.get(pair.name1):

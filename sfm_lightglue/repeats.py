@@ -182,9 +182,8 @@ def _escalate_left_out(run: Run) -> bool:
     if not all(map(result_exists, (folder.features, folder.pairs, folder.verification))):
         return False
     known, names, stages = read_escalation(folder.escalation), run.photos_with_features(), folder.read_summary()["stages"]
-    found = (
-        describe_models(folder.reconstruction, names).models if stages["reconstruct"]["models"] else []
-    )  # else an earlier run's
+    has_models = bool(stages["reconstruct"]["models"])  # those in the folder may be an earlier run's
+    found = describe_models(folder.reconstruction, names).models if has_models else []
     chosen, left_out = choose_left_out(names, folder.read_pairs(), known, [model.registered for model in found])
     if len(chosen) == len(known):
         return False

@@ -20,7 +20,7 @@ from sfm_lightglue.execution.devices import chosen_devices
 from sfm_lightglue.execution.executor import ExecutionOptions, Executor, check_folders
 from sfm_lightglue.execution.shards import DIVIDED, Shard, ShardOptions, check_merged, read_shard
 from sfm_lightglue.features.extractor import Extractor
-from sfm_lightglue.images import MaskFiles, check_masks, find_masks, list_images
+from sfm_lightglue.images import MaskFiles, checked_masks, list_images
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.mistakes import raise_together
 from sfm_lightglue.photo_names import PhotoList, PhotoNames, read_photo_list
@@ -90,14 +90,13 @@ class Run:
         return read_photo_list(self.options.dataset.list, PhotoNames(names, self.images))
 
     def find_masks(self, names: Sequence[str]) -> MaskFiles | None:
-        """The masks of the photos, checked; None without `dataset.masks`. The log says how many there are, once in a run.
+        """The masks of the photos, checked; None without `dataset.masks`. The log says once how many there are.
 
         Raises: as `images.check_masks`.
         """
         if self.options.dataset.masks is None:
             return None
-        found = find_masks(self.options.dataset.masks, names, self.images)
-        check_masks(self.images, names, found)
+        found = checked_masks(self.images, names, self.options.dataset.masks)
         if not self.repeats:
             found.log()
         return found

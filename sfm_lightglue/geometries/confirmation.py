@@ -152,7 +152,7 @@ class AgreeingPairs:
         return sorted(common, key=lambda name: (-shared[name], name))[:MAX_THIRD_PHOTOS]
 
     def _towards(self, third: str, name: str) -> np.ndarray:
-        """int32 (k, 2): keypoints of a photo and those of the third photo that they match, sorted by the former."""
+        """int32 (k, 2): indices of keypoints of a photo, ascending, and of the keypoints of the third photo that they match."""
         pair = Pair(third, name)
         inliers = self._inliers(pair)
         ordered = inliers if pair.name0 == name else inliers[:, ::-1]

@@ -19,6 +19,7 @@ from sfm_lightglue.images.listing import list_images as list_images
 from sfm_lightglue.images.loading import load_image as load_image
 from sfm_lightglue.images.masks import MaskFiles as MaskFiles
 from sfm_lightglue.images.masks import check_masks as check_masks
+from sfm_lightglue.images.masks import checked_masks as checked_masks
 from sfm_lightglue.images.masks import find_masks as find_masks
 from sfm_lightglue.images.masks import masks_of as masks_of
 from sfm_lightglue.images.names import similar_name as similar_name

@@ -104,11 +104,19 @@ def masks_of(images: Path, names: Sequence[str], masks: Path | str | MaskFiles |
     """
     if masks is None:
         return {}
-    found = masks if isinstance(masks, MaskFiles) else find_masks(masks, names, images)
-    if found is not masks:
-        check_masks(images, names, found)
+    if isinstance(masks, MaskFiles):
+        found = masks
+    else:
+        found = checked_masks(images, names, masks)
         found.log()
     return {name: found.files[name] for name in names if name in found.files}
+
+
+def checked_masks(images: Path, names: Sequence[str], masks: Path | str) -> MaskFiles:
+    """The masks of the photos. Raises: as `find_masks` and `check_masks`."""
+    found = find_masks(masks, names, images)
+    check_masks(images, names, found)
+    return found
 
 
 def check_masks(images: Path | str, names: Sequence[str], masks: Path | str | MaskFiles) -> None:

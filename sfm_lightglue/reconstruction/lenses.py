@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pycolmap
@@ -48,6 +49,9 @@ MIN_TRIALS, MAX_TRIALS = 50, 300
 """Trials of RANSAC. COLMAP makes 1000 or more."""
 NUM_ROUNDS = 2
 """Verifications and mappings: with the rough lens, and with the camera that the first model has."""
+
+_Counts: TypeAlias = tuple[tuple[int, int], int, int]
+"""Image ids of a pair, its verified matches, all its matches."""
 
 
 @dataclass(frozen=True)
@@ -101,29 +105,29 @@ class _Pairs:
 
 
 def find_lenses(database: Path, options: ReconstructionOptions) -> list[Lens]:
-    """The lenses that fit the photos of a size much better than lenses without distortion; none for ordinary photos.
+    """The lenses that fit the photos of a size much better than lenses without distortion; none for ordinary photos, or if
+    the options do not let cameras be found.
 
     Only cameras of the model that estimated ones start with are looked at. All photos of a size have one lens.
     """
-    found = []
+    if not (options.find_camera_model and options.refine_intrinsics):
+        return []
     with pycolmap.Database.open(database) as rows:
-        cameras = {camera.camera_id: camera for camera in rows.read_all_cameras()}
-        camera_of = {image.image_id: image.camera_id for image in rows.read_all_images()}
-        sizes: dict[tuple[int, int], list[int]] = {}
-        for camera_id, camera in sorted(cameras.items()):
-            if camera.model.name == ORDINARY and camera.params[-1] == 0:
-                sizes.setdefault((camera.width, camera.height), []).append(camera_id)
+        sizes = {camera.camera_id: (camera.width, camera.height) for camera in rows.read_all_cameras() if _is_undecided(camera)}
+        size_of = {image.image_id: sizes[image.camera_id] for image in rows.read_all_images() if image.camera_id in sizes}
         pairs = _Pairs(rows)
-        for size, ids in sizes.items():
-            lens = _find_lens(pairs, {image_id for image_id, camera_id in camera_of.items() if camera_id in ids}, size, options)
-            found += [lens] if lens is not None else []
-    return found
+        lenses = [_find_lens(pairs, found, size, options) for size, found in _strongest_pairs(pairs, size_of, options).items()]
+    return [lens for lens in lenses if lens is not None]
 
 
-def _find_lens(pairs: _Pairs, photos: set[int], size: tuple[int, int], options: ReconstructionOptions) -> Lens | None:
+def _is_undecided(camera: pycolmap.Camera) -> bool:
+    """Whether a camera has the model, and no distortion, that estimated ones start with."""
+    return bool(camera.model.name == ORDINARY and camera.params[-1] == 0)
+
+
+def _find_lens(pairs: _Pairs, strongest: Sequence[_Counts], size: tuple[int, int], options: ReconstructionOptions) -> Lens | None:
     """The lens of the photos of a size, see `find_lenses`."""
-    strongest = _strongest_pairs(pairs, photos, options)
-    if not strongest or np.median([count / total for _, count, total in strongest]) >= MIN_SHARE:
+    if np.median([count / total for _, count, total in strongest]) >= MIN_SHARE:
         return None
     matched = [pairs.matched(image_ids)[1:] for image_ids, _, _ in strongest]
     before, total = sum(pair[1] for pair in strongest), sum(pair[2] for pair in strongest)
@@ -141,22 +145,33 @@ def _find_lens(pairs: _Pairs, photos: set[int], size: tuple[int, int], options: 
     return chosen if chosen.after >= MIN_GAIN * max(before, NUM_PAIRS) else None
 
 
-def _strongest_pairs(pairs: _Pairs, photos: set[int], options: ReconstructionOptions) -> list[tuple[tuple[int, int], int, int]]:
-    """The NUM_PAIRS pairs of the photos with most matches: image ids, verified matches, matches.
+def _strongest_pairs(
+    pairs: _Pairs, size_of: Mapping[int, tuple[int, int]], options: ReconstructionOptions
+) -> dict[tuple[int, int], list[_Counts]]:
+    """The NUM_PAIRS pairs with most matches of each size of photos.
 
     If the database has no verified pair, perhaps nobody has verified them: the matches that fit fundamental matrices count.
+
+    Args:
+        pairs: those of the database.
+        size_of: size of each photo with an undecided camera. Pairs of two sizes are left out.
+        options: the largest error of a match.
     """
     rows = pairs.rows
     verified = dict(zip(*map(list, rows.read_two_view_geometry_num_inliers()), strict=True))
-    found = []
+    found: dict[tuple[int, int], list[_Counts]] = {}
     for pair_id, total in zip(*map(list, rows.read_num_matches()), strict=True):
         first, second = pycolmap.pair_id_to_image_pair(pair_id)
-        if {first, second} <= photos and total >= MIN_INLIERS:
-            found.append(((first, second), int(verified.get(pair_id, 0)), int(total)))
-    strongest = sorted(found, key=lambda pair: (-pair[2], pair[0]))[:NUM_PAIRS]
+        size = size_of.get(first)
+        if size is not None and size == size_of.get(second) and total >= MIN_INLIERS:
+            found.setdefault(size, []).append(((first, second), int(verified.get(pair_id, 0)), int(total)))
+    strongest = {size: sorted(found[size], key=lambda pair: (-pair[2], pair[0]))[:NUM_PAIRS] for size in sorted(found)}
     if verified:
         return strongest
-    return [(image_ids, _num_fitting(pairs.matched(image_ids)[1:], options), total) for image_ids, _, total in strongest]
+    return {
+        size: [(image_ids, _num_fitting(pairs.matched(image_ids)[1:], options), total) for image_ids, _, total in counts]
+        for size, counts in strongest.items()
+    }
 
 
 def _num_fitting(points: tuple[np.ndarray, ...], options: ReconstructionOptions) -> int:
@@ -194,7 +209,7 @@ def cameras_of_lenses(database: Path, lenses: Sequence[Lens]) -> dict[int, pycol
     with pycolmap.Database.open(database) as rows:
         for camera in rows.read_all_cameras():
             lens = of_size.get((camera.width, camera.height))
-            if lens is not None and camera.model.name == ORDINARY and camera.params[-1] == 0:
+            if lens is not None and _is_undecided(camera):
                 found[camera.camera_id] = copy.deepcopy(lens)
                 found[camera.camera_id].camera_id = camera.camera_id
     return found

@@ -150,7 +150,7 @@ def _map(
     The database is another one, in the folder `work`, if the photos have a fisheye or strongly distorting lens, see `lenses`.
     """
     run = functools.partial(run_mapper, known_poses=known_poses)
-    if options.find_camera_model and options.refine_intrinsics and options.name != "triangulation":
+    if options.name != "triangulation":
         found = map_with_other_lenses(database, work, output, options, run)
         if found is not None:
             return found
@@ -163,7 +163,7 @@ def _map(
 
 def _warn_of_lenses(database: Path, options: ReconstructionOptions) -> None:
     """Logs lenses that the mapper `clusters` does not look for: its models would be bad, and take long."""
-    for lens in find_lenses(database, options) if options.find_camera_model and options.refine_intrinsics else []:
+    for lens in find_lenses(database, options):
         logger.warning(
             "%s; reconstruction=clusters maps them as they were verified. Take reconstruction=incremental, or name the lens "
             "(database.camera_model=OPENCV_FISHEYE)",
