@@ -22,15 +22,18 @@ ROWS = {
     "two_view_geometries": IS_PAIR_OF_THEM,
 }
 """Which rows of each table are copied. Mappers read neither descriptors nor pose priors."""
-SECONDS = 60
-"""How long a database that another process is writing is waited for."""
 
 
 def write_part(database: Path, names: Iterable[str], output: Path) -> Path:
-    """Writes a database with the photos `names`, their cameras, keypoints, matches and verified pairs; returns its path."""
+    """Writes a database with the photos `names`, their cameras, keypoints, matches and verified pairs; returns its path.
+
+    Nobody may write to `database` meanwhile.
+    """
     pycolmap.Database.open(output).close()
-    with contextlib.closing(sqlite3.connect(output, timeout=SECONDS)) as rows:
-        rows.execute("ATTACH ? AS whole", (str(database),))
+    # Immutable: without locks and shared memory, which this SQLite and COLMAP's would disturb for each other in one process.
+    source = f"{database.absolute().as_uri()}?immutable=1"
+    with contextlib.closing(sqlite3.connect(output.absolute().as_uri(), uri=True)) as rows:
+        rows.execute("ATTACH ? AS whole", (source,))
         rows.execute("CREATE TEMP TABLE kept (id INTEGER PRIMARY KEY)")
         find = "INSERT INTO kept SELECT image_id FROM whole.images WHERE name = ?"
         rows.executemany(find, [(name,) for name in sorted(names)])
