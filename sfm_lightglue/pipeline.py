@@ -24,11 +24,12 @@ from sfm_lightglue.execution.executor import check_folders
 from sfm_lightglue.execution.shards import forget
 from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
+from sfm_lightglue.features.stage import logger as extraction_logger
 from sfm_lightglue.files import result_exists
 from sfm_lightglue.geometries.lenses import with_lenses
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import MaskFiles, warn_of_spaces
-from sfm_lightglue.kinds import joined_extraction, joined_matching
+from sfm_lightglue.kinds import joined_extraction, joined_matching, warnings_once
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.matches.stage import match_pairs
@@ -121,9 +122,10 @@ def extract(run: Run) -> None:
         listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), _escalated(run)
         names_of = {part.kind: _photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
         masks = run.find_masks(listed.names)
-        for part in _parts(run, "extract"):
-            if names := names_of[part.kind]:
-                records[part.kind] = _extract_kind(part, names, masks)
+        with warnings_once(extraction_logger):
+            for part in _parts(run, "extract"):
+                if names := names_of[part.kind]:
+                    records[part.kind] = _extract_kind(part, names, masks)
         if run.kinds and run.shard("extract") is None:
             files = {part.kind: part.folder.features for part in run.kinds}
             changed = run.execution.if_settings_changed

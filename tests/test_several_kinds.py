@@ -351,6 +351,12 @@ def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(
     assert {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")} == before
 
 
+def test_a_photo_that_no_kind_can_read_is_one_warning(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (photos / "images" / "02.jpg").write_bytes((DEMO / "02.jpg").read_bytes()[:2000])
+    pipeline.run_stage(run_of(photos), "extract")
+    assert sum("02.jpg is skipped" in message for message in caplog.messages) == 1
+
+
 def test_similar_photos_and_turns_are_found_with_a_learned_kind() -> None:
     for order in ("sift,superpoint", "superpoint,sift"):
         assert pipeline.last_learned(Run.create(compose_config([f"features=[{order}]"])).kinds).kind == "superpoint"
