@@ -26,6 +26,7 @@ from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.features.stage import logger as extraction_logger
 from sfm_lightglue.files import result_exists
+from sfm_lightglue.geometries.lenses import with_lenses
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import MaskFiles, warn_of_spaces
 from sfm_lightglue.kinds import joined_extraction, joined_matching, warnings_once
@@ -207,15 +208,16 @@ def _match_kind(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
 def verify(run: Run) -> None:
     """Estimates the two-view geometry of each pair: features.h5 and matches.h5 -> verification.h5."""
     with run.recorded("verify") as record:
-        cameras, pairs = assign_cameras(run).cameras, run.folder.read_pairs()
+        cameras, pairs = assign_cameras(run), run.folder.read_pairs()
         report = verify_pairs(
             run.folder.features,
             run.folder.matches,
             pairs,
             run.folder.verification,
             run.options.geometries,
-            cameras,
-            names=cameras,
+            cameras.cameras,
+            undecided=cameras.undecided,
+            names=cameras.cameras,
             executor=run.executor_reading("cpu"),
             shard=run.shard("verify"),
         )
@@ -223,7 +225,7 @@ def verify(run: Run) -> None:
         if run.shard("verify") is not None:  # `merge` looks at the whole graph
             return
         with run.folder.open_verification() as reader:
-            graph = VerifiedGraph.read(sorted(cameras), pairs, reader)
+            graph = VerifiedGraph.read(sorted(cameras.cameras), pairs, reader)
         record |= dataclasses.asdict(graph_parts(graph.names, graph.inliers))
 
 
@@ -235,7 +237,7 @@ def refine(run: Run) -> None:
     with run.recorded("refine") as record:
         record["refined"] = _is_refined(run)
         if record["refined"]:
-            folder, cameras = run.folder, assign_cameras(run).cameras
+            folder, cameras = run.folder, _verified_cameras(run).cameras
             inputs = folder.features, folder.matches, folder.verification, folder.read_pairs()
             options, fine = run.options.refinement, _fine_kinds(run)
             report = refine_keypoints(run.images, *inputs, folder.keypoints, options, cameras, fine)
@@ -245,7 +247,7 @@ def refine(run: Run) -> None:
 def database(run: Run) -> None:
     """Imports features, matches and verified geometries into COLMAP: verification.h5 -> database.db."""
     with run.recorded("database") as record:
-        assignment = assign_cameras(run)
+        assignment = _verified_cameras(run)
         report = write_database(
             run.folder.features,
             run.folder.matches,
@@ -423,6 +425,12 @@ def assign_cameras(run: Run) -> CameraAssignment:
         sizes = {name: reader.image_size(name) for name in run.photos_with_features()}
     options = run.options.database
     return choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, _known_cameras(run))
+
+
+def _verified_cameras(run: Run) -> CameraAssignment:
+    """The cameras that the pairs were verified with."""
+    with run.folder.open_verification() as reader:
+        return with_lenses(assign_cameras(run), reader)
 
 
 def _known_cameras(run: Run) -> dict[str, Camera]:
