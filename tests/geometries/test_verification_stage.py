@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -101,18 +100,14 @@ def test_pairs_of_the_same_images_are_close_together(monkeypatch: pytest.MonkeyP
     assert len(stage._batches(pairs[:10])) == 10, "few pairs are shared by all cores"
 
 
-def test_added_pairs_hardly_change_the_sample_in_which_overlays_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_pairs_hardly_change_the_sample_in_which_overlays_and_lenses_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(stage, "MAX_SAMPLED_PAIRS", 20)
-    monkeypatch.setattr(stage, "find_overlays", lambda pairs, _: list(pairs))
-    monkeypatch.setattr(stage, "read_matches", lambda _, pair: pair)
     pairs = [Pair(*both) for both in itertools.combinations([f"{number:02}.jpg" for number in range(30)], 2)]
 
-    class Reader:
-        def bare_features(self, name: str) -> str:
-            return name
-
-    def sample(chosen: list[Pair]) -> set[Any]:
-        return {pair for _, _, pair in stage._find_overlays(chosen, Reader(), Reader(), 2.0)}  # type: ignore[arg-type, attr-defined]
+    def sample(chosen: list[Pair]) -> set[Pair]:
+        return {*stage._Sample.of(chosen, None, None, {}).pairs}  # type: ignore[arg-type]
 
     whole, fewer = sample(pairs), sample(pairs[5:])
     assert len(whole) == len(fewer) == 20 and len(whole & fewer) >= 18
