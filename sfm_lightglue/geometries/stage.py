@@ -36,7 +36,7 @@ from sfm_lightglue.geometries.inputs import (
 )
 from sfm_lightglue.geometries.stationary import MAX_SAMPLED_PAIRS, Overlays, drop_stationary, find_overlays
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
-from sfm_lightglue.products import Features, Pair, TwoViewGeometry, sorted_pairs
+from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry, sorted_pairs
 from sfm_lightglue.storage import (
     CONFIGURATIONS,
     REASONS,
@@ -46,6 +46,7 @@ from sfm_lightglue.storage import (
     ShardStore,
     geometry_to_group,
     match_key,
+    unknown_numbers,
 )
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,11 @@ class VerificationRecipe:
     options: VerificationOptions
     overlays: Overlays = dataclasses.field(default_factory=Overlays)
     """Regions of the frame whose stationary matches are dropped."""
+    read_before: Mapping[Pair, Matches] = dataclasses.field(default_factory=dict)
+    """Matches that need not be read again by threads of this process. Other processes read them."""
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "read_before": {}}
 
     @contextlib.contextmanager
     def __call__(self, device: str = "cpu") -> Iterator[Callable[[tuple[Pair, ...]], list[TwoViewGeometry]]]:
@@ -109,7 +115,7 @@ class VerificationRecipe:
             yield verify
 
     def _verify(self, image0: _Image, image1: _Image, matches: H5Reader, pair: Pair) -> TwoViewGeometry:
-        found = read_matches(matches, pair)
+        found = self.read_before[pair] if pair in self.read_before else read_matches(matches, pair)
         kept = drop_stationary(image0.features, image1.features, found, self.overlays)
         features0, features1 = image0.features, image1.features
         if image0.kinds and image1.kinds:
@@ -174,19 +180,20 @@ def verify_pairs(
         check_names(ordered, feature_reader.names() if names is None else set(names), feature_reader)
         stamps = geometry_stamps(ordered, feature_reader, match_reader, cameras, check_origin=True)
         settings = {"options": asdict(options), **input_fingerprints(feature_reader, match_reader), "version": __version__}
-        overlays = _find_overlays(ordered, feature_reader, match_reader, options.stationary_max_error_px)
+        overlays, sample = _find_overlays(ordered, feature_reader, match_reader, options.stationary_max_error_px)
         if overlays:
             settings["overlays"] = overlays.to_settings()
-    recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays)
+    recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays, sample)
     writer = "" if shard is None else shard.writer
     with ShardStore(output, settings, if_settings_changed="recompute", writer=writer) as store:
         if shard is not None:
             ordered, stamps = _share_of(shard, ordered, stamps, store)
-        _verify_missing(store, recipe, ordered, stamps, executor or ThreadExecutor())
+        numbers = _verify_missing(store, recipe, ordered, stamps, executor or ThreadExecutor())
     if shard is not None:
         return VerificationReport(len(ordered), 0, 0, {}, {}, (0.0, 0.0))
     with H5Reader(output) as reader:
-        numbers = reader.geometry_numbers(ordered)
+        stored = np.flatnonzero(~numbers.found)
+        numbers.rows[stored] = reader.geometry_numbers([ordered[place] for place in stored.tolist()]).rows
         judged = judge_unsure(ordered, stamps, numbers, reader, options)
     if judged:
         with ShardStore(output, settings, if_settings_changed="recompute") as store:
@@ -194,7 +201,7 @@ def verify_pairs(
                 stamp = accepted_stamp(stamps[place]) if geometry.is_verified else stamps[place]
                 store.add(match_key(ordered[place].name0, ordered[place].name1), geometry_to_group(geometry), stamp)
             store.merge()
-        numbers = numbers.replaced(dict(judged))
+        numbers.replace(dict(judged))
     return _summarise(numbers, overlays)
 
 
@@ -206,21 +213,26 @@ def _share_of(shard: Shard, pairs: Sequence[Pair], stamps: Sequence[str], store:
 
 def _verify_missing(
     store: ShardStore, recipe: VerificationRecipe, pairs: Sequence[Pair], stamps: Sequence[str], executor: Executor
-) -> None:
-    """Verifies the pairs that the store does not have with these stamps, or those of pairs that third photos confirmed."""
+) -> GeometryNumbers:
+    """Verifies the pairs that the store does not have with these stamps, or those of pairs that third photos confirmed.
+
+    Returns: the numbers of the pairs that were verified now; the others stay unknown.
+    """
     places = store.missing_places(pairs, stamps)
     judged = store.missing_places([pairs[i] for i in places], [accepted_stamp(stamps[i]) for i in places])
-    stamp_of = {pairs[places[i]]: stamps[places[i]] for i in judged}
-    todo = list(stamp_of)
+    place_of = {pairs[places[i]]: places[i] for i in judged}
+    todo, numbers = list(place_of), unknown_numbers(len(pairs))
     jobs = checked_results(executor, recipe, _batches(todo))
     with progress_bar(len(pairs), "verify", "pair", len(pairs) - len(todo)) as bar, contextlib.closing(jobs):
         for batch, geometries in jobs:
             if isinstance(geometries, Exception):
                 raise geometries
             for pair, geometry in zip(batch, geometries, strict=True):
-                store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamp_of[pair])
+                store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamps[place_of[pair]])
+            numbers.replace({place_of[pair]: geometry for pair, geometry in zip(batch, geometries, strict=True)})
             bar.update(len(batch))
     store.merge()
+    return numbers
 
 
 def _batches(pairs: Sequence[Pair]) -> list[tuple[Pair, ...]]:
@@ -265,16 +277,20 @@ def _counts(values: np.ndarray) -> dict[int, int]:
     return dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True))
 
 
-def _find_overlays(pairs: Sequence[Pair], features: H5Reader, matches: H5Reader, max_error_px: float | None) -> Overlays:
-    """The overlays of the collection, from at most `MAX_SAMPLED_PAIRS` pairs; none if the limit is None.
+def _find_overlays(
+    pairs: Sequence[Pair], features: H5Reader, matches: H5Reader, max_error_px: float | None
+) -> tuple[Overlays, dict[Pair, Matches]]:
+    """The overlays of the collection, from at most `MAX_SAMPLED_PAIRS` pairs, and the matches of these pairs; none without limit.
 
     Of more pairs, those with the smallest checksums of their names are taken: a few added pairs then hardly change the choice,
     and with it the overlays, which would mean to verify all pairs again.
     """
     if max_error_px is None:
-        return Overlays()
+        return Overlays(), {}
     if len(pairs) > MAX_SAMPLED_PAIRS:
         checksums = np.fromiter((zlib.crc32(f"{pair.name0}\n{pair.name1}".encode()) for pair in pairs), np.uint32, len(pairs))
         pairs = [pairs[i] for i in np.sort(np.argsort(checksums, kind="stable")[:MAX_SAMPLED_PAIRS]).tolist()]
     read = functools.lru_cache(MAX_SAMPLED_PAIRS)(features.bare_features)
-    return find_overlays(((read(pair.name0), read(pair.name1), read_matches(matches, pair)) for pair in pairs), max_error_px)
+    sample = {pair: read_matches(matches, pair) for pair in pairs}
+    found = ((read(pair.name0), read(pair.name1), sample[pair]) for pair in pairs)
+    return find_overlays(found, max_error_px), sample
