@@ -377,16 +377,3 @@ def read_group(group: h5py.Group) -> GroupData:
     datasets = {name: dataset for name in group if (dataset := find_dataset(group, name)) is not None}
     attributes: dict[str, dict[str, Any]] = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
     return GroupData({name: dataset[()] for name, dataset in datasets.items()}, {"": dict(group.attrs), **attributes})
-
-
-def write_group(file: h5py.File, key: str, content: GroupData) -> None:
-    """Creates the group `key`. Datasets are written in the order of their names, so that equal content gives equal bytes."""
-    group = file.require_group(key)
-    for name in sorted(content.datasets):
-        array = content.datasets[name]
-        # gzip makes matches (mostly -1) three times smaller and takes 0.2 ms a pair. Features would become 7 % smaller and take
-        # 33 ms an image.
-        options = {"compression": 1} if name in ("matches0", "matching_scores0") and array.size > 64 else {}
-        group.create_dataset(name, data=array, **options)
-    for target, values in content.attributes.items():
-        (group[target] if target else group).attrs.update(values)

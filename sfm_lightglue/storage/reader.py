@@ -33,7 +33,7 @@ from sfm_lightglue.storage.layout import (
     stored_pixel_scale,
 )
 from sfm_lightglue.storage.numbers import REASONS, ROW, GeometryNumbers, numbers_of, row_of
-from sfm_lightglue.storage.safety import find_dataset, numeric_datasets
+from sfm_lightglue.storage.safety import find_dataset
 from sfm_lightglue.storage.sources import SegmentSource, open_source
 from sfm_lightglue.storage.values import check_features
 
@@ -330,7 +330,7 @@ class H5Reader:
 def _stamp_of(group: Any) -> str:
     if stamp := group.attrs.get("stamp"):
         return str(stamp)
-    return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in numeric_datasets(group)})
+    return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in group.numeric()})
 
 
 def _flip(matches: Matches) -> Matches:

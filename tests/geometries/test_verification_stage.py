@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from sfm_lightglue.cameras import Camera
 from sfm_lightglue.geometries import stage
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
-from sfm_lightglue.products import Features, Pair
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group, shards
+from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.storage import GeometryNumbers, H5Reader, ShardStore, features_to_group, match_key, matches_to_group, shards
 
 OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, None, 0.3)
 NAMES = [f"{number}.jpg" for number in range(6)]
@@ -64,6 +65,55 @@ def test_the_report_has_the_numbers_of_the_stored_geometries(folder: Path, tmp_p
     assert report.max_error_px == (min(errors), max(errors)) == (3.0, 11.0)
 
 
+def test_the_numbers_of_new_pairs_are_those_that_the_file_has(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, asked = [], []
+    summarise, geometry_numbers = stage._summarise, H5Reader.geometry_numbers
+
+    def remembered(numbers: GeometryNumbers, *others: Any) -> stage.VerificationReport:
+        found.append(numbers.rows.copy())
+        return summarise(numbers, *others)
+
+    def counted(self: H5Reader, pairs: list[Pair]) -> GeometryNumbers:
+        asked.append(len(pairs))
+        return geometry_numbers(self, pairs)
+
+    monkeypatch.setattr(stage, "_summarise", remembered)
+    monkeypatch.setattr(H5Reader, "geometry_numbers", counted)
+    for pairs in (PAIRS[:9], PAIRS, PAIRS):
+        verify(folder, tmp_path / "verification.h5", pairs)
+    assert asked == [0, 9, 15]  # only those that were verified by an earlier call
+    with H5Reader(tmp_path / "verification.h5") as reader:
+        stored = geometry_numbers(reader, PAIRS).rows
+    for rows in found[1:]:
+        assert rows.tobytes() == stored.tobytes()
+
+
+def test_matches_that_were_read_for_the_overlays_are_not_read_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Counter[Pair]()
+    read_matches = stage.read_matches
+
+    def counted(reader: H5Reader, pair: Pair) -> Any:
+        read[pair] += 1
+        return read_matches(reader, pair)
+
+    monkeypatch.setattr(stage, "read_matches", counted)
+    monkeypatch.setattr(stage, "MAX_SAMPLED_PAIRS", 4)
+    options = dataclasses.replace(OPTIONS, stationary_max_error_px=2.0)
+    files = folder / "features.h5", folder / "matches.h5"
+    verify_pairs(*files, PAIRS, tmp_path / "verification.h5", options, dict.fromkeys(NAMES, CAMERA), names=NAMES)
+    assert read == dict.fromkeys(PAIRS, 1)
+
+
+def test_other_processes_do_not_get_the_matches_that_were_read() -> None:
+    matches = Matches(np.zeros((1, 2), np.int32), np.ones(1, np.float32))
+    recipe = stage.VerificationRecipe(Path("f"), Path("m"), {}, OPTIONS, read_before={PAIRS[0]: matches})
+    assert pickle.loads(pickle.dumps(recipe)) == dataclasses.replace(recipe, read_before={})
+
+
 def test_each_image_is_read_once_and_without_descriptors(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Counter[str]()
     bare_features = H5Reader.bare_features
@@ -101,18 +151,14 @@ def test_pairs_of_the_same_images_are_close_together(monkeypatch: pytest.MonkeyP
     assert len(stage._batches(pairs[:10])) == 10, "few pairs are shared by all cores"
 
 
-def test_added_pairs_hardly_change_the_sample_in_which_overlays_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_pairs_hardly_change_the_sample_in_which_overlays_and_lenses_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(stage, "MAX_SAMPLED_PAIRS", 20)
-    monkeypatch.setattr(stage, "find_overlays", lambda pairs, _: list(pairs))
-    monkeypatch.setattr(stage, "read_matches", lambda _, pair: pair)
     pairs = [Pair(*both) for both in itertools.combinations([f"{number:02}.jpg" for number in range(30)], 2)]
 
-    class Reader:
-        def bare_features(self, name: str) -> str:
-            return name
-
-    def sample(chosen: list[Pair]) -> set[Any]:
-        return {pair for _, _, pair in stage._find_overlays(chosen, Reader(), Reader(), 2.0)}  # type: ignore[arg-type, attr-defined]
+    def sample(chosen: list[Pair]) -> set[Pair]:
+        return {*stage._Sample.of(chosen, None, None, {}).pairs}  # type: ignore[arg-type]
 
     whole, fewer = sample(pairs), sample(pairs[5:])
     assert len(whole) == len(fewer) == 20 and len(whole & fewer) >= 18
