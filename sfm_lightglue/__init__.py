@@ -23,7 +23,6 @@ __version__ = "0.10.0"
 redirect_former_modules()
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__ imports a name when it is first used
-    from sfm_lightglue.api import ImageMatches as ImageMatches
     from sfm_lightglue.api import build_database as build_database
     from sfm_lightglue.api import create_extractor as create_extractor
     from sfm_lightglue.api import create_matcher as create_matcher
@@ -43,6 +42,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from sfm_lightglue.geometries.stage import VerificationReport as VerificationReport
     from sfm_lightglue.georeference import Georeference as Georeference
     from sfm_lightglue.georeference import read_georeference as read_georeference
+    from sfm_lightglue.image_matches import ImageMatches as ImageMatches
     from sfm_lightglue.images import UnreadableImage as UnreadableImage
     from sfm_lightglue.images import list_images as list_images
     from sfm_lightglue.matches.matcher import Matcher as Matcher
@@ -68,7 +68,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
 
 _MODULES = {
     "api": (
-        *("ImageMatches", "build_database", "create_extractor", "create_matcher", "load_image", "match_images"),
+        *("build_database", "create_extractor", "create_matcher", "load_image", "match_images"),
         *("reconstruct", "run", "select_pairs"),
     ),
     "cameras": ("Camera",),
@@ -79,6 +79,7 @@ _MODULES = {
     "features.stage": ("ExtractionReport", "extract_features"),
     "georeference": ("Georeference", "read_georeference"),
     "geometries.stage": ("VerificationReport",),
+    "image_matches": ("ImageMatches",),
     "images": ("UnreadableImage", "list_images"),
     "matches.matcher": ("Matcher",),
     "matches.several": ("join_matches",),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,13 +20,14 @@ from sfm_lightglue.database import BuildReport, DatabaseOptions
 from sfm_lightglue.execution.devices import default_device
 from sfm_lightglue.features.extractor import Extractor, extract_upright
 from sfm_lightglue.geometries.verification import VerificationOptions
+from sfm_lightglue.image_matches import ImageMatches, image_matches
 from sfm_lightglue.matches.matcher import Matcher
 from sfm_lightglue.orientation import upright_features
 from sfm_lightglue.overrides import literal, overrides_of
 from sfm_lightglue.pairs.budget import limit_pairs
 from sfm_lightglue.pairs.collection import Collection
 from sfm_lightglue.pairs.stage import select_pairs as find_pairs
-from sfm_lightglue.products import Features, Image, Matches, Pair
+from sfm_lightglue.products import Image, Pair
 from sfm_lightglue.reconstruction import ReconstructionOptions, ReconstructionReport
 from sfm_lightglue.renames import REMOVED_OPTIONS
 from sfm_lightglue.run_context import Run
@@ -133,33 +133,6 @@ def load_image(image: Photo, name: str = "image") -> Image:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"expected uint8 pixels (h, w, 3) or (h, w), found {pixels.dtype} {pixels.shape}")
     return Image(name, pixels)
-
-
-@dataclass(frozen=True)
-class ImageMatches:
-    """k matches between two images with n0 and n1 keypoints.
-
-    Keypoints are (x, y) in pixels of their own image as stored, with the centre of the top-left pixel at (0, 0).
-    """
-
-    matched_keypoints0: np.ndarray
-    """float32 (k, 2)."""
-    matched_keypoints1: np.ndarray
-    """float32 (k, 2): row i is the partner of row i of `matched_keypoints0`."""
-    scores: np.ndarray
-    """float32 (k,): matching scores, 0 to 1."""
-    keypoints0: np.ndarray
-    """float32 (n0, 2)."""
-    keypoints1: np.ndarray
-    """float32 (n1, 2)."""
-    matches0: np.ndarray
-    """int64 (n0,): index into `keypoints1`, -1 for no match."""
-    matches1: np.ndarray
-    """int64 (n1,): index into `keypoints0`, -1 for no match."""
-    matching_scores0: np.ndarray
-    """float32 (n0,), 0 for no match."""
-    matching_scores1: np.ndarray
-    """float32 (n1,), 0 for no match."""
 
 
 @overload
@@ -409,27 +382,4 @@ def _match_one(
     images = load_image(image0, "image0"), load_image(image1, "image1")
     features0, features1 = (extract_upright(extractor, image) if turns else extractor(image) for image in images)
     matches = matcher(upright_features(features0), upright_features(features1))
-    return join_matches(features0, features1, matches, threshold)
-
-
-def join_matches(features0: Features, features1: Features, matches: Matches, threshold: float | None = None) -> ImageMatches:
-    """Matches together with the keypoints of both images. Matches with a score below `threshold` are dropped."""
-    keep = matches.scores >= (0 if threshold is None else threshold)
-    indices, scores = matches.indices[keep], matches.scores[keep]
-    return ImageMatches(
-        features0.keypoints[indices[:, 0]],
-        features1.keypoints[indices[:, 1]],
-        scores,
-        features0.keypoints,
-        features1.keypoints,
-        _scatter(len(features0), indices[:, 0], indices[:, 1], -1, np.int64),
-        _scatter(len(features1), indices[:, 1], indices[:, 0], -1, np.int64),
-        _scatter(len(features0), indices[:, 0], scores, 0, np.float32),
-        _scatter(len(features1), indices[:, 1], scores, 0, np.float32),
-    )
-
-
-def _scatter(size: int, index: np.ndarray, values: np.ndarray, empty: float, dtype: type) -> np.ndarray:
-    array: np.ndarray = np.full(size, empty, dtype)
-    array[index] = values
-    return array
+    return image_matches(features0, features1, matches, threshold)

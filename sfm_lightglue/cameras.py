@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,9 @@ people, and scans, rarely have."""
 MIN_FOLDER = 10
 """Photos without a focal length share a camera across folders, unless each folder has at least this many of them."""
 
+MIN_SAME_LENS = 3
+"""A lens is looked for among the photos of one camera if they are so many, else among all photos of their size."""
+
 
 @dataclass(frozen=True)
 class CameraAssignment:
@@ -52,6 +55,8 @@ class CameraAssignment:
     """Group by image name: images of one group share one camera."""
     unsure: frozenset[str] = frozenset()
     """Images in groups that were made by their sizes alone: `view_graph.calibrate` tests these groups."""
+    undecided: Mapping[str, str] = field(default_factory=dict)
+    """Images whose lens is found from their matches, and images that have the same one, see `geometries.lenses`."""
 
     def camera_ids(self, names: Iterable[str]) -> dict[str, int]:
         """Number of the camera of each image, in the order of `names`. Groups are numbered from 1 as they occur in `names`."""
@@ -171,7 +176,7 @@ def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], shari
     """Cameras with the focal length from EXIF or guessed, the principal point in the middle and no distortion."""
     headers = {name: read_header(images / name) for name in sizes}
     panoramas = _panoramas(images, sizes, camera_model)
-    camera_model = STARTING_MODEL if camera_model == "auto" else camera_model
+    is_given, camera_model = camera_model != "auto", STARTING_MODEL if camera_model == "auto" else camera_model
     keys = {name: header.camera_key for name, header in headers.items()}
     groups = {
         "auto": _auto_groups(headers),
@@ -185,6 +190,7 @@ def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], shari
     for name in sorted(sizes):  # a group gets the focal length of its first photo that has one
         if focal := headers[name].focal_length_px:
             focal_of_group.setdefault(f"{groups[name]} {sizes[name]}", focal)
+    undecided = {} if is_given else _lens_groups(groups, sizes)
     for name, size in sizes.items():
         groups[name] = f"{groups[name]} {size}"  # photos of different sizes cannot share a camera
         focal = focal_of_group.get(groups[name])
@@ -196,7 +202,8 @@ def _estimated_cameras(images: Path, sizes: Mapping[str, tuple[int, int]], shari
         logger.warning("the photos have %d sizes, so there is one camera for each size", len(set(groups.values())))
     _warn_of_fisheye(sorted(name for name in sizes if groups[name] not in focal_of_group), len(sizes), camera_model)
     unknown = {name for name, camera in cameras.items() if not camera.has_prior_focal_length}
-    return CameraAssignment(cameras, groups, frozenset(unknown) if sharing == "auto" else frozenset())
+    undecided = {name: group for name, group in undecided.items() if name not in panoramas}
+    return CameraAssignment(cameras, groups, frozenset(unknown) if sharing == "auto" else frozenset(), undecided)
 
 
 def _panoramas(images: Path, sizes: Mapping[str, tuple[int, int]], camera_model: str) -> frozenset[str]:
@@ -240,6 +247,16 @@ def _auto_groups(headers: Mapping[str, PhotoHeader]) -> dict[str, str]:
         is_split = min(folders.values()) >= MIN_FOLDER
         groups |= {name: f"{shape} {name.rpartition('/')[0] if is_split else ''}".strip() for name in members}
     return groups
+
+
+def _lens_groups(groups: Mapping[str, str], sizes: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+    """Which photos have the same lens: those of a camera, upright or turned by 90 degrees; small groups by their size alone."""
+    shapes = {name: f"{max(size)} x {min(size)} px" for name, size in sizes.items()}
+    counts = collections.Counter((groups[name], shapes[name]) for name in sizes)
+    return {
+        name: f"{shape} {groups[name]}" if counts[groups[name], shape] >= MIN_SAME_LENS else shape
+        for name, shape in shapes.items()
+    }
 
 
 def _is_fisheye(camera_model: str) -> bool:

@@ -30,6 +30,7 @@ from sfm_lightglue.database_rows import ImageIds, RowWriter, create_database, tr
 from sfm_lightglue.execution.executor import Executor
 from sfm_lightglue.files import foreign_file, free_path, remove_stale, result_exists, written_whole
 from sfm_lightglue.geometries.inputs import check_geometries, check_names, read_matches
+from sfm_lightglue.geometries.lenses import with_lenses
 from sfm_lightglue.geometries.stage import VerificationReport, verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
 from sfm_lightglue.orientation import colmap_keypoints
@@ -95,8 +96,8 @@ def write_database(
         geometries: file of two-view geometries, see `geometries.stage.verify_pairs`; every pair must be in it.
         pairs: the pairs to write.
         output: the database to write.
-        cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras`. Cameras in `cameras.unsure` get
-            focal lengths from the pairs first, see `view_graph.calibrate`.
+        cameras: the cameras that the pairs were verified with, see `cameras.choose_cameras` and `lenses.with_lenses`. Cameras in
+            `cameras.unsure` get focal lengths from the pairs first, see `view_graph.calibrate`.
         names: the images to write; by default all images of `features`.
         pose_priors: positions and gravity by image name, see `pose_priors.find_pose_priors`.
         keypoints: file of refined keypoints, see `refinement.refine_keypoints`; None: the keypoints in `features`.
@@ -255,7 +256,14 @@ def build_database(
         check_names([], names, reader)
         sizes = {name: reader.image_size(name) for name in names}
     cameras = choose_cameras(Path(images), sizes, intrinsics, camera_model, known_cameras or {})
-    verified = verify_pairs(features, matches, pairs, geometries, options, cameras.cameras, names=names, executor=executor)
+    verified = verify_pairs(
+        *(features, matches, pairs, geometries, options, cameras.cameras),
+        undecided=cameras.undecided,
+        names=names,
+        executor=executor,
+    )
+    with H5Reader(geometries) as reader:
+        cameras = with_lenses(cameras, reader)
     priors = find_pose_priors(images, names, positions)
     written = write_database(features, matches, geometries, pairs, output, cameras, names=names, pose_priors=priors)
     return BuildReport(**{**asdict(verified), **asdict(written)})

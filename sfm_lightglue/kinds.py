@@ -1,14 +1,34 @@
-"""The records of a stage about several kinds of features, as one record."""
+"""Several kinds of features in one stage: the records about each kind as one, and its warnings without repetitions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Records = Mapping[str, Mapping[str, Any]]
 """Kind -> what the stage did for it; one entry if there is only one kind."""
 OF_KIND = ("mean_keypoints", "num_images", "num_pairs", "mean_matches", "mean_stop_layer", "num_guided", "precision")
 """What a record says about each kind, if there are several. What differs from call to call is not among it."""
+
+
+@contextlib.contextmanager
+def warnings_once(logger: logging.Logger) -> Iterator[None]:
+    """Each warning of `logger` is given once, such as that about a photo which no kind can read."""
+    given = set[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_repeated = record.levelno >= logging.WARNING and message in given
+        given.add(message)
+        return not is_repeated
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def joined_extraction(records: Records) -> dict[str, Any]:

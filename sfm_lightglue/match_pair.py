@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sfm_lightglue.api import ImageMatches, join_matches, load_image
+from sfm_lightglue.api import load_image
 from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.extractor import extract_upright
 from sfm_lightglue.geometries.confirmation import judged_geometry
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
+from sfm_lightglue.image_matches import ImageMatches, image_matches
 from sfm_lightglue.orientation import upright_features, upright_image
 from sfm_lightglue.products import Features, Matches
 from sfm_lightglue.report.matches import draw_matches
@@ -57,7 +58,7 @@ def match_pair(image0: str, image1: str, overrides: Sequence[str], *, as_json: b
     features0, features1 = (extract_upright(extractor, record) for record in records)
     upright = upright_features(features0), upright_features(features1)
     matches = matcher(*upright)
-    result = join_matches(features0, features1, matches)
+    result = image_matches(features0, features1, matches)
     verified = _verify(features0, features1, matches, run.options.geometries)
     picture = run.folder.path / f"{Path(image0).stem}-{Path(image1).stem}.jpg"
     picture.parent.mkdir(parents=True, exist_ok=True)

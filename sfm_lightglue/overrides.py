@@ -178,6 +178,11 @@ def expanded(path: str) -> str:
     return path if os.path.exists(path) else os.path.expanduser(path)  # noqa: PTH110, PTH111  these two never raise
 
 
+def output_folder(argument: str) -> str:
+    """The output folder that a command is given as `OUT` or, as the command run takes it, `output=OUT`."""
+    return expanded(argument if _exists(argument) else argument.removeprefix("output="))
+
+
 def _exists(path: str) -> bool:
     return os.path.exists(expanded(path))  # noqa: PTH110
 

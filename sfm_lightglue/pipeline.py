@@ -10,24 +10,23 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, choose_cameras
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
-from sfm_lightglue.escalation import read_escalation
 from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
 from sfm_lightglue.evaluation.finished_run import evaluate_run
 from sfm_lightglue.execution.executor import check_folders
 from sfm_lightglue.execution.shards import forget
 from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
+from sfm_lightglue.features.stage import logger as extraction_logger
 from sfm_lightglue.files import result_exists
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import MaskFiles, warn_of_spaces
-from sfm_lightglue.kinds import joined_extraction, joined_matching
+from sfm_lightglue.kinds import joined_extraction, joined_matching, warnings_once
 from sfm_lightglue.matches.imported import ImportedMatcher
 from sfm_lightglue.matches.several import join_matches
 from sfm_lightglue.matches.stage import match_pairs
@@ -48,8 +47,10 @@ from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
 from sfm_lightglue.refinement import NO_REFINEMENT, is_too_small_for, refine_keypoints
+from sfm_lightglue.run_cameras import assign_cameras, verified_cameras
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.run_kinds import escalated_pairs, fine_kinds, is_imported, last_learned, parts_of, photos_of
 from sfm_lightglue.stages import STAGES, find_stage
 from sfm_lightglue.summary import Summary, facts_of
 from sfm_lightglue.tables import tables_are_current
@@ -117,12 +118,13 @@ def evaluate(run: Run) -> str:
 def extract(run: Run) -> None:
     """Detects and describes keypoints: photos -> features.h5, and for several kinds features-KIND.h5."""
     with run.recorded("extract") as record:
-        listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), _escalated(run)
-        names_of = {part.kind: _photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
+        listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), escalated_pairs(run)
+        names_of = {part.kind: photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
         masks = run.find_masks(listed.names)
-        for part in _parts(run, "extract"):
-            if names := names_of[part.kind]:
-                records[part.kind] = _extract_kind(part, names, masks)
+        with warnings_once(extraction_logger):
+            for part in parts_of(run, "extract"):
+                if names := names_of[part.kind]:
+                    records[part.kind] = _extract_kind(part, names, masks)
         if run.kinds and run.shard("extract") is None:
             files = {part.kind: part.folder.features for part in run.kinds}
             changed = run.execution.if_settings_changed
@@ -166,9 +168,9 @@ def pairs(run: Run) -> None:
 def match(run: Run) -> None:
     """Matches the features of each pair: features.h5 and pairs.txt -> matches.h5, and for several kinds matches-KIND.h5."""
     with run.recorded("match") as record:
-        pairs, records, chosen = run.folder.read_pairs(), dict[str, dict[str, Any]](), _escalated(run)
+        pairs, records, chosen = run.folder.read_pairs(), dict[str, dict[str, Any]](), escalated_pairs(run)
         pairs_of = {kind: [pair for pair in pairs if pair in some] for kind, some in chosen.items()}
-        for part in _parts(run, "match"):
+        for part in parts_of(run, "match"):
             if (wanted := pairs_of.get(part.kind, pairs)) or part.kind not in chosen:
                 records[part.kind] = _match_kind(part, wanted)
         if run.kinds and run.shard("match") is None:
@@ -205,15 +207,16 @@ def _match_kind(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
 def verify(run: Run) -> None:
     """Estimates the two-view geometry of each pair: features.h5 and matches.h5 -> verification.h5."""
     with run.recorded("verify") as record:
-        cameras, pairs = assign_cameras(run).cameras, run.folder.read_pairs()
+        cameras, pairs = assign_cameras(run), run.folder.read_pairs()
         report = verify_pairs(
             run.folder.features,
             run.folder.matches,
             pairs,
             run.folder.verification,
             run.options.geometries,
-            cameras,
-            names=cameras,
+            cameras.cameras,
+            undecided=cameras.undecided,
+            names=cameras.cameras,
             executor=run.executor_reading("cpu"),
             shard=run.shard("verify"),
         )
@@ -221,7 +224,7 @@ def verify(run: Run) -> None:
         if run.shard("verify") is not None:  # `merge` looks at the whole graph
             return
         with run.folder.open_verification() as reader:
-            graph = VerifiedGraph.read(sorted(cameras), pairs, reader)
+            graph = VerifiedGraph.read(sorted(cameras.cameras), pairs, reader)
         record |= dataclasses.asdict(graph_parts(graph.names, graph.inliers))
 
 
@@ -233,9 +236,9 @@ def refine(run: Run) -> None:
     with run.recorded("refine") as record:
         record["refined"] = _is_refined(run)
         if record["refined"]:
-            folder, cameras = run.folder, assign_cameras(run).cameras
+            folder, cameras = run.folder, verified_cameras(run).cameras
             inputs = folder.features, folder.matches, folder.verification, folder.read_pairs()
-            options, fine = run.options.refinement, _fine_kinds(run)
+            options, fine = run.options.refinement, fine_kinds(run)
             report = refine_keypoints(run.images, *inputs, folder.keypoints, options, cameras, fine)
             record |= dataclasses.asdict(report)
 
@@ -243,7 +246,7 @@ def refine(run: Run) -> None:
 def database(run: Run) -> None:
     """Imports features, matches and verified geometries into COLMAP: verification.h5 -> database.db."""
     with run.recorded("database") as record:
-        assignment = assign_cameras(run)
+        assignment = verified_cameras(run)
         report = write_database(
             run.folder.features,
             run.folder.matches,
@@ -306,28 +309,6 @@ def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:
     return skipped
 
 
-def _parts(run: Run, stage: str) -> list[Run]:
-    """The runs of all kinds of features, or the run itself. Shards divide only the first kind if others follow by escalation."""
-    parts = run.kinds or [run]
-    return parts[:1] if run.options.escalate and run.shard(stage) is not None else parts
-
-
-def _escalated(run: Run) -> dict[str, set[Pair]]:
-    """With `matches.escalate`, the kinds after the first, and the pairs that were chosen for them; else empty."""
-    if not run.options.escalate:
-        return {}
-    chosen = {*read_escalation(run.folder.escalation)}
-    return {part.kind: chosen for part in run.kinds[1:]}
-
-
-def _photos_of(kind: str, names: Sequence[str], chosen: Mapping[str, set[Pair]]) -> list[str]:
-    """The photos that get features of a kind: all of them, or those of the pairs that were `chosen` for the kind."""
-    if kind not in chosen:
-        return list(names)
-    wanted = {name for pair in chosen[kind] for name in (pair.name0, pair.name1)}
-    return [name for name in names if name in wanted]
-
-
 def collection_of(run: Run) -> Collection:
     """The photos that have features, with everything a pair source may ask about them.
 
@@ -347,27 +328,11 @@ def collection_of(run: Run) -> Collection:
     )
 
 
-def last_learned(kinds: Sequence[Run]) -> Run:
-    """The last of several kinds of features that is learned, such as SuperPoint; if there is none, the last one.
-
-    SIFT cannot tell how a photo is turned, and no codebook of the package describes photos by it.
-    """
-    learned = [part for part in kinds if not getattr(part.options.features.plugin, "ignores_turns", False)]
-    return (learned or [*kinds])[-1]
-
-
 def _chosen_orientations(run: Run) -> str | dict[str, int]:
     """How the photos are turned, for `extract_features`."""
     if run.options.orientation != "auto":
         return run.options.orientation
     return turned_orientations(read_decisions(run.folder.orientations, run.images))
-
-
-def is_imported(run: Run) -> bool:
-    """Whether features or matches come from files of other programs."""
-    if run.kinds:
-        return any(map(is_imported, run.kinds))
-    return not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
 
 
 def _warn_if_outdated(folder: RunFolder) -> None:
@@ -379,16 +344,9 @@ def _warn_if_outdated(folder: RunFolder) -> None:
 
 def _is_refined(run: Run) -> bool:
     """Whether the stage refine has something to do; says so if there is too much."""
-    if run.options.refinement.name == NO_REFINEMENT or len(_fine_kinds(run)) == max(1, len(run.kinds)):
+    if run.options.refinement.name == NO_REFINEMENT or len(fine_kinds(run)) == max(1, len(run.kinds)):
         return False
     return not _has_too_many_matches(run)
-
-
-def _fine_kinds(run: Run) -> list[str]:
-    """The kinds of features whose keypoints the stage refine leaves as they are; the name of a single kind is empty."""
-    if run.options.refinement.fine_keypoints:
-        return []
-    return [part.kind for part in run.kinds or [run] if getattr(part.options.features.plugin, "finds_fine_keypoints", False)]
 
 
 def _has_too_many_matches(run: Run) -> bool:
@@ -415,18 +373,3 @@ def _refined_keypoints(run: Run) -> Path | None:
         )
         return None
     return run.folder.keypoints
-
-
-def assign_cameras(run: Run) -> CameraAssignment:
-    """The camera of each photo that has features, by `database.intrinsics`."""
-    with run.folder.open_features() as reader:
-        sizes = {name: reader.image_size(name) for name in run.photos_with_features()}
-    options = run.options.database
-    return choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, _known_cameras(run))
-
-
-def _known_cameras(run: Run) -> dict[str, Camera]:
-    """Pinhole cameras without distortion from the file of poses, if `database.intrinsics` is `poses`."""
-    if not run.options.dataset.poses or run.options.database.intrinsics != "poses":
-        return {}
-    return cameras_of_poses(read_poses(Path(run.options.dataset.poses)))

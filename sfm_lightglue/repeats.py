@@ -32,8 +32,6 @@ from sfm_lightglue.pipeline import (
     collection_of,
     database,
     extract,
-    is_imported,
-    last_learned,
     match,
     pairs,
     reconstruct_models,
@@ -42,6 +40,7 @@ from sfm_lightglue.pipeline import (
 )
 from sfm_lightglue.reconstruction.models import describe_models
 from sfm_lightglue.run_context import Run
+from sfm_lightglue.run_kinds import is_imported, last_learned
 from sfm_lightglue.summary import TIMES, Summary
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import sfm_lightglue
-from sfm_lightglue.api import ImageMatches
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometry import sampson_error
+from sfm_lightglue.image_matches import ImageMatches
 from sfm_lightglue.images import UnreadableImage
 from sfm_lightglue.match_pair import match_pair
 from sfm_lightglue.matches.lightglue import LightGlueMatcher

@@ -27,6 +27,7 @@ from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.report import gallery, run_data
 from sfm_lightglue.run_context import Run, check_inputs
+from sfm_lightglue.run_kinds import last_learned
 from sfm_lightglue.run_options import resolve, resolve_all
 from sfm_lightglue.storage import (
     H5Reader,
@@ -351,10 +352,16 @@ def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(
     assert {path.name: path.read_bytes() for path in (photos / "out").glob("*.h5")} == before
 
 
+def test_a_photo_that_no_kind_can_read_is_one_warning(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (photos / "images" / "02.jpg").write_bytes((DEMO / "02.jpg").read_bytes()[:2000])
+    pipeline.run_stage(run_of(photos), "extract")
+    assert sum("02.jpg is skipped" in message for message in caplog.messages) == 1
+
+
 def test_similar_photos_and_turns_are_found_with_a_learned_kind() -> None:
     for order in ("sift,superpoint", "superpoint,sift"):
-        assert pipeline.last_learned(Run.create(compose_config([f"features=[{order}]"])).kinds).kind == "superpoint"
-    assert pipeline.last_learned(Run.create(compose_config(["features=[sift,superpoint]"])).kinds[:1]).kind == "sift"
+        assert last_learned(Run.create(compose_config([f"features=[{order}]"])).kinds).kind == "superpoint"
+    assert last_learned(Run.create(compose_config(["features=[sift,superpoint]"])).kinds[:1]).kind == "sift"
 
 
 def test_shards_of_several_kinds_give_the_same_files(photos: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sfm_lightglue.exports import FORMATS, Format, export, find_format
+from sfm_lightglue.overrides import output_folder
 from sfm_lightglue.registry import closest
 
 OPTIONS = {
@@ -30,12 +31,12 @@ def main(arguments: Sequence[str]) -> int:
         print(help_text())
         return 0
     format_ = find_format(arguments[0])
-    words = [argument for argument in arguments[1:] if not _is_option(argument)]
+    words = [argument for argument in arguments[1:] if argument.startswith("output=") or not _is_option(argument)]
     if len(words) != 2:
         raise ValueError(f"usage: {USAGE}; found {' '.join(arguments)!r}")
-    options = read_options(arguments[0], format_, [argument for argument in arguments[1:] if _is_option(argument)])
+    options = read_options(arguments[0], format_, [argument for argument in arguments[1:] if argument not in words])
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    print(export(arguments[0], Path(words[0]).expanduser(), Path(words[1]).expanduser(), options))
+    print(export(arguments[0], Path(output_folder(words[0])), Path(words[1]).expanduser(), options))
     return 0
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from sfm_lightglue.commands.table import usage
-from sfm_lightglue.overrides import expanded
+from sfm_lightglue.overrides import output_folder
 
 
 def main(arguments: list[str]) -> int:
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     from sfm_lightglue.report.page import build_report
     from sfm_lightglue.run_folder import RunFolder
 
-    page = build_report(RunFolder(expanded(folders[0])))
+    page = build_report(RunFolder(output_folder(folders[0])))
     print(page.resolve())
     if "--open" in arguments:
         open_page(page)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sfm_lightglue.commands.table import usage
-from sfm_lightglue.overrides import expanded
+from sfm_lightglue.overrides import output_folder
 
 PORT = 8080
 
@@ -19,6 +19,6 @@ def main(arguments: list[str]) -> int:
     from sfm_lightglue.run_folder import RunFolder
     from sfm_lightglue.viewer import Viewer
 
-    viewer = Viewer(RunFolder(expanded(folders[0])), port=int(ports[0]))
+    viewer = Viewer(RunFolder(output_folder(folders[0])), port=int(ports[0]))
     print(f"the viewer is at {viewer.address} (Ctrl-C ends it)", flush=True)
     viewer.serve()

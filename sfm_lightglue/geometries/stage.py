@@ -34,8 +34,9 @@ from sfm_lightglue.geometries.inputs import (
     read_matches,
     scales_of_most,
 )
+from sfm_lightglue.geometries.lenses import Lens, Matched, find_lens, lens_cameras, strongest_pairs
 from sfm_lightglue.geometries.stationary import MAX_SAMPLED_PAIRS, Overlays, drop_stationary, find_overlays
-from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
+from sfm_lightglue.geometries.verification import VerificationOptions, matched_keypoints, verify_matches
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry, sorted_pairs
 from sfm_lightglue.storage import (
     CONFIGURATIONS,
@@ -83,6 +84,8 @@ class VerificationReport:
     """Pairs that had such matches."""
     overlays: str = ""
     """Where the overlays lie in the frame, such as `rows 75-100 %, columns 0-100 %`; empty without any."""
+    lenses: list[str] = dataclasses.field(default_factory=list)
+    """A sentence about each fisheye or strongly distorting lens that was found."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,7 @@ class VerificationRecipe:
     def _verify(self, image0: _Image, image1: _Image, matches: H5Reader, pair: Pair) -> TwoViewGeometry:
         found = self.read_before[pair] if pair in self.read_before else read_matches(matches, pair)
         kept = drop_stationary(image0.features, image1.features, found, self.overlays)
-        features0, features1 = image0.features, image1.features
-        if image0.kinds and image1.kinds:
-            scale0, scale1 = scales_of_most(kept, image0.kinds, image1.kinds)
-            features0 = dataclasses.replace(features0, pixel_scale=scale0)
-            features1 = dataclasses.replace(features1, pixel_scale=scale1)
+        features0, features1 = _scaled(image0, image1, kept)
         geometry = verify_matches(image0.camera, image1.camera, features0, features1, kept, self.options)
         if kept is found:
             return geometry
@@ -143,6 +142,14 @@ def _load_image(features: H5Reader, cameras: Mapping[str, Camera], name: str) ->
     return _Image(features.bare_features(name), cameras[name].to_colmap(), features.kinds(name))
 
 
+def _scaled(image0: _Image, image1: _Image, matches: Matches) -> tuple[Features, Features]:
+    """The features of both images with the scale of the kind that has most of the matches."""
+    if not (image0.kinds and image1.kinds):
+        return image0.features, image1.features
+    scale0, scale1 = scales_of_most(matches, image0.kinds, image1.kinds)
+    return dataclasses.replace(image0.features, pixel_scale=scale0), dataclasses.replace(image1.features, pixel_scale=scale1)
+
+
 def verify_pairs(
     features: Path | str,
     matches: Path | str,
@@ -151,11 +158,14 @@ def verify_pairs(
     options: VerificationOptions,
     cameras: Mapping[str, Camera],
     *,
+    undecided: Mapping[str, str] | None = None,
     names: Iterable[str] | None = None,
     executor: Executor | None = None,
     shard: Shard | None = None,
 ) -> VerificationReport:
     """Writes the two-view geometries of all pairs to the file `output`. Equal input gives equal bytes.
+
+    Photos whose lens is a fisheye or distorts strongly are verified with the lens that their matches show, see `lenses`.
 
     If `output` was written with other options, features or matches, all pairs are verified again, with a warning. (The stages
     that write features and matches raise an error instead, because recomputing them is expensive.)
@@ -167,6 +177,8 @@ def verify_pairs(
         output: the file to write, `verification.h5`. Other pairs in it are kept.
         options: limits of the verification.
         cameras: camera of each image by name, see `cameras.choose_cameras`.
+        undecided: the images whose lens may be found, see `cameras.CameraAssignment`. `lenses.with_lenses` then gives their
+            cameras.
         names: the images that the pairs may contain; by default all images of `features`.
         executor: decides where the pairs are verified; None for one thread per core.
         shard: the share of this process, if several divide the work (`execution=shards`); the report is then about this share.
@@ -180,10 +192,17 @@ def verify_pairs(
         check_names(ordered, feature_reader.names() if names is None else set(names), feature_reader)
         stamps = geometry_stamps(ordered, feature_reader, match_reader, cameras, check_origin=True)
         settings = {"options": asdict(options), **input_fingerprints(feature_reader, match_reader), "version": __version__}
-        overlays, sample = _find_overlays(ordered, feature_reader, match_reader, options.stationary_max_error_px)
+        sample = _Sample.of(ordered, feature_reader, match_reader, cameras)
+        overlays = sample.find_overlays(options.stationary_max_error_px)
         if overlays:
             settings["overlays"] = overlays.to_settings()
-    recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays, sample)
+        lenses = sample.find_lenses(undecided or {}, overlays, options)
+        if lenses:
+            found = {group: lens.to_settings() for group, lens in lenses.items()}
+            settings["lenses"] = found
+            cameras = {**cameras, **lens_cameras(cameras, undecided or {}, found)}
+            stamps = geometry_stamps(ordered, feature_reader, match_reader, cameras)
+    recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays, sample.found)
     writer = "" if shard is None else shard.writer
     with ShardStore(output, settings, if_settings_changed="recompute", writer=writer) as store:
         if shard is not None:
@@ -202,7 +221,7 @@ def verify_pairs(
                 store.add(match_key(ordered[place].name0, ordered[place].name1), geometry_to_group(geometry), stamp)
             store.merge()
         numbers.replace(dict(judged))
-    return _summarise(numbers, overlays)
+    return _summarise(numbers, overlays, [lens.describe() for lens in lenses.values()])
 
 
 def _share_of(shard: Shard, pairs: Sequence[Pair], stamps: Sequence[str], store: ShardStore) -> tuple[list[Pair], list[str]]:
@@ -248,7 +267,7 @@ def _batches(pairs: Sequence[Pair]) -> list[tuple[Pair, ...]]:
     return [tuple(in_groups[start : start + size]) for start in range(0, len(in_groups), size)]
 
 
-def _summarise(numbers: GeometryNumbers, overlays: Overlays) -> VerificationReport:
+def _summarise(numbers: GeometryNumbers, overlays: Overlays, lenses: list[str]) -> VerificationReport:
     """The report, and a warning if there are overlays."""
     rows, errors = numbers.rows, numbers.rows["max_error_px"]
     report = VerificationReport(
@@ -259,6 +278,7 @@ def _summarise(numbers: GeometryNumbers, overlays: Overlays) -> VerificationRepo
         rejected_because=dict(sorted((REASONS[reason], count) for reason, count in _counts(rows["reason"]).items() if reason)),
         max_error_px=(float(errors.min()), float(errors.max())) if len(errors) else (0.0, 0.0),
         num_confirmed_pairs=int((numbers.verified & ~np.isnan(rows["confirmed"])).sum()),
+        lenses=lenses,
     )
     if not overlays:
         return report
@@ -277,20 +297,58 @@ def _counts(values: np.ndarray) -> dict[int, int]:
     return dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True))
 
 
-def _find_overlays(
-    pairs: Sequence[Pair], features: H5Reader, matches: H5Reader, max_error_px: float | None
-) -> tuple[Overlays, dict[Pair, Matches]]:
-    """The overlays of the collection, from at most `MAX_SAMPLED_PAIRS` pairs, and the matches of these pairs; none without limit.
+@dataclass(frozen=True)
+class _Sample:
+    """Some of the pairs of a collection, from which is found what concerns all of them."""
 
-    Of more pairs, those with the smallest checksums of their names are taken: a few added pairs then hardly change the choice,
-    and with it the overlays, which would mean to verify all pairs again.
-    """
-    if max_error_px is None:
-        return Overlays(), {}
-    if len(pairs) > MAX_SAMPLED_PAIRS:
-        checksums = np.fromiter((zlib.crc32(f"{pair.name0}\n{pair.name1}".encode()) for pair in pairs), np.uint32, len(pairs))
-        pairs = [pairs[i] for i in np.sort(np.argsort(checksums, kind="stable")[:MAX_SAMPLED_PAIRS]).tolist()]
-    read = functools.lru_cache(MAX_SAMPLED_PAIRS)(features.bare_features)
-    sample = {pair: read_matches(matches, pair) for pair in pairs}
-    found = ((read(pair.name0), read(pair.name1), sample[pair]) for pair in pairs)
-    return find_overlays(found, max_error_px), sample
+    pairs: Sequence[Pair]
+    images: Callable[[str], _Image]
+    """The images, read once, by name."""
+    matches: H5Reader
+    found: dict[Pair, Matches] = dataclasses.field(default_factory=dict)
+    """The matches that were read."""
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair], features: H5Reader, matches: H5Reader, cameras: Mapping[str, Camera]) -> _Sample:
+        """At most `MAX_SAMPLED_PAIRS` of the pairs: those with the smallest checksums of their names.
+
+        A few added pairs then hardly change the choice, and with it what is found, which would mean to verify all pairs again.
+        """
+        if len(pairs) > MAX_SAMPLED_PAIRS:
+            checksums = np.fromiter((zlib.crc32(f"{pair.name0}\n{pair.name1}".encode()) for pair in pairs), np.uint32, len(pairs))
+            pairs = [pairs[i] for i in np.sort(np.argsort(checksums, kind="stable")[:MAX_SAMPLED_PAIRS]).tolist()]
+        return cls(pairs, functools.lru_cache(MAX_SAMPLED_PAIRS)(functools.partial(_load_image, features, cameras)), matches)
+
+    def find_overlays(self, max_error_px: float | None) -> Overlays:
+        """The overlays of the collection; none if the limit is None."""
+        if max_error_px is None:
+            return Overlays()
+        read = self.images
+        return find_overlays(
+            ((read(pair.name0).features, read(pair.name1).features, self._read(pair)) for pair in self.pairs),
+            max_error_px,
+        )
+
+    def find_lenses(self, undecided: Mapping[str, str], overlays: Overlays, options: VerificationOptions) -> dict[str, Lens]:
+        """Fisheye and strongly distorting lenses by group of `undecided`."""
+        if not undecided:
+            return {}
+        strongest, found = strongest_pairs(self.pairs, self.matches.match_counts_of(self.pairs)[:, 0], undecided), {}
+        with colmap_log(None):
+            for group, pairs in strongest.items():
+                matched = [self._matched(pair, overlays, options) for pair in pairs]
+                lens = find_lens(matched, self.images(pairs[0].name0).features.image_size)
+                if lens is not None:
+                    found[group] = lens
+                    logger.info("%s", lens.describe())
+        return found
+
+    def _read(self, pair: Pair) -> Matches:
+        if pair not in self.found:
+            self.found[pair] = read_matches(self.matches, pair)
+        return self.found[pair]
+
+    def _matched(self, pair: Pair, overlays: Overlays, options: VerificationOptions) -> Matched:
+        image0, image1 = self.images(pair.name0), self.images(pair.name1)
+        kept = drop_stationary(image0.features, image1.features, self._read(pair), overlays)
+        return matched_keypoints(*_scaled(image0, image1, kept), kept, options)

@@ -90,7 +90,7 @@ def verify_matches(
 
     Raises: ValueError if a match index is outside the keypoints: COLMAP does not check it.
     """
-    max_error_px = options.max_error_px * (features0.pixel_scale + features1.pixel_scale) / 2
+    max_error_px = _max_error_px(features0, features1, options)
     _check_indices(matches, len(features0), len(features1))
     least = max(options.min_num_inliers, MIN_NUM_MATCHES)
     if len(matches) < least:
@@ -120,6 +120,24 @@ def verify_matches(
         unsure = {"unsure_configuration": configuration, "unsure_matches": inliers}
         return _rejected("low score", matches, max_error_px, **unsure, **evidence)
     return TwoViewGeometry(configuration, inliers, len(matches), float(max_error_px), **evidence)
+
+
+def matched_keypoints(
+    features0: Features, features1: Features, matches: Matches, options: VerificationOptions
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The matched keypoints of both photos, COLMAP's px, float64 (n, 2) twice, and the largest error of a match, px.
+
+    Raises: ValueError as `verify_matches`.
+    """
+    _check_indices(matches, len(features0), len(features1))
+    points0, points1 = (
+        colmap_keypoints(features)[matches.indices[:, side]] for side, features in enumerate((features0, features1))
+    )
+    return points0, points1, _max_error_px(features0, features1, options)
+
+
+def _max_error_px(features0: Features, features1: Features, options: VerificationOptions) -> float:
+    return options.max_error_px * (features0.pixel_scale + features1.pixel_scale) / 2
 
 
 def _rejected(reason: str, matches: Matches, max_error_px: float, **evidence: Any) -> TwoViewGeometry:

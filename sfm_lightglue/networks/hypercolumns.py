@@ -74,11 +74,21 @@ class HypercolumnHead(nn.Module):
             *(nn.Linear(first, second), nn.GELU(), nn.Linear(second, DESCRIPTOR_SIZE)),
         )
 
+    @torch.no_grad()
+    def lower(self, dtype: torch.dtype) -> None:
+        """Makes the layers compute in `dtype`. If that is not float32, the first one standardises the hypercolumns too."""
+        if dtype != torch.float32:
+            first = cast(nn.Linear, self.layers[0])
+            first.weight.mul_(self.scale)
+            first.bias.sub_(first.weight @ self.mean)
+            self.mean, self.scale = torch.zeros_like(self.mean), torch.ones_like(self.scale)
+        self.layers.to(dtype)
+
     def forward(self, columns: Float[Tensor, "*n c"]) -> Float[Tensor, "*n 128"]:
-        """The descriptors of hypercolumns. The standardised hypercolumns have the type of the layers' weights."""
-        x = (columns.float() - self.mean) * self.scale
-        if not self.training:  # in training autocast chooses the precision
-            x = x.to(cast(nn.Linear, self.layers[0]).weight.dtype)
+        """The descriptors of hypercolumns."""
+        dtype = cast(nn.Linear, self.layers[0]).weight.dtype
+        is_exact = self.training or dtype == torch.float32  # in training autocast chooses the precision
+        x = (columns.float() - self.mean) * self.scale if is_exact else columns.to(dtype)
         return F.normalize(self.layers(x).float(), dim=-1)
 
     def describe(self, levels: Sequence[Float[Tensor, "_ _ _"]], keypoints: Float[Tensor, "n 2"]) -> Float[Tensor, "n 128"]:
@@ -91,7 +101,8 @@ class HypercolumnHead(nn.Module):
 def hypercolumns(levels: Sequence[Float[Tensor, "_ _ _"]], keypoints: Float[Tensor, "n 2"]) -> Float[Tensor, "n d"]:
     """The hypercolumns of keypoints from the maps of one image: bilinear samples, 0 outside a map.
 
-    Level by level, and in a level sample by sample. Fastest if the channels of a map lie side by side in memory.
+    Level by level, and in a level sample by sample, of the type of the maps. Fastest if the channels of a map lie side by side in
+    memory.
     """
     parts = []
     for level, maps in zip(LEVELS, levels, strict=True):
@@ -99,5 +110,5 @@ def hypercolumns(levels: Sequence[Float[Tensor, "_ _ _"]], keypoints: Float[Tens
         positions = ((keypoints + 0.5) / level.cell - 0.5)[:, None] + level.offsets.to(keypoints)
         rows, weights = corners(positions, (width, height))  # n m 4
         table = maps.permute(1, 2, 0).reshape(height * width, -1)
-        parts.append(weighted_rows(table, rows, weights.to(table.dtype)).float().view(len(keypoints), -1))
+        parts.append(weighted_rows(table, rows, weights.to(table.dtype)).view(len(keypoints), -1))
     return torch.cat(parts, dim=1)

@@ -120,7 +120,7 @@ class SuperPoint(nn.Module):
             if name not in ("conv1a", "bn1a", "convPb", "convDb", "octaves", "head"):
                 module.to(dtype)
         if self.head:
-            self.head.layers.to(dtype)
+            self.head.lower(dtype)
 
     def forward(self, grey: Float[Tensor, "b 1 h w"]) -> SuperPointOutput:
         """The maps of images with values in 0..1. Rows and columns after the last whole cell are not used."""

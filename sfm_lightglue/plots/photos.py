@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfm_lightglue.api import ImageMatches, Photo
+from sfm_lightglue.api import Photo
+from sfm_lightglue.image_matches import ImageMatches
 from sfm_lightglue.plots.canvas import WIDTH_IN, Canvas, colormap_of, colors_of, new_canvas
 from sfm_lightglue.plots.shown import Shown, matches_of_run, photo_of_run, shown, side_by_side
 from sfm_lightglue.products import Features, Image

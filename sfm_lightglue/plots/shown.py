@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sfm_lightglue.api import ImageMatches, Photo, join_matches, load_image
+from sfm_lightglue.api import Photo, load_image
 from sfm_lightglue.files import result_exists
+from sfm_lightglue.image_matches import ImageMatches, image_matches
 from sfm_lightglue.images import load_image as load_listed
 from sfm_lightglue.orientation import to_upright, turn_pixels, upright_size
 from sfm_lightglue.products import Features, Image, Pair
@@ -78,7 +79,7 @@ def matches_of_run(run: RunFolder, name0: str, name1: str) -> tuple[Shown, Shown
     if found is None:
         raise KeyError(f"{run.matches} has no matches of {name0!r} and {name1!r}: {run.pairs} lists the matched pairs")
     photos = [photo_of_run(run, name, record) for name, record in zip((name0, name1), features, strict=True)]
-    return photos[0], photos[1], join_matches(features[0], features[1], found), _verified(run, name0, name1, found.indices)
+    return photos[0], photos[1], image_matches(features[0], features[1], found), _verified(run, name0, name1, found.indices)
 
 
 def _verified(run: RunFolder, name0: str, name1: str, indices: np.ndarray) -> np.ndarray | None:

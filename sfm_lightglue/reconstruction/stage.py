@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +32,6 @@ from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
 from sfm_lightglue.reconstruction.fallbacks import map_with_fallbacks, try_other_ways
 from sfm_lightglue.reconstruction.folder import ModelsFolder
-from sfm_lightglue.reconstruction.lenses import find_lenses, map_with_other_lenses
 from sfm_lightglue.reconstruction.mappers import (
     AUTO,
     CLUSTERS,
@@ -111,12 +109,11 @@ def reconstruct(
     if not has_verified_pairs(database):
         logger.warning("%s has no verified pair of images: there is nothing to reconstruct", database)
     options = replace(options, num_threads=_announced_num_threads(options, len(names)))
-    with colmap_log(None), tempfile.TemporaryDirectory(dir=partial) as work:
+    with colmap_log(None):
         if options.name == CLUSTERS:
-            _warn_of_lenses(database, options)
             cameras, interrupted = map_clusters(database, partial, options, clusters, settings, executor)
         else:
-            database, cameras, interrupted = _map(database, Path(work), partial, options, known_poses or {})
+            cameras, interrupted = _map(database, partial, options, known_poses or {})
         joining = list[str]()
         if options.join and not interrupted:
             joining, interrupted = complete_models(partial, database, options)
@@ -143,32 +140,15 @@ def reconstruct(
 
 
 def _map(
-    database: Path, work: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]
-) -> tuple[Path, list[str], bool]:
-    """Maps the scene into the folder `output`; returns the database that was used, what helped, and whether Ctrl-C was pressed.
-
-    The database is another one, in the folder `work`, if the photos have a fisheye or strongly distorting lens, see `lenses`.
-    """
+    database: Path, output: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray]
+) -> tuple[list[str], bool]:
+    """Maps the scene into the folder `output`; returns sentences about what helped, and whether Ctrl-C was pressed."""
     run = functools.partial(run_mapper, known_poses=known_poses)
-    if options.name != "triangulation":
-        found = map_with_other_lenses(database, work, output, options, run)
-        if found is not None:
-            return found
     if options.name != AUTO:
-        return database, *map_with_fallbacks(database, output, options, run)
+        return map_with_fallbacks(database, output, options, run)
     options, reason, interrupted = map_with_best_mapper(database, output, options, lambda *task: run(database, *task))
     helped, interrupted = ([], True) if interrupted else try_other_ways(database, output, options, run)
-    return database, [reason, *helped], interrupted
-
-
-def _warn_of_lenses(database: Path, options: ReconstructionOptions) -> None:
-    """Logs lenses that the mapper `clusters` does not look for: its models would be bad, and take long."""
-    for lens in find_lenses(database, options):
-        logger.warning(
-            "%s; reconstruction=clusters maps them as they were verified. Take reconstruction=incremental, or name the lens "
-            "(database.camera_model=OPENCV_FISHEYE)",
-            lens.describe(),
-        )
+    return [reason, *helped], interrupted
 
 
 def _announced_num_threads(options: ReconstructionOptions, num_images: int) -> int:

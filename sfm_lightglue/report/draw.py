@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from sfm_lightglue.files import written_whole
 from sfm_lightglue.geometry import keypoints_to_full_image
 
 SCORE_COLORS = np.array(
@@ -112,9 +113,12 @@ def is_marked(path: Path) -> bool:
 
 
 def save(picture: Image.Image, path: Path | str) -> None:
-    """Writes the picture in the format of the ending of `path`; missing folders are created."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """Writes the picture in the format of the ending of `path`, whole or not at all; missing folders are created."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     mark = PngInfo()
     mark.add_text("Comment", MARK)
-    # JPEG takes the comment, PNG the text. JPEG's colour subsampling would wash out thin lines.
-    picture.save(path, quality=90, subsampling=0, comment=MARK, pnginfo=mark)
+    with written_whole(path) as temporary:
+        # JPEG takes the comment, PNG the text. JPEG's colour subsampling would wash out thin lines.
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        picture.save(temporary, kind, quality=90, subsampling=0, comment=MARK, pnginfo=mark)

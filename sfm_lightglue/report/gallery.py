@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfm_lightglue.files import foreign_file
+from sfm_lightglue.files import foreign_file, remove_stale
 from sfm_lightglue.images import load_image
 from sfm_lightglue.orientation import turn_pixels, upright_features
 from sfm_lightglue.products import Pair
@@ -20,6 +20,8 @@ from sfm_lightglue.storage import H5Reader, PartOfFeatures
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 """The drawn pairs, as positions in the list of verified pairs sorted by number of inliers: 0 is the first, 1 the last."""
+NAMES = (*(f"matches_{rank}.jpg" for rank in range(len(SHARES))), "reconstruction.png")
+"""Of the pictures that a run draws."""
 
 
 def draw_match_gallery(images: Path, run: RunFolder) -> list[str]:
@@ -39,6 +41,8 @@ def draw_match_gallery(images: Path, run: RunFolder) -> list[str]:
         for stale in _pictures(run):
             if stale.name.startswith("matches_") and _is_ours(stale, run):
                 stale.unlink()
+        for name in NAMES:
+            remove_stale(run.plots / name)
         return [
             _draw(images, pair, features, matches, verified, run.plots / f"matches_{rank}.jpg").relative_to(run.path).as_posix()
             for rank, pair in enumerate(chosen)
@@ -65,13 +69,15 @@ def check_pictures(run: RunFolder) -> None:
 
 def _pictures(run: RunFolder) -> list[Path]:
     """Existing paths of the pictures that a run draws."""
-    names = (*(f"matches_{rank}.jpg" for rank in range(len(SHARES))), "reconstruction.png")
-    return [run.plots / name for name in names if os.path.lexists(run.plots / name)]
+    return [run.plots / name for name in NAMES if os.path.lexists(run.plots / name)]
 
 
 def _is_ours(picture: Path, run: RunFolder) -> bool:
-    """Whether a run drew the picture. Version 0.10 did not mark pictures, but listed them in summary.json."""
-    if not picture.is_file() or is_marked(picture):
+    """Whether a run drew the picture. Version 0.10 did not mark pictures, but listed them in summary.json.
+
+    An empty file counts: versions before this one left it if they were killed.
+    """
+    if not picture.is_file() or is_marked(picture) or picture.stat().st_size == 0:
         return picture.is_file()
     listed: list[str] = []
     with contextlib.suppress(ValueError):  # a summary.json of another program lists no pictures of ours

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.files import written_whole
 from sfm_lightglue.images import UnreadableImage
 from sfm_lightglue.images.decoding import open_photo, to_rgb
 from sfm_lightglue.orientation import turn_pixels, turn_pixels_back, unmirrored
@@ -95,6 +96,8 @@ def make_pictures(
 
     if not is_embedded:
         folder.mkdir(exist_ok=True)
+        for stale in folder.glob("[0-9]*.jpg.*.tmp"):  # of killed processes
+            stale.unlink()
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         made = list(pool.map(work, range(len(names))))
     large = {number: text for number, (_, text, _) in enumerate(made) if text}
@@ -123,7 +126,8 @@ def _picture(
     data = _jpeg(_resized(upright, side))
     if target is None:
         return _data_url(data), enlarged, stored
-    target.write_bytes(data)
+    with written_whole(target) as temporary:
+        temporary.write_bytes(data)
     return target.name, enlarged, stored
 
 

@@ -94,6 +94,7 @@ def messages_of(summary: Summary) -> list[str]:
     if summary.extraction and summary.extraction.skipped:
         messages.append(f"{count_of(len(summary.extraction.skipped), 'photo')} could not be used; the table of photos says why.")
     messages += _about_kinds(summary)
+    messages += [sentence(text) for text in (summary.verification.lenses if summary.verification else [])]
     messages += [sentence(text) for text in (summary.database.cameras if summary.database else [])]
     if found := summary.reconstruction:
         messages += [sentence(text) for text in (*found.cameras, *found.joining, *found.discarded)]

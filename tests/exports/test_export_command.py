@@ -71,3 +71,8 @@ def test_paths_with_an_equals_sign_are_paths(run: Path, tmp_path: Path) -> None:
     run.rename(folder)
     assert cli.main(["export", "ply", str(folder), str(tmp_path / "new=1")]) == 0
     assert (tmp_path / "new=1" / "points.ply").is_file()
+
+
+def test_the_run_may_be_given_as_the_command_run_takes_it(run: Path, tmp_path: Path) -> None:
+    assert cli.main(["export", "ply", f"output={run}", str(tmp_path / "new")]) == 0
+    assert (tmp_path / "new" / "points.ply").is_file()

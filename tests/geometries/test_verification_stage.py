@@ -72,9 +72,9 @@ def test_the_numbers_of_new_pairs_are_those_that_the_file_has(
     found, asked = [], []
     summarise, geometry_numbers = stage._summarise, H5Reader.geometry_numbers
 
-    def remembered(numbers: GeometryNumbers, overlays: Any) -> stage.VerificationReport:
+    def remembered(numbers: GeometryNumbers, *others: Any) -> stage.VerificationReport:
         found.append(numbers.rows.copy())
-        return summarise(numbers, overlays)
+        return summarise(numbers, *others)
 
     def counted(self: H5Reader, pairs: list[Pair]) -> GeometryNumbers:
         asked.append(len(pairs))
@@ -165,19 +165,14 @@ def test_pairs_of_the_same_images_are_close_together(monkeypatch: pytest.MonkeyP
     assert len(stage._batches(pairs[:10])) == 10, "few pairs are shared by all cores"
 
 
-def test_added_pairs_hardly_change_the_sample_in_which_overlays_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_pairs_hardly_change_the_sample_in_which_overlays_and_lenses_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(stage, "MAX_SAMPLED_PAIRS", 20)
-    monkeypatch.setattr(stage, "find_overlays", lambda pairs, _: list(pairs))
-    monkeypatch.setattr(stage, "read_matches", lambda _, pair: pair)
     pairs = [Pair(*both) for both in itertools.combinations([f"{number:02}.jpg" for number in range(30)], 2)]
 
-    class Reader:
-        def bare_features(self, name: str) -> str:
-            return name
-
-    def sample(chosen: list[Pair]) -> set[Any]:
-        found, _ = stage._find_overlays(chosen, Reader(), Reader(), 2.0)  # type: ignore[arg-type]
-        return {pair for _, _, pair in found}  # type: ignore[attr-defined]
+    def sample(chosen: list[Pair]) -> set[Pair]:
+        return {*stage._Sample.of(chosen, None, None, {}).pairs}  # type: ignore[arg-type]
 
     whole, fewer = sample(pairs), sample(pairs[5:])
     assert len(whole) == len(fewer) == 20 and len(whole & fewer) >= 18

@@ -25,6 +25,7 @@ from sfm_lightglue.pair_files import write_pairs as write_pair_list
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.refinement import RefinementOptions, RefinementReport, find_refined, is_too_small_for, refine_keypoints
 from sfm_lightglue.run_context import Run as RunContext
+from sfm_lightglue.run_kinds import fine_kinds
 from sfm_lightglue.storage import (
     H5Reader,
     ShardStore,
@@ -185,7 +186,7 @@ def test_keypoints_of_kinds_that_are_fine_stay(run: Run) -> None:
 )
 def test_the_stage_leaves_the_keypoints_of_sift(overrides: list[str], fine: list[str]) -> None:
     made = RunContext.create(compose_config(["+dataset=folder", "dataset.images=none", "output=none", *overrides]))
-    assert pipeline._fine_kinds(made) == fine
+    assert fine_kinds(made) == fine
     if fine == [""]:
         assert not pipeline._is_refined(made) and pipeline._refined_keypoints(made) is None
 

@@ -10,7 +10,7 @@ from stub_run import make_run
 from sfm_lightglue import presentation
 from sfm_lightglue.files import write_json
 from sfm_lightglue.report.freshness import state_of
-from sfm_lightglue.report.gallery import drawn_pictures
+from sfm_lightglue.report.gallery import check_pictures, drawn_pictures
 from sfm_lightglue.report.page import build_report, is_up_to_date
 
 NAMES = ["a.jpg", "b.jpg", "c.jpg"]
@@ -59,3 +59,14 @@ def test_pictures_are_drawn_again_if_one_is_missing_or_the_run_has_changed(tmp_p
     assert drawn_pictures(run, "another") is None
     (run.plots / "matches_0.jpg").unlink()
     assert drawn_pictures(run, state) is None
+
+
+def test_an_empty_picture_of_a_killed_run_is_replaced_and_one_of_the_user_is_not(tmp_path: Path) -> None:
+    run = make_run(tmp_path, NAMES)
+    run.plots.mkdir(exist_ok=True)
+    picture = run.plots / "reconstruction.png"
+    picture.touch()
+    check_pictures(run)
+    picture.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"reconstruction\.png was not written by sfm_lightglue"):
+        check_pictures(run)

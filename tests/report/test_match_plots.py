@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sfm_lightglue.report.draw import PAPER, draw_text, score_colors
+from sfm_lightglue.report.draw import PAPER, draw_text, is_marked, save, score_colors
 from sfm_lightglue.report.matches import FOOTER, GAP, HEADER, MARGIN, PHOTO_SIZE, draw_keypoints, draw_matches
 
 BEST = score_colors(np.array([1.0]))[0].astype(int)
@@ -65,6 +66,28 @@ def test_no_matches_give_a_valid_picture(tmp_path: Path, ending: str) -> None:
     path = tmp_path / "folder" / f"plot.{ending}"
     draw_matches(photo, photo, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), path, inliers=np.zeros(0, bool), title="empty")
     assert is_near(read(path)[HEADER + 100, MARGIN + 100], (128, 128, 128), 3)
+
+
+@pytest.mark.parametrize(("ending", "format_"), [("jpg", "JPEG"), ("png", "PNG")])
+def test_a_picture_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, format_: str
+) -> None:
+    """A run would take a part of a picture for the file of somebody else, and refuse to replace it."""
+    path = tmp_path / f"plot.{ending}"
+
+    def interrupted(_: Image.Image, file: IO[bytes], __: str) -> None:
+        file.write(b"part")
+        assert not path.exists()
+        raise KeyboardInterrupt
+
+    Image.init()
+    with monkeypatch.context() as patch:
+        patch.setitem(Image.SAVE, format_, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save(Image.new("RGB", (8, 8)), path)
+    assert not any(tmp_path.iterdir())
+    save(Image.new("RGB", (8, 8)), path)
+    assert is_marked(path) and [*tmp_path.iterdir()] == [path]
 
 
 def horizontal_matches(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -190,8 +190,9 @@ def test_the_command_needs_one_folder_of_a_run(tmp_path: Path, run: RunFolder, c
     with pytest.raises(FileNotFoundError, match="holds no run"):
         report_command([str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
-    assert report_command([str(run.path)]) == 0
-    assert capsys.readouterr().out.strip() == str(run.report.resolve())
+    for argument in (str(run.path), f"output={run.path}"):
+        assert report_command([argument]) == 0
+        assert capsys.readouterr().out.strip() == str(run.report.resolve())
 
 
 def test_arrays_survive_packing() -> None:
