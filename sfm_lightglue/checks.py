@@ -6,6 +6,7 @@ To add a check, write a function of `Inputs` that raises ValueError, KeyError or
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ from sfm_lightglue.mistakes import MISTAKES, count_of, message_of
 from sfm_lightglue.outputs import check_outputs
 from sfm_lightglue.pairs.pairing import check_source
 from sfm_lightglue.pose_priors import listed_positions
+from sfm_lightglue.positions import MIN_PRIORS
 from sfm_lightglue.run_inputs import Inputs as Inputs
 from sfm_lightglue.settings import describe_changes, fingerprint, plugin_settings
 from sfm_lightglue.stages import STAGES, check_exists, stage_names
@@ -160,6 +162,13 @@ def _check_poses(inputs: Inputs) -> None:
 def _check_positions(inputs: Inputs) -> None:
     if inputs.options.dataset.positions:
         listed_positions(inputs.options.dataset.positions, inputs.names)
+    if inputs.options.reconstruction.position_priors == "gps" and inputs.names:
+        count = sum(math.isfinite(position.altitude_m) for position in inputs.collection.positions.values())
+        if count < MIN_PRIORS:
+            raise ValueError(
+                f"reconstruction.position_priors=gps needs {MIN_PRIORS} photos with a GPS position and altitude, and {count} of "
+                f"{count_of(len(inputs.names), 'photo')} have one: give dataset.positions=FILE, or leave the option out"
+            )
 
 
 def _check_cameras(inputs: Inputs) -> None:

@@ -5,7 +5,8 @@ partners is weak. Strong pairs divide the photos into parts. The other kinds are
 strong and have a weak photo, or photos of two parts.
 
 Many inliers do not make a model: photos that move forward, or only turn, connect well and give no points. So the mapper has the
-last word: if it leaves photos out, all their pairs get the other kinds too, and so do the pairs between two models.
+last word: if it leaves photos out, all their pairs get the other kinds too, and so do the pairs between two models. Nor do many
+inliers make a right model: if the models contradict many strong pairs, all pairs of their photos get the other kinds as well.
 
 A pair that was chosen once stays chosen, so that the same command gives the same files.
 """
@@ -50,6 +51,8 @@ class EscalationReport:
     """Parts of the graph of photos and strong pairs, before the other kinds."""
     left_out: Sequence[str] = ()
     """Photos that no model had, or not the largest one, before all their pairs got the other kinds."""
+    doubtful: Sequence[str] = ()
+    """Photos whose strong pairs contradicted the models, before all their pairs got the other kinds."""
 
 
 def choose_pairs(graph: VerifiedGraph, pairs: Iterable[Pair], known: Iterable[Pair]) -> tuple[list[Pair], EscalationReport]:
@@ -83,7 +86,11 @@ def choose_pairs(graph: VerifiedGraph, pairs: Iterable[Pair], known: Iterable[Pa
 
 
 def choose_left_out(
-    names: Sequence[str], pairs: Iterable[Pair], known: Iterable[Pair], models: Sequence[Collection[str]]
+    names: Sequence[str],
+    pairs: Iterable[Pair],
+    known: Iterable[Pair],
+    models: Sequence[Collection[str]],
+    doubtful: Collection[str] = (),
 ) -> tuple[list[Pair], list[str]]:
     """The pairs that get the other kinds after the mapper: those known before and new ones, sorted.
 
@@ -94,6 +101,7 @@ def choose_left_out(
         pairs: All selected pairs.
         known: Pairs that were chosen before.
         models: The photos of each model, the largest first.
+        doubtful: Photos whose strong pairs contradict the models.
     """
     number = {
         name: i for i, model in reversed([*enumerate(models)]) for name in model
@@ -106,6 +114,8 @@ def choose_left_out(
             reason = "; ".join(f"{name} is in no model" for name in missing)
         elif number.get(pair.name0) != number.get(pair.name1):
             reason = "its photos are in two models"
+        elif contradicting := [name for name in (pair.name0, pair.name1) if name in doubtful]:
+            reason = "; ".join(f"pairs of {name} contradict the model" for name in contradicting)
         else:
             continue
         chosen[pair] = Pair(pair.name0, pair.name1, reason)
@@ -113,13 +123,14 @@ def choose_left_out(
     return sorted(chosen.values()), sorted(left_out)
 
 
-def log_left_out(left_out: Sequence[str], kinds: Sequence[str], num_new: int) -> None:
-    """Says what the mapper left out, and what is tried."""
-    photos = count_of(len(left_out), "photo is", "photos are")
+def log_left_out(left_out: Sequence[str], doubtful: Sequence[str], kinds: Sequence[str], num_new: int) -> None:
+    """Says what the mapper left out, or what is in doubt, and what is tried."""
+    photos = left_out or doubtful
     logger.info(
-        "escalate: %s not in the largest model (%s): %s for %s of them",
-        photos,
-        shortened(left_out),
+        "escalate: %s %s (%s): %s for %s of them",
+        count_of(len(photos), "photo is", "photos are"),
+        "not in the largest model" if left_out else "in doubt, because many of their pairs contradict the models",
+        shortened(photos),
         " and ".join(kinds),
         count_of(num_new, "more pair"),
     )

@@ -10,14 +10,12 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.cameras import Camera, CameraAssignment, cameras_of_poses, choose_cameras
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
-from sfm_lightglue.escalation import read_escalation
 from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
 from sfm_lightglue.evaluation.finished_run import evaluate_run
 from sfm_lightglue.execution.executor import check_folders
@@ -26,7 +24,6 @@ from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.stage import extract_features
 from sfm_lightglue.features.stage import logger as extraction_logger
 from sfm_lightglue.files import result_exists
-from sfm_lightglue.geometries.lenses import with_lenses
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.images import MaskFiles, warn_of_spaces
 from sfm_lightglue.kinds import joined_extraction, joined_matching, warnings_once
@@ -49,9 +46,11 @@ from sfm_lightglue.presentation import drawing_beside, write_report, write_table
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
-from sfm_lightglue.refinement import NO_REFINEMENT, refine_keypoints
+from sfm_lightglue.refinement import NO_REFINEMENT, is_too_small_for, refine_keypoints
+from sfm_lightglue.run_cameras import assign_cameras, verified_cameras
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
+from sfm_lightglue.run_kinds import escalated_pairs, fine_kinds, is_imported, last_learned, parts_of, photos_of
 from sfm_lightglue.stages import STAGES, find_stage
 from sfm_lightglue.summary import Summary, facts_of
 from sfm_lightglue.tables import tables_are_current
@@ -119,11 +118,11 @@ def evaluate(run: Run) -> str:
 def extract(run: Run) -> None:
     """Detects and describes keypoints: photos -> features.h5, and for several kinds features-KIND.h5."""
     with run.recorded("extract") as record:
-        listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), _escalated(run)
-        names_of = {part.kind: _photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
+        listed, records, chosen = run.listed_photos(), dict[str, dict[str, Any]](), escalated_pairs(run)
+        names_of = {part.kind: photos_of(part.kind, listed.names, chosen) for part in run.kinds or [run]}
         masks = run.find_masks(listed.names)
         with warnings_once(extraction_logger):
-            for part in _parts(run, "extract"):
+            for part in parts_of(run, "extract"):
                 if names := names_of[part.kind]:
                     records[part.kind] = _extract_kind(part, names, masks)
         if run.kinds and run.shard("extract") is None:
@@ -169,9 +168,9 @@ def pairs(run: Run) -> None:
 def match(run: Run) -> None:
     """Matches the features of each pair: features.h5 and pairs.txt -> matches.h5, and for several kinds matches-KIND.h5."""
     with run.recorded("match") as record:
-        pairs, records, chosen = run.folder.read_pairs(), dict[str, dict[str, Any]](), _escalated(run)
+        pairs, records, chosen = run.folder.read_pairs(), dict[str, dict[str, Any]](), escalated_pairs(run)
         pairs_of = {kind: [pair for pair in pairs if pair in some] for kind, some in chosen.items()}
-        for part in _parts(run, "match"):
+        for part in parts_of(run, "match"):
             if (wanted := pairs_of.get(part.kind, pairs)) or part.kind not in chosen:
                 records[part.kind] = _match_kind(part, wanted)
         if run.kinds and run.shard("match") is None:
@@ -237,9 +236,9 @@ def refine(run: Run) -> None:
     with run.recorded("refine") as record:
         record["refined"] = _is_refined(run)
         if record["refined"]:
-            folder, cameras = run.folder, _verified_cameras(run).cameras
+            folder, cameras = run.folder, verified_cameras(run).cameras
             inputs = folder.features, folder.matches, folder.verification, folder.read_pairs()
-            options, fine = run.options.refinement, _fine_kinds(run)
+            options, fine = run.options.refinement, fine_kinds(run)
             report = refine_keypoints(run.images, *inputs, folder.keypoints, options, cameras, fine)
             record |= dataclasses.asdict(report)
 
@@ -247,7 +246,7 @@ def refine(run: Run) -> None:
 def database(run: Run) -> None:
     """Imports features, matches and verified geometries into COLMAP: verification.h5 -> database.db."""
     with run.recorded("database") as record:
-        assignment = _verified_cameras(run)
+        assignment = verified_cameras(run)
         report = write_database(
             run.folder.features,
             run.folder.matches,
@@ -310,28 +309,6 @@ def _missing_photos(listed: PhotoList, path: str | None) -> dict[str, str]:
     return skipped
 
 
-def _parts(run: Run, stage: str) -> list[Run]:
-    """The runs of all kinds of features, or the run itself. Shards divide only the first kind if others follow by escalation."""
-    parts = run.kinds or [run]
-    return parts[:1] if run.options.escalate and run.shard(stage) is not None else parts
-
-
-def _escalated(run: Run) -> dict[str, set[Pair]]:
-    """With `matches.escalate`, the kinds after the first, and the pairs that were chosen for them; else empty."""
-    if not run.options.escalate:
-        return {}
-    chosen = {*read_escalation(run.folder.escalation)}
-    return {part.kind: chosen for part in run.kinds[1:]}
-
-
-def _photos_of(kind: str, names: Sequence[str], chosen: Mapping[str, set[Pair]]) -> list[str]:
-    """The photos that get features of a kind: all of them, or those of the pairs that were `chosen` for the kind."""
-    if kind not in chosen:
-        return list(names)
-    wanted = {name for pair in chosen[kind] for name in (pair.name0, pair.name1)}
-    return [name for name in names if name in wanted]
-
-
 def collection_of(run: Run) -> Collection:
     """The photos that have features, with everything a pair source may ask about them.
 
@@ -351,27 +328,11 @@ def collection_of(run: Run) -> Collection:
     )
 
 
-def last_learned(kinds: Sequence[Run]) -> Run:
-    """The last of several kinds of features that is learned, such as SuperPoint; if there is none, the last one.
-
-    SIFT cannot tell how a photo is turned, and no codebook of the package describes photos by it.
-    """
-    learned = [part for part in kinds if not getattr(part.options.features.plugin, "ignores_turns", False)]
-    return (learned or [*kinds])[-1]
-
-
 def _chosen_orientations(run: Run) -> str | dict[str, int]:
     """How the photos are turned, for `extract_features`."""
     if run.options.orientation != "auto":
         return run.options.orientation
     return turned_orientations(read_decisions(run.folder.orientations, run.images))
-
-
-def is_imported(run: Run) -> bool:
-    """Whether features or matches come from files of other programs."""
-    if run.kinds:
-        return any(map(is_imported, run.kinds))
-    return not getattr(run.options.features.plugin, "turns_photos", True) or run.options.matches.plugin is ImportedMatcher
 
 
 def _warn_if_outdated(folder: RunFolder) -> None:
@@ -383,23 +344,18 @@ def _warn_if_outdated(folder: RunFolder) -> None:
 
 def _is_refined(run: Run) -> bool:
     """Whether the stage refine has something to do; says so if there is too much."""
-    if run.options.refinement.name == NO_REFINEMENT or len(_fine_kinds(run)) == max(1, len(run.kinds)):
+    if run.options.refinement.name == NO_REFINEMENT or len(fine_kinds(run)) == max(1, len(run.kinds)):
         return False
     return not _has_too_many_matches(run)
 
 
-def _fine_kinds(run: Run) -> list[str]:
-    """The kinds of features whose keypoints the stage refine leaves as they are; the name of a single kind is empty."""
-    if run.options.refinement.fine_keypoints:
-        return []
-    return [part.kind for part in run.kinds or [run] if getattr(part.options.features.plugin, "finds_fine_keypoints", False)]
-
-
 def _has_too_many_matches(run: Run) -> bool:
     """Whether more matches were verified than can be refined; says so."""
+    limit = run.options.refinement.max_matches
+    if is_too_small_for(run.folder.verification, limit):
+        return False
     with run.folder.open_verification() as reader:
         number = reader.geometry_numbers(run.folder.read_pairs()).num_inliers
-    limit = run.options.refinement.max_matches
     if number > limit:
         logger.info("%d verified matches are more than refinement.max_matches=%d: keypoints stay as detected", number, limit)
     return number > limit
@@ -417,24 +373,3 @@ def _refined_keypoints(run: Run) -> Path | None:
         )
         return None
     return run.folder.keypoints
-
-
-def assign_cameras(run: Run) -> CameraAssignment:
-    """The camera of each photo that has features, by `database.intrinsics`."""
-    with run.folder.open_features() as reader:
-        sizes = {name: reader.image_size(name) for name in run.photos_with_features()}
-    options = run.options.database
-    return choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, _known_cameras(run))
-
-
-def _verified_cameras(run: Run) -> CameraAssignment:
-    """The cameras that the pairs were verified with."""
-    with run.folder.open_verification() as reader:
-        return with_lenses(assign_cameras(run), reader)
-
-
-def _known_cameras(run: Run) -> dict[str, Camera]:
-    """Pinhole cameras without distortion from the file of poses, if `database.intrinsics` is `poses`."""
-    if not run.options.dataset.poses or run.options.database.intrinsics != "poses":
-        return {}
-    return cameras_of_poses(read_poses(Path(run.options.dataset.poses)))

@@ -16,6 +16,10 @@ ACCURACIES_M = 1e-6, 1e6
 """Smallest and largest standard deviation."""
 
 
+MIN_PRIORS = 5
+"""Positions that a model needs as priors. Moving, turning and scaling it fits any two of them exactly, and three nearly."""
+
+
 @dataclass(frozen=True)
 class GeoPosition:
     """A place on the earth (WGS84)."""

@@ -32,8 +32,6 @@ from sfm_lightglue.pipeline import (
     collection_of,
     database,
     extract,
-    is_imported,
-    last_learned,
     match,
     pairs,
     reconstruct_models,
@@ -42,6 +40,7 @@ from sfm_lightglue.pipeline import (
 )
 from sfm_lightglue.reconstruction.models import describe_models
 from sfm_lightglue.run_context import Run
+from sfm_lightglue.run_kinds import is_imported, last_learned
 from sfm_lightglue.summary import TIMES, Summary
 
 logger = logging.getLogger(__name__)
@@ -160,14 +159,14 @@ def _escalate_weak(run: Run) -> None:
 
 def _before_escalation(report: EscalationReport, before: Mapping[str, Any]) -> dict[str, Any]:
     """What the first kind of features left open: as it was recorded `before`, or else as the report says."""
-    return {key: before.get(key, getattr(report, key)) for key in ("weak", "num_parts", "left_out")}
+    return {key: before.get(key, getattr(report, key)) for key in ("weak", "num_parts", "left_out", "doubtful")}
 
 
 def reconstruct(run: Run) -> None:
     """Reconstructs the scene: database.db -> reconstruction/0 ... n.
 
-    With `matches.escalate`, photos that are left out get the other kinds of features for all their pairs, and the stages before
-    are repeated.
+    With `matches.escalate`, photos that are left out or in doubt get the other kinds of features for all their pairs, and the
+    stages before are repeated.
     """
     reconstruct_models(run)
     while run.options.escalate and _escalate_left_out(run):
@@ -177,23 +176,28 @@ def reconstruct(run: Run) -> None:
 
 
 def _escalate_left_out(run: Run) -> bool:
-    """Chooses all pairs of photos that the mapper left out, and pairs between two models; returns whether any is new."""
+    """Chooses all pairs of photos that the mapper left out or that are in doubt, and pairs between two models.
+
+    Returns whether any is new.
+    """
     folder = run.folder
     if not all(map(result_exists, (folder.features, folder.pairs, folder.verification))):
         return False
     known, names, stages = read_escalation(folder.escalation), run.photos_with_features(), folder.read_summary()["stages"]
     has_models = bool(stages["reconstruct"]["models"])  # those in the folder may be an earlier run's
+    before = {key: value for key, value in stages.get("escalate", {}).items() if key not in TIMES}
+    doubtful = stages["reconstruct"]["doubtful"] if has_models and not before.get("doubtful") else []  # once is enough
     found = describe_models(folder.reconstruction, names).models if has_models else []
-    chosen, left_out = choose_left_out(names, folder.read_pairs(), known, [model.registered for model in found])
+    models = [model.registered for model in found]
+    chosen, left_out = choose_left_out(names, folder.read_pairs(), known, models, doubtful)
     if len(chosen) == len(known):
         return False
-    log_left_out(left_out, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
-    before = {key: value for key, value in stages.get("escalate", {}).items() if key not in TIMES}
+    log_left_out(left_out, doubtful, [part.kind for part in run.kinds[1:]], len(chosen) - len(known))
     with run.recorded("escalate", adds=True) as record:
         write_escalation(folder.escalation, chosen)
         photos = {name for pair in chosen for name in (pair.name0, pair.name1)}
-        all_left_out = sorted({*before.get("left_out", ()), *left_out})
-        record |= {**before, "num_pairs": len(chosen), "num_photos": len(photos), "left_out": all_left_out}
+        sums = {key: sorted({*before.get(key, ()), *new}) for key, new in (("left_out", left_out), ("doubtful", doubtful))}
+        record |= {**before, "num_pairs": len(chosen), "num_photos": len(photos), **sums}
     return True
 
 

@@ -31,6 +31,7 @@ MAPPER_OPTIONS = ReconstructionOptions(
     min_model_size=2,
     min_num_matches=15,
     max_error_px=4.0,
+    position_priors="none",
     align="gps",
     extract_colors=False,
     num_threads=1,

@@ -16,6 +16,7 @@ from sfm_lightglue.geometries import stage as verification
 from sfm_lightglue.geometries.verification import verify_matches
 from sfm_lightglue.pairs.second_round import VerifiedGraph
 from sfm_lightglue.products import Pair
+from sfm_lightglue.reconstruction import contradictions
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.storage import H5Reader
 
@@ -76,6 +77,12 @@ def test_the_mapper_has_the_last_word() -> None:
     assert reasons[Pair("c", "e")] == "its photos are in two models"
     assert reasons[Pair("g", "h")] == "g is in no model; h is in no model"
     assert escalation.choose_left_out("abcdefgh", ALL, ALL, []) == (ALL, [])
+
+
+def test_photos_in_doubt_get_all_kinds() -> None:
+    chosen, left_out = escalation.choose_left_out("abcd", ALL[:3], [ALL[0]], ["abcd"], doubtful=["c"])
+    assert (chosen, left_out) == ([Pair("a", "b"), Pair("a", "c")], [])
+    assert chosen[1].reason == "pairs of c contradict the model"
 
 
 def test_the_table_round_trips_with_any_name(tmp_path: Path) -> None:
@@ -140,19 +147,22 @@ def test_a_run_escalates_only_what_is_weak_and_repeats_with_the_same_bytes(
     assert all(repeated[key] == record[key] for key in ("num_pairs", "num_photos", "weak", "num_parts"))
 
 
-def test_photos_that_the_mapper_leaves_out_get_all_kinds_and_are_mapped_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = [
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A run of three photos whose pairs are all strong."""
+    (tmp_path / "images").mkdir()
+    for name in ("00.jpg", "01.jpg", "02.jpg"):
+        shutil.copy(DEMO / name, tmp_path / "images")
+    monkeypatch.setattr(escalation, "STRONG_INLIERS", 1)
+    return [
         *("+dataset=folder", f"dataset.images={tmp_path / 'images'}", f"output={tmp_path / 'out'}", "pairs=exhaustive"),
         *("features=[sift,superpoint]", "matches=nearest_neighbor", "matches.escalate=true", "reconstruction=incremental"),
         *("features.sift.resize_max=320", "features.sift.max_keypoints=200", "refinement=none"),
         *("features.superpoint.resize_max=320", "features.superpoint.max_keypoints=200", "features.superpoint.enlarge_max=1"),
     ]
-    (tmp_path / "images").mkdir()
-    for name in ("00.jpg", "01.jpg", "02.jpg"):
-        shutil.copy(DEMO / name, tmp_path / "images")
-    monkeypatch.setattr(escalation, "STRONG_INLIERS", 1)
+
+
+def test_photos_that_the_mapper_leaves_out_get_all_kinds_and_are_mapped_again(tmp_path: Path, given: list[str]) -> None:
     run = Run.create(compose_config(given))
     for name in ("extract", "pairs", "match", "verify", "escalate", "database", "reconstruct"):
         pipeline.run_stage(run, name)
@@ -171,3 +181,20 @@ def test_photos_that_the_mapper_leaves_out_get_all_kinds_and_are_mapped_again(
         pipeline.run_stage(run, name)
     assert {path: path.read_bytes() for path in before} == before
     assert run.folder.read_summary()["stages"]["escalate"]["left_out"] == ["00.jpg", "01.jpg", "02.jpg"]
+
+
+def test_photos_of_pairs_that_contradict_the_model_get_all_kinds_and_are_mapped_again(
+    monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    monkeypatch.setattr(contradictions, "MIN_MATCHES", 1)
+    monkeypatch.setattr(contradictions, "MIN_AGREEING", 1.1)  # every pair contradicts
+    run = Run.create(compose_config(given))
+    for name in ("extract", "pairs", "match", "verify", "escalate", "database", "reconstruct"):
+        pipeline.run_stage(run, name)
+    chosen, stages = read_escalation(run.folder.escalation), run.folder.read_summary()["stages"]
+    assert chosen == run.folder.read_pairs()
+    assert chosen[0].reason == "pairs of 00.jpg contradict the model; pairs of 01.jpg contradict the model"
+    assert stages["escalate"]["doubtful"] == stages["reconstruct"]["doubtful"] == ["00.jpg", "01.jpg", "02.jpg"]
+    assert stages["escalate"]["left_out"] == []
+    with run.folder.open_features() as reader:
+        assert all(len(reader.kinds(name)) == 2 for name in reader.names())

@@ -27,6 +27,7 @@ from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.report import gallery, run_data
 from sfm_lightglue.run_context import Run, check_inputs
+from sfm_lightglue.run_kinds import last_learned
 from sfm_lightglue.run_options import resolve, resolve_all
 from sfm_lightglue.storage import (
     H5Reader,
@@ -359,8 +360,8 @@ def test_a_photo_that_no_kind_can_read_is_one_warning(photos: Path, caplog: pyte
 
 def test_similar_photos_and_turns_are_found_with_a_learned_kind() -> None:
     for order in ("sift,superpoint", "superpoint,sift"):
-        assert pipeline.last_learned(Run.create(compose_config([f"features=[{order}]"])).kinds).kind == "superpoint"
-    assert pipeline.last_learned(Run.create(compose_config(["features=[sift,superpoint]"])).kinds[:1]).kind == "sift"
+        assert last_learned(Run.create(compose_config([f"features=[{order}]"])).kinds).kind == "superpoint"
+    assert last_learned(Run.create(compose_config(["features=[sift,superpoint]"])).kinds[:1]).kind == "sift"
 
 
 def test_shards_of_several_kinds_give_the_same_files(photos: Path) -> None:

@@ -54,6 +54,7 @@ SITUATIONS = (
     S("GPS", "one wild position", "the others are in metres", geometry.one_wild_position),
     S("GPS", "`dataset.positions=gps.csv`", "the model is in metres", geometry.positions_from_a_table),
     S("GPS", "GPS in EXIF, `reconstruction.align=none`", "COLMAP's own frame", geometry.alignment_switched_off),
+    S("GPS", "`reconstruction.position_priors=gps`, one wild position", "priors without effect of that one", geometry.wild_prior),
     S("GPS", "`pairs=spatial`", "pairs of photos taken side by side", geometry.pairs_of_neighbours),
     S("overlays", "a logo in every photo", "its matches are dropped", geometry.logo_in_every_photo),
     S("models", "two scenes, the smaller one found first", "0 is the largest", geometry.largest_model_first),
@@ -131,6 +132,9 @@ SITUATIONS = (
     S("check first", "`features=raco`, its weights and LightGlue's are missing", "told at once", checks.missing_weights_of_raco),
     S("check first", "`a/b.jpg` and `a-b.jpg`", "told at once", checks.names_with_one_key),
     S("check first", "`geometries.max_error_px=0`", "told at once", checks.range_of_an_option),
+    S("check first", "`reconstruction.position_priors=gps`, photos without GPS", "told at once", checks.priors_without_positions),
+    S("check first", "`reconstruction.position_priors=gps`, no altitudes", "told at once", checks.priors_without_altitudes),
+    S("check first", "`reconstruction.position_priors=gps` with known poses", "told at once", checks.priors_of_known_poses),
     S("check first", "`reconstruction=clusters reconstruction.join=false`", "told at once", checks.clusters_that_are_not_joined),
     S(
         "several machines",

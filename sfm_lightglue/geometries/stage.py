@@ -47,6 +47,7 @@ from sfm_lightglue.storage import (
     ShardStore,
     geometry_to_group,
     match_key,
+    unknown_numbers,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,11 @@ class VerificationRecipe:
     options: VerificationOptions
     overlays: Overlays = dataclasses.field(default_factory=Overlays)
     """Regions of the frame whose stationary matches are dropped."""
+    read_before: Mapping[Pair, Matches] = dataclasses.field(default_factory=dict)
+    """Matches that need not be read again by threads of this process. Other processes read them."""
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "read_before": {}}
 
     @contextlib.contextmanager
     def __call__(self, device: str = "cpu") -> Iterator[Callable[[tuple[Pair, ...]], list[TwoViewGeometry]]]:
@@ -112,7 +118,7 @@ class VerificationRecipe:
             yield verify
 
     def _verify(self, image0: _Image, image1: _Image, matches: H5Reader, pair: Pair) -> TwoViewGeometry:
-        found = read_matches(matches, pair)
+        found = self.read_before[pair] if pair in self.read_before else read_matches(matches, pair)
         kept = drop_stationary(image0.features, image1.features, found, self.overlays)
         features0, features1 = _scaled(image0, image1, kept)
         geometry = verify_matches(image0.camera, image1.camera, features0, features1, kept, self.options)
@@ -196,16 +202,17 @@ def verify_pairs(
             settings["lenses"] = found
             cameras = {**cameras, **lens_cameras(cameras, undecided or {}, found)}
             stamps = geometry_stamps(ordered, feature_reader, match_reader, cameras)
-    recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays)
+    recipe = VerificationRecipe(Path(features), Path(matches), dict(cameras), options, overlays, sample.found)
     writer = "" if shard is None else shard.writer
     with ShardStore(output, settings, if_settings_changed="recompute", writer=writer) as store:
         if shard is not None:
             ordered, stamps = _share_of(shard, ordered, stamps, store)
-        _verify_missing(store, recipe, ordered, stamps, executor or ThreadExecutor())
+        numbers = _verify_missing(store, recipe, ordered, stamps, executor or ThreadExecutor())
     if shard is not None:
         return VerificationReport(len(ordered), 0, 0, {}, {}, (0.0, 0.0))
     with H5Reader(output) as reader:
-        numbers = reader.geometry_numbers(ordered)
+        stored = np.flatnonzero(~numbers.found)
+        numbers.rows[stored] = reader.geometry_numbers([ordered[place] for place in stored.tolist()]).rows
         judged = judge_unsure(ordered, stamps, numbers, reader, options)
     if judged:
         with ShardStore(output, settings, if_settings_changed="recompute") as store:
@@ -213,7 +220,7 @@ def verify_pairs(
                 stamp = accepted_stamp(stamps[place]) if geometry.is_verified else stamps[place]
                 store.add(match_key(ordered[place].name0, ordered[place].name1), geometry_to_group(geometry), stamp)
             store.merge()
-        numbers = numbers.replaced(dict(judged))
+        numbers.replace(dict(judged))
     return _summarise(numbers, overlays, [lens.describe() for lens in lenses.values()])
 
 
@@ -225,21 +232,26 @@ def _share_of(shard: Shard, pairs: Sequence[Pair], stamps: Sequence[str], store:
 
 def _verify_missing(
     store: ShardStore, recipe: VerificationRecipe, pairs: Sequence[Pair], stamps: Sequence[str], executor: Executor
-) -> None:
-    """Verifies the pairs that the store does not have with these stamps, or those of pairs that third photos confirmed."""
+) -> GeometryNumbers:
+    """Verifies the pairs that the store does not have with these stamps, or those of pairs that third photos confirmed.
+
+    Returns: the numbers of the pairs that were verified now; the others stay unknown.
+    """
     places = store.missing_places(pairs, stamps)
     judged = store.missing_places([pairs[i] for i in places], [accepted_stamp(stamps[i]) for i in places])
-    stamp_of = {pairs[places[i]]: stamps[places[i]] for i in judged}
-    todo = list(stamp_of)
+    place_of = {pairs[places[i]]: places[i] for i in judged}
+    todo, numbers = list(place_of), unknown_numbers(len(pairs))
     jobs = checked_results(executor, recipe, _batches(todo))
     with progress_bar(len(pairs), "verify", "pair", len(pairs) - len(todo)) as bar, contextlib.closing(jobs):
         for batch, geometries in jobs:
             if isinstance(geometries, Exception):
                 raise geometries
             for pair, geometry in zip(batch, geometries, strict=True):
-                store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamp_of[pair])
+                store.add(match_key(pair.name0, pair.name1), geometry_to_group(geometry), stamps[place_of[pair]])
+            numbers.replace({place_of[pair]: geometry for pair, geometry in zip(batch, geometries, strict=True)})
             bar.update(len(batch))
     store.merge()
+    return numbers
 
 
 def _batches(pairs: Sequence[Pair]) -> list[tuple[Pair, ...]]:
@@ -293,6 +305,8 @@ class _Sample:
     images: Callable[[str], _Image]
     """The images, read once, by name."""
     matches: H5Reader
+    found: dict[Pair, Matches] = dataclasses.field(default_factory=dict)
+    """The matches that were read."""
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], features: H5Reader, matches: H5Reader, cameras: Mapping[str, Camera]) -> _Sample:
@@ -311,7 +325,7 @@ class _Sample:
             return Overlays()
         read = self.images
         return find_overlays(
-            ((read(pair.name0).features, read(pair.name1).features, read_matches(self.matches, pair)) for pair in self.pairs),
+            ((read(pair.name0).features, read(pair.name1).features, self._read(pair)) for pair in self.pairs),
             max_error_px,
         )
 
@@ -330,7 +344,12 @@ class _Sample:
                     logger.info("%s", found[group].describe())
         return found
 
+    def _read(self, pair: Pair) -> Matches:
+        if pair not in self.found:
+            self.found[pair] = read_matches(self.matches, pair)
+        return self.found[pair]
+
     def _matched(self, pair: Pair, overlays: Overlays, options: VerificationOptions) -> Matched:
         image0, image1 = self.images(pair.name0), self.images(pair.name1)
-        kept = drop_stationary(image0.features, image1.features, read_matches(self.matches, pair), overlays)
+        kept = drop_stationary(image0.features, image1.features, self._read(pair), overlays)
         return matched_keypoints(*_scaled(image0, image1, kept), kept, options)

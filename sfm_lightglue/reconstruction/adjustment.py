@@ -17,12 +17,14 @@ import pycolmap
 
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.model_files import read_model
+from sfm_lightglue.reconstruction.alignment import read_gps_positions
 from sfm_lightglue.reconstruction.bundle import bundle_problem
 from sfm_lightglue.reconstruction.camera_choice import GROUPS, NAMES, CameraChoice, choose_parameters, most_probable
 from sfm_lightglue.reconstruction.disagreement import disagreement
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.reconstruction.models import model_folders
 from sfm_lightglue.reconstruction.normal_equations import normal_equations
+from sfm_lightglue.reconstruction.position_priors import adjust_to_positions
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +55,21 @@ def adjust_models(output: Path, database: Path, options: ReconstructionOptions) 
 
     Models with known poses (`triangulation`) stay as they are.
     """
-    notes = list[str]()
+    notes, unused = list[str](), list[str]()
     if options.adjustment_scale_px is None or options.name == "triangulation":
         return notes
+    positions = read_gps_positions(database) if options.position_priors == "gps" else None
     for folder in model_folders(output):
         model = read_model(folder)
         graph = _matches_of(model, database, options)
         before = model.compute_num_observations()
         try:
             about = adjust_model(model, graph, options)
+            if positions is not None:
+                adjusted, note = adjust_to_positions(model, positions, options)
+                about.append(note)
+                unused += [f"model {folder.name}, {note}"] if adjusted is model else []
+                model = adjusted
         except FAILURES as error:
             notes.append(f"model {folder.name}, the final adjustment failed ({error}): the mapper's model stays")
             continue
@@ -71,7 +79,7 @@ def adjust_models(output: Path, database: Path, options: ReconstructionOptions) 
             model.write(folder)
         notes += [f"model {folder.name}, {note}" for note in about]
     for note in notes:
-        logger.info("%s", note)
+        logger.log(logging.WARNING if note in unused else logging.INFO, "%s", note)
     return notes
 
 

@@ -46,6 +46,8 @@ class GpsPositions:
     """float64 (n, 3): latitude and longitude in degrees, altitude in m."""
     deviations: np.ndarray
     """float64 (n,), m: standard deviation along each axis; unknown ones are the median of the known ones."""
+    accuracies: np.ndarray
+    """float64 (n, 2), m: horizontal and vertical standard deviation as the photos say it; NaN if unknown."""
     origin: Origin | None
     """Origin of the local coordinates, the same for all models; None without positions."""
 
@@ -123,11 +125,12 @@ def read_gps_positions(database: Path) -> GpsPositions:
                 found[names[key]] = prior
     ordered = sorted(found)
     geodetic = np.array([found[name].position for name in ordered]).reshape(-1, 3)
-    deviations = np.array([math.sqrt(max(0.0, np.trace(found[name].position_covariance) / 3)) for name in ordered])
+    variances = np.array([np.diag(found[name].position_covariance) for name in ordered]).reshape(-1, 3)
+    deviations, accuracies = np.sqrt(variances.mean(axis=1)), np.sqrt(variances[:, [0, 2]])
     known = deviations[deviations > 0]  # NaN if unknown
     unknown_m = float(np.median(known)) if len(known) else UNKNOWN_ACCURACY_M
     origin = Origin.between(geodetic) if ordered else None
-    return GpsPositions(ordered, geodetic, np.where(deviations > 0, deviations, unknown_m), origin)
+    return GpsPositions(ordered, geodetic, np.where(deviations > 0, deviations, unknown_m), accuracies, origin)
 
 
 def estimate_georeference(model: pycolmap.Reconstruction, positions: GpsPositions, seed: int) -> Georeference:
@@ -137,18 +140,29 @@ def estimate_georeference(model: pycolmap.Reconstruction, positions: GpsPosition
 
     Raises: NotAligned with the reason, if the positions do not determine the transform.
     """
+    names, in_model, in_local = positions_of(model, positions)
+    deviations = positions.deviations[[positions.names.index(name) for name in names]]
+    similarity, inliers = robust_similarity(in_model, in_local, deviations, seed)
+    errors = similarity(in_model) - in_local
+    rotation_error_deg = _check(in_local[inliers], np.linalg.norm(errors[inliers], axis=1))
+    assert positions.origin is not None, "positions_of refuses models without positions"
+    return _georeference(positions.origin, similarity, names, errors, inliers, rotation_error_deg)
+
+
+def positions_of(model: pycolmap.Reconstruction, positions: GpsPositions) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The photos of a model that have a position, their centres (n, 3) in the model, and the positions (n, 3) in local metres.
+
+    Raises: NotAligned with the reason, if they are too few or equal.
+    """
     centers = {model.image(image_id).name: model.image(image_id).projection_center() for image_id in model.reg_image_ids()}
     chosen = [index for index, name in enumerate(positions.names) if name in centers]
     if len(chosen) < MIN_POSITIONS or positions.origin is None:
         raise NotAligned(f"{len(chosen)} of its photos have a position, {MIN_POSITIONS} are needed")
     names = [positions.names[index] for index in chosen]
-    in_model, in_local = np.array([centers[name] for name in names]), positions.origin.to_local(positions.geodetic[chosen])
+    in_local = positions.origin.to_local(positions.geodetic[chosen])
     if np.ptp(in_local, axis=0).max() < 0.01:
         raise NotAligned("all its photos have the same position")
-    similarity, inliers = robust_similarity(in_model, in_local, positions.deviations[chosen], seed)
-    errors = similarity(in_model) - in_local
-    rotation_error_deg = _check(in_local[inliers], np.linalg.norm(errors[inliers], axis=1))
-    return _georeference(positions.origin, similarity, names, errors, inliers, rotation_error_deg)
+    return names, np.array([centers[name] for name in names]), in_local
 
 
 def _check(in_local: np.ndarray, residuals: np.ndarray) -> float:

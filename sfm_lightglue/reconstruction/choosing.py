@@ -80,7 +80,7 @@ def agreement(models: Sequence[pycolmap.Reconstruction], database: Path, max_err
         database: the database that they were made from.
         max_errors_px: errors of this size or more count 0.
     """
-    seen, limits = [_Seen(model) for model in models], np.array(max_errors_px)[:, None]
+    seen, limits = [SeenModel(model) for model in models], np.array(max_errors_px)[:, None]
     total, agreeing = 0, np.zeros(len(limits))
     with pycolmap.Database.open(database) as rows:
         counts = rows.read_two_view_geometry_num_inliers()
@@ -96,7 +96,7 @@ def agreement(models: Sequence[pycolmap.Reconstruction], database: Path, max_err
 
 
 @dataclass(frozen=True)
-class _Seen:
+class SeenModel:
     """A model with the rays of the keypoints of its photos, as far as they were asked for."""
 
     model: pycolmap.Reconstruction

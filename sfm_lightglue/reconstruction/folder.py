@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 STATE = "settings.json"
 BEGINNINGS = ('{"unfinished":', '{"options":')
 """The first key in `settings.json`; version 0.10 had no other."""
-NOT_SETTINGS = ("unfinished", "joining", "discarded", "cameras", "files")
+NOTES = ("joining", "discarded", "cameras", "doubtful")
+"""Keys in `settings.json` that say what was found out when the models were made."""
+NOT_SETTINGS = ("unfinished", *NOTES, "files")
 """Keys in `settings.json` that are no settings."""
 GEOREFERENCE_BEGINNINGS = ('{"coordinates":',)
 """The first key in `georeference.json`."""
@@ -68,17 +70,10 @@ class ModelsFolder:
                 return {}
         return {key: value for key, value in state.items() if key not in NOT_SETTINGS}
 
-    def joining(self) -> list[str]:
-        """What the log said about joining the models that are in the folder."""
-        return list((self._read() or {}).get("joining", []))
-
-    def discarded(self) -> list[str]:
-        """What the log said about models that were discarded when the folder was written."""
-        return list((self._read() or {}).get("discarded", []))
-
-    def cameras(self) -> list[str]:
-        """What the log said about the cameras of the models that are in the folder."""
-        return list((self._read() or {}).get("cameras", []))
+    def notes(self) -> dict[str, Any]:
+        """What was found out when the models in the folder were made: lists of the report by their names."""
+        content = self._read() or {}
+        return {key: list(content.get(key, [])) for key in NOTES}
 
     def users_files(self) -> list[str]:
         """Sorted paths in the folder that no run has written, or that were changed since. Damaged models count as unchanged."""

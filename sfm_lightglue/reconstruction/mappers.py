@@ -68,6 +68,9 @@ class ReconstructionOptions:
     the precision of a keypoint. None leaves the final adjustment out."""
     adjustment_max_error_px: float
     """Largest reprojection error of an observation after the final adjustment, in the same px."""
+    position_priors: str
+    """`gps`: the final adjustment also fits the GPS positions that the database knows, see `position_priors`. `none`: it does
+    not."""
     align: str
     """`gps`: models become local east-north-up metres if three photos have a GPS position that the database knows. `none`: models
     keep the coordinates of the mapper. Known poses (`triangulation`) are never changed."""
@@ -88,8 +91,15 @@ class ReconstructionOptions:
         object.__setattr__(self, "refine_principal_point", str(self.refine_principal_point).lower())
         if self.refine_principal_point not in ("auto", "true", "false"):
             raise ValueError(f"reconstruction.refine_principal_point={self.refine_principal_point}: expected auto, true or false")
-        if self.align not in ("gps", "none"):
-            raise ValueError(f"reconstruction.align is {self.align!r}, expected gps or none")
+        for key in ("position_priors", "align"):
+            if (value := getattr(self, key)) not in ("gps", "none"):
+                raise ValueError(f"reconstruction.{key} is {value!r}, expected gps or none")
+        if self.position_priors == "gps" and (self.adjustment_scale_px is None or self.name == "triangulation"):
+            reason = "reconstruction=triangulation" if self.name == "triangulation" else "reconstruction.adjustment_scale_px=null"
+            raise ValueError(
+                f"reconstruction.position_priors=gps is part of the final adjustment, and {reason} leaves it out: remove one of "
+                "both"
+            )
         if self.name == CLUSTERS and not self.join:
             raise ValueError("reconstruction=clusters joins the models of its clusters: it needs reconstruction.join=true")
         check_ranges(

@@ -56,8 +56,11 @@ class ReconstructionReport:
     discarded: list[str] = field(default_factory=list)
     """A sentence about each model that was discarded, with the reason."""
     cameras: list[str] = field(default_factory=list)
-    """A sentence about each camera whose parameters the final adjustment looked for: what was chosen, and why. And a sentence
-    about each model: how precise its poses are."""
+    """A sentence about each camera whose parameters the final adjustment looked for: what was chosen, and why. And sentences
+    about the models: how precise their poses are, and whether verified pairs contradict them."""
+    doubtful: list[str] = field(default_factory=list)
+    """Names of the photos whose verified pairs contradict the models, sorted; empty unless this puts the models in doubt, see
+    `contradictions`."""
 
 
 def model_folders(output: Path) -> list[Path]:

@@ -30,6 +30,7 @@ from sfm_lightglue.reconstruction.alignment import align_models
 from sfm_lightglue.reconstruction.choosing import map_with_best_mapper
 from sfm_lightglue.reconstruction.clusters import ClustersFolder, map_clusters
 from sfm_lightglue.reconstruction.continuing import complete_models
+from sfm_lightglue.reconstruction.contradictions import find_contradictions
 from sfm_lightglue.reconstruction.fallbacks import map_with_fallbacks, try_other_ways
 from sfm_lightglue.reconstruction.folder import ModelsFolder
 from sfm_lightglue.reconstruction.mappers import (
@@ -103,8 +104,7 @@ def reconstruct(
     folder = ModelsFolder(output)
     previous = folder.settings()
     if previous == json.loads(json.dumps(settings)):
-        joining, discarded, cameras = folder.joining(), folder.discarded(), folder.cameras()
-        return replace(describe_models(output, names), joining=joining, discarded=discarded, cameras=cameras)
+        return replace(describe_models(output, names), **folder.notes())
     _warn_of_changes(output, previous, settings)
     clusters = ClustersFolder(output.with_name(f"{output.name}.clusters"))
     clusters.check()
@@ -127,11 +127,15 @@ def reconstruct(
             cameras += [] if interrupted else adjust_models(partial, database, options)
         except KeyboardInterrupt:
             interrupted = True
+        doubtful = list[str]()
+        if not interrupted and (found := find_contradictions(partial, database, options.max_error_px)).in_doubt:
+            doubtful, cameras = [*found.photos], [*cameras, found.sentence()]
+            logger.warning("%s", found.sentence())
         align_models(partial, database, options)
         cameras += [] if interrupted else write_uncertainties(partial, options)
         write_models(partial, images if options.extract_colors else None, orientations)
-    notes = {"joining": joining, "discarded": discarded, "cameras": cameras}
-    report = replace(describe_models(partial, names), joining=joining, discarded=discarded, cameras=cameras)
+    notes: dict[str, Any] = {"joining": joining, "discarded": discarded, "cameras": cameras, "doubtful": doubtful}
+    report = replace(describe_models(partial, names), **notes)
     if _is_worse(report, folder, interrupted):
         shutil.rmtree(partial)
     else:

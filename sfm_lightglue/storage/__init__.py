@@ -27,7 +27,7 @@ from sfm_lightglue.storage.layout import (
     matches_to_group,
 )
 from sfm_lightglue.storage.merging import write_single_file
-from sfm_lightglue.storage.numbers import REASONS, GeometryNumbers, numbers_of
+from sfm_lightglue.storage.numbers import REASONS, GeometryNumbers, numbers_of, unknown_numbers
 from sfm_lightglue.storage.reader import H5Reader
 from sfm_lightglue.storage.record import GroupData
 from sfm_lightglue.storage.safety import RefusedFile
@@ -67,5 +67,6 @@ __all__ = [
     "numbers_of",
     "pairs_in_segments",
     "read_calibration",
+    "unknown_numbers",
     "write_single_file",
 ]

@@ -308,8 +308,7 @@ def geometry_from_group(group: h5py.Group, *, with_arrays: bool = True) -> TwoVi
     is_former = "num_needed" not in attributes  # without arrays, the number of inliers would be lost
     inliers = required_dataset(group, "inlier_matches", group.name[1:]) if with_arrays or is_former else None
     num_inliers = int(inliers.shape[0]) if inliers is not None and not with_arrays else 0
-    found = {name: find_dataset(group, name) for name in ("E", "F", "H", "unsure_matches")} if with_arrays else {}
-    matrices: dict[str, Any] = {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
+    matrices = matrices_from_group(group, "E", "F", "H", "unsure_matches") if with_arrays else {}
 
     def number(key: str) -> int:
         return checked_whole_number(attributes.get(key), f"{group.file.filename}: {group.name[1:]}: {key}")
@@ -329,6 +328,12 @@ def geometry_from_group(group: h5py.Group, *, with_arrays: bool = True) -> TwoVi
         judged_with=str(attributes.get("judged_with", "")),
         **matrices,
     )
+
+
+def matrices_from_group(group: h5py.Group, *names: str) -> dict[str, Any]:
+    """The arrays of a pair by name, by default E, F and H; None for those that were not estimated."""
+    found = {name: find_dataset(group, name) for name in names or ("E", "F", "H")}
+    return {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
 
 
 # --- keys ----------------------------------------------------------------------------------------------------------------
@@ -377,16 +382,3 @@ def read_group(group: h5py.Group) -> GroupData:
     datasets = {name: dataset for name in group if (dataset := find_dataset(group, name)) is not None}
     attributes: dict[str, dict[str, Any]] = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
     return GroupData({name: dataset[()] for name, dataset in datasets.items()}, {"": dict(group.attrs), **attributes})
-
-
-def write_group(file: h5py.File, key: str, content: GroupData) -> None:
-    """Creates the group `key`. Datasets are written in the order of their names, so that equal content gives equal bytes."""
-    group = file.require_group(key)
-    for name in sorted(content.datasets):
-        array = content.datasets[name]
-        # gzip makes matches (mostly -1) three times smaller and takes 0.2 ms a pair. Features would become 7 % smaller and take
-        # 33 ms an image.
-        options = {"compression": 1} if name in ("matches0", "matching_scores0") and array.size > 64 else {}
-        group.create_dataset(name, data=array, **options)
-    for target, values in content.attributes.items():
-        (group[target] if target else group).attrs.update(values)

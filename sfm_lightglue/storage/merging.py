@@ -10,7 +10,8 @@ from pathlib import Path
 import h5py
 
 from sfm_lightglue.files import FOLDER_MARK, written_whole
-from sfm_lightglue.storage.layout import explained_damage, read_group, write_group
+from sfm_lightglue.storage.group_writer import GroupWriter
+from sfm_lightglue.storage.layout import explained_damage, read_group
 from sfm_lightglue.storage.record import GroupData
 from sfm_lightglue.storage.segment_folder import folder_of
 from sfm_lightglue.storage.segment_index import SegmentIndex
@@ -46,9 +47,10 @@ def write_merged(
     with written_whole(path) as temporary, explained_failure(path), h5py.File(temporary, "w", libver=LIBVER) as file:
         for name, value in attributes.items():
             file.attrs[name] = value
+        writer = GroupWriter(file)
         for key, stamp, content in _contents(index):
             if key not in dropped:  # h5py's copy would keep traces of the order of the segments
-                write_group(file, key, content)
+                writer.write(key, content)
                 found.append((key, stamp))
     return found
 

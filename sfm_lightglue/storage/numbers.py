@@ -66,12 +66,10 @@ class GeometryNumbers:
         """Verified matches of all pairs together."""
         return int(self.rows["num_agreeing"][self.verified].sum(dtype=np.int64))
 
-    def replaced(self, geometries: Mapping[int, TwoViewGeometry]) -> GeometryNumbers:
-        """These numbers with those of some new geometries, by position."""
-        rows = self.rows.copy()
+    def replace(self, geometries: Mapping[int, TwoViewGeometry]) -> None:
+        """Replaces the numbers of some pairs, by position, with those of new geometries."""
         for index, geometry in geometries.items():
-            rows[index] = row_of(geometry)
-        return GeometryNumbers(rows)
+            self.rows[index] = row_of(geometry)
 
     def geometry(self, index: int) -> TwoViewGeometry | None:
         """The geometry of a pair without inlier matches and matrices; None if the pair was not verified yet."""
@@ -93,6 +91,11 @@ class GeometryNumbers:
 
 
 NO_MATCHES = np.zeros((0, 2), np.int32)
+
+
+def unknown_numbers(count: int) -> GeometryNumbers:
+    """The numbers of pairs that were not verified yet."""
+    return GeometryNumbers(np.full(count, np.array(row_of(None), ROW)))
 
 
 def numbers_of(geometries: Iterable[TwoViewGeometry | None]) -> GeometryNumbers:

@@ -21,18 +21,26 @@ class GroupData:
 
 
 class Record(ABC):
-    """A result in a segment. `layout.py` and `safety.py` read it like an HDF5 group, with the same names."""
+    """A result. `layout.py` and `safety.py` read it like an HDF5 group, with the same names."""
 
     file: Any
-    """Has the path of the segment as `filename`."""
+    """Has the path of the file as `filename`."""
     name: str
     """`/` and the key."""
     attrs: Mapping[str, Any]
     """Attributes of the result."""
 
     @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether there is a dataset `name`."""
+
+    @abstractmethod
     def find(self, name: str) -> Any | None:
         """The dataset `name`, like an HDF5 dataset, or None if there is none."""
+
+    @abstractmethod
+    def numeric(self) -> Iterator[tuple[str, Any]]:
+        """The datasets of numbers by name, see `safety.numeric_datasets`."""
 
     @abstractmethod
     def matches(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -40,4 +48,4 @@ class Record(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[str]:
-        """Names of the datasets, sorted."""
+        """Names of the datasets, sorted; in files of other programs maybe of other members too."""

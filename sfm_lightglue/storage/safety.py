@@ -35,30 +35,14 @@ class RefusedFile(ValueError):
     """An HDF5 file points to other files, or declares arrays that are too large. None of its content is used."""
 
 
-def find_group(file: h5py.File, key: str) -> h5py.Group | None:
-    """The group `key`, or None if there is none. No link leads out of the file.
-
-    Raises: RefusedFile for a link on the way that is soft or external, or if `key` is a dataset.
-    """
-    end = key.find("/")
-    while True:
-        part = key if end < 0 else key[:end]
-        if not has_member(file, part):
-            return None
-        if end < 0:
-            break
-        end = key.find("/", end + 1)
-    found = file[key]
-    if not isinstance(found, h5py.Group):
-        raise RefusedFile(f"{file.filename}: {key!r} is a dataset, expected a group with datasets")
-    return found
-
-
 def has_member(group: h5py.Group, name: str) -> bool:
     """Whether a group has the member `name`. Raises: RefusedFile if it is a soft or an external link."""
-    if isinstance(group, Record):
-        return name in [*group]
-    links, encoded = group.id.links, name.encode()
+    return group.has(name) if isinstance(group, Record) else has_link(group, group.id, name)
+
+
+def has_link(group: h5py.Group | Record, id: h5py.h5g.GroupID, name: str) -> bool:
+    """As `has_member`, for a group with its low-level identifier."""
+    links, encoded = id.links, name.encode()
     if not encoded or not links.exists(encoded):
         return False
     if links.get_info(encoded).type == h5py.h5l.TYPE_HARD:
@@ -83,8 +67,8 @@ def find_dataset(group: h5py.Group, name: str) -> h5py.Dataset | None:
     return dataset
 
 
-def check_dataset(dataset: h5py.Dataset, group: h5py.Group, name: str) -> None:
-    """Checks the dataset `name` of a group without reading its numbers.
+def check_dataset(dataset: Any, group: h5py.Group | Record, name: str) -> None:
+    """Checks the dataset `name` of a group without reading its numbers: a `h5py.Dataset` or a `FileDataset`.
 
     Raises: RefusedFile if it is stored in other files, does not hold numbers, or takes too much memory.
     """
@@ -101,7 +85,7 @@ def check_dataset(dataset: h5py.Dataset, group: h5py.Group, name: str) -> None:
         _check_layout(dataset, group, name, num_bytes)
 
 
-def _check_layout(dataset: h5py.Dataset, group: h5py.Group, name: str, num_bytes: int) -> None:
+def _check_layout(dataset: Any, group: h5py.Group | Record, name: str, num_bytes: int) -> None:
     layout = dataset.id.get_create_plist()
     if layout.get_layout() == h5py.h5d.VIRTUAL:
         raise RefusedFile(f"{_place(group, name)} is a virtual dataset in other files: copy the data into the file (h5repack)")
@@ -112,7 +96,7 @@ def _check_layout(dataset: h5py.Dataset, group: h5py.Group, name: str, num_bytes
         raise RefusedFile(f"{_place(group, name)} of shape {dataset.shape} {problem}: write it again with the defaults of h5py")
 
 
-def _chunk_problem(dataset: h5py.Dataset, layout: h5py.h5p.PropDCID, num_bytes: int) -> str:
+def _chunk_problem(dataset: Any, layout: h5py.h5p.PropDCID, num_bytes: int) -> str:
     """Why reading the chunks of a dataset may take much more memory than the dataset; empty if it does not."""
     chunk = layout.get_chunk()
     chunk_bytes = math.prod(chunk) * dataset.dtype.itemsize
@@ -131,7 +115,7 @@ def _chunk_problem(dataset: h5py.Dataset, layout: h5py.h5p.PropDCID, num_bytes: 
     return ""
 
 
-def _inflation_problem(dataset: h5py.Dataset, chunk_bytes: int, filter_bit: int) -> str:
+def _inflation_problem(dataset: Any, chunk_bytes: int, filter_bit: int) -> str:
     """What is wrong with the compressed chunks; empty if each inflates to its declared size. Damaged chunks are left to HDF5."""
     infos: list[Any] = []
     dataset.id.chunk_iter(infos.append)
@@ -195,9 +179,6 @@ def numeric_datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
 
     Raises: RefusedFile if a member is a link, or a dataset is refused.
     """
-    if isinstance(group, Record):
-        yield from ((name, group.find(name)) for name in group)
-        return
     for name in group:
         has_member(group, name)  # raises for links
         if isinstance(member := group[name], h5py.Dataset) and member.dtype.kind in NUMBERS:
@@ -205,5 +186,5 @@ def numeric_datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
             yield name, member
 
 
-def _place(group: h5py.Group, name: str) -> str:
+def _place(group: h5py.Group | Record, name: str) -> str:
     return f"{group.file.filename}: {f'{group.name}/{name}'.strip('/')!r}"

@@ -21,9 +21,10 @@ import numpy as np
 
 from sfm_lightglue.files import FOLDER_MARK, written_whole
 from sfm_lightglue.storage.columns import Table
+from sfm_lightglue.storage.file_groups import FileGroup, find_group
 from sfm_lightglue.storage.layout import explained_damage, read_group
 from sfm_lightglue.storage.record import GroupData
-from sfm_lightglue.storage.safety import find_group, has_member, leaf_groups
+from sfm_lightglue.storage.safety import has_member, leaf_groups
 from sfm_lightglue.storage.segment_writer import Part, parts_of, write_segment
 from sfm_lightglue.storage.segments import ABOUT, INDEX, Segment
 
@@ -131,7 +132,7 @@ class GroupFile:
         order = np.argsort(found["high"], kind="stable")
         return {name: array[order] for name, array in found.items()}
 
-    def record(self, table: int, row: int) -> h5py.Group:
+    def record(self, table: int, row: int) -> FileGroup | None:
         """A result."""
         with explained_damage(self.path):
             return find_group(self._file, self.tables[table].text("key", row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import zlib
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 
 from sfm_lightglue.storage.columns import Column, Schema, Table, tables_of
+from sfm_lightglue.storage.group_writer import DatasetWriter
 from sfm_lightglue.storage.hashes import KEY_SEPARATOR, STAMP_SEPARATOR, hash_texts
 from sfm_lightglue.storage.record import GroupData
 from sfm_lightglue.storage.segments import ABOUT, INDEX, VERSION
@@ -78,11 +80,12 @@ def write_segment(
     with h5py.File(path, "w", libver=LIBVER) as file:
         file.attrs.update(attributes)
         columns: dict[str, Any] = {}
+        writer = DatasetWriter()
         for name, array in index.items():
-            columns[f"index.{name}"] = _write(file, f"index.{name}", array.dtype.str, array.shape, [array])
+            columns[f"index.{name}"] = _write(writer, file, f"index.{name}", array.dtype.str, array.shape, [array])
         for number, (schema, group) in enumerate(by_schema.items()):
             for name, dtype, shape, blocks in _columns(schema, group):
-                columns[f"{number}.{name}"] = _write(file, f"{number}.{name}", dtype, shape, blocks)
+                columns[f"{number}.{name}"] = _write(writer, file, f"{number}.{name}", dtype, shape, blocks)
         tables = [(schema.to_json(), sum(part.num_rows for part in group)) for schema, group in by_schema.items()]
         about: dict[str, Any] = {"version": VERSION, "tables": tables, "columns": columns}
         content = json.dumps(about | ({} if source is None else {"source": list(source)})).encode()
@@ -134,9 +137,15 @@ def _blocks(column: Column, start: int, stop: int) -> Iterator[np.ndarray]:
         yield column[first : min(stop, first + step)]
 
 
-def _write(file: h5py.File, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> list[Any]:
+def _write(
+    writer: DatasetWriter, file: h5py.File, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray]
+) -> list[Any]:
     """Writes a block. Returns its place, type, shape and checksum, as `about` lists them."""
-    dataset, row, checksum = file.create_dataset(name, shape, dtype), 0, 0
+    first = next(blocks := iter(blocks), np.zeros((0, *shape[1:]), dtype))
+    if first.shape == shape:  # all of it
+        array = np.ascontiguousarray(first, dtype)
+        return [writer.write(file, name, array), dtype, list(shape), zlib.crc32(array.tobytes()) if array.size else 0]
+    dataset, row, checksum, blocks = file.create_dataset(name, shape, dtype), 0, 0, itertools.chain([first], blocks)
     for block in blocks:
         if block.size:
             block = np.ascontiguousarray(block, dtype)

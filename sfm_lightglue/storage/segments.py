@@ -203,6 +203,10 @@ class StoredRecord(Record):
     def __iter__(self) -> Iterator[str]:
         return iter(sorted([*self._names, *([MATCHES, SCORES] if self._table.schema.matches else [])]))
 
+    def has(self, name: str) -> bool:
+        """See `Record`."""
+        return name in self._names or (bool(self._table.schema.matches) and name in (MATCHES, SCORES))
+
     def find(self, name: str) -> StoredDataset | None:
         """See `Record`."""
         if (number := self._names.get(name)) is None:
@@ -216,6 +220,10 @@ class StoredRecord(Record):
             raise RefusedFile(f"{self.file.filename}: {self.name[1:]} has {name} of shape {shape} in {stop - start} numbers")
         column = self._table.columns[f"d{number}"]
         return StoredDataset(np.dtype(dtype), shape, self._attributes_of(name), lambda: column[start:stop].reshape(shape))
+
+    def numeric(self) -> Iterator[tuple[str, StoredDataset | None]]:
+        """See `Record`."""
+        return ((name, self.find(name)) for name in self)
 
     def matches(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Indices int64 (k, 2) and scores (k,) of matches that are stored as a list; None if they are not.

@@ -13,9 +13,10 @@ import numpy as np
 from sfm_lightglue.files import FOLDER_MARK
 from sfm_lightglue.products import Pair
 from sfm_lightglue.storage.columns import TEXT, Table
+from sfm_lightglue.storage.file_groups import FileGroup, find_group
 from sfm_lightglue.storage.hashes import KEY_SEPARATOR, code_pairs, hash_pairs, hash_texts
 from sfm_lightglue.storage.layout import explained_damage
-from sfm_lightglue.storage.safety import check_file, find_group, leaf_groups
+from sfm_lightglue.storage.safety import check_file, leaf_groups
 from sfm_lightglue.storage.segment_folder import GroupFile, folder_of, list_segments, open_segment
 from sfm_lightglue.storage.segment_index import SegmentIndex
 from sfm_lightglue.storage.segments import Segment
@@ -70,7 +71,7 @@ class FileSource:
             self.file = h5py.File(path, "r")
         self.attrs = self.file.attrs
 
-    def find(self, key: str) -> h5py.Group | None:
+    def find(self, key: str) -> FileGroup | None:
         return find_group(self.file, key)
 
     def keys(self) -> list[str]:
@@ -155,8 +156,8 @@ class SegmentSource:
         for segment, table, at, rows in self.index.tables(entries):
             number = next((i for i, (name, _, _) in enumerate(table.schema.datasets) if name == dataset), None)
             if isinstance(segment, GroupFile):
-                groups = [self.index.record(int(entry)) for entry in entries[at]]
-                found[at] = [group[dataset].shape[0] if dataset in group else -1 for group in groups]
+                stored = [self.index.record(int(entry)).find(dataset) for entry in entries[at]]
+                found[at] = [-1 if each is None else each.shape[0] for each in stored]
             elif number is not None and table.schema.datasets[number][2] == 1:
                 found[at] = np.diff(table.columns[f"d{number}.ends"][:], prepend=0)[rows]
             elif number is not None and table.schema.datasets[number][2] > 1:

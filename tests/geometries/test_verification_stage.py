@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pickle
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,8 @@ from sfm_lightglue.cameras import Camera
 from sfm_lightglue.geometries import stage
 from sfm_lightglue.geometries.stage import verify_pairs
 from sfm_lightglue.geometries.verification import VerificationOptions
-from sfm_lightglue.products import Features, Pair
-from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group, shards
+from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.storage import GeometryNumbers, H5Reader, ShardStore, features_to_group, match_key, matches_to_group, shards
 
 OPTIONS = VerificationOptions(2.0, 20, 0.0, 0.9999, 200, 0, None, 0.3)
 NAMES = [f"{number}.jpg" for number in range(6)]
@@ -61,6 +64,68 @@ def test_the_report_has_the_numbers_of_the_stored_geometries(folder: Path, tmp_p
     assert report.configurations == dict(sorted(Counter(geometry.configuration for geometry in geometries).items()))
     assert report.rejected_because == {"few matches": 5}
     assert report.max_error_px == (min(errors), max(errors)) == (3.0, 11.0)
+
+
+def test_the_numbers_of_new_pairs_are_those_that_the_file_has(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, asked = [], []
+    summarise, geometry_numbers = stage._summarise, H5Reader.geometry_numbers
+
+    def remembered(numbers: GeometryNumbers, *others: Any) -> stage.VerificationReport:
+        found.append(numbers.rows.copy())
+        return summarise(numbers, *others)
+
+    def counted(self: H5Reader, pairs: list[Pair]) -> GeometryNumbers:
+        asked.append(len(pairs))
+        return geometry_numbers(self, pairs)
+
+    monkeypatch.setattr(stage, "_summarise", remembered)
+    monkeypatch.setattr(H5Reader, "geometry_numbers", counted)
+    for pairs in (PAIRS[:9], PAIRS, PAIRS):
+        verify(folder, tmp_path / "verification.h5", pairs)
+    assert asked == [0, 9, 15]  # only those that were verified by an earlier call
+    with H5Reader(tmp_path / "verification.h5") as reader:
+        stored = geometry_numbers(reader, PAIRS).rows
+    for rows in found[1:]:
+        assert rows.tobytes() == stored.tobytes()
+
+
+def test_matches_that_were_read_for_the_overlays_are_not_read_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Counter[Pair]()
+    read_matches = stage.read_matches
+
+    def counted(reader: H5Reader, pair: Pair) -> Any:
+        read[pair] += 1
+        return read_matches(reader, pair)
+
+    monkeypatch.setattr(stage, "read_matches", counted)
+    monkeypatch.setattr(stage, "MAX_SAMPLED_PAIRS", 4)
+    options = dataclasses.replace(OPTIONS, stationary_max_error_px=2.0)
+    files = folder / "features.h5", folder / "matches.h5"
+    verify_pairs(*files, PAIRS, tmp_path / "verification.h5", options, dict.fromkeys(NAMES, CAMERA), names=NAMES)
+    assert read == dict.fromkeys(PAIRS, 1)
+
+
+def test_other_processes_do_not_get_the_matches_that_were_read() -> None:
+    matches = Matches(np.zeros((1, 2), np.int32), np.ones(1, np.float32))
+    recipe = stage.VerificationRecipe(Path("f"), Path("m"), {}, OPTIONS, read_before={PAIRS[0]: matches})
+    assert pickle.loads(pickle.dumps(recipe)) == dataclasses.replace(recipe, read_before={})
+
+
+def test_parts_of_a_geometry_are_those_of_the_whole(folder: Path, tmp_path: Path) -> None:
+    verify(folder, tmp_path / "verification.h5")
+    with H5Reader(tmp_path / "verification.h5") as reader:
+        numbers = reader.geometry_numbers(PAIRS)
+        for place, pair in enumerate(PAIRS):
+            whole, bare = reader.geometry(pair.name0, pair.name1), numbers.geometry(place)
+            assert bare is not None
+            np.testing.assert_array_equal(reader.inlier_matches(pair.name0, pair.name1), whole.inlier_matches)
+            np.testing.assert_equal(asdict(reader.with_arrays(bare, pair.name0, pair.name1)), asdict(whole))
+        with pytest.raises(KeyError, match="run the stage verify first"):
+            reader.inlier_matches("0.jpg", "other.jpg")
 
 
 def test_each_image_is_read_once_and_without_descriptors(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,9 @@ def model(folder: Path) -> pycolmap.Reconstruction:
 
 def positions_at(names: list[str], places: np.ndarray, deviation_m: float = 0.3) -> GpsPositions:
     geodetic = ORIGIN.to_geodetic(places)
-    return GpsPositions(names, geodetic, np.full(len(names), deviation_m), Origin.between(geodetic))
+    return GpsPositions(
+        names, geodetic, np.full(len(names), deviation_m), np.full((len(names), 2), np.nan), Origin.between(geodetic)
+    )
 
 
 def centers_of(model: pycolmap.Reconstruction, names: Iterable[str]) -> np.ndarray:
@@ -294,7 +296,9 @@ def test_a_drone_flight_is_placed_by_its_exif_and_no_wild_position_bends_it() ->
     model = model_at(dict(zip(names, DRONE_CENTERS, strict=True)))
 
     def estimate(geodetic: np.ndarray) -> Georeference:
-        positions = GpsPositions(names, geodetic, np.full(18, UNKNOWN_ACCURACY_M), Origin.between(geodetic))
+        positions = GpsPositions(
+            names, geodetic, np.full(18, UNKNOWN_ACCURACY_M), np.full((18, 2), np.nan), Origin.between(geodetic)
+        )
         return estimate_georeference(model, positions, seed=0)
 
     right = estimate(geodetic)

@@ -33,6 +33,7 @@ OPTIONS = ReconstructionOptions(
     min_model_size=3,
     min_num_matches=15,
     max_error_px=4.0,
+    position_priors="none",
     align="none",
     extract_colors=False,
     num_threads=1,

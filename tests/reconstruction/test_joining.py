@@ -34,6 +34,7 @@ OPTIONS = ReconstructionOptions(
     seed=0,
     max_cluster_size=150,
     cluster_overlap=20,
+    position_priors="none",
     align="none",
 )
 NUM_IMAGES = 6

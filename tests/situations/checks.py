@@ -100,6 +100,22 @@ def clusters_that_are_not_joined() -> None:
     _told_first("reconstruction=clusters", "reconstruction.join=false", words=("reconstruction.join=true",))
 
 
+def priors_without_positions() -> None:
+    _told_first("reconstruction.position_priors=gps", words=("needs 5 photos", "0 of 3 photos", "dataset.positions=FILE"))
+
+
+def priors_without_altitudes() -> None:
+    Path("gps.csv").write_text("name,latitude,longitude\n00.jpg,48,9\n01.jpg,48,9.1\n")
+    words = ("GPS position and altitude", "0 of 3 photos")
+    _told_first("reconstruction.position_priors=gps", "dataset.positions=gps.csv", words=words)
+
+
+def priors_of_known_poses() -> None:
+    Path("poses.txt").write_text(POSE)
+    mistakes = ("reconstruction=triangulation", "dataset.poses=poses.txt", "reconstruction.position_priors=gps")
+    _told_first(*mistakes, words=("part of the final adjustment", "reconstruction=triangulation"))
+
+
 def several_mistakes() -> None:
     listed = ("pairs=list", "pairs.path=pairs.txt")
     mistakes = ("geometries.max_error_px=-1", "dataset.poses=poses.txt", "reconstruction=triangulation")

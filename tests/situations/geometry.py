@@ -95,6 +95,17 @@ def one_wild_position() -> None:
     np.testing.assert_allclose(_scale_of_the_model(scene, left_out=3), 1, atol=0.02)
 
 
+def wild_prior() -> None:
+    scene = save_scene(6)
+    positions = _positions(scene)
+    positions[3] = (positions[3][0] + 0.1, *positions[3][1:])
+    _tag_photos(scene, positions)
+    assert run_scene("reconstruction.position_priors=gps").works()
+    summary = Path("out/summary.json").read_text()
+    assert "6 positions are priors" in summary and "; wild positions: 1" in summary
+    np.testing.assert_allclose(_scale_of_the_model(scene, left_out=3), 1, atol=0.02)
+
+
 def positions_from_a_table() -> None:
     scene = save_scene()
     rows = [f"{name},{lat:.9f},{lon:.9f},{alt:.3f}" for name, (lat, lon, alt) in zip(scene.names, _positions(scene), strict=True)]
