@@ -64,6 +64,7 @@ SITUATIONS = (
     S("files of others", "`database.db`", "refused, same bytes", files.foreign_database),
     S("files of others", "`reconstruction/notes.txt`", "refused, same bytes", files.foreign_reconstruction),
     S("files of others", "`reconstruction.clusters/notes.txt`", "refused, same bytes", files.foreign_clusters),
+    S("files of others", "a database with pairs, but no images", "the message says so", files.database_without_images),
     S("files of others", "`pairs.txt`", "refused, same bytes", files.foreign_pairs),
     S("files of others", "`dense/fused.ply` in a model", "kept when models are replaced", files.own_file_in_a_model),
     S("files of others", "`output=` or no dataset", "refused, no folder is made", files.output_without_a_name),

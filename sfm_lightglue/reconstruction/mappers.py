@@ -16,6 +16,7 @@ import numpy as np
 import pycolmap
 
 from sfm_lightglue.execution.progress import progress_bar
+from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.ranges import check_ranges
 from sfm_lightglue.registry import closest
 
@@ -32,6 +33,8 @@ LOCAL_TOLERANCE, GLOBAL_TOLERANCE = 1e-3, 1e-4
 is 0."""
 GROWTH = 1.4
 """Then all photos are adjusted together when their number, or that of the points, has grown by this factor; COLMAP's is 1.1."""
+MAX_NUM_IMAGES = 2**31 - 1
+"""The pair of images i < j has the pair_id i * MAX_NUM_IMAGES + j in COLMAP's databases."""
 MAX_FORWARD, MIN_ANGLE_DEG = 1.0, 4.0
 """Of the first pair, if no other is found: any direction of motion, and the angle between rays. COLMAP's are 0.95 (cosine between
 motion and view) and 16 degrees; it halves the angle twice, so 1 degree is the least."""
@@ -347,3 +350,23 @@ def has_verified_pairs(database: Path) -> bool:
     """Whether there is anything to map."""
     with pycolmap.Database.open(database) as rows:
         return rows.num_verified_image_pairs() > 0
+
+
+def check_images(database: Path) -> None:
+    """Raises: ValueError if verified pairs in the database are of images that its table `images` does not have.
+
+    COLMAP's mappers end with `unordered_map::at` then.
+    """
+    with pycolmap.Database.open(database) as rows:
+        known = [image.image_id for image in rows.read_all_images()]
+        pair_ids, counts = rows.read_two_view_geometry_num_inliers()
+    verified = np.asarray(pair_ids, np.int64)[np.asarray(counts, np.int64) > 0]
+    of_pairs = np.unique(np.concatenate([verified // MAX_NUM_IMAGES, verified % MAX_NUM_IMAGES]))
+    missing = np.setdiff1d(of_pairs, known)
+    if len(missing):
+        pairs, images = count_of(len(verified), "verified pair"), count_of(len(of_pairs), "image")
+        raise ValueError(
+            f"{database} has {pairs} of {images}, but its table images lacks {len(missing)} of them, the first with "
+            f"image_id={missing[0]}: it was not written completely, or two databases are mixed. Build it again, or add the "
+            "images with their names and cameras"
+        )

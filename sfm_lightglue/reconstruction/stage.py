@@ -37,6 +37,7 @@ from sfm_lightglue.reconstruction.mappers import (
     AUTO,
     CLUSTERS,
     ReconstructionOptions,
+    check_images,
     chosen_num_threads,
     has_verified_pairs,
     image_names,
@@ -83,7 +84,8 @@ def reconstruct(
 
     Raises:
         FileNotFoundError: `database` does not exist.
-        ValueError: the mapper `triangulation` has no known pose of any image; or no run has written the folder `output`.
+        ValueError: the mapper `triangulation` has no known pose of any image; or no run has written the folder `output`; or
+            images of verified pairs are not in the database.
         RuntimeError: the mapper `clusters` could not map a cluster; the others are kept.
         KeyboardInterrupt: Ctrl-C was pressed; the partial models are written.
     """
@@ -92,6 +94,7 @@ def reconstruct(
         raise FileNotFoundError(f"{database} does not exist: run the stage database first")
     with keeps_time(database):
         names = image_names(database)
+        check_images(database)
     if features is None and result_exists(database.with_name("features.h5")):
         features = database.with_name("features.h5")
     scale, orientations = _about_photos(features, names) if features is not None else (1.0, {})
