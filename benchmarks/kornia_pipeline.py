@@ -32,7 +32,7 @@ from sfm_lightglue.networks.lightglue_checkpoints import convert_state_dict
 from sfm_lightglue.networks.weights import load_weights
 from sfm_lightglue.pair_files import read_pairs, write_pairs
 from sfm_lightglue.pipeline import database, reconstruct_models, verify
-from sfm_lightglue.products import Features, Matches, Pair
+from sfm_lightglue.products import Features, Matches, Pair, sorted_pairs
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.storage import H5Reader, ShardStore, features_to_group, match_key, matches_to_group
 from sfm_lightglue.summary import recorded
@@ -86,7 +86,8 @@ def run_with_kornia(options: argparse.Namespace) -> None:
             for name, photo in photos.items():
                 store.add(name, features_to_group(photo.to_features(name)), "photo")
             store.merge()
-    pairs = [Pair(name0, name1) for name0, name1 in itertools.combinations(sorted(photos), 2)]
+    chosen = read_pairs(options.pairs) if options.pairs else itertools.starmap(Pair, itertools.combinations(photos, 2))
+    pairs = sorted_pairs(chosen)
     write_pairs(run.folder.pairs, pairs)
     with recorded(run.folder, "match", {}):
         matches = match_all(photos, pairs)
@@ -106,7 +107,7 @@ def detect_all(images: Path, options: argparse.Namespace) -> dict[str, Photo]:
     network = ALIKED("aliked-n16", max_num_keypoints=options.keypoints, detection_threshold=DETECTION_THRESHOLD).eval()
     network.load_state_dict(load_weights("aliked-n16")[0], strict=False)  # the module has a constant that the weights lack
     photos = {}
-    for path in sorted(images.iterdir()):
+    for path in sorted(path for path in images.rglob("*") if path.is_file()):
         image = Image.open(path).convert("RGB")
         full_size = image.size
         factor = min(1, options.resize / max(full_size))
@@ -116,7 +117,9 @@ def detect_all(images: Path, options: argparse.Namespace) -> dict[str, Photo]:
         keypoints = found.keypoints.clamp(min=0).minimum(
             found.keypoints.new_tensor(image.size) - 1
         )  # LightGlue needs keypoints inside the photo
-        photos[path.name] = Photo(keypoints, found.keypoint_scores, found.descriptors, image.size, full_size)
+        photos[path.relative_to(images).as_posix()] = Photo(
+            keypoints, found.keypoint_scores, found.descriptors, image.size, full_size
+        )
     return photos
 
 
@@ -206,6 +209,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     parser.add_argument("--compare", type=int, metavar="N", default=0, help="run both pipelines N times")
     parser.add_argument("--set", default="fountain_p11", help="folder with images/ and poses.txt in DATA")
+    parser.add_argument("--pairs", type=Path, help="file with the pairs that kornia matches, such as the pairs.txt of a run")
     parser.add_argument("--unknown-cameras", action="store_true", help="intrinsics are estimated, as by default")
     parser.add_argument("--keypoints", type=int, default=2048)
     parser.add_argument("--resize", type=int, default=1024, help="longest side, px")

@@ -1,7 +1,8 @@
 """From photos to a model, each pipeline as a process of its own, in turn: this package, COLMAP with SIFT, and kornia's networks.
 
-    python benchmarks/photos_to_model.py DATA OUT                              medians of three rounds, as a table in RESULTS.md
-    python benchmarks/photos_to_model.py DATA OUT --sets herzjesu_p8 --rounds 1 --pipelines default colmap-sift
+    python benchmarks/photos_to_model.py DATA OUT                              one run of each, as a table in RESULTS.md
+    python benchmarks/photos_to_model.py DATA OUT --rounds 3                   medians of three runs
+    python benchmarks/photos_to_model.py DATA OUT --sets herzjesu_p8 --pipelines default colmap-sift
 
 Nothing is known about the cameras, and all pairs are matched. COLMAP takes the photos at full size with its own defaults.
 """
@@ -35,6 +36,7 @@ OURS = {
 """Pipelines of this package -> overrides."""
 COLMAP, KORNIA = "colmap-sift", "kornia"
 NAMES = {COLMAP: "COLMAP, SIFT (pycolmap)", KORNIA: "kornia, ALIKED + LightGlue"}
+SETS = "fountain_p11", "herzjesu_p8", "lund_door12", "sacre_coeur10"
 HEADER = ("pipeline", "s", "from-to", "CPU s", "x COLMAP", "x kornia", "peak MB", "photos", "points", "AUC@1", "AUC@5")
 
 
@@ -78,8 +80,9 @@ def compare(options: argparse.Namespace) -> str:
         poses = options.data / name / "poses.txt"
         rows = [[NAMES.get(each, each), *times_of(each, costs), *accuracy_of(folders[each], poses)] for each in costs]
         tables.append(f"### {name}\n\n{markdown_table(HEADER, rows)}")
+    runs = "one run each, one after the other" if options.rounds == 1 else f"medians of {options.rounds} rounds in turn"
     facts = {
-        "time": f"medians of {options.rounds} rounds in turn, of whole processes; ours also write tables, pictures and the page",
+        "time": f"{runs}, of whole processes; ours also write tables, pictures and the page",
         **({"load": options.load} if options.load else {}),
     }
     return section(f"Version {__version__}, {hardware('cpu')}", facts, tables)
@@ -102,7 +105,8 @@ def times_of(pipeline: str, costs: Mapping[str, Sequence[ProcessCost]]) -> list[
     own = [cost.seconds for cost in costs[pipeline]]
     ratios = [f"{seconds[each] / seconds[pipeline]:.2f}" if each in seconds else "-" for each in (COLMAP, KORNIA)]
     cpu, peak = (statistics.median(getattr(cost, key) for cost in costs[pipeline]) for key in ("cpu_seconds", "peak_mb"))
-    return [f"{seconds[pipeline]:.1f}", f"{min(own):.1f}-{max(own):.1f}", f"{cpu:.1f}", *ratios, f"{peak:.0f}"]
+    span = f"{min(own):.1f}-{max(own):.1f}" if len(own) > 1 else "-"
+    return [f"{seconds[pipeline]:.1f}", span, f"{cpu:.1f}", *ratios, f"{peak:.0f}"]
 
 
 def accuracy_of(folder: Path, poses: Path) -> list[str]:
@@ -133,11 +137,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
-    parser.add_argument("--sets", nargs="+", default=["fountain_p11", "herzjesu_p8"], help="folders with images/ in DATA")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), help="folders with images/ in DATA")
     pipelines = [*OURS, COLMAP, KORNIA]
-    usual = ["default", "fast", "aliked", COLMAP, KORNIA]
+    usual = ["default", "aliked", COLMAP, KORNIA]
     parser.add_argument("--pipelines", nargs="+", choices=pipelines, default=usual)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each pipeline")
     parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value", help="overrides for this package")
     parser.add_argument("--load", default="", help="what else the machine does, for the record")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file with a section for each version and machine")

@@ -194,8 +194,10 @@ class _Source:
                 writer.add_pose_prior(ids, self.priors[name])
         writer.delete_pairs(change.deleted.tolist())
         for place in order[change.pairs].tolist():
-            pair = pairs[place]
-            geometry = self.geometries.geometry(pair.name0, pair.name1)
+            pair, geometry = pairs[place], numbers.geometry(place)
+            assert geometry is not None, "all pairs were verified"
+            if geometry.is_verified:
+                geometry = self.geometries.with_arrays(geometry, pair.name0, pair.name1)
             writer.add_pair(self.ids[pair.name0].image, self.ids[pair.name1].image, read_matches(self.matches, pair), geometry)
         writer.write_stamps([(-camera_id, content.cameras[camera_id]) for camera_id in change.cameras])
         writer.write_stamps([(image_id, content.images[image_id]) for image_id in change.images])

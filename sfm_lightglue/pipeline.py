@@ -46,7 +46,7 @@ from sfm_lightglue.presentation import drawing_beside, write_report, write_table
 from sfm_lightglue.products import Pair
 from sfm_lightglue.reconstruction import reconstruct
 from sfm_lightglue.reconstruction.alignment import describe_alignments
-from sfm_lightglue.refinement import NO_REFINEMENT, refine_keypoints
+from sfm_lightglue.refinement import NO_REFINEMENT, is_too_small_for, refine_keypoints
 from sfm_lightglue.run_cameras import assign_cameras, verified_cameras
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.run_folder import RunFolder
@@ -265,7 +265,7 @@ def reconstruct_models(run: Run) -> None:
     """Reconstructs the scene: database.db -> reconstruction/0 ... n."""
     with run.recorded("reconstruct") as record:
         options, known_poses = run.options.reconstruction, {}
-        if options.name == "triangulation" and run.options.dataset.poses:
+        if run.options.dataset.poses and (options.name == "triangulation" or options.position_priors == "poses"):
             poses = read_poses(Path(run.options.dataset.poses))
             poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}
@@ -351,9 +351,11 @@ def _is_refined(run: Run) -> bool:
 
 def _has_too_many_matches(run: Run) -> bool:
     """Whether more matches were verified than can be refined; says so."""
+    limit = run.options.refinement.max_matches
+    if is_too_small_for(run.folder.verification, limit):
+        return False
     with run.folder.open_verification() as reader:
         number = reader.geometry_numbers(run.folder.read_pairs()).num_inliers
-    limit = run.options.refinement.max_matches
     if number > limit:
         logger.info("%d verified matches are more than refinement.max_matches=%d: keypoints stay as detected", number, limit)
     return number > limit

@@ -251,9 +251,11 @@ def test_photos_become_a_model_with_each_pipeline_in_turn(
     photos_to_model = benchmark("photos_to_model")
     monkeypatch.setattr(photos_to_model, "run_process", run_here)
     results = tmp_path / "RESULTS.md"
-    options = ["--sets", "fountain_p11", "--rounds", "1", "--pipelines", "sift", "colmap-sift", "--results", str(results)]
+    options = ["--sets", "fountain_p11", "--pipelines", "sift", "colmap-sift", "--results", str(results)]
     photos_to_model.main([str(data), str(tmp_path / "out"), *options])
+    assert "- time: one run each, one after the other, of whole processes" in results.read_text(encoding="utf-8")
     rows = table(results.read_text(encoding="utf-8"), "pipeline")
+    assert all(row[2] == "-" for row in rows), "one run has no range"
     assert [row[0] for row in rows] == ["sift", "COLMAP, SIFT (pycolmap)"]
     assert [row[4] for row in rows] == ["1.00", "1.00"] and [row[5] for row in rows] == ["-", "-"]  # each process takes 2 s here
     assert [row[7] for row in rows] == [str(NUM_PHOTOS)] * 2

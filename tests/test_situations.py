@@ -64,6 +64,7 @@ SITUATIONS = (
     S("files of others", "`database.db`", "refused, same bytes", files.foreign_database),
     S("files of others", "`reconstruction/notes.txt`", "refused, same bytes", files.foreign_reconstruction),
     S("files of others", "`reconstruction.clusters/notes.txt`", "refused, same bytes", files.foreign_clusters),
+    S("files of others", "a database with pairs, but no images", "the message says so", files.database_without_images),
     S("files of others", "`pairs.txt`", "refused, same bytes", files.foreign_pairs),
     S("files of others", "`dense/fused.ply` in a model", "kept when models are replaced", files.own_file_in_a_model),
     S("files of others", "`output=` or no dataset", "refused, no folder is made", files.output_without_a_name),
@@ -133,6 +134,7 @@ SITUATIONS = (
     S("check first", "`geometries.max_error_px=0`", "told at once", checks.range_of_an_option),
     S("check first", "`reconstruction.position_priors=gps`, photos without GPS", "told at once", checks.priors_without_positions),
     S("check first", "`reconstruction.position_priors=gps`, no altitudes", "told at once", checks.priors_without_altitudes),
+    S("check first", "`reconstruction.position_priors=poses` without poses", "told at once", checks.priors_without_poses),
     S("check first", "`reconstruction.position_priors=gps` with known poses", "told at once", checks.priors_of_known_poses),
     S("check first", "`reconstruction=clusters reconstruction.join=false`", "told at once", checks.clusters_that_are_not_joined),
     S(

@@ -9,13 +9,15 @@ verified with this lens, and the database has it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pycolmap
 
 from sfm_lightglue.cameras import Camera, CameraAssignment
+from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.products import Pair
 from sfm_lightglue.storage import H5Reader
 
@@ -30,8 +32,8 @@ ordinary photos have 0.95 to 0.99 (all pairs together), rendered photos with 10 
 MIN_GAIN = 1.08
 """A lens needs this many times the matches that fit fundamental matrices. Ordinary lenses reach 1.00 (nine sets of photos) or
 1.02 (rendered, little distortion), a radial term of -0.12 1.11, a fisheye lens of 110 degrees 1.5 to 2.0."""
-FISHEYE_GAIN = 1.05
-"""A fisheye lens needs this many times the matches that fit the best other lens, both before their adjustment."""
+FISHEYE_GAIN = 1.02
+"""A fisheye lens needs this many times the matches that fit the best other lens."""
 FIELDS_DEG = (105, 120, 135, 150, 170, 190, 215)
 """Fields of view along the diagonal of the fisheye lenses that are tried. They have equal angles at equal distances."""
 FOCAL_FACTORS, RADIAL_TERMS = (0.6, 0.75, 0.95, 1.2), (-0.1, -0.2, -0.3)
@@ -42,6 +44,12 @@ STORED_FISHEYE = "OPENCV_FISHEYE"
 """The model that fisheye photos get: programs read it, and its two further terms are found by the mapper."""
 MIN_MATCHES = 20
 """Matches of a pair that is tried."""
+MIN_SAME_LENS, MIN_USUAL = 0.88, 0.75
+"""A pair has the lens if this many times the matches that fit a fundamental matrix fit it, and this many times the usual share of
+its matches. Measured with rendered photos: 0.98 or more if both have the lens. Pairs of other zooms reach 0.3 to 0.8 of the first
+or of the second, and rarely more of both."""
+MAX_TRIED, MAX_TESTED, MAX_OTHERS = 6, 100, 0.1
+"""Pairs of each photo that are tried; photos that are tested; share of them without the lens up to which the rest has it."""
 MIN_TRIALS, NUM_ROUGH_TRIALS, MAX_TRIALS = 50, 100, 300
 """Trials of RANSAC, the second number for rough lenses. COLMAP makes 1000 or more."""
 NUM_ADJUSTMENTS = 3
@@ -59,7 +67,7 @@ Matched: TypeAlias = tuple[np.ndarray, np.ndarray, float]
 
 @dataclasses.dataclass(frozen=True)
 class Lens:
-    """A lens that fits the matches of some photos much better than one without distortion."""
+    """A lens that fits the matches of some photos of a group much better than one without distortion."""
 
     camera: pycolmap.Camera
     before: int
@@ -68,20 +76,24 @@ class Lens:
     """... and those that fit essential matrices with this lens."""
     total: int
     """All their matches."""
+    without: tuple[str, ...] = ()
+    """Photos of the group that have another lens or zoom, sorted."""
 
     def describe(self) -> str:
         """A sentence."""
         camera = self.camera
         kind = "a fisheye lens" if camera.is_perspective_fisheye() else "a lens with distortion"
+        others = f"; {count_of(len(self.without), 'photo')} of this size have another one" if self.without else ""
         return (
             f"photos of {camera.width} x {camera.height} px have {kind}: {self.after} instead of {self.before} of "
-            f"{self.total} matches fit that were tried"
+            f"{self.total} matches fit that were tried{others}"
         )
 
-    def to_settings(self) -> list[float | str]:
+    def to_settings(self) -> dict[str, Any]:
         """Model, focal length px and radial terms, as values for JSON; rounded, so that all computers find the same."""
         focal_px, _, _, *radial = self.camera.params
-        return [self.camera.model.name, round(float(focal_px), 1), *(round(float(term), 4) for term in radial)]
+        params = [round(float(focal_px), 1), *(round(float(term), 4) for term in radial)]
+        return {"model": self.camera.model.name, "params": params, "without": list(self.without)}
 
 
 def find_lens(matched: Sequence[Matched], size: tuple[int, int]) -> Lens | None:
@@ -100,21 +112,55 @@ def find_lens(matched: Sequence[Matched], size: tuple[int, int]) -> Lens | None:
         count, name = _num_agreeing(matched, camera, NUM_ROUGH_TRIALS), camera.model.name
         if name not in best or count > best[name][0]:
             best[name] = count, camera
-    count, camera = best[FISHEYE if best[FISHEYE][0] > FISHEYE_GAIN * best[ORDINARY][0] else ORDINARY]
-    for _ in range(NUM_ADJUSTMENTS):
-        adjusted = _adjusted(matched, camera)
-        if adjusted.has_bogus_params(*PLAUSIBLE):
-            break
-        before, count = count, max(count, _num_agreeing(matched, adjusted, MAX_TRIALS))
-        if count == before:
-            break
-        camera = adjusted
+    found = {name: _adjusted_until_best(matched, camera) for name, (_, camera) in best.items()}
+    count, camera = found[FISHEYE if found[FISHEYE][0] > FISHEYE_GAIN * found[ORDINARY][0] else ORDINARY]
     total = sum(len(pair[0]) for pair in matched)
     return Lens(camera, fitting, count, total) if count >= MIN_GAIN * max(fitting, NUM_PAIRS) else None
 
 
+def photos_without(lens: Lens, names: Iterable[str], pairs: Iterable[Pair], read: Callable[[Pair], Matched]) -> tuple[str, ...]:
+    """The photos of a group that do not have its lens, sorted: other zooms, or cameras, of the same size.
+
+    The photos with the fewest fitting pairs are taken out one by one, until at least half of the pairs of each photo with the
+    others fit. Some photos stand for all if nearly all of them have the lens.
+
+    Args:
+        lens: found from some of their pairs.
+        names: the photos of the group.
+        pairs: pairs of these photos, those with most matches first.
+        read: gives the matches of a pair.
+    """
+    fits, trials = dict[Pair, bool](), Counter[str]()
+    for pair in pairs:
+        ends = {name for name in (pair.name0, pair.name1) if trials[name] < MAX_TRIED}
+        if ends and (len(trials) < MAX_TESTED or ends & {*trials}):
+            trials.update((pair.name0, pair.name1))
+            fits[pair] = _fits(lens, _thinned(*read(pair)))
+    having = {*trials}
+    while having:
+        votes = {name: [1, 2] for name in having}  # twice the fitting pairs, and all; a photo without pairs has half of one
+        for pair, fit in fits.items():
+            if pair.name0 in having and pair.name1 in having:
+                for name in (pair.name0, pair.name1):
+                    votes[name][0] += 2 * fit
+                    votes[name][1] += 2
+        worst = min(having, key=lambda name: (votes[name][0] / votes[name][1], name))
+        if 2 * votes[worst][0] >= votes[worst][1]:
+            break
+        having.discard(worst)
+    failed = {*trials} - having
+    return tuple(sorted(failed if len(failed) <= MAX_OTHERS * len(trials) else {*names} - having))
+
+
+def _fits(lens: Lens, matched: Matched) -> bool:
+    """Whether the matches of a pair fit a lens as well as those that it was found from, and better than none."""
+    count = _num_agreeing([matched], lens.camera, MAX_TRIALS)
+    usual = lens.after / lens.total
+    return count >= max(MIN_SAME_LENS * _num_fitting(matched), MIN_USUAL * usual * len(matched[0]))
+
+
 def strongest_pairs(pairs: Sequence[Pair], counts: np.ndarray, group_of: Mapping[str, str]) -> dict[str, list[Pair]]:
-    """The NUM_PAIRS pairs with most matches of the photos of each group, for `find_lens`. Pairs of two groups are left out.
+    """The pairs of the photos of each group, those with most matches first. Pairs of two groups are left out.
 
     Args:
         pairs: the pairs.
@@ -126,7 +172,7 @@ def strongest_pairs(pairs: Sequence[Pair], counts: np.ndarray, group_of: Mapping
         group = group_of.get(pair.name0)
         if group is not None and group == group_of.get(pair.name1) and count >= MIN_MATCHES:
             found.setdefault(group, []).append((-count, pair))
-    return {group: [pair for _, pair in sorted(found[group])[:NUM_PAIRS]] for group in sorted(found)}
+    return {group: [pair for _, pair in sorted(found[group])] for group in sorted(found)}
 
 
 def with_lenses(cameras: CameraAssignment, geometries: H5Reader) -> CameraAssignment:
@@ -137,13 +183,17 @@ def with_lenses(cameras: CameraAssignment, geometries: H5Reader) -> CameraAssign
         geometries: the file.
     """
     changed = lens_cameras(cameras.cameras, cameras.undecided, geometries.settings.get("lenses", {}))
-    undecided = {name: group for name, group in cameras.undecided.items() if name not in changed}
-    unsure = cameras.unsure - {*changed}
-    return dataclasses.replace(cameras, cameras={**cameras.cameras, **changed}, unsure=unsure, undecided=undecided)
+    return dataclasses.replace(
+        cameras,
+        cameras={**cameras.cameras, **changed},
+        groups={name: f"{group} with a lens" if name in changed else group for name, group in cameras.groups.items()},
+        unsure=cameras.unsure - {*changed},
+        undecided={name: group for name, group in cameras.undecided.items() if name not in changed},
+    )
 
 
 def lens_cameras(
-    cameras: Mapping[str, Camera], undecided: Mapping[str, str], lenses: Mapping[str, Sequence[float | str]]
+    cameras: Mapping[str, Camera], undecided: Mapping[str, str], lenses: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Camera]:
     """The cameras of the photos with a lens that was found, by name.
 
@@ -152,14 +202,19 @@ def lens_cameras(
         undecided: see `CameraAssignment`.
         lenses: lenses by group of `undecided`, see `Lens.to_settings`.
     """
-    return {name: _camera_of(lenses[group], cameras[name].size) for name, group in undecided.items() if group in lenses}
+    others = {name for lens in lenses.values() for name in lens["without"]}
+    return {
+        name: _camera_of(lenses[group], cameras[name].size)
+        for name, group in undecided.items()
+        if group in lenses and name not in others
+    }
 
 
-def _camera_of(lens: Sequence[float | str], size: tuple[int, int]) -> Camera:
+def _camera_of(lens: Mapping[str, Any], size: tuple[int, int]) -> Camera:
     """The camera of photos of a size with a lens."""
-    focal_px, *radial = (float(value) for value in lens[1:])
+    focal_px, *radial = lens["params"]
     center = size[0] / 2, size[1] / 2
-    if lens[0] == FISHEYE:
+    if lens["model"] == FISHEYE:
         return Camera(STORED_FISHEYE, size, (focal_px, focal_px, *center, *radial, 0.0, 0.0), True)
     return Camera(ORDINARY, size, (focal_px, *center, *radial), True)
 
@@ -185,6 +240,20 @@ def _num_fitting(matched: Matched) -> int:
     points0, points1, max_error_px = matched
     estimated = pycolmap.estimate_fundamental_matrix(points0, points1, _ransac(max_error_px))
     return 0 if estimated is None else int(estimated["num_inliers"])
+
+
+def _adjusted_until_best(matched: Sequence[Matched], camera: pycolmap.Camera) -> tuple[int, pycolmap.Camera]:
+    """The camera, adjusted as long as more matches fit, and their number."""
+    count = _num_agreeing(matched, camera, MAX_TRIALS)
+    for _ in range(NUM_ADJUSTMENTS):
+        adjusted = _adjusted(matched, camera)
+        if adjusted.has_bogus_params(*PLAUSIBLE):
+            break
+        before, count = count, max(count, _num_agreeing(matched, adjusted, MAX_TRIALS))
+        if count == before:
+            break
+        camera = adjusted
+    return count, camera
 
 
 def _candidates(size: tuple[int, int]) -> Iterator[pycolmap.Camera]:

@@ -34,7 +34,7 @@ from sfm_lightglue.geometries.inputs import (
     read_matches,
     scales_of_most,
 )
-from sfm_lightglue.geometries.lenses import Lens, Matched, find_lens, lens_cameras, strongest_pairs
+from sfm_lightglue.geometries.lenses import NUM_PAIRS, Lens, Matched, find_lens, lens_cameras, photos_without, strongest_pairs
 from sfm_lightglue.geometries.stationary import MAX_SAMPLED_PAIRS, Overlays, drop_stationary, find_overlays
 from sfm_lightglue.geometries.verification import VerificationOptions, matched_keypoints, verify_matches
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry, sorted_pairs
@@ -336,11 +336,12 @@ class _Sample:
         strongest, found = strongest_pairs(self.pairs, self.matches.match_counts_of(self.pairs)[:, 0], undecided), {}
         with colmap_log(None):
             for group, pairs in strongest.items():
-                matched = [self._matched(pair, overlays, options) for pair in pairs]
-                lens = find_lens(matched, self.images(pairs[0].name0).features.image_size)
+                read = functools.partial(self._matched, overlays=overlays, options=options)
+                lens = find_lens([read(pair) for pair in pairs[:NUM_PAIRS]], self.images(pairs[0].name0).features.image_size)
                 if lens is not None:
-                    found[group] = lens
-                    logger.info("%s", lens.describe())
+                    names = [name for name in undecided if undecided[name] == group]
+                    found[group] = dataclasses.replace(lens, without=photos_without(lens, names, pairs, read))
+                    logger.info("%s", found[group].describe())
         return found
 
     def _read(self, pair: Pair) -> Matches:

@@ -37,6 +37,7 @@ from sfm_lightglue.reconstruction.mappers import (
     AUTO,
     CLUSTERS,
     ReconstructionOptions,
+    check_images,
     chosen_num_threads,
     has_verified_pairs,
     image_names,
@@ -78,12 +79,13 @@ def reconstruct(
         features: file of features that the database was built from, for the pixel scales and orientations. Default: `features.h5`
             beside the database. The scale is 1 if that file does not exist or has none of the images, and no photo then counts
             as mirrored.
-        known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
+        known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation` and `options.position_priors`.
         executor: where the clusters of the mapper `clusters` are mapped; None takes the threads of this process.
 
     Raises:
         FileNotFoundError: `database` does not exist.
-        ValueError: the mapper `triangulation` has no known pose of any image; or no run has written the folder `output`.
+        ValueError: the mapper `triangulation` has no known pose of any image; or no run has written the folder `output`; or
+            images of verified pairs are not in the database.
         RuntimeError: the mapper `clusters` could not map a cluster; the others are kept.
         KeyboardInterrupt: Ctrl-C was pressed; the partial models are written.
     """
@@ -92,6 +94,7 @@ def reconstruct(
         raise FileNotFoundError(f"{database} does not exist: run the stage database first")
     with keeps_time(database):
         names = image_names(database)
+        check_images(database)
     if features is None and result_exists(database.with_name("features.h5")):
         features = database.with_name("features.h5")
     scale, orientations = _about_photos(features, names) if features is not None else (1.0, {})
@@ -121,7 +124,7 @@ def reconstruct(
         discarded = number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
         # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
         try:
-            cameras += [] if interrupted else adjust_models(partial, database, options)
+            cameras += [] if interrupted else adjust_models(partial, database, options, known_poses)
         except KeyboardInterrupt:
             interrupted = True
         doubtful = list[str]()

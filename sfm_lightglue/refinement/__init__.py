@@ -5,6 +5,13 @@ photos themselves, around the keypoints of a track, are aligned with each other 
 verification and before the mapper. `stage.py` writes `keypoints.h5`; `features.h5` keeps what the detector found.
 """
 
-from sfm_lightglue.refinement.stage import NO_REFINEMENT, RefinementOptions, RefinementReport, find_refined, refine_keypoints
+from sfm_lightglue.refinement.stage import (
+    NO_REFINEMENT,
+    RefinementOptions,
+    RefinementReport,
+    find_refined,
+    is_too_small_for,
+    refine_keypoints,
+)
 
-__all__ = ["NO_REFINEMENT", "RefinementOptions", "RefinementReport", "find_refined", "refine_keypoints"]
+__all__ = ["NO_REFINEMENT", "RefinementOptions", "RefinementReport", "find_refined", "is_too_small_for", "refine_keypoints"]

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 500_000_000
 """Memory for tiles, of about 300 photos."""
+MATCH_BYTES = 8
+"""A verified match in a file of geometries takes at least two numbers of 32 bits."""
 NO_REFINEMENT = "none"
 """The choice of `refinement` that keeps the detector's keypoints."""
 UNREAD = "-unread"
@@ -121,6 +123,11 @@ def refine_keypoints(
         return collection.summarise(reader, photos.skipped if photos else {})
 
 
+def is_too_small_for(geometries: Path, limit: int) -> bool:
+    """Whether a file of geometries is too small for more than `limit` verified matches. False if segments stand for it."""
+    return geometries.is_file() and geometries.stat().st_size < limit * MATCH_BYTES
+
+
 def find_refined(path: Path | str, pairs: Sequence[Pair], stamps: Sequence[str], names: Iterable[str]) -> dict[str, Features]:
     """The features in `keypoints.h5`, without descriptors, by the name of their photo.
 
@@ -169,7 +176,7 @@ class _Collection:
 
     @classmethod
     def read(cls, features: H5Reader, geometries: H5Reader, pairs: Sequence[Pair], fine: Sequence[str]) -> _Collection:
-        inliers = {pair: geometries.geometry(pair.name0, pair.name1).inlier_matches for pair in pairs}
+        inliers = {pair: geometries.inlier_matches(pair.name0, pair.name1) for pair in pairs}
         inliers = {pair: matches for pair, matches in inliers.items() if len(matches)}
         names = sorted({name for pair in inliers for name in (pair.name0, pair.name1)})
         found = [features.bare_features(name) for name in names]

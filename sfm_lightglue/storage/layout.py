@@ -308,8 +308,7 @@ def geometry_from_group(group: h5py.Group, *, with_arrays: bool = True) -> TwoVi
     is_former = "num_needed" not in attributes  # without arrays, the number of inliers would be lost
     inliers = required_dataset(group, "inlier_matches", group.name[1:]) if with_arrays or is_former else None
     num_inliers = int(inliers.shape[0]) if inliers is not None and not with_arrays else 0
-    found = {name: find_dataset(group, name) for name in ("E", "F", "H", "unsure_matches")} if with_arrays else {}
-    matrices: dict[str, Any] = {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
+    matrices = matrices_from_group(group, "E", "F", "H", "unsure_matches") if with_arrays else {}
 
     def number(key: str) -> int:
         return checked_whole_number(attributes.get(key), f"{group.file.filename}: {group.name[1:]}: {key}")
@@ -329,6 +328,12 @@ def geometry_from_group(group: h5py.Group, *, with_arrays: bool = True) -> TwoVi
         judged_with=str(attributes.get("judged_with", "")),
         **matrices,
     )
+
+
+def matrices_from_group(group: h5py.Group, *names: str) -> dict[str, Any]:
+    """The arrays of a pair by name, by default E, F and H; None for those that were not estimated."""
+    found = {name: find_dataset(group, name) for name in names or ("E", "F", "H")}
+    return {name: None if dataset is None else dataset[()] for name, dataset in found.items()}
 
 
 # --- keys ----------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from sfm_lightglue.storage.layout import (
     match_counts_from_group,
     match_key,
     matches_from_group,
+    matrices_from_group,
     orientation_from_group,
     pair_keys,
     read_global_descriptors,
@@ -291,6 +292,19 @@ class H5Reader:
         """The verified or rejected pair, with `name0` < `name1` as in `Pair`. Raises: KeyError if it was not verified."""
         with explained_damage(self.path, (OSError, RuntimeError)):
             return geometry_from_group(self._geometry_group(name0, name1))
+
+    def inlier_matches(self, name0: str, name1: str) -> np.ndarray:
+        """int32 (k, 2): the verified matches of a pair, without the rest of its geometry. Raises: as `geometry`."""
+        with explained_damage(self.path, (OSError, RuntimeError)):
+            found: np.ndarray = required_dataset(self._geometry_group(name0, name1), "inlier_matches", name0)[()]
+            return found
+
+    def with_arrays(self, geometry: TwoViewGeometry, name0: str, name1: str) -> TwoViewGeometry:
+        """A geometry from `GeometryNumbers` with the inlier matches and the matrices of the pair. Raises: as `geometry`."""
+        with explained_damage(self.path, (OSError, RuntimeError)):
+            group = self._geometry_group(name0, name1)
+            inliers = required_dataset(group, "inlier_matches", name0)[()]
+            return dataclasses.replace(geometry, inlier_matches=inliers, **matrices_from_group(group))
 
     def find_geometry(self, name0: str, name1: str) -> TwoViewGeometry | None:
         """As `geometry`, but None if the pair was not verified, and faster: without inlier matches and matrices."""

@@ -125,6 +125,19 @@ def test_each_camera_by_exif_has_its_lens(tmp_path: Path) -> None:
     assert sorted(found.model.name for found in cameras_in(room)) == ["OPENCV_FISHEYE", "SIMPLE_RADIAL"]
 
 
+def test_photos_of_another_zoom_keep_theirs(tmp_path: Path) -> None:
+    zooms = camera("SIMPLE_RADIAL", 1000, 800, 600, -0.2), camera("SIMPLE_RADIAL", 1700, 800, 600, 0.02)
+    room = make_room(tmp_path / "room", zooms, 8, 500, seed=2)
+    report = room.build()
+    assert len(report.lenses) == 1 and "4 photos of this size have another one" in report.lenses[0]
+    with pycolmap.Database.open(room.folder / "database.db") as rows:
+        of_image = {image.name: rows.read_camera(image.camera_id) for image in rows.read_all_images()}
+    assert {of_image[name].model.name for name in room.names[::2]} == {"RADIAL"}
+    assert {of_image[name].model.name for name in room.names[1::2]} == {"SIMPLE_RADIAL"}
+    assert report.num_cameras == 2 and of_image[room.names[0]].params[0] == pytest.approx(1000, rel=0.01)
+    assert of_image[room.names[1]].params[0] == pytest.approx(1700, rel=0.1)
+
+
 def test_keypoints_are_refined_and_written_with_the_lens(fisheye: tuple[Room, BuildReport], tmp_path: Path) -> None:
     """The stages refine and database refuse pairs that were verified with other cameras."""
     room, report = fisheye

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import pickle
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,19 @@ def test_other_processes_do_not_get_the_matches_that_were_read() -> None:
     matches = Matches(np.zeros((1, 2), np.int32), np.ones(1, np.float32))
     recipe = stage.VerificationRecipe(Path("f"), Path("m"), {}, OPTIONS, read_before={PAIRS[0]: matches})
     assert pickle.loads(pickle.dumps(recipe)) == dataclasses.replace(recipe, read_before={})
+
+
+def test_parts_of_a_geometry_are_those_of_the_whole(folder: Path, tmp_path: Path) -> None:
+    verify(folder, tmp_path / "verification.h5")
+    with H5Reader(tmp_path / "verification.h5") as reader:
+        numbers = reader.geometry_numbers(PAIRS)
+        for place, pair in enumerate(PAIRS):
+            whole, bare = reader.geometry(pair.name0, pair.name1), numbers.geometry(place)
+            assert bare is not None
+            np.testing.assert_array_equal(reader.inlier_matches(pair.name0, pair.name1), whole.inlier_matches)
+            np.testing.assert_equal(asdict(reader.with_arrays(bare, pair.name0, pair.name1)), asdict(whole))
+        with pytest.raises(KeyError, match="run the stage verify first"):
+            reader.inlier_matches("0.jpg", "other.jpg")
 
 
 def test_each_image_is_read_once_and_without_descriptors(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

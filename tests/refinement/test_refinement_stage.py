@@ -23,7 +23,7 @@ from sfm_lightglue.config_files import config_dir
 from sfm_lightglue.geometries.inputs import geometry_stamps, input_fingerprints
 from sfm_lightglue.pair_files import write_pairs as write_pair_list
 from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
-from sfm_lightglue.refinement import RefinementOptions, RefinementReport, find_refined, refine_keypoints
+from sfm_lightglue.refinement import RefinementOptions, RefinementReport, find_refined, is_too_small_for, refine_keypoints
 from sfm_lightglue.run_context import Run as RunContext
 from sfm_lightglue.run_kinds import fine_kinds
 from sfm_lightglue.storage import (
@@ -264,4 +264,6 @@ def test_too_many_matches_keep_the_keypoints(run: Run, tmp_path: Path, caplog: p
         made = RunContext.create(compose_config(["+dataset=folder", *words]))
         with caplog.at_level(logging.INFO):
             assert pipeline._has_too_many_matches(made) == (limit < number)
+            assert not is_too_small_for(made.folder.verification, limit)
+            assert is_too_small_for(made.folder.verification, 1 + made.folder.verification.stat().st_size // 8)
     assert f"{number} verified matches are more than refinement.max_matches={number - 1}" in caplog.text

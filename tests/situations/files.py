@@ -9,7 +9,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pycolmap
 import pytest
+from known_scene import make_database
 from situations.bench import (
     SIFT,
     command,
@@ -51,6 +53,15 @@ def foreign_reconstruction() -> None:
 
 def foreign_clusters() -> None:
     _survives("reconstruction.clusters/notes.txt")
+
+
+def database_without_images() -> None:
+    """A database of others with verified pairs, whose table images is empty."""
+    scene = save_scene()
+    make_database(Path("out"), scene, range(5), [(0, 1), (1, 2)])
+    with pycolmap.Database.open("out/database.db") as rows:
+        rows.clear_images()
+    assert run_scene(command_name="reconstruct").refuses("out/database.db", "2 verified pairs of 3 images", "lacks 3 of them")
 
 
 def foreign_pairs() -> None:
