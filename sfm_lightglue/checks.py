@@ -157,6 +157,13 @@ def _check_poses(inputs: Inputs) -> None:
         _ = inputs.collection.poses  # raises if the file is damaged or has none of the photos
     if inputs.options.reconstruction.name == "triangulation" and not inputs.options.dataset.poses:
         raise ValueError("reconstruction=triangulation needs the poses of the photos: dataset.poses=FILE with their names")
+    if inputs.options.reconstruction.position_priors == "poses" and inputs.names:
+        count = len(inputs.collection.poses) if inputs.options.dataset.poses else 0
+        if count < MIN_PRIORS:
+            raise ValueError(
+                f"reconstruction.position_priors=poses needs {MIN_PRIORS} photos with a known pose, and {count} of "
+                f"{count_of(len(inputs.names), 'photo')} have one: give dataset.poses=FILE with their names"
+            )
 
 
 def _check_positions(inputs: Inputs) -> None:

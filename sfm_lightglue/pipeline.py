@@ -265,7 +265,7 @@ def reconstruct_models(run: Run) -> None:
     """Reconstructs the scene: database.db -> reconstruction/0 ... n."""
     with run.recorded("reconstruct") as record:
         options, known_poses = run.options.reconstruction, {}
-        if options.name == "triangulation" and run.options.dataset.poses:
+        if run.options.dataset.poses and (options.name == "triangulation" or options.position_priors == "poses"):
             poses = read_poses(Path(run.options.dataset.poses))
             poses |= PhotoNames(run.list_photos(), run.images).match(run.options.dataset.poses, poses)
             known_poses = {name: pose.cam_from_world for name, pose in poses.items()}

@@ -32,6 +32,7 @@ MAPPER_OPTIONS = ReconstructionOptions(
     min_num_matches=15,
     max_error_px=4.0,
     position_priors="none",
+    position_std=None,
     align="gps",
     extract_colors=False,
     num_threads=1,

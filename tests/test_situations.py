@@ -134,6 +134,7 @@ SITUATIONS = (
     S("check first", "`geometries.max_error_px=0`", "told at once", checks.range_of_an_option),
     S("check first", "`reconstruction.position_priors=gps`, photos without GPS", "told at once", checks.priors_without_positions),
     S("check first", "`reconstruction.position_priors=gps`, no altitudes", "told at once", checks.priors_without_altitudes),
+    S("check first", "`reconstruction.position_priors=poses` without poses", "told at once", checks.priors_without_poses),
     S("check first", "`reconstruction.position_priors=gps` with known poses", "told at once", checks.priors_of_known_poses),
     S("check first", "`reconstruction=clusters reconstruction.join=false`", "told at once", checks.clusters_that_are_not_joined),
     S(

@@ -17,14 +17,13 @@ import pycolmap
 
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.model_files import read_model
-from sfm_lightglue.reconstruction.alignment import read_gps_positions
 from sfm_lightglue.reconstruction.bundle import bundle_problem
 from sfm_lightglue.reconstruction.camera_choice import GROUPS, NAMES, CameraChoice, choose_parameters, most_probable
 from sfm_lightglue.reconstruction.disagreement import disagreement
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.reconstruction.models import model_folders
 from sfm_lightglue.reconstruction.normal_equations import normal_equations
-from sfm_lightglue.reconstruction.position_priors import adjust_to_positions
+from sfm_lightglue.reconstruction.position_priors import adjust_to_positions, known_positions
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +49,18 @@ MIN_KEPT = 0.5
 """Share of the observations that an adjusted model must keep."""
 
 
-def adjust_models(output: Path, database: Path, options: ReconstructionOptions) -> list[str]:
+def adjust_models(
+    output: Path, database: Path, options: ReconstructionOptions, known_poses: Mapping[str, np.ndarray] | None = None
+) -> list[str]:
     """Adjusts the models in the folder `output` and writes them back; returns the sentences of `adjust_model`. Logs them.
 
-    Models with known poses (`triangulation`) stay as they are.
+    Models with known poses (`triangulation`) stay as they are. With `position_priors=poses` the centres of `known_poses`, float64
+    (3, 4) cam_from_world by name, are priors.
     """
     notes, unused = list[str](), list[str]()
     if options.adjustment_scale_px is None or options.name == "triangulation":
         return notes
-    positions = read_gps_positions(database) if options.position_priors == "gps" else None
+    positions = known_positions(database, options, known_poses)
     for folder in model_folders(output):
         model = read_model(folder)
         graph = _matches_of(model, database, options)

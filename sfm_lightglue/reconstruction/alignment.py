@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,8 @@ def describe_alignments(output: Path, database: Path, options: ReconstructionOpt
 
 
 def _wanted_positions(database: Path, options: ReconstructionOptions) -> GpsPositions | None:
-    """The positions to align with; None if there are none, if they are not wanted, or if the poses are given."""
-    if options.align == "none" or options.name == "triangulation":
+    """The positions to align with; None if there are none, if they are not wanted, or if poses give the coordinates."""
+    if options.align == "none" or options.name == "triangulation" or options.position_priors == "poses":
         return None
     positions = read_gps_positions(database)
     return positions if positions.names else None
@@ -140,29 +141,33 @@ def estimate_georeference(model: pycolmap.Reconstruction, positions: GpsPosition
 
     Raises: NotAligned with the reason, if the positions do not determine the transform.
     """
-    names, in_model, in_local = positions_of(model, positions)
+    if positions.origin is None:
+        raise NotAligned(f"0 of its photos have a position, {MIN_POSITIONS} are needed")
+    names, in_model, in_local = positions_of(model, positions.names, positions.origin.to_local(positions.geodetic))
     deviations = positions.deviations[[positions.names.index(name) for name in names]]
     similarity, inliers = robust_similarity(in_model, in_local, deviations, seed)
     errors = similarity(in_model) - in_local
     rotation_error_deg = _check(in_local[inliers], np.linalg.norm(errors[inliers], axis=1))
-    assert positions.origin is not None, "positions_of refuses models without positions"
     return _georeference(positions.origin, similarity, names, errors, inliers, rotation_error_deg)
 
 
-def positions_of(model: pycolmap.Reconstruction, positions: GpsPositions) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The photos of a model that have a position, their centres (n, 3) in the model, and the positions (n, 3) in local metres.
+def positions_of(
+    model: pycolmap.Reconstruction, names: Sequence[str], places: np.ndarray, min_extent: float = 0.01
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The photos of a model that have a position, their centres (n, 3) in the model, and their places (n, 3).
+
+    `places` (m, 3) are the positions of the photos `names` (m,). They are equal if they extend over less than `min_extent`.
 
     Raises: NotAligned with the reason, if they are too few or equal.
     """
     centers = {model.image(image_id).name: model.image(image_id).projection_center() for image_id in model.reg_image_ids()}
-    chosen = [index for index, name in enumerate(positions.names) if name in centers]
-    if len(chosen) < MIN_POSITIONS or positions.origin is None:
+    chosen = [index for index, name in enumerate(names) if name in centers]
+    if len(chosen) < MIN_POSITIONS:
         raise NotAligned(f"{len(chosen)} of its photos have a position, {MIN_POSITIONS} are needed")
-    names = [positions.names[index] for index in chosen]
-    in_local = positions.origin.to_local(positions.geodetic[chosen])
-    if np.ptp(in_local, axis=0).max() < 0.01:
+    found = [names[index] for index in chosen]
+    if np.ptp(places[chosen], axis=0).max() < min_extent:
         raise NotAligned("all its photos have the same position")
-    return names, np.array([centers[name] for name in names]), in_local
+    return found, np.array([centers[name] for name in found]), places[chosen]
 
 
 def _check(in_local: np.ndarray, residuals: np.ndarray) -> float:

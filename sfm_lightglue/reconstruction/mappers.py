@@ -69,8 +69,10 @@ class ReconstructionOptions:
     adjustment_max_error_px: float
     """Largest reprojection error of an observation after the final adjustment, in the same px."""
     position_priors: str
-    """`gps`: the final adjustment also fits the GPS positions that the database knows, see `position_priors`. `none`: it does
-    not."""
+    """`gps`: the final adjustment also fits the GPS positions that the database knows, see `position_priors`. `poses`: those of
+    known poses, and the model gets their coordinates. `none`: it fits none."""
+    position_std: float | None
+    """Standard deviation along each axis of positions that do not say it, in m, or in units of the poses. None is 1 m for GPS."""
     align: str
     """`gps`: models become local east-north-up metres if three photos have a GPS position that the database knows. `none`: models
     keep the coordinates of the mapper. Known poses (`triangulation`) are never changed."""
@@ -91,15 +93,9 @@ class ReconstructionOptions:
         object.__setattr__(self, "refine_principal_point", str(self.refine_principal_point).lower())
         if self.refine_principal_point not in ("auto", "true", "false"):
             raise ValueError(f"reconstruction.refine_principal_point={self.refine_principal_point}: expected auto, true or false")
-        for key in ("position_priors", "align"):
-            if (value := getattr(self, key)) not in ("gps", "none"):
-                raise ValueError(f"reconstruction.{key} is {value!r}, expected gps or none")
-        if self.position_priors == "gps" and (self.adjustment_scale_px is None or self.name == "triangulation"):
-            reason = "reconstruction=triangulation" if self.name == "triangulation" else "reconstruction.adjustment_scale_px=null"
-            raise ValueError(
-                f"reconstruction.position_priors=gps is part of the final adjustment, and {reason} leaves it out: remove one of "
-                "both"
-            )
+        if self.align not in ("gps", "none"):
+            raise ValueError(f"reconstruction.align is {self.align!r}, expected gps or none")
+        self._check_priors()
         if self.name == CLUSTERS and not self.join:
             raise ValueError("reconstruction=clusters joins the models of its clusters: it needs reconstruction.join=true")
         check_ranges(
@@ -110,11 +106,27 @@ class ReconstructionOptions:
             max_error_px="> 0",
             adjustment_scale_px="> 0",
             adjustment_max_error_px="> 0",
+            position_std="> 0",
             num_threads=">= -1",
             seed=">= 0",
             max_cluster_size=">= 3",
             cluster_overlap=">= 0",
         )
+
+    def _check_priors(self) -> None:
+        """Raises: ValueError if position priors do not fit the other options."""
+        if self.position_priors == "none":
+            return
+        about = f"reconstruction.position_priors={self.position_priors}"
+        if self.position_priors not in ("gps", "poses"):
+            raise ValueError(f"{about}: expected gps, poses or none")
+        if self.adjustment_scale_px is None or self.name == "triangulation":
+            reason = "reconstruction=triangulation" if self.name == "triangulation" else "reconstruction.adjustment_scale_px=null"
+            raise ValueError(f"{about} is part of the final adjustment, and {reason} leaves it out: remove one of both")
+        if self.position_priors == "poses" and self.position_std is None:
+            raise ValueError(
+                f"{about} needs the standard deviation of the positions: reconstruction.position_std=0.05, for example"
+            )
 
     def scaled(self, factor: float) -> ReconstructionOptions:
         """The options in px of the photos; `factor` is the size of a detection pixel. No detector is finer than a pixel."""

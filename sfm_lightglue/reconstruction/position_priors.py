@@ -1,9 +1,9 @@
-"""The last adjustment of a model, with GPS positions of its photos as priors: they keep a long sequence from bending.
+"""The last adjustment of a model, with known positions of its photos as priors: they keep a long sequence from bending.
 
-Observations and positions count by their precision. Positions are at best as precise as the photos say, and otherwise as they
-agree with the model. The first estimate is their whole distance from it, so the model bends no further than its observations
-allow; the distance that is left gives the next estimate. A model that its observations determine well stays as it is, even if
-the positions are wrong. COLMAP's bundle adjuster solves all problems.
+Observations and positions count by their precision. Positions are at best as precise as the user or the photos say, and otherwise
+as they agree with the model. The first estimate is their whole distance from it, so the model bends no further than its
+observations allow; the distance that is left gives the next estimate. A model that its observations determine well stays as it
+is, even if the positions are wrong. COLMAP's bundle adjuster solves all problems.
 
 Source of the estimates: Förstner and Wrobel, Photogrammetric Computer Vision (2016), section 4.2.4 (variance components).
 """
@@ -11,20 +11,22 @@ Source of the estimates: Förstner and Wrobel, Photogrammetric Computer Vision (
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pycolmap
 
 from sfm_lightglue.mistakes import count_of
 from sfm_lightglue.positions import MIN_PRIORS
-from sfm_lightglue.reconstruction.alignment import MAX_RESIDUAL, GpsPositions, NotAligned, positions_of
+from sfm_lightglue.reconstruction.alignment import MAX_RESIDUAL, NotAligned, positions_of, read_gps_positions
 from sfm_lightglue.reconstruction.bundle import bundle_problem
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.similarity import INLIER_LIMIT, Similarity, robust_similarity
 
 UNKNOWN_ACCURACY_M = 1.0
-"""Standard deviation along each axis if the photos do not say it: consumer GPS is not better."""
+"""Standard deviation along each axis if neither the photos nor the options say it: consumer GPS is not better."""
 NUM_ROUNDS, MIN_CHANGE = 10, 0.05
 """Most estimates of the precision, and the smallest relative change of one that needs another."""
 GROSS = 30.0
@@ -33,12 +35,55 @@ MAX_LOSS = 0.1
 """The model stays as it was if positions would raise the median reprojection error by a larger share."""
 
 
-def adjust_to_positions(
-    model: pycolmap.Reconstruction, positions: GpsPositions, options: ReconstructionOptions
-) -> tuple[pycolmap.Reconstruction, str]:
-    """The model after the adjustment, in its own coordinates, and a sentence that says how far the photos are from the positions.
+@dataclass(frozen=True)
+class KnownPositions:
+    """Positions of photos in a frame that is not the model's."""
 
-    It is `model` itself if there are too few positions, or if they do not fit.
+    names: list[str]
+    """Sorted."""
+    places: np.ndarray
+    """float64 (n, 3)."""
+    accuracies: np.ndarray
+    """float64 (n, 2): smallest standard deviations along each axis, horizontal and vertical (third axis)."""
+    unit: str
+    """Of places and accuracies, as the log names it."""
+    min_extent: float
+    """Positions that extend over less are equal."""
+    gives_coordinates: bool
+    """Whether models get the coordinates of the places."""
+
+
+def known_positions(
+    database: Path, options: ReconstructionOptions, poses: Mapping[str, np.ndarray] | None = None
+) -> KnownPositions | None:
+    """The positions that the options want as priors; None for none.
+
+    Args:
+        database: COLMAP database with GPS positions.
+        options: which positions, and their accuracy if they do not say it.
+        poses: float64 (3, 4) cam_from_world by name.
+    """
+    if options.position_priors == "gps":
+        gps = read_gps_positions(database)
+        places = gps.origin.to_local(gps.geodetic) if gps.origin is not None else np.zeros((0, 3))
+        accuracies = np.where(gps.accuracies > 0, gps.accuracies, options.position_std or UNKNOWN_ACCURACY_M)
+        return KnownPositions(gps.names, places, accuracies, "m", 0.01, gives_coordinates=False)
+    if options.position_priors == "poses":
+        ordered = sorted(poses or {})
+        known = [(poses or {})[name] for name in ordered]
+        places = np.array([-pose[:, :3].T @ pose[:, 3] for pose in known]).reshape(-1, 3)
+        accuracies = np.full((len(ordered), 2), options.position_std or np.nan)
+        return KnownPositions(ordered, places, accuracies, "units", 1e-9, gives_coordinates=True)
+    return None
+
+
+def adjust_to_positions(
+    model: pycolmap.Reconstruction, positions: KnownPositions, options: ReconstructionOptions
+) -> tuple[pycolmap.Reconstruction, str]:
+    """The model after the adjustment, and a sentence that says how far the photos are from the positions.
+
+    It is `model` itself if there are too few positions, or if they do not fit. Otherwise the coordinates are those of `model`, or
+    those of the positions, as these say.
 
     Args:
         model: a model after the final adjustment. It is not changed.
@@ -46,33 +91,34 @@ def adjust_to_positions(
         options: those of the final adjustment, px of the photos.
     """
     try:
-        names, in_model, in_local = positions_of(model, positions)
+        names, in_model, in_local = positions_of(model, positions.names, positions.places, positions.min_extent)
     except NotAligned as reason:
         return model, f"positions are no priors: {reason}"
     if len(names) < MIN_PRIORS:
         return model, f"positions are no priors: {len(names)} of its photos have one, {MIN_PRIORS} are needed"
     accuracies = positions.accuracies[[positions.names.index(name) for name in names]]
-    priors = _Priors(names, in_local, np.where(accuracies > 0, accuracies, UNKNOWN_ACCURACY_M), options)
+    priors, unit = _Priors(names, in_local, accuracies, options), positions.unit
     start, before = priors.fit(in_model)
     if np.median(before) > MAX_RESIDUAL * np.linalg.norm(np.ptp(in_local, axis=0)) / 2:
-        return model, f"positions are no priors: they disagree with the model by {np.median(before):.2f} m (median)"
+        return model, f"positions are no priors: they disagree with the model by {np.median(before):.2g} {unit} (median)"
     local_from_model = pycolmap.Sim3d(start.scale, pycolmap.Rotation3d(start.rotation), start.translation)
     adjusted = copy.deepcopy(model)
     adjusted.transform(local_from_model)
     deviations = priors.adjust(adjusted)
     after, (error_before, error_after) = priors.distances(adjusted), (_median_error(each) for each in (model, adjusted))
     about = (
-        f"distance of the photos from them {np.median(before):.2f} -> {np.median(after):.2f} m, reprojection error "
+        f"distance of the photos from them {np.median(before):.3g} -> {np.median(after):.3g} {unit}, reprojection error "
         f"{error_before:.3f} -> {error_after:.3f} px (medians)"
     )
     if error_after > (1 + MAX_LOSS) * error_before:
         return model, f"positions are no priors, because they do not fit the photos: {about}"
-    adjusted.transform(local_from_model.inverse())
+    if not positions.gives_coordinates:
+        adjusted.transform(local_from_model.inverse())
     num_wild = int((priors.scaled(adjusted, deviations) > INLIER_LIMIT).sum())
     wild = f"; wild positions: {num_wild}" if num_wild else ""
     return adjusted, (
-        f"{count_of(len(names), 'position')} are priors, with standard deviations of {deviations[0]:.2g} m horizontally and "
-        f"{deviations[1]:.2g} m vertically: {about}{wild}"
+        f"{count_of(len(names), 'position')} are priors, with standard deviations of {deviations[0]:.2g} {unit} horizontally and "
+        f"{deviations[1]:.2g} {unit} vertically: {about}{wild}"
     )
 
 
@@ -82,9 +128,9 @@ class _Priors:
 
     names: list[str]
     in_local: np.ndarray
-    """float64 (n, 3): east, north, up, m."""
+    """float64 (n, 3), in the unit of the positions, as all lengths here."""
     accuracies: np.ndarray
-    """float64 (n, 2): smallest standard deviations, horizontal and vertical, m."""
+    """float64 (n, 2): smallest standard deviations, horizontal and vertical."""
     options: ReconstructionOptions
 
     def fit(self, in_model: np.ndarray) -> tuple[Similarity, np.ndarray]:
@@ -93,7 +139,7 @@ class _Priors:
         return similarity, np.linalg.norm(similarity(in_model) - self.in_local, axis=1)
 
     def distances(self, model: pycolmap.Reconstruction) -> np.ndarray:
-        """float64 (n,): of the cameras of a model from their positions, m."""
+        """float64 (n,): of the cameras of a model from their positions."""
         return self.fit(self._centers(model))[1]
 
     def scaled(self, model: pycolmap.Reconstruction, deviations: np.ndarray) -> np.ndarray:
@@ -103,7 +149,7 @@ class _Priors:
         return lengths
 
     def adjust(self, model: pycolmap.Reconstruction) -> np.ndarray:
-        """Adjusts a model in local metres; returns the standard deviations (2,) of the positions, horizontal and vertical, m."""
+        """Adjusts a model in the frame of the positions; returns the standard deviations (2,), horizontal and vertical."""
         deviations = self._estimate(model)
         for _ in range(NUM_ROUNDS):
             self._solve(model, deviations)
@@ -133,12 +179,12 @@ class _Priors:
         bundle_problem(model, self.options, loss_scale_px=scale_px, positions=priors).solve()
 
     def _deviations_of_axes(self, deviations: np.ndarray) -> np.ndarray:
-        """float64 (n, 3): standard deviations of each position to the east, north and up."""
+        """float64 (n, 3): standard deviations of each position along the axes."""
         axes: np.ndarray = np.maximum(self.accuracies, deviations)[:, [0, 0, 1]]
         return axes
 
     def _errors(self, model: pycolmap.Reconstruction) -> np.ndarray:
-        """float64 (n, 3): of the cameras of a model from their positions, m."""
+        """float64 (n, 3): of the cameras of a model from their positions."""
         centers = self._centers(model)
         errors: np.ndarray = self.fit(centers)[0](centers) - self.in_local
         return errors

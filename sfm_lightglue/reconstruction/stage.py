@@ -79,7 +79,7 @@ def reconstruct(
         features: file of features that the database was built from, for the pixel scales and orientations. Default: `features.h5`
             beside the database. The scale is 1 if that file does not exist or has none of the images, and no photo then counts
             as mirrored.
-        known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation`.
+        known_poses: float64 (3, 4) cam_from_world by image name, for the mapper `triangulation` and `options.position_priors`.
         executor: where the clusters of the mapper `clusters` are mapped; None takes the threads of this process.
 
     Raises:
@@ -124,7 +124,7 @@ def reconstruct(
         discarded = number_models(partial, 2 if interrupted else min(options.min_model_size, candidates))
         # Here the models have their final numbers and only COLMAP's binary files: change them and write them back.
         try:
-            cameras += [] if interrupted else adjust_models(partial, database, options)
+            cameras += [] if interrupted else adjust_models(partial, database, options, known_poses)
         except KeyboardInterrupt:
             interrupted = True
         doubtful = list[str]()

@@ -35,6 +35,7 @@ OPTIONS = ReconstructionOptions(
     max_cluster_size=150,
     cluster_overlap=20,
     position_priors="none",
+    position_std=None,
     align="none",
 )
 NUM_IMAGES = 6

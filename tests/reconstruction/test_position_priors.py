@@ -16,8 +16,8 @@ from sfm_lightglue.georeference import Origin
 from sfm_lightglue.model_files import read_model
 from sfm_lightglue.positions import MIN_PRIORS
 from sfm_lightglue.reconstruction.adjustment import adjust_model, adjust_models
-from sfm_lightglue.reconstruction.alignment import GpsPositions, read_gps_positions
-from sfm_lightglue.reconstruction.position_priors import adjust_to_positions
+from sfm_lightglue.reconstruction.alignment import read_gps_positions
+from sfm_lightglue.reconstruction.position_priors import KnownPositions, adjust_to_positions, known_positions
 from sfm_lightglue.similarity import align_similarity
 
 OPTIONS = dataclasses.replace(
@@ -89,9 +89,8 @@ def _adjusted(second_term: float) -> tuple[pycolmap.Reconstruction, np.ndarray]:
     return model, centers
 
 
-def positions_at(places: np.ndarray, accuracy_m: float = np.nan, names: list[str] = NAMES) -> GpsPositions:
-    geodetic, count = ORIGIN.to_geodetic(places), len(places)
-    return GpsPositions(names, geodetic, np.full(count, 0.25), np.full((count, 2), accuracy_m), Origin.between(geodetic))
+def positions_at(places: np.ndarray, accuracy_m: float = 1.0, names: list[str] = NAMES) -> KnownPositions:
+    return KnownPositions(names, places, np.full((len(places), 2), accuracy_m), "m", 0.01, gives_coordinates=False)
 
 
 def noise(deviation_m: float) -> np.ndarray:
@@ -133,7 +132,7 @@ def test_noise_of_positions_does_not_bend_a_good_model(good: tuple[pycolmap.Reco
     assert errors(adjusted, centers) < errors(model, centers) + 0.05
 
 
-@pytest.mark.parametrize("accuracy_m", [np.nan, 0.1])
+@pytest.mark.parametrize("accuracy_m", [1.0, 0.1])
 def test_wrong_positions_do_not_bend_a_good_model(good: tuple[pycolmap.Reconstruction, np.ndarray], accuracy_m: float) -> None:
     """They are 10 m too high at both ends, and the photos may say that they are precise."""
     model, centers = good
@@ -196,7 +195,7 @@ def test_a_few_positions_are_no_priors(good: tuple[pycolmap.Reconstruction, np.n
 
 def test_positions_that_fit_no_photo_better_are_refused(good: tuple[pycolmap.Reconstruction, np.ndarray]) -> None:
     model, centers = good
-    places = centers * (1, 1, 1) + np.outer(2 * np.sin(np.arange(NUM_PHOTOS)), [1, 0, 0])
+    places = centers + np.outer(2 * np.sin(np.arange(NUM_PHOTOS)), [1, 0, 0])
     precise = dataclasses.replace(OPTIONS, adjustment_scale_px=50.0)  # observations that hardly count
     adjusted, note = adjust_to_positions(model, positions_at(places, 0.001), precise)
     assert adjusted is model and note.startswith("positions are no priors, because they do not fit the photos: distance")
@@ -208,6 +207,36 @@ def test_the_accuracy_comes_from_the_database(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_gps_positions(database).accuracies, np.tile([0.02, 0.05], (NUM_PHOTOS, 1)))
     unknown = write_database(tmp_path / "unknown.db", model, graph, centers, accuracy_m=None)
     assert np.isnan(read_gps_positions(unknown).accuracies).all()
+    for path, std, expected in ((unknown, None, 1.0), (unknown, 0.3, 0.3), (database, 0.3, 0.02)):
+        found = known_positions(path, dataclasses.replace(OPTIONS, position_std=std))
+        assert found is not None and found.accuracies[0, 0] == pytest.approx(expected)
+
+
+def test_known_poses_give_the_shape_and_the_coordinates(bent: tuple[pycolmap.Reconstruction, np.ndarray], tmp_path: Path) -> None:
+    model, centers = bent
+    poses = {name: np.column_stack([np.eye(3), -place]) for name, place in zip(NAMES, centers / 1000, strict=True)}
+    options = dataclasses.replace(OPTIONS, position_priors="poses", position_std=1e-4)
+    positions = known_positions(tmp_path / "none.db", options, poses)
+    assert positions is not None
+    adjusted, note = adjust_to_positions(model, positions, options)
+    assert "standard deviations of 0.0001 units" in note
+    found = np.array([adjusted.find_image_with_name(name).projection_center() for name in NAMES])
+    assert np.linalg.norm(1000 * found - centers, axis=1).mean() < 0.4 * errors(model, centers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"position_priors": "gsp"}, "position_priors=gsp: expected gps, poses or none"),
+        ({"adjustment_scale_px": None}, "reconstruction.adjustment_scale_px=null leaves it out"),
+        ({"name": "triangulation"}, "reconstruction=triangulation leaves it out"),
+        ({"position_priors": "poses"}, "reconstruction.position_std=0.05"),
+        ({"position_std": 0}, "position_std"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(OPTIONS, **changes)
 
 
 @pytest.mark.parametrize("wanted", ["gps", "none"])

@@ -110,6 +110,13 @@ def priors_without_altitudes() -> None:
     _told_first("reconstruction.position_priors=gps", "dataset.positions=gps.csv", words=words)
 
 
+def priors_without_poses() -> None:
+    options = ("reconstruction.position_priors=poses", "reconstruction.position_std=0.1")
+    _told_first(*options, words=("needs 5 photos", "0 of 3 photos", "dataset.poses=FILE"))
+    Path("poses.txt").write_text(POSE)
+    _told_first(*options, "dataset.poses=poses.txt", words=("1 of 3 photos",))
+
+
 def priors_of_known_poses() -> None:
     Path("poses.txt").write_text(POSE)
     mistakes = ("reconstruction=triangulation", "dataset.poses=poses.txt", "reconstruction.position_priors=gps")
