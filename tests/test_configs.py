@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
 from sfm_lightglue import api, cli, pipeline, run_context
+from sfm_lightglue.changed_options import changed_options
 from sfm_lightglue.config import bind, check_keys, compose_config, options_class, without_keys
 from sfm_lightglue.config_files import GROUPS, USER_CONFIGS, choices, config_dir
 from sfm_lightglue.database import DatabaseOptions
@@ -31,7 +32,7 @@ from sfm_lightglue.reconstruction import ReconstructionOptions
 from sfm_lightglue.refinement import RefinementOptions
 from sfm_lightglue.registry import load_class
 from sfm_lightglue.run_context import Run, check_inputs
-from sfm_lightglue.run_options import KEYS_OF_RUN, PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve
+from sfm_lightglue.run_options import KEYS_OF_RUN, PLUGINS, DatasetOptions, choose_lightglue, choose_plugin, resolve, resolve_all
 from sfm_lightglue.storage import H5Reader, SettingsChanged
 from sfm_lightglue.training import TRAININGS
 from sfm_lightglue.training.superpoint import SuperPointTraining
@@ -576,3 +577,22 @@ def test_an_unknown_way_to_turn_photos_is_refused() -> None:
         resolve(compose_config(["dataset.images=x", "features.orientation=upright"]))
     with pytest.raises(ValueError, match="an extractor has no option 'orientation'"):
         api.create_extractor("sift", orientation="exif")
+
+
+@pytest.mark.parametrize("matches", ["imported", "nearest_neighbor"])
+def test_imported_features_without_a_path_are_one_mistake_with_each_matcher(matches: str) -> None:
+    """Only LightGlue has an option that follows the features."""
+    options, _ = resolve_all(compose_config(["features=imported", f"matches={matches}"]))
+    assert "features.path" in options.features.problem and "features.path" not in options.matches.problem
+
+
+def test_the_changed_options_of_imported_files_are_told() -> None:
+    """The report lists them."""
+    given = ["features=imported", "features.path=a.h5", "matches=imported", "matches.path=b.h5"]
+    changed = changed_options(resolve(compose_config(given)).configuration)
+    assert {key: value for key, (value, _) in changed.items()} == {
+        "features": "imported",
+        "features.path": "a.h5",
+        "matches": "imported",
+        "matches.path": "b.h5",
+    }

@@ -432,3 +432,51 @@ def test_global_descriptors_are_checked(tmp_path: Path, second: np.ndarray, mess
     expected = pytest.raises(ValueError, match=rf"global\.h5: b\.png has a global_descriptor .*{message}")
     with expected, Collection(["a.png", "b.png"]) as collection:
         collection.global_descriptors(tmp_path / "global.h5")
+
+
+# --- damaged groups and attributes -----------------------------------------------------------------------------------------
+
+
+def test_a_damaged_group_is_told_with_the_path_by_each_function(tmp_path: Path) -> None:
+    """The bytes of the names are overwritten, as by a bad disk."""
+    path = tmp_path / "features.h5"
+    write_features(path, "a.jpg")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"HEAP", b"JUNK").replace(b"SNOD", b"JUNK"))
+    for read in ("features", "bare_features", "image_size", "num_keypoints", "orientation", "stamp", "has"):
+        with pytest.raises(ValueError, match=r"features\.h5 is not a readable HDF5 file"), H5Reader(path) as reader:
+            getattr(reader, read)("a.jpg")
+
+
+def test_an_attribute_of_a_type_that_numpy_does_not_know_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    write_features(path, "a.jpg")
+    with h5py.File(path, "a") as file:
+        h5py.h5a.create(file["a.jpg/keypoints"].id, b"uncertainty", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple(()))
+    with H5Reader(path) as reader, pytest.raises(ValueError, match=r"features\.h5 is not a readable HDF5 file .*NumPy"):
+        reader.pixel_scale("a.jpg")
+
+
+def test_what_other_programs_keep_beside_the_datasets_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    write_features(path, "a.jpg")
+    with h5py.File(path, "a") as file:
+        file.attrs["settings"] = "fast, not JSON"
+        file["type"], file["a.jpg/type"] = np.dtype("f4"), np.dtype("f4")
+        file["a.jpg/nothing"] = h5py.Empty("f4")
+        file["a.jpg"].attrs["stamp"] = [1, 2]
+    with H5Reader(path) as reader:
+        assert reader.names() == ["a.jpg"] and reader.settings == {}
+        assert len(reader.stamp("a.jpg")) == 64 and len(reader.features("a.jpg").keypoints) == COUNT
+        reader.check_links()
+        with pytest.raises(RefusedFile, match="'type' is no group"):
+            reader.has("type")
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    write_features(path, "a.jpg")
+    with h5py.File(path, "a") as file:
+        h5py.h5g.create(file.id, b"gr\xfcn.jpg")
+    with H5Reader(path) as reader, pytest.raises(RefusedFile, match=r"the name b'gr\\xfcn.jpg' is not UTF-8"):
+        reader.names()

@@ -23,7 +23,7 @@ from sfm_lightglue.reconstruction.disagreement import disagreement
 from sfm_lightglue.reconstruction.mappers import ReconstructionOptions
 from sfm_lightglue.reconstruction.models import model_folders
 from sfm_lightglue.reconstruction.normal_equations import normal_equations
-from sfm_lightglue.reconstruction.position_priors import adjust_to_positions, known_positions
+from sfm_lightglue.reconstruction.position_priors import KnownPositions, adjust_to_positions, known_positions
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +67,15 @@ def adjust_models(
         before = model.compute_num_observations()
         try:
             about = adjust_model(model, graph, options)
-            if positions is not None:
-                adjusted, note = adjust_to_positions(model, positions, options)
-                about.append(note)
-                unused += [f"model {folder.name}, {note}"] if adjusted is model else []
-                model = adjusted
         except FAILURES as error:
-            notes.append(f"model {folder.name}, the final adjustment failed ({error}): the mapper's model stays")
+            unused.append(f"model {folder.name}, the final adjustment failed ({error}): the mapper's model stays")
+            notes.append(unused[-1])
             continue
+        if positions is not None:
+            adjusted, note = _adjusted_to(positions, model, options)
+            about.append(note)
+            unused += [f"model {folder.name}, {note}"] if adjusted is model else []
+            model = adjusted
         if (after := model.compute_num_observations()) < MIN_KEPT * before or model.num_reg_images() == 0:
             about = [f"the final adjustment would keep {after} of {before} observations: the mapper's model stays"]
         else:
@@ -83,6 +84,16 @@ def adjust_models(
     for note in notes:
         logger.log(logging.WARNING if note in unused else logging.INFO, "%s", note)
     return notes
+
+
+def _adjusted_to(
+    positions: KnownPositions, model: pycolmap.Reconstruction, options: ReconstructionOptions
+) -> tuple[pycolmap.Reconstruction, str]:
+    """As `adjust_to_positions`; a failure leaves the model as it is."""
+    try:
+        return adjust_to_positions(model, positions, options)
+    except FAILURES as error:
+        return model, f"positions are no priors: the adjustment to them failed ({error})"
 
 
 def _matches_of(model: pycolmap.Reconstruction, database: Path, options: ReconstructionOptions) -> pycolmap.CorrespondenceGraph:

@@ -106,7 +106,7 @@ class ReconstructionOptions:
             max_error_px="> 0",
             adjustment_scale_px="> 0",
             adjustment_max_error_px="> 0",
-            position_std="> 0",
+            position_std=">= 1e-6, <= 1e6",
             num_threads=">= -1",
             seed=">= 0",
             max_cluster_size=">= 3",

@@ -69,7 +69,10 @@ class H5Reader:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that the file was written with; empty for files of other programs."""
-        return dict(json.loads(self._source.attrs.get("settings", "{}") or "{}"))
+        if not self._is_ours:  # others may use this name
+            return {}
+        with explained_damage(self.path):
+            return dict(json.loads(self._source.attrs.get("settings", "{}") or "{}"))
 
     def names(self) -> list[str]:
         """Sorted keys of all groups: in a features file, the names of the images."""
@@ -342,8 +345,8 @@ class H5Reader:
 
 
 def _stamp_of(group: Any) -> str:
-    if stamp := group.attrs.get("stamp"):
-        return str(stamp)
+    if isinstance(stamp := group.attrs.get("stamp"), str) and stamp:
+        return stamp
     return fingerprint({name: hashlib.sha256(data[()]).hexdigest() for name, data in group.numeric()})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -32,7 +33,24 @@ NUMBERS = "iufb"
 
 
 class RefusedFile(ValueError):
-    """An HDF5 file points to other files, or declares arrays that are too large. None of its content is used."""
+    """An HDF5 file points to other files, declares arrays that are too large, or is damaged. None of its content is used."""
+
+
+class Readable:
+    """A context in which an error of h5py becomes a `RefusedFile` that names the file `path`. It may be entered many times.
+
+    h5py raises OSError, RuntimeError, KeyError, TypeError or others, depending on which bytes are damaged.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+
+    def __enter__(self) -> Readable:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RefusedFile):
+            raise RefusedFile(f"{self._path} is not a readable HDF5 file ({error}): delete it to compute it again") from error
 
 
 def has_member(group: h5py.Group, name: str) -> bool:
@@ -42,6 +60,8 @@ def has_member(group: h5py.Group, name: str) -> bool:
 
 def has_link(group: h5py.Group | Record, id: h5py.h5g.GroupID, name: str) -> bool:
     """As `has_member`, for a group with its low-level identifier."""
+    if isinstance(name, bytes):  # h5py gives names that are not UTF-8 as they are
+        raise RefusedFile(f"{group.file.filename}: the name {name!r} is not UTF-8: write the file again with names in UTF-8")
     links, encoded = id.links, name.encode()
     if not encoded or not links.exists(encoded):
         return False
@@ -150,8 +170,8 @@ def _leaf_groups(group: h5py.Group, prefix: str, seen: set[tuple[int, int]]) -> 
     for name in group:
         has_member(group, name)  # raises for links
         child = group[name]
-        if isinstance(child, h5py.Dataset):
-            if not prefix:
+        if not isinstance(child, h5py.Group):
+            if not prefix or not isinstance(child, h5py.Dataset):
                 continue
             yield prefix.rstrip("/")
             return
@@ -175,13 +195,13 @@ def check_file(file: h5py.File) -> None:
 
 
 def numeric_datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    """The checked datasets of numbers in a group by name. Texts, which other programs keep beside them, are left out.
+    """The checked datasets of numbers in a group by name. Texts and empty dataspaces of other programs are left out.
 
     Raises: RefusedFile if a member is a link, or a dataset is refused.
     """
     for name in group:
         has_member(group, name)  # raises for links
-        if isinstance(member := group[name], h5py.Dataset) and member.dtype.kind in NUMBERS:
+        if isinstance(member := group[name], h5py.Dataset) and member.shape is not None and member.dtype.kind in NUMBERS:
             check_dataset(member, group, name)
             yield name, member
 

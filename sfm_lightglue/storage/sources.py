@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +13,10 @@ import numpy as np
 from sfm_lightglue.files import FOLDER_MARK
 from sfm_lightglue.products import Pair
 from sfm_lightglue.storage.columns import TEXT, Table
-from sfm_lightglue.storage.file_groups import FileGroup, find_group
+from sfm_lightglue.storage.file_groups import FileAttributes, FileGroup, find_group
 from sfm_lightglue.storage.hashes import KEY_SEPARATOR, code_pairs, hash_pairs, hash_texts
 from sfm_lightglue.storage.layout import explained_damage
-from sfm_lightglue.storage.safety import check_file, leaf_groups
+from sfm_lightglue.storage.safety import Readable, check_file, leaf_groups
 from sfm_lightglue.storage.segment_folder import GroupFile, folder_of, list_segments, open_segment
 from sfm_lightglue.storage.segment_index import SegmentIndex
 from sfm_lightglue.storage.segments import Segment
@@ -25,8 +25,9 @@ from sfm_lightglue.storage.segments import Segment
 class Source(Protocol):
     """Results by key."""
 
-    attrs: dict[str, Any]
-    """Attributes of the file: settings, as JSON, and their fingerprint."""
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Attributes of the file: settings, as JSON, and their fingerprint."""
 
     def find(self, key: str) -> Any | None:
         """The group or `Record` of a key; None if there is none. Raises: RefusedFile."""
@@ -69,7 +70,11 @@ class FileSource:
         self.path = path
         with explained_damage(path):
             self.file = h5py.File(path, "r")
-        self.attrs = self.file.attrs
+            try:
+                self.attrs = FileAttributes(self.file["/"].id, Readable(path))
+            except BaseException:
+                self.file.close()
+                raise
 
     def find(self, key: str) -> FileGroup | None:
         return find_group(self.file, key)

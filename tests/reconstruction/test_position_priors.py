@@ -232,6 +232,8 @@ def test_known_poses_give_the_shape_and_the_coordinates(bent: tuple[pycolmap.Rec
         ({"name": "triangulation"}, "reconstruction=triangulation leaves it out"),
         ({"position_priors": "poses"}, "reconstruction.position_std=0.05"),
         ({"position_std": 0}, "position_std"),
+        ({"position_std": 1e-300}, "position_std must be at least 1e-6 and at most 1e6"),
+        ({"position_std": 1e300}, "position_std"),
     ],
 )
 def test_options_that_do_not_fit_are_told(changes: dict[str, object], message: str) -> None:
@@ -249,6 +251,30 @@ def test_models_are_adjusted_to_the_positions_in_the_database(tmp_path: Path, wa
     error = errors(read_model(tmp_path / "models" / "0"), centers)
     assert error < 0.06 if wanted == "gps" else error > 0.1
     assert [note.startswith("model 0, 20 positions are priors") for note in notes] == [True] * (wanted == "gps")
+
+
+def test_a_failure_with_the_positions_keeps_the_final_adjustment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, graph, centers = make_flight()
+    database = write_database(tmp_path / "database.db", model, graph, centers, accuracy_m=(0.1, 0.1))
+    written = []
+    for wanted in ("none", "gps"):
+        folder = tmp_path / wanted / "0"
+        folder.mkdir(parents=True)
+        model.write(folder)
+        with monkeypatch.context() as patched:
+            patched.setattr("sfm_lightglue.reconstruction.adjustment.adjust_to_positions", _fails)
+            notes = adjust_models(folder.parent, database, dataclasses.replace(OPTIONS, position_priors=wanted))
+        written.append([path.read_bytes() for path in sorted(folder.iterdir())])
+    assert written[0] == written[1]
+    expected = "model 0, positions are no priors: the adjustment to them failed (no solution)"
+    assert notes[-1] == expected
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [expected]
+
+
+def _fails(*_: object) -> None:
+    raise ValueError("no solution")
 
 
 def write_database(
