@@ -333,7 +333,8 @@ class _Sample:
         """Fisheye and strongly distorting lenses by group of `undecided`."""
         if not undecided:
             return {}
-        strongest, found = strongest_pairs(self.pairs, self.matches.match_counts_of(self.pairs)[:, 0], undecided), {}
+        counts = np.array([len(self._read(pair)) for pair in self.pairs], np.int64)
+        strongest, found = strongest_pairs(self.pairs, counts, undecided), dict[str, Lens]()
         with colmap_log(None):
             for group, pairs in strongest.items():
                 read = functools.partial(self._matched, overlays=overlays, options=options)
