@@ -16,6 +16,9 @@ FIRST_NAMES = {"trained_for": "head", "early_rejection": "skip_hopeless"}
 ADDED = {"early_acceptance": False, "guided_matching": False}
 """Options that earlier versions did not have -> what these versions did. With this value they are left out of stored settings."""
 
+FOUND = {"lenses": "other lenses, or none, are found", "overlays": "other overlays, or none, are found"}
+"""Stored settings that a stage finds in its input, at the top level -> what is said instead of their values if they differ."""
+
 
 def plugin_settings(plugin: Any) -> dict[str, Any]:
     """Everything that decides the results of an extractor or matcher: class, options, hashes of its weights, package version.
@@ -46,14 +49,16 @@ def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str
     """The values that differ, as `key: old -> new`, separated by commas; empty if none differs.
 
     Keys of nested settings are joined by dots, after `prefix`. A missing value is shown as None, or as `ADDED` says. If the
-    classes differ, their options do too, and are left out.
+    classes differ, their options do too, and are left out. What was found, and not chosen, is described as `FOUND` says.
     """
     if not prefix and old.get("class") and new.get("class") and old["class"] != new["class"]:
         old, new = ({key: each[key] for key in ("class", "kinds") if key in each} for each in (old, new))
     changes = []
     for key in sorted({*old, *new}):
         before, after = (each.get(key, ADDED.get(key)) for each in (old, new))
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
+        if not prefix and key in FOUND:
+            changes += [FOUND[key]] if before != after else []
+        elif isinstance(before, Mapping) and isinstance(after, Mapping):
             changes.append(describe_changes(before, after, f"{prefix}{key}."))
         elif before != after:
             changes.append(f"{prefix}{key}: {before} -> {after}")

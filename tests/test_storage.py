@@ -815,3 +815,10 @@ def test_changes_are_described_with_their_full_keys() -> None:
     assert describe_changes(old, old) == ""
     others = [{"class": kind, "options": {kind: 1}, "weights": [kind]} for kind in "xy"]
     assert describe_changes(*others) == "class: x -> y"  # not all options of both
+
+
+def test_what_a_stage_found_in_its_input_is_described_without_its_values() -> None:
+    found = {"lenses": {"1600 x 1200 px": {"model": "RADIAL", "params": [1.0]}}, "options": {"seed": 0}}
+    assert describe_changes({"options": {"seed": 1}}, found) == "other lenses, or none, are found, options.seed: 1 -> 0"
+    assert describe_changes(found, found) == ""
+    assert describe_changes({"options": {"lenses": 1}}, {"options": {"lenses": 2}}) == "options.lenses: 1 -> 2"
