@@ -67,7 +67,7 @@ def align_models(output: Path, database: Path, options: ReconstructionOptions) -
     if positions is None:
         return
     for folder in model_folders(output):
-        model = pycolmap.Reconstruction(folder)
+        model = read_model(folder)
         try:
             georeference = estimate_georeference(model, positions, options.seed)
         except NotAligned as reason:
