@@ -59,7 +59,10 @@ def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = F
         if any(value not in possible[key] for key, value in values.items()):
             continue
         is_same = not hasattr(plugin, "given") and all(getattr(made.options, key) == values[key] for key in values)
-        again = plugin if is_same else _made_again(plugin, values)
+        try:
+            again = plugin if is_same else _made_again(plugin, values)
+        except ValueError:  # results of other features, with a choice that these do not have
+            continue
         own = json.loads(json.dumps(plugin_settings(again)))
         if {key: stored.get(key) for key in own} == own:
             return again

@@ -68,7 +68,7 @@ def described(facts: Mapping[str, Any]) -> str:
     lines.append(f"downloads: {'forbidden (SFM_LIGHTGLUE_OFFLINE)' if facts['offline'] else 'allowed'}, cache {facts['cache']}")
     lines.append("weights:")
     for entry in facts["weights"]:
-        lines.append(f"  {'found  ' if entry['path'] else 'missing'} {entry['name']:22} {entry['licence']}, for {entry['for']}")
+        lines.append(f"  {'found  ' if entry['path'] else 'missing'} {entry['name']:26} {entry['licence']}, for {entry['for']}")
     lines.append(f"features that work now: {', '.join(facts['features'])}")
     if len(facts["features"]) <= len(LEARNED):
         lines.append("more weights, downloaded on first use or by: python -m sfm_lightglue weights fetch NAME")

@@ -290,7 +290,7 @@ def _choose_both(features: DictConfig, matches: DictConfig, kind: str = "") -> t
     problem = _problem_with_superpoint(features, matches)
     choose_lightglue(features, matches)
     chosen = _try_to_choose(features, "features", where=places[0])
-    if chosen.problem and "trained_for" in matches and OmegaConf.is_interpolation(matches, "trained_for"):
+    if chosen.problem and "trained_for" in {*matches} and OmegaConf.is_interpolation(matches, "trained_for"):
         matches.trained_for = "superpoint"  # so that the mistake in the features is reported only once
     return chosen, _try_to_choose(matches, "matches", problem, places[1])
 

@@ -101,7 +101,7 @@ def _refine(record: Record) -> list[str]:
         return ["keypoints stay as detected"]
     return [
         f"{record['num_aligned']} of {count_of(record['num_matched_keypoints'], 'matched keypoint')} aligned",
-        f"by {record['median_move_px']:.2f} px in the middle" if record["num_aligned"] else "",
+        f"by {record['median_move_px']:.2f} px (median)" if record["num_aligned"] else "",
         f"{count_of(len(record['skipped']), 'photo')} not readable" if record["skipped"] else "",
     ]
 

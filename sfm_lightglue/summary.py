@@ -163,7 +163,7 @@ class Summary(Mapping[str, Any]):
         if verification:
             verified = f"{verification.num_verified_pairs} of {verification.num_pairs} pairs were verified"
         smallest = options.get("min_model_size")
-        found = "; ".join(self.reconstruction.discarded if self.reconstruction else []) or (
+        found = "; ".join(dict.fromkeys(self.reconstruction.discarded if self.reconstruction else [])) or (
             f"the mapper found no first pair with enough parallax, or every model had fewer than {smallest} photos "
             "(reconstruction.min_model_size)"
         )

@@ -96,6 +96,8 @@ MISTAKES = [
         "128-d descriptors, LightGlue for 'xfeat'",
     ),
     (["matches=superglue"], "noncommercial research only"),
+    (["features=sift", "features.max_keypoints=abc"], "'features.max_keypoints': Value 'abc'"),
+    (["features=imported", "matches=nearest_neighbor"], "the option 'features.path' must be given"),
     (["features=imported", "features.path=none.h5"], "features.path=none.h5 does not exist"),
     (["features=imported", "features.path=text.h5"], "text.h5 is not a readable HDF5 file"),
     (["features=imported", "features.path=others.h5"], "of none of the 3 photos"),

@@ -124,6 +124,13 @@ def test_a_file_without_early_acceptance_is_continued_without_it(tmp_path: Path,
     assert plugin_settings(with_stored_choices(default, tmp_path / "new.h5")) == plugin_settings(default)
 
 
+def test_a_file_of_other_features_gives_no_choice(tmp_path: Path) -> None:
+    """Early acceptance of the file is not an option that the user gave for features that do not have it."""
+    stored(tmp_path / "matches.h5", plugin_settings(create_matcher("lightglue", device="cpu", precision="float32")))
+    other = create_matcher("lightglue", device="cpu", precision="float32", trained_for="aliked", weights="aliked-lightglue-half")
+    assert other.chose_acceptance and with_stored_choices(other, tmp_path / "matches.h5") is other
+
+
 def test_a_file_without_guided_matching_is_continued_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "matches.h5"
     former = create_matcher("lightglue", device="cpu", guided_matching=False, precision="float32")

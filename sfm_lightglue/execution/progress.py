@@ -82,8 +82,11 @@ class ProgressLines:
     def _print(self) -> None:
         now = time.monotonic()
         done, seconds = self.count - self.initial, max(now - self.start, 1e-6)
-        share = f" ({100 * self.count // self.total} %)" if 0 < self.count <= self.total else ""
-        parts = [f"{self.description}: {self.count}/{self.total} {self.unit}{share}"]
+        share = f" ({100 * self.count // self.total} %)" if self.count else ""
+        counted = f"{self.count} {self.unit}"  # a mapper that starts several models counts a photo in each of them
+        if self.count <= self.total:
+            counted = f"{self.count}/{self.total} {self.unit}{share}"
+        parts = [f"{self.description}: {counted}"]
         if done:
             parts.append(f"{done / seconds:.3g} {self.unit}/s")
         if done and self.count < self.total:
