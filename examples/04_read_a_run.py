@@ -1,8 +1,8 @@
 """Read the results of a run from its output folder. Its configuration is not needed.
 
-    python examples/04_read_a_run.py OUTPUT
+    python examples/04_read_a_run.py [OUTPUT]
 
-OUTPUT is the folder of any run, such as `outputs/example` of the example 01_folder.py.
+OUTPUT is the folder of any run; by default that of the example 01_folder.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from sfm_lightglue import RunFolder, Summary
 
 
-def main(output: str) -> None:
+def main(output: str = "outputs/example") -> None:
     folder = RunFolder(output)
     with folder.open_features() as features, folder.open_verification() as verification:
         print(f"{len(features.names())} photos with features")

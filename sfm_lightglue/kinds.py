@@ -75,6 +75,6 @@ def _common(records: Records) -> dict[str, Any]:
     return {
         "weights": [weights for record in records.values() for weights in record["weights"]],
         "precision": "low" if any(record["precision"] == "low" for record in records.values()) else "",
-        "num_computed": sum(record["num_computed"] for record in records.values()),
+        "num_computed": max(record["num_computed"] for record in records.values()),
         "kinds": {kind: {key: record[key] for key in OF_KIND if key in record} for kind, record in records.items()},
     }

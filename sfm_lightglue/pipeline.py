@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sfm_lightglue.cameras import logger as cameras_logger
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
 from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
@@ -66,7 +67,7 @@ def run_all(run: Run) -> Summary:
 
     Tables and page are written too if a stage raises, for what there is.
     """
-    with run.folder.locked():
+    with run.folder.locked(), warnings_once(cameras_logger):  # three stages choose the cameras
         warn_of_spaces(run.list_photos())
         check_folders(run.executor(), [run.images], run.folder.path)
         _log_plan(run)

@@ -217,7 +217,7 @@ PAIRS = [Pair("0", "1"), Pair("0", "2"), Pair("1", "2")]
 def test_the_record_of_the_kinds_is_that_of_the_files_and_not_of_the_call() -> None:
     kind = {"weights": [], "num_pairs": 3, "mean_matches": 5.0, "mean_stop_layer": 0.0, "precision": ""}
     first, again = (joined_matching({name: {**kind, "num_computed": number} for name in "ab"}) for number in (3, 0))
-    assert (first.pop("num_computed"), again.pop("num_computed")) == (6, 0)  # for the line on the screen
+    assert (first.pop("num_computed"), again.pop("num_computed")) == (3, 0)  # for the line on the screen
     assert first == again  # else a repeated run would draw its pictures and its page again
 
 
@@ -356,6 +356,20 @@ def test_a_photo_that_no_kind_can_read_is_one_warning(photos: Path, caplog: pyte
     (photos / "images" / "02.jpg").write_bytes((DEMO / "02.jpg").read_bytes()[:2000])
     pipeline.run_stage(run_of(photos), "extract")
     assert sum("02.jpg is skipped" in message for message in caplog.messages) == 1
+
+
+def test_a_warning_about_cameras_is_given_once_in_a_run(
+    photos: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verification, refinement and database choose the cameras."""
+    for path in (photos / "images").iterdir():
+        PILImage.open(path).save(path)  # without EXIF
+    intrinsics = "database.camera_model=OPENCV_FISHEYE"
+    monkeypatch.setattr(pipeline, "STAGES", [stage for stage in pipeline.STAGES if stage.name in ("verify", "database")])
+    for stage in ("extract", "pairs", "match"):
+        pipeline.run_stage(run_of(photos, intrinsics), stage)
+    pipeline.run_all(run_of(photos, intrinsics))
+    assert sum("the fisheye lens is assumed" in message for message in caplog.messages) == 1
 
 
 def test_similar_photos_and_turns_are_found_with_a_learned_kind() -> None:
