@@ -262,6 +262,32 @@ def test_photos_become_a_model_with_each_pipeline_in_turn(
     assert all(float(row[10]) > 40 for row in rows), rows  # AUC@5: four small photos hardly tell the focal length
 
 
+def test_everything_about_a_device_is_measured_by_one_script(
+    benchmark: Callable[[str], ModuleType],
+    run_here: Callable[[Sequence[str]], Any],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gpu = benchmark("gpu")
+    monkeypatch.setattr(gpu, "run_process", run_here)
+    small = ("--keypoints", "32", "64", "--batches", "1", "3", "--extractors", "sift", "--seconds", "0.01")
+    results = tmp_path / "log.md"
+    arguments = (str(data), str(tmp_path / "out"), "--device", "cpu", *small, "--results", str(results), "--override", *SMALL)
+    gpu.main(arguments)
+    text = results.read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [row[:3] for row in rows if row[0] == "64"] == [["64", p, b] for p in ("float32", "low") for b in ("1", "3")]
+    assert all(float(row[3]) > 0 for row in rows if row[0] in ("32", "64"))
+    assert any(row[0] == "sift" and float(row[2]) > 0 for row in rows)
+    seconds = {row[0]: float(row[1]) for row in rows if row[0] in ("match", "reconstruct", "all, with start and report")}
+    assert len(seconds) == 3 and sum(seconds.values()) <= 2 * seconds["all, with start and report"] + 0.1
+    with pytest.raises(SystemExit):
+        gpu.main(arguments)
+    assert "exists already" in capsys.readouterr().err
+
+
 def test_a_section_replaces_the_one_of_the_same_version_and_machine(
     benchmark: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
