@@ -196,16 +196,23 @@ class Summary(Mapping[str, Any]):
         return "\n".join([*lines, *(f"{what}: {path.resolve()}" for what, path in places if path.exists())])
 
     def _describe_lost(self) -> list[str]:
-        """A line about the photos that are in no model or only in a smaller one, and the file with the reasons."""
+        """Lines about the photos that are only in smaller models and those that are in none, and the file with the reasons."""
         lost = {
             *(self.reconstruction.unregistered if self.reconstruction else []),
             *(self.extraction.skipped if self.extraction else {}),
         }
-        if not lost:
-            return ["lost: no photo"] if self.reconstruction else []
-        return [
-            f"lost: {count_of(len(lost), 'photo')}: {shortened(sorted(lost), 5)}; reasons in {self.folder.photo_table.resolve()}"
-        ]
+        apart, reasons = lost & self._posed(), f"; reasons in {self.folder.photo_table.resolve()}"
+        lost -= apart
+        lines = [f"in smaller models: {count_of(len(apart), 'photo')}{'' if lost else reasons}"] if apart else []
+        if lost:
+            return [*lines, f"lost: {count_of(len(lost), 'photo')}: {shortened(sorted(lost), 5)}{reasons}"]
+        return [*lines, "lost: no photo"] if self.reconstruction else lines
+
+    def _posed(self) -> set[str]:
+        """The photos that are in any model, as far as `photos.tsv` says it."""
+        with contextlib.suppress(OSError, ValueError):
+            return {photo.photo for photo in read_photos(self.folder.photo_table) if photo.model is not None}
+        return set()
 
 
 @contextlib.contextmanager

@@ -158,6 +158,19 @@ def test_what_went_wrong_is_described(folder: RunFolder) -> None:
     ]
 
 
+def test_photos_in_smaller_models_are_not_lost(folder: RunFolder) -> None:
+    def row(name: str, number: int | None) -> PhotoRow:
+        return PhotoRow(name, 8, 8, 5, 1, 1, 5, 5, 0.5, number, 3, 0.3, "other model", "", "")
+
+    models = [model("0", 4), model("1", 2)]
+    write_table(folder.photo_table, [row("a.jpg", 1), row("b.jpg", 1), row("c.jpg", None)], PhotoRow)
+    place = f"; reasons in {folder.photo_table.resolve()}"
+    lines = str(write(folder, models=models, largest="0", unregistered=["a.jpg", "b.jpg", "c.jpg"])).splitlines()
+    assert lines[-2:] == ["in smaller models: 2 photos", f"lost: 1 photo: c.jpg{place}"]
+    lines = str(write(folder, models=models, largest="0", unregistered=["a.jpg", "b.jpg"])).splitlines()
+    assert lines[-2:] == [f"in smaller models: 2 photos{place}", "lost: no photo"]
+
+
 @pytest.mark.parametrize(("strict", "unregistered", "failure"), [(True, 3, "1 of 4 photos"), (True, 2, ""), (False, 3, "")])
 def test_a_strict_run_that_loses_half_of_the_photos_has_failed(
     folder: RunFolder, strict: bool, unregistered: int, failure: str
