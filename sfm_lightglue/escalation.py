@@ -103,9 +103,8 @@ def choose_left_out(
         models: The photos of each model, the largest first.
         doubtful: Photos whose strong pairs contradict the models.
     """
-    number = {
-        name: i for i, model in reversed([*enumerate(models)]) for name in model
-    }  # a photo of two models counts in the larger one
+    largest_last = reversed([*enumerate(models)])  # a photo of two models counts in the larger one
+    number = {name: i for i, model in largest_last for name in model}
     chosen, in_none = {pair: pair for pair in known}, {*names} - number.keys()
     left_out = set[str]()
     for pair in sorted({*pairs} - chosen.keys()):
