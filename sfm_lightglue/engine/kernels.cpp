@@ -1,6 +1,7 @@
-// The heavy steps of LightGlue, the search for nearest neighbours (nearest.h), both in float32 and bfloat16, and the first layer of
-// SuperPoint (first_layer.h), for x86-64 CPUs. This file is compiled once for AVX512 and once for AVX2 (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16
-// (AMD from Zen 4, Intel from Cooper Lake). On CPUs with AMX, attention_amx.h has a faster attention.
+// The heavy steps of LightGlue and the search for nearest neighbours (nearest.h), both in float32 and bfloat16, and the convolutions
+// of SuperPoint (first_layer.h, winograd.h), for x86-64 CPUs. This file is compiled once for AVX512 and once for AVX2
+// (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake). On CPUs with
+// AMX, attention_amx.h has a faster attention.
 //
 // kernels.py calls these functions and checks types, shapes and strides. Every function works in the thread of its caller and keeps
 // nothing between calls. The bits of a row do not depend on the number and the order of the rows. Strides count elements; within a
@@ -341,6 +342,7 @@ int attention(const Element* query, long query_stride, long num_queries, const E
 #endif
 
 #include "first_layer.h"
+#include "winograd.h"
 #include "nearest.h"
 
 // rows += bias
@@ -496,7 +498,12 @@ EXPORT(bias_norm_gelu)
 EXPORT(add_update)
 EXPORT(two_nearest)
 decltype(&scan_rows) scan_rows_float32 = scan_rows;
-decltype(&first_layer) first_layer_float32 = first_layer;
+decltype(&first_layer<float>) first_layer_float32 = first_layer<float>;
+decltype(&first_layer<uint8_t>) first_layer_uint8 = first_layer<uint8_t>;
+decltype(&winograd) winograd_float32 = winograd;
+decltype(&winograd_of_integers<uint8_t>) winograd_uint8 = winograd_of_integers<uint8_t>;
+decltype(&winograd_of_integers<float>) winograd_values_uint8 = winograd_of_integers<float>;
+extern const long strip = STRIP;  // results that `winograd` computes together
 
 // Which functions this CPU and its operating system can run. 0: none, 1: those for float32, 2: also those for bfloat16, 3: also
 // `attention_by_tiles`. This function itself uses none of their instructions.

@@ -19,7 +19,7 @@ from sfm_lightglue.engine.batch import Batch, ImageState
 from sfm_lightglue.engine.decisions import decide
 from sfm_lightglue.engine.early_acceptance import EarlyAcceptance
 from sfm_lightglue.engine.early_rejection import EarlyRejection, judge_descriptors, judge_matchability
-from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
+from sfm_lightglue.engine.kernel_calls import HEAD_SIZES, Kernels
 from sfm_lightglue.engine.numerics import KernelNumerics, Numerics, Tokens, TorchNumerics
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
 from sfm_lightglue.engine.results import PairMatches, Results, find_matches

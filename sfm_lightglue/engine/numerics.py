@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfm_lightglue.engine.assignment import Scan, scan_rows
 from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu, has_tiles, segments
-from sfm_lightglue.engine.kernels import Kernels
+from sfm_lightglue.engine.kernel_calls import Kernels
 from sfm_lightglue.engine.packing import FeedForward, PackedLayer
 from sfm_lightglue.engine.workspace import Workspace
 

@@ -87,3 +87,16 @@ inline void store_weights(float* to, Vector first, Vector second) {
     store_aligned(to, first);
     store_aligned(to + LANES, second);
 }
+
+// Vectors of 16-bit integers. A word of a product is two of them, and their sum is one of 32 bits.
+
+inline Words widened(const uint8_t* from) { return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))); }
+inline Words plus(Words a, Words b) { return _mm256_add_epi16(a, b); }
+inline Words minus(Words a, Words b) { return _mm256_sub_epi16(a, b); }
+template <int POWER>
+inline Words times_two_to(Words a) { return _mm256_slli_epi16(a, POWER); }
+inline void store_words(void* to, Words words) { _mm256_storeu_si256(static_cast<Words*>(to), words); }
+inline Vector converted(Words integers) { return _mm256_cvtepi32_ps(integers); }
+inline Vector multiply_add(Words words0, Words words1, Vector sums, int16_t) {
+    return as_floats(_mm256_add_epi32(as_words(sums), _mm256_madd_epi16(words0, words1)));
+}

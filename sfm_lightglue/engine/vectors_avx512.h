@@ -106,3 +106,25 @@ inline Words joined_halves(Words first, Words second) { return _mm512_or_si512(_
 inline Vector above_integer(Vector x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF); }  // x - floor(x)
 inline Vector times_power_of_two_below(Vector x, Vector t) { return _mm512_scalef_ps(x, t); }  // x 2^floor(t), may underflow
 inline Vector rough_reciprocal(Vector x) { return _mm512_rcp14_ps(x); }  // to 14 bits
+
+// Vectors of 16-bit integers. A word of a product is two of them, and their sum is one of 32 bits; `Vnni` is the same by one
+// instruction of AVX512-VNNI.
+
+struct Vnni {
+    int16_t value;
+};
+inline Words widened(const uint8_t* from) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
+inline Words plus(Words a, Words b) { return _mm512_add_epi16(a, b); }
+inline Words minus(Words a, Words b) { return _mm512_sub_epi16(a, b); }
+template <int POWER>
+inline Words times_two_to(Words a) { return _mm512_slli_epi16(a, POWER); }
+inline void store_words(void* to, Words words) { _mm512_storeu_si512(to, words); }
+inline Vector converted(Words integers) { return _mm512_cvtepi32_ps(integers); }
+inline Vector multiply_add(Words words0, Words words1, Vector sums, int16_t) {
+    return as_floats(_mm512_add_epi32(as_words(sums), _mm512_madd_epi16(words0, words1)));
+}
+inline Vector multiply_add(Words words0, Words words1, Vector sums, Vnni) {
+    Words integers = as_words(sums);  // assembly as above
+    asm("vpdpwssd %2, %1, %0" : "+v"(integers) : "v"(words0), "v"(words1));
+    return as_floats(integers);
+}

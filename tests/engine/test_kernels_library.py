@@ -18,8 +18,9 @@ import torch
 
 from sfm_lightglue.engine import kernel_library
 from sfm_lightglue.engine import kernels as kernels_module
+from sfm_lightglue.engine.kernel_calls import Kernels
 from sfm_lightglue.engine.kernel_library import compile_library, has_compiler
-from sfm_lightglue.engine.kernels import Kernels, compile_kernels, load_kernels, usable_instructions, would_help
+from sfm_lightglue.engine.kernels import compile_kernels, load_kernels, usable_instructions, would_help
 
 
 @pytest.fixture(autouse=True)

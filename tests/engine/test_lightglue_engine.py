@@ -16,7 +16,7 @@ from sfm_lightglue.engine import early_rejection, numerics
 from sfm_lightglue.engine.attention import attend
 from sfm_lightglue.engine.batch import Batch, ImageState
 from sfm_lightglue.engine.early_rejection import RANK, EarlyRejection, judge_matchability
-from sfm_lightglue.engine.kernels import Kernels
+from sfm_lightglue.engine.kernel_calls import Kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
 from sfm_lightglue.engine.numerics import TorchNumerics
 from sfm_lightglue.engine.results import PairMatches
