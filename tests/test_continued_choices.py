@@ -17,6 +17,7 @@ from sfm_lightglue.config import compose_config
 from sfm_lightglue.continued_choices import log_stored_choices, with_stored_choices
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.features.superpoint import SuperPointExtractor
+from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.networks import int8
 from sfm_lightglue.networks import precision as precision_module
 from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
@@ -30,7 +31,8 @@ from sfm_lightglue.storage import GroupData, H5Reader, SettingsChanged, ShardSto
 def fake_bfloat16(monkeypatch: pytest.MonkeyPatch, has_it: bool, *, has_int8: bool = False) -> None:
     monkeypatch.setattr(precision_module, "_has_fast_bfloat16", lambda: has_it)
     monkeypatch.setattr(int8, "is_fast", lambda: has_int8)
-    monkeypatch.setattr(SuperPointExtractor, "_kernels", lambda _self: None)
+    for plugin in (SuperPointExtractor, LightGlueMatcher):
+        monkeypatch.setattr(plugin, "_kernels", lambda _self: None)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +77,16 @@ def test_features_are_in_low_precision_on_a_cpu_with_8_bit_instructions_alone(mo
     assert isinstance(extractor.network.conv2a, int8.Int8Convolution) and extractor.network.conv4a.weight.dtype == torch.float32
 
 
-def test_features_are_in_low_precision_on_a_cpu_with_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_low_on_a_cpu_with_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = load_kernels(may_compile=True)
     if kernels is None:
         pytest.skip("no compiled kernels")
     fake_bfloat16(monkeypatch, False)
-    monkeypatch.setattr(SuperPointExtractor, "_kernels", lambda _self: kernels)
-    extractor = create_extractor("superpoint", device="cpu")
-    assert extractor.options.precision == "low"
+    for plugin in (SuperPointExtractor, LightGlueMatcher):
+        monkeypatch.setattr(plugin, "_kernels", lambda _self: kernels)
+    extractor, matcher = create_extractor("superpoint", device="cpu"), create_matcher("lightglue", device="cpu")
+    assert extractor.options.precision == matcher.options.precision == "low"
+    assert create_matcher("lightglue", device="cpu", trained_for="disk").options.precision == "float32", "not measured"
     assert isinstance(extractor.network.conv4a, WinogradConvolution) is not kernels.supports_tiles
     exact = create_extractor("superpoint", device="cpu", precision="float32")
     assert isinstance(exact.network.conv2a, WinogradConvolution) and exact.network.conv2a.input_scale is None

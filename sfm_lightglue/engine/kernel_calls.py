@@ -9,9 +9,10 @@ import ctypes
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Float32, Int16, Int64, Shaped
 from torch import Tensor
 
 HEAD_SIZES = (32, 64, 96, 128)
@@ -22,6 +23,9 @@ MAX_COLUMNS = 1 << 24
 """Number of columns that `two_nearest` cannot count any more; MAX_COLUMNS in the source."""
 FIRST_CHANNELS = 64
 """Channels of the result of `first_layer`; CHANNELS in the source."""
+SUM_OF_WEIGHTS = 2**31 / 8192 - 2048
+"""Largest sum of the integer weights of a result, less what rounding may add: with inputs up to 8191 no sum overflows."""
+
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _ROWS = (_POINTER, _LONG, _LONG, _LONG)  # address, stride, rows, width
 _ARGUMENTS = {
@@ -36,16 +40,32 @@ _ARGUMENTS = {
     "winograd": (_POINTER, *(_LONG,) * 5, *(_POINTER,) * 3, *(_LONG,) * 3, _POINTER),
 }
 _ARGUMENTS["winograd_values"] = _ARGUMENTS["winograd"]
-_RESULTS = {"scan_rows": _LONG, **dict.fromkeys(("attention", "two_nearest", "winograd", "winograd_values"), ctypes.c_int)}
+_ARGUMENTS["attention_by_integers"] = _ARGUMENTS["attention"]
+_ARGUMENTS["product"] = (*_ROWS, _POINTER, _POINTER, _LONG, _POINTER, _LONG)
+_RESULTS: dict[str, type[ctypes.c_int] | type[ctypes.c_long]] = {
+    "scan_rows": _LONG,
+    **dict.fromkeys(
+        ("attention", "attention_by_integers", "product", "two_nearest", "winograd", "winograd_values"), ctypes.c_int
+    ),
+}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.uint8: "uint8"}
 _ELEMENTS = torch.float32, torch.bfloat16
 _VARIANTS: dict[str, tuple[torch.dtype, ...]] = {
     **dict.fromkeys(_ARGUMENTS, _ELEMENTS),
-    "scan_rows": (torch.float32,),
+    **dict.fromkeys(("scan_rows", "attention_by_integers", "product"), (torch.float32,)),
     "first_layer": (torch.float32, torch.uint8),  # of the result
     "winograd": (torch.float32, torch.uint8),  # of the map and the result
     "winograd_values": (torch.uint8,),  # of the map; the result is float32
 }
+
+
+@dataclass(frozen=True)
+class IntegerWeights:
+    """Weights (d, c) for `Kernels.product`."""
+
+    packed: Int16[Tensor, " _"]
+    """Strip of results, channels in twos, result."""
+    scales: Float32[Tensor, " d"]
 
 
 class Kernels:
@@ -73,7 +93,9 @@ class Kernels:
         if self.supports_tiles:
             self._functions["attention", torch.bfloat16] = _function(library, "attention", torch.bfloat16, "attention_by_tiles")
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, num_heads: int, scale: float) -> None:
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, num_heads: int, scale: float, *, by_integers: bool = False
+    ) -> None:
         """out = softmax(scale query key^T) value for each head. The weights are rounded to elements before the last product.
 
         Args:
@@ -81,8 +103,9 @@ class Kernels:
             key, value: elements (m, d), m > 0.
             num_heads: d / num_heads is 32, 64, 96 or 128; the channels of a head lie side by side.
             scale: above 0.
+            by_integers: float32 elements are multiplied as integers of 12 to 15 bits.
         """
-        function = self._of("attention", query.dtype)
+        function = self._of("attention_by_integers" if by_integers else "attention", query.dtype)
         (num_queries, dim), num_keys = query.shape, len(key)
         for tensor, rows in ((query, num_queries), (key, num_keys), (value, num_keys), (out, num_queries)):
             _check(tensor, (rows, dim), query.dtype)
@@ -97,6 +120,30 @@ class Kernels:
             out.data_ptr(), out.stride(0), num_heads, head_size, scale,
         ):  # fmt: skip
             raise MemoryError(f"no memory for {num_keys} packed keys and values")
+
+    def product(self, rows: Float32[Tensor, "T c"], weights: IntegerWeights, out: Float32[Tensor, "T d"]) -> None:
+        """out = rows weight^T, multiplied as integers of 16 bits. Rows are rounded to 14 bits, with a scale for each row."""
+        function = self._of("product", rows.dtype)
+        _check_width(rows, 32)
+        results = len(weights.scales)
+        if results % 64:
+            raise ValueError(f"{results} results: expected a multiple of 64")
+        _check(weights.packed, (rows.shape[1] * results,), torch.int16)
+        _check_vectors(results, weights.scales)
+        _check(out, (len(rows), results), torch.float32)
+        if not function(
+            *_rows(rows), weights.packed.data_ptr(), weights.scales.data_ptr(), results, out.data_ptr(), out.stride(0)
+        ):
+            raise MemoryError(f"no memory for the integers of {len(rows)} rows")
+
+    def integer_weights(self, weight: Float32[Tensor, "d c"]) -> IntegerWeights:
+        """The weights of `product`. d is a multiple of 64, c of 32."""
+        weight = weight.double()
+        least = torch.finfo(torch.float32).tiny
+        scales = torch.maximum(weight.abs().sum(dim=1) / SUM_OF_WEIGHTS, weight.abs().amax(dim=1) / (2**15 - 1)).clamp(min=least)
+        integers = torch.round(weight / scales[:, None]).to(torch.int16)
+        packed = integers.view(len(weight) // self.strip, self.strip, -1, 2).transpose(1, 2).flatten()
+        return IntegerWeights(packed, scales.float())
 
     def add_bias(self, rows: Tensor, bias: Tensor) -> None:
         """rows += bias, in place: rows are elements (T, w), bias float32 (w,), w a multiple of 16."""

@@ -195,9 +195,6 @@ int winograd_of_integers(const uint8_t* map, long row_stride, long height, long 
                          const void* weights, const float* scales, const float* biases, long pool, long first, long last,
                          Result* out) {
     const Convolution layer{height, width, channels, results, static_cast<const uint32_t*>(weights), scales, biases, pool};
-#ifdef __AVX512F__
-    if (__builtin_cpu_supports("avx512vnni"))
-        return convolve<uint8_t, int16_t, Vnni, int32_t>(map, row_stride, layer, first, last, out);
-#endif
+    if (has_vnni()) return convolve<uint8_t, int16_t, Vnni, int32_t>(map, row_stride, layer, first, last, out);
     return convolve<uint8_t, int16_t, int16_t, int32_t>(map, row_stride, layer, first, last, out);
 }

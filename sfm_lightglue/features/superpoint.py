@@ -109,8 +109,9 @@ class SuperPointExtractor:
         """The options, with the precision that `auto` stands for."""
         if self.given.precision != AUTO:
             return self.given
-        is_enough, has_int8 = self.given.weights in LOW_IS_ENOUGH, self._int8_limits() is not None
-        return replace(self.given, precision=resolved_precision(AUTO, self.device, low_is_enough=is_enough, has_int8=has_int8))
+        is_enough, has_integers = self.given.weights in LOW_IS_ENOUGH, self._int8_limits() is not None
+        precision = resolved_precision(AUTO, self.device, low_is_enough=is_enough, has_integers=has_integers)
+        return replace(self.given, precision=precision)
 
     @property
     def network(self) -> SuperPoint:
