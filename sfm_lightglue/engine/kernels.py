@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 SWITCH = "SFM_LIGHTGLUE_KERNELS"
 COMPILE_S = 30.0
-"""Longest time that `load_kernels` waits for a compiler, s. It takes one to two seconds on a free core."""
+"""Longest time that `load_kernels` waits for a compiler, s. It takes two to four seconds on a free core."""
 TRY_AGAIN_S = 24 * 3600.0
 """After a compiler has failed, `load_kernels` tries it again this much later, s."""
 
@@ -59,7 +59,7 @@ def load_kernels(*, may_compile: bool = False) -> Kernels | None:
 
     Args:
         may_compile: If there is no library but a compiler, the library is compiled. That happens once for each user, takes about
-            two seconds and never raises. After a failure it is tried again the next day.
+            three seconds and never raises. After a failure it is tried again the next day.
     """
     instructions = None if is_off() else usable_instructions()
     if instructions is None:
