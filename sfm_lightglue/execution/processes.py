@@ -144,14 +144,20 @@ class _Worker:
 def _work(open_worker: OpenWorker, connection: Connection, num_workers: int, num_threads: int) -> None:
     """Runs in a worker process: does the job of each key that it receives, until the last key or until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pycolmap's handler prints where the process was when the parent ends it
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         try:
             with open_worker() as function, torch_threads(num_threads):
+                _end_quietly()
                 for key, result in run_jobs(function, iter(connection.recv, END), num_workers):
+                    _end_quietly()  # the job may have imported pycolmap
                     connection.send((key, Failure(result) if isinstance(result, Exception) else result))
         except Exception as error:
             connection.send((END, Failure(error)))
+
+
+def _end_quietly() -> None:
+    """Removes pycolmap's handler, which prints where the process was when the parent ends it. Importing pycolmap sets it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

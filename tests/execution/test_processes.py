@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import multiprocessing
@@ -50,6 +51,13 @@ def misbehave(key: int) -> int:
 def die(key: int) -> int:
     if key == 5:
         os.kill(os.getpid(), signal.SIGKILL)
+    return key
+
+
+def import_pycolmap(key: int) -> int:
+    import pycolmap  # noqa: F401
+
+    atexit.register(time.sleep, 5)  # the parent does not wait for that
     return key
 
 
@@ -118,6 +126,11 @@ def test_a_killed_process_ends_the_run_with_an_error_that_names_the_signal() -> 
     with pytest.raises(ChildProcessError, match=r"killed by SIGKILL \(has the machine run out of memory\?\)"):
         found.extend(key for key, _ in run_in_processes(die, range(20)))
     assert set(found) <= set(range(5)) and not multiprocessing.active_children()
+
+
+def test_a_process_whose_job_imported_pycolmap_ends_without_a_message(capfd: pytest.CaptureFixture[str]) -> None:
+    assert list(run_in_processes(import_pycolmap, range(1))) == [(0, 0)]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_loop_that_ends_early_ends_the_processes_in_the_middle_of_their_jobs() -> None:
