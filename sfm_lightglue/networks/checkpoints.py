@@ -22,7 +22,7 @@ def rename_key(key: str, patterns: KeyPatterns) -> str:
 def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:
     """Copies the weights into the network.
 
-    Raises: ValueError if weights are missing, unexpected or of another shape; the text names some of them.
+    Raises: ValueError if weights are missing, unexpected, of another shape, or have NaN or infinity; the text names some of them.
     """
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(getattr(value, "shape", ("not a tensor",))) for key, value in state.items()}
@@ -31,6 +31,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Any]) -> None:
         "missing": sorted(expected.keys() - shared),
         "unexpected": sorted(found.keys() - shared),
         "of another shape": [f"{k} {found[k]} instead of {expected[k]}" for k in sorted(shared) if found[k] != expected[k]],
+        "with NaN or infinity": [k for k in sorted(shared) if found[k] == expected[k] and not state[k].isfinite().all()],
     }
     if any(problems.values()):
         listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in problems.items() if keys)

@@ -405,3 +405,10 @@ def test_the_first_cell_is_centred_at_three_and_a_half_pixels() -> None:
     dense = F.normalize(torch.randn(1, 256, 5, 6, generator=torch.Generator().manual_seed(0)), dim=1)
     sampled = sample_descriptors(torch.tensor([[[3.5, 3.5], [47.0, 39.0]]]), dense)
     torch.testing.assert_close(sampled[0], torch.stack([dense[0, :, 0, 0], dense[0, :, -1, -1]]))
+
+
+def test_weights_that_are_not_finite_are_refused_by_name() -> None:
+    state = SuperPoint().state_dict()
+    state["conv3a.weight"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"do not fit SuperPoint: 1 with NaN or infinity: conv3a\.weight"):
+        load_superpoint(state)
