@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # functions that compute import torch and the engine: a run w
     from torch import Tensor
 
     from sfm_lightglue.engine.batch import ImageState
+    from sfm_lightglue.engine.kernel_calls import Kernels
     from sfm_lightglue.engine.lightglue import LightGlueEngine
     from sfm_lightglue.engine.results import PairMatches
     from sfm_lightglue.matches.guided import GuidedImage
@@ -191,7 +192,8 @@ class LightGlueMatcher:
         guides = given.guided_matching
         if guides is None:  # a GPU needs less time for all layers than a CPU for the search
             guides = self.shared_guided_matching and self.device == "cpu"
-        precision = resolved_precision(given.precision, self.device, low_is_enough=self._low_is_enough)
+        has_integers = given.precision == AUTO and self._low_is_enough and self._kernels() is not None
+        precision = resolved_precision(given.precision, self.device, low_is_enough=self._low_is_enough, has_integers=has_integers)
         return replace(given, early_acceptance=accepts, guided_matching=guides, precision=precision, **thresholds)
 
     @property
@@ -211,8 +213,13 @@ class LightGlueMatcher:
         """The engine with its weights, on the device."""
         return self._engine()
 
-    def _build(self, network: LightGlue | None) -> LightGlueEngine:
+    def _kernels(self) -> Kernels | None:
+        """The compiled kernels, for the CPU."""
         from sfm_lightglue.engine.kernels import load_kernels
+
+        return load_kernels(may_compile=True) if self.device == "cpu" else None
+
+    def _build(self, network: LightGlue | None) -> LightGlueEngine:
         from sfm_lightglue.engine.lightglue import LightGlueEngine
         from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue, settings_from_state_dict
 
@@ -221,12 +228,11 @@ class LightGlueMatcher:
             state, _ = load_weights(options.weights or PUBLISHED_WEIGHTS[options.trained_for])
             size = settings_from_state_dict(state) if options.weights else PUBLISHED_SETTINGS[options.trained_for]
             network = load_lightglue(state, replace(size, **{key: getattr(options, key) for key in THRESHOLDS}))
-        kernels = load_kernels(may_compile=True) if self.device == "cpu" else None
         is_calibrated = options.trained_for in EARLY_REJECTION and options.weights is None
         rejects = is_calibrated if options.early_rejection is None else options.early_rejection
         rejection = EARLY_REJECTION[options.trained_for] if rejects else None
         acceptance = EARLY_ACCEPTANCE[options.trained_for] if options.early_acceptance else None
-        return LightGlueEngine(network, options.precision, self.device, kernels, rejection, acceptance)
+        return LightGlueEngine(network, options.precision, self.device, self._kernels(), rejection, acceptance)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
         """The matches of two images.

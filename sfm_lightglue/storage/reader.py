@@ -324,6 +324,7 @@ class H5Reader:
         """Numbers about the geometries of many pairs, without inlier matches and matrices."""
         if isinstance(self._source, FileSource):
             return self._numbers_of_file(self._source, pairs)
+        assert isinstance(self._source, SegmentSource), "there is no third source"
         rows = np.zeros(len(pairs), ROW)
         rows["config"], rows["num_agreeing"], rows["num_needed"] = -1, -1, -1
         rows["mean_score"], rows["confirmed"] = np.nan, np.nan
