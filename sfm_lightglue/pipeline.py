@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sfm_lightglue.cameras import logger as cameras_logger
 from sfm_lightglue.database import is_outdated, write_database
 from sfm_lightglue.database_mark import keeps_time
 from sfm_lightglue.estimate import MANY_PAIRS, log_matching, log_run
@@ -67,7 +66,7 @@ def run_all(run: Run) -> Summary:
 
     Tables and page are written too if a stage raises, for what there is.
     """
-    with run.folder.locked(), warnings_once(cameras_logger):  # three stages choose the cameras
+    with run.folder.locked():
         warn_of_spaces(run.list_photos())
         check_folders(run.executor(), [run.images], run.folder.path)
         _log_plan(run)
@@ -148,6 +147,7 @@ def _extract_kind(run: Run, names: Sequence[str], masks: MaskFiles | None) -> di
         executor=executor,
         if_settings_changed=run.execution.if_settings_changed,
         shard=run.shard("extract"),
+        kind=run.kind,
     )
     return {"weights": [weights.to_json() for weights in extractor.weights], **dataclasses.asdict(report)}
 
@@ -201,6 +201,7 @@ def _match_kind(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
         cache_mb=run.execution.cache_mb,
         if_settings_changed=run.execution.if_settings_changed,
         shard=run.shard("match"),
+        kind=run.kind,
     )
     return {"weights": [weights.to_json() for weights in matcher.weights], **dataclasses.asdict(report)}
 

@@ -11,11 +11,18 @@ from sfm_lightglue.run_context import Run
 
 
 def assign_cameras(run: Run) -> CameraAssignment:
-    """The camera of each photo that has features, by `database.intrinsics`."""
+    """The camera of each photo that has features, by `database.intrinsics`.
+
+    The stages of a process share them: choosing reads the headers of all photos, and says what is odd about them.
+    """
     with run.folder.open_features() as reader:
         sizes = {name: reader.image_size(name) for name in run.photos_with_features()}
-    options = run.options.database
-    return choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, _known_cameras(run))
+    if run.made.get("sizes") != sizes:
+        options = run.options.database
+        cameras = choose_cameras(run.images, sizes, options.intrinsics, options.camera_model, _known_cameras(run))
+        run.made.update(sizes=sizes, cameras=cameras)
+    assignment: CameraAssignment = run.made["cameras"]
+    return assignment
 
 
 def verified_cameras(run: Run) -> CameraAssignment:

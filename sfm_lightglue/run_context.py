@@ -41,6 +41,8 @@ class Run:
     """The name of the kind if this is a part of a run with several kinds of features; empty for the run itself."""
     ahead: dict[str, Future[Any]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     """What a thread makes for a later stage, by name."""
+    made: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """What a stage has made and later stages of this process need again, by name."""
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:

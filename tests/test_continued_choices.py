@@ -15,9 +15,13 @@ from PIL import Image as PILImage
 from sfm_lightglue import create_extractor, create_matcher, extract_features, match_pairs
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.continued_choices import log_stored_choices, with_stored_choices
+from sfm_lightglue.engine.kernels import load_kernels
+from sfm_lightglue.features.superpoint import SuperPointExtractor
+from sfm_lightglue.matches.lightglue import LightGlueMatcher
 from sfm_lightglue.networks import int8
 from sfm_lightglue.networks import precision as precision_module
 from sfm_lightglue.networks.precision import check_precision, exact_unless_chosen, resolved_precision
+from sfm_lightglue.networks.winograd import WinogradConvolution
 from sfm_lightglue.products import Pair
 from sfm_lightglue.run_context import Run
 from sfm_lightglue.settings import describe_changes, plugin_settings
@@ -27,6 +31,8 @@ from sfm_lightglue.storage import GroupData, H5Reader, SettingsChanged, ShardSto
 def fake_bfloat16(monkeypatch: pytest.MonkeyPatch, has_it: bool, *, has_int8: bool = False) -> None:
     monkeypatch.setattr(precision_module, "_has_fast_bfloat16", lambda: has_it)
     monkeypatch.setattr(int8, "is_fast", lambda: has_int8)
+    for plugin in (SuperPointExtractor, LightGlueMatcher):
+        monkeypatch.setattr(plugin, "_kernels", lambda _self: None)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,24 @@ def test_features_are_in_low_precision_on_a_cpu_with_8_bit_instructions_alone(mo
     extractor, matcher = create_extractor("superpoint", device="cpu"), create_matcher("lightglue", device="cpu")
     assert (extractor.options.precision, matcher.options.precision) == ("low", "float32")
     assert isinstance(extractor.network.conv2a, int8.Int8Convolution) and extractor.network.conv4a.weight.dtype == torch.float32
+
+
+def test_auto_is_low_on_a_cpu_with_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = load_kernels(may_compile=True)
+    if kernels is None:
+        pytest.skip("no compiled kernels")
+    fake_bfloat16(monkeypatch, False)
+    for plugin in (SuperPointExtractor, LightGlueMatcher):
+        monkeypatch.setattr(plugin, "_kernels", lambda _self: kernels)
+    extractor, matcher = create_extractor("superpoint", device="cpu"), create_matcher("lightglue", device="cpu")
+    assert extractor.options.precision == matcher.options.precision == "low"
+    assert create_matcher("lightglue", device="cpu", trained_for="disk").options.precision == "float32", "not measured"
+    assert isinstance(extractor.network.conv4a, WinogradConvolution) is not kernels.supports_tiles
+    exact = create_extractor("superpoint", device="cpu", precision="float32")
+    assert isinstance(exact.network.conv2a, WinogradConvolution) and exact.network.conv2a.input_scale is None
+
+
+def test_a_chosen_precision_is_kept() -> None:
     chosen = create_matcher("lightglue", device="cpu", precision="float32")
     assert plugin_settings(chosen)["options"]["precision"] == "float32" and not chosen.chose_precision
 

@@ -12,12 +12,13 @@ import pytest
 from PIL import Image as PILImage
 
 import sfm_lightglue  # noqa: F401  loads libz before pycolmap
-from sfm_lightglue import pipeline
+from sfm_lightglue import cameras, pipeline
 from sfm_lightglue.changed_options import changed_options
 from sfm_lightglue.config import compose_config
 from sfm_lightglue.features.several import join_features
 from sfm_lightglue.features.superpoint import SuperPointExtractor
 from sfm_lightglue.geometries.inputs import scales_of_most
+from sfm_lightglue.images import read_header
 from sfm_lightglue.kinds import joined_matching
 from sfm_lightglue.match_pair import match_pair
 from sfm_lightglue.matches.lightglue import LightGlueMatcher
@@ -26,6 +27,7 @@ from sfm_lightglue.merge import merge_shards
 from sfm_lightglue.overrides import hydra_overrides
 from sfm_lightglue.products import Features, Matches, Pair
 from sfm_lightglue.report import gallery, run_data
+from sfm_lightglue.run_cameras import assign_cameras
 from sfm_lightglue.run_context import Run, check_inputs
 from sfm_lightglue.run_kinds import last_learned
 from sfm_lightglue.run_options import resolve, resolve_all
@@ -321,7 +323,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(
-    photos: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    photos: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "masks").mkdir()
     PILImage.new("L", (80, 60), 255).save(photos / "masks" / "02.png")
@@ -330,6 +332,8 @@ def test_a_run_verifies_all_kinds_together_and_repeating_it_changes_nothing(
         check_inputs(run, stage)
         pipeline.run_stage(run, stage)
     assert sum("2 of 3 photos have no mask" in message for message in caplog.messages) == 1
+    bars = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if " (100 %)" in line]
+    assert bars == ["extract sift", "extract superpoint", "match sift", "match superpoint", "verify"]
     content = run.folder.read_summary()["stages"]
     assert content["extract"]["kinds"]["sift"]["mean_keypoints"] > 100
     assert content["extract"]["mean_keypoints"] > content["extract"]["kinds"]["sift"]["mean_keypoints"] + 100
@@ -358,18 +362,24 @@ def test_a_photo_that_no_kind_can_read_is_one_warning(photos: Path, caplog: pyte
     assert sum("02.jpg is skipped" in message for message in caplog.messages) == 1
 
 
-def test_a_warning_about_cameras_is_given_once_in_a_run(
+def test_the_cameras_are_chosen_once_in_a_run(
     photos: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Verification, refinement and database choose the cameras."""
+    """Verification, refinement and database need them: with one choice, photos are read and warned about once."""
     for path in (photos / "images").iterdir():
         PILImage.open(path).save(path)  # without EXIF
+    read = list[str]()
+    monkeypatch.setattr(cameras, "read_header", lambda path: read.append(path.name) or read_header(path))
     intrinsics = "database.camera_model=OPENCV_FISHEYE"
     monkeypatch.setattr(pipeline, "STAGES", [stage for stage in pipeline.STAGES if stage.name in ("verify", "database")])
     for stage in ("extract", "pairs", "match"):
         pipeline.run_stage(run_of(photos, intrinsics), stage)
-    pipeline.run_all(run_of(photos, intrinsics))
+    run = run_of(photos, intrinsics)
+    pipeline.run_all(run)
     assert sum("the fisheye lens is assumed" in message for message in caplog.messages) == 1
+    assert read == ["00.jpg", "01.jpg", "02.jpg"]
+    (photos / "images" / "02.jpg").unlink()
+    assert [*assign_cameras(run).cameras] == ["00.jpg", "01.jpg"]  # other photos: chosen again
 
 
 def test_similar_photos_and_turns_are_found_with_a_learned_kind() -> None:

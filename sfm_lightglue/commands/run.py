@@ -7,10 +7,13 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfm_lightglue.commands.flags import Flags, split_flags
 from sfm_lightglue.commands.report import open_page
+from sfm_lightglue.commands.starting import load_torch_ahead, loading
+from sfm_lightglue.files import result_exists
 from sfm_lightglue.mistakes import MISTAKES, raise_together
 from sfm_lightglue.overrides import SWEEP_FLAGS, check_flags, hydra_overrides, with_photos_and_output
 
@@ -37,16 +40,26 @@ def main(command: str, arguments: list[str]) -> int:
     overrides = hydra_overrides(overrides)
     flags_of_hydra = [override for override in overrides if override.startswith("-")]
     is_checked = all(flag in SWEEP_FLAGS for flag in flags_of_hydra)
-    from sfm_lightglue.commands.jobs import held_messages, inside_hydra
-    from sfm_lightglue.config import compose_config, compose_jobs, without_hydra
+    with loading():
+        from sfm_lightglue.commands.jobs import held_messages, inside_hydra
+        from sfm_lightglue.config import compose_config, compose_jobs, without_hydra
 
-    with held_messages() as held:
-        composed = None if flags_of_hydra else compose_config(overrides, with_hydra=True)
-        jobs = compose_jobs(overrides) if composed is None and is_checked else []
-        checked = _check(command, jobs if composed is None else [without_hydra(composed)])
+        if not flags_of_hydra and runs_network(command, overrides):
+            load_torch_ahead()
+        with held_messages() as held:
+            composed = None if flags_of_hydra else compose_config(overrides, with_hydra=True)
+            jobs = compose_jobs(overrides) if composed is None and is_checked else []
+            checked = _check(command, jobs if composed is None else [without_hydra(composed)])
     task = functools.partial(_run_configured, command, flags, checked, held)
     inside_hydra(task, overrides, flags=flags, composed=composed)
     return 0
+
+
+def runs_network(command: str, overrides: Sequence[str]) -> bool:
+    """Whether a network will run, as far as the command line tells: the output folder has no results of its stage."""
+    written = {"run": "features.h5", "extract": "features.h5", "match": "matches.h5"}.get(command)
+    outputs = [override.partition("=")[2].strip("'\"") for override in overrides if override.startswith("output=")]
+    return written is not None and bool(outputs) and not result_exists(Path(outputs[-1]) / written)
 
 
 def _check(command: str, configs: Sequence[DictConfig]) -> list[Run]:

@@ -21,7 +21,16 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "kernels.cpp"
 INCLUDED = tuple(
-    FOLDER / name for name in ("attention_amx.h", "first_layer.h", "nearest.h", "vectors_avx2.h", "vectors_avx512.h")
+    FOLDER / name
+    for name in (
+        "attention_amx.h",
+        "first_layer.h",
+        "integers.h",
+        "nearest.h",
+        "vectors_avx2.h",
+        "vectors_avx512.h",
+        "winograd.h",
+    )
 )
 PREBUILT = FOLDER / "compiled"
 """Folder of the libraries that come with the wheel, if any do."""

@@ -1,6 +1,7 @@
-// The heavy steps of LightGlue, the search for nearest neighbours (nearest.h), both in float32 and bfloat16, and the first layer of
-// SuperPoint (first_layer.h), for x86-64 CPUs. This file is compiled once for AVX512 and once for AVX2 (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16
-// (AMD from Zen 4, Intel from Cooper Lake). On CPUs with AMX, attention_amx.h has a faster attention.
+// The heavy steps of LightGlue and the search for nearest neighbours (nearest.h), both in float32 and bfloat16, and the convolutions
+// of SuperPoint (first_layer.h, winograd.h), for x86-64 CPUs. This file is compiled once for AVX512 and once for AVX2
+// (vectors_avx512.h, vectors_avx2.h). The bfloat16 functions need AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake). On CPUs with
+// AMX, attention_amx.h has a faster attention.
 //
 // kernels.py calls these functions and checks types, shapes and strides. Every function works in the thread of its caller and keeps
 // nothing between calls. The bits of a row do not depend on the number and the order of the rows. Strides count elements; within a
@@ -156,6 +157,22 @@ struct Attention {
     alignas(64) float logits[ROWS][KEY_BLOCK];
 };
 
+inline void start(Attention& state, long head_size) {
+    std::fill_n(state.maximum, ROWS, LOWEST);
+    std::fill_n(state.total[0], ROWS * LANES, 0.0f);
+    for (auto& context : state.context) std::fill_n(context, head_size, 0.0f);
+}
+
+// The new maxima after the logits of a block.
+inline void end_logits(Attention& state, const Vector (&lane_maximum)[ROWS], long num_keys, float scale) {
+    for (int r = 0; r < ROWS; r++) {
+        const float maximum = std::max(state.maximum[r], largest_of(lane_maximum[r]));
+        state.correction[r] = std::exp((state.maximum[r] - maximum) * scale);
+        state.maximum[r] = maximum;
+        std::fill_n(state.logits[r] + num_keys, -num_keys & 31, LOWEST);  // up to what `add_values` reads
+    }
+}
+
 // logits[r][j] = query r . key j for LANES COLUMNS keys
 template <int COLUMNS, class Element>
 inline void compute_tile(float* logits, Vector (&lane_maximum)[ROWS], const Element* const (&queries)[ROWS],
@@ -195,12 +212,7 @@ template <class Element>
             else
                 compute_tile<MOST_COLUMNS / 2>(state.logits[0] + j + i, lane_maximum, queries, keys + i, num_words);
         }
-    for (int r = 0; r < ROWS; r++) {
-        const float maximum = std::max(state.maximum[r], largest_of(lane_maximum[r]));
-        state.correction[r] = std::exp((state.maximum[r] - maximum) * scale);
-        state.maximum[r] = maximum;
-        std::fill_n(state.logits[r] + num_keys, -num_keys & 31, LOWEST);  // up to what `add_values` reads
-    }
+    end_logits(state, lane_maximum, num_keys, scale);
 }
 
 inline void add_to(float* sum, float factor, Vector values) {  // sum = factor sum + values
@@ -321,9 +333,7 @@ int attention(const Element* query, long query_stride, long num_queries, const E
             const Element* queries[ROWS];  // past the last: the last again
             for (int r = 0; r < ROWS; r++) queries[r] = query + std::min(row + r, num_queries - 1) * query_stride;
             Attention state;
-            std::fill_n(state.maximum, ROWS, LOWEST);
-            std::fill_n(state.total[0], ROWS * LANES, 0.0f);
-            for (auto& context : state.context) std::fill_n(context, head_size, 0.0f);
+            start(state, head_size);
             attend(state, queries, keys, values, num_keys, head_size, scale);
             for (int r = 0; r < ROWS && row + r < num_queries; r++) {
                 const Vector norm = all(1.0f / sum_of(load_aligned(state.total[r])));
@@ -341,6 +351,8 @@ int attention(const Element* query, long query_stride, long num_queries, const E
 #endif
 
 #include "first_layer.h"
+#include "integers.h"
+#include "winograd.h"
 #include "nearest.h"
 
 // rows += bias
@@ -496,7 +508,14 @@ EXPORT(bias_norm_gelu)
 EXPORT(add_update)
 EXPORT(two_nearest)
 decltype(&scan_rows) scan_rows_float32 = scan_rows;
-decltype(&first_layer) first_layer_float32 = first_layer;
+decltype(&first_layer<float>) first_layer_float32 = first_layer<float>;
+decltype(&first_layer<uint8_t>) first_layer_uint8 = first_layer<uint8_t>;
+decltype(&winograd) winograd_float32 = winograd;
+decltype(&winograd_of_integers<uint8_t>) winograd_uint8 = winograd_of_integers<uint8_t>;
+decltype(&winograd_of_integers<float>) winograd_values_uint8 = winograd_of_integers<float>;
+decltype(&attention_by_integers) attention_by_integers_float32 = attention_by_integers;
+decltype(&product) product_float32 = product;
+extern const long strip = STRIP;  // results that `winograd` computes together
 
 // Which functions this CPU and its operating system can run. 0: none, 1: those for float32, 2: also those for bfloat16, 3: also
 // `attention_by_tiles`. This function itself uses none of their instructions.

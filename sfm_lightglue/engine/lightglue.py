@@ -19,8 +19,8 @@ from sfm_lightglue.engine.batch import Batch, ImageState
 from sfm_lightglue.engine.decisions import decide
 from sfm_lightglue.engine.early_acceptance import EarlyAcceptance
 from sfm_lightglue.engine.early_rejection import EarlyRejection, judge_descriptors, judge_matchability
-from sfm_lightglue.engine.kernels import HEAD_SIZES, Kernels
-from sfm_lightglue.engine.numerics import KernelNumerics, Numerics, Tokens, TorchNumerics
+from sfm_lightglue.engine.kernel_calls import HEAD_SIZES, Kernels
+from sfm_lightglue.engine.numerics import IntegerNumerics, KernelNumerics, Numerics, Tokens, TorchNumerics
 from sfm_lightglue.engine.packing import PackedLayer, pack_layers
 from sfm_lightglue.engine.results import PairMatches, Results, find_matches
 from sfm_lightglue.networks.lightglue import LightGlue
@@ -185,4 +185,6 @@ def _numerics(settings: LightGlueSettings, precision: str, device: str, kernels:
         or (dtype == torch.bfloat16 and not kernels.supports_bfloat16)
     ):
         return TorchNumerics(num_heads, dtype, device)
+    if precision == "low" and dtype == torch.float32 and settings.descriptor_dim % 64 == 0:
+        return IntegerNumerics(num_heads, kernels)
     return KernelNumerics(num_heads, dtype, kernels)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfm_lightglue.engine.assignment import Scan, scan_rows
 from sfm_lightglue.engine.attention import Borders, attend, attend_in_chunks, attend_on_gpu, has_tiles, segments
-from sfm_lightglue.engine.kernels import Kernels
+from sfm_lightglue.engine.kernel_calls import IntegerWeights, Kernels
 from sfm_lightglue.engine.packing import FeedForward, PackedLayer
 from sfm_lightglue.engine.workspace import Workspace
 
@@ -181,6 +181,27 @@ class KernelNumerics:
     def _product(self, name: str, rows: Tensor, weight: Tensor) -> Tensor:
         inputs = _in_steps(rows)
         return torch.mm(inputs, weight.T, out=self.space.take(name, (len(inputs), len(weight)), self.dtype))[: len(rows)]
+
+
+class IntegerNumerics(KernelNumerics):
+    """The computations on a CPU whose instructions multiply 16-bit integers, but not bfloat16: states and everything between the
+    products are float32."""
+
+    def __init__(self, num_heads: int, kernels: Kernels) -> None:
+        super().__init__(num_heads, torch.float32, kernels)
+        self._weights: dict[int, tuple[Tensor, IntegerWeights]] = {}  # by the address of the tensor, which is kept
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, borders: tuple[Borders, Borders]) -> None:
+        for rows, columns in segments(*borders):
+            self.kernels.attention(query[rows], key[columns], value[columns], out[rows], self.num_heads, 1.0, by_integers=True)
+
+    def _product(self, name: str, rows: Tensor, weight: Tensor) -> Tensor:
+        found = self._weights.get(id(weight))
+        if found is None:
+            found = self._weights[id(weight)] = weight, self.kernels.integer_weights(weight)
+        out = self.space.take(name, (len(rows), len(weight)), torch.float32)
+        self.kernels.product(rows, found[1], out)
+        return out
 
 
 def _whole_steps(count: int, dtype: torch.dtype) -> int:

@@ -87,3 +87,25 @@ inline void store_weights(float* to, Vector first, Vector second) {
     store_aligned(to, first);
     store_aligned(to + LANES, second);
 }
+
+// Vectors of 16-bit integers. A word of a product is two of them, and their sum is one of 32 bits.
+
+inline Words widened(const uint8_t* from) { return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))); }
+inline Words plus(Words a, Words b) { return _mm256_add_epi16(a, b); }
+inline Words minus(Words a, Words b) { return _mm256_sub_epi16(a, b); }
+template <int POWER>
+inline Words times_two_to(Words a) { return _mm256_slli_epi16(a, POWER); }
+inline void store_words(void* to, Words words) { _mm256_storeu_si256(static_cast<Words*>(to), words); }
+inline Words rounded(Vector values) { return _mm256_cvtps_epi32(values); }
+inline Words joined(Words low, Words high) { return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa); }
+inline void store_integers(int16_t* to, Words first, Words second) {
+    const Words halves = _mm256_packs_epi32(first, second);  // of the lower and the upper lanes in turn
+    _mm256_storeu_si256(reinterpret_cast<Words*>(to), _mm256_permute4x64_epi64(halves, 0xd8));
+}
+inline Vector converted(Words integers) { return _mm256_cvtepi32_ps(integers); }
+inline Vector multiply_add(Words words0, Words words1, Vector sums, int16_t) {
+    Vector products;  // with intrinsics, g++ 12 keeps the sums in memory
+    asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(words0), "x"(words1));
+    return sums;
+}
+using Vnni = int16_t;  // no such instruction

@@ -106,3 +106,33 @@ inline Words joined_halves(Words first, Words second) { return _mm512_or_si512(_
 inline Vector above_integer(Vector x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF); }  // x - floor(x)
 inline Vector times_power_of_two_below(Vector x, Vector t) { return _mm512_scalef_ps(x, t); }  // x 2^floor(t), may underflow
 inline Vector rough_reciprocal(Vector x) { return _mm512_rcp14_ps(x); }  // to 14 bits
+
+// Vectors of 16-bit integers. A word of a product is two of them, and their sum is one of 32 bits; `Vnni` is the same by one
+// instruction of AVX512-VNNI.
+
+struct Vnni {
+    int16_t value;
+};
+inline Words widened(const uint8_t* from) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
+inline Words plus(Words a, Words b) { return _mm512_add_epi16(a, b); }
+inline Words minus(Words a, Words b) { return _mm512_sub_epi16(a, b); }
+template <int POWER>
+inline Words times_two_to(Words a) { return _mm512_slli_epi16(a, POWER); }
+inline void store_words(void* to, Words words) { _mm512_storeu_si512(to, words); }
+inline Words rounded(Vector values) { return _mm512_cvtps_epi32(values); }
+// The lower halves of `low` and of `high`, as the lower and the upper halves of words
+inline Words joined(Words low, Words high) { return _mm512_mask_mov_epi16(_mm512_slli_epi32(high, 16), 0x55555555, low); }
+inline void store_integers(int16_t* to, Words first, Words second) {  // cut to 16 bits
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(first));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + LANES), _mm512_cvtsepi32_epi16(second));
+}
+inline Vector converted(Words integers) { return _mm512_cvtepi32_ps(integers); }
+inline Vector multiply_add(Words words0, Words words1, Vector sums, int16_t) {
+    Vector products;  // with intrinsics, g++ 12 keeps the sums in memory
+    asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(sums), "=&v"(products) : "v"(words0), "v"(words1));
+    return sums;
+}
+inline Vector multiply_add(Words words0, Words words1, Vector sums, Vnni) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(sums) : "v"(words0), "v"(words1));
+    return sums;
+}

@@ -77,6 +77,7 @@ def extract_features(
     num_workers: int = 0,
     if_settings_changed: str = "refuse",
     shard: Shard | None = None,
+    kind: str = "",
 ) -> ExtractionReport:
     """Writes the features of all photos of a folder to a file. Photos that are already stored there are kept.
 
@@ -98,6 +99,7 @@ def extract_features(
             takes several photos together. Not used if an executor is given.
         if_settings_changed: `refuse` or `recompute` features in `output` that were made with other settings.
         shard: The share of this process, if several divide the work (`execution=shards`); the report is then about this share.
+        kind: Name of these features in the progress bar, if there are several kinds.
 
     Returns:
         Numbers of photos and keypoints, and the photos that were skipped, with the reason.
@@ -146,7 +148,7 @@ def extract_features(
         turned = {name: orientations[name] for name in todo if name in orientations}
         read = reader_of(Path(images), extractor, mask_files, ranges, turned)
         results = extract_each(todo, read, extractor, executor)
-        bar = progress_bar(len(stamps), "extract", "img", len(stamps) - len(todo))
+        bar = progress_bar(len(stamps), f"extract {kind}".strip(), "img", len(stamps) - len(todo))
         with bar, contextlib.closing(results):  # after an error, the jobs end before the error is raised
             for name, result in results:
                 bar.update()

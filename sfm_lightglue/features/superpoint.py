@@ -20,6 +20,7 @@ from sfm_lightglue.ranges import check_ranges
 if TYPE_CHECKING:  # functions that compute import torch: a run with nothing to do needs none
     from torch import Tensor
 
+    from sfm_lightglue.engine.kernel_calls import Kernels
     from sfm_lightglue.networks.superpoint import SuperPoint, SuperPointOutput
 
 LOW_IS_ENOUGH = frozenset({"superpoint-open"})
@@ -108,8 +109,9 @@ class SuperPointExtractor:
         """The options, with the precision that `auto` stands for."""
         if self.given.precision != AUTO:
             return self.given
-        is_enough, has_int8 = self.given.weights in LOW_IS_ENOUGH, self._int8_limits() is not None
-        return replace(self.given, precision=resolved_precision(AUTO, self.device, low_is_enough=is_enough, has_int8=has_int8))
+        is_enough, has_integers = self.given.weights in LOW_IS_ENOUGH, self._int8_limits() is not None
+        precision = resolved_precision(AUTO, self.device, low_is_enough=is_enough, has_integers=has_integers)
+        return replace(self.given, precision=precision)
 
     @property
     def network(self) -> SuperPoint:
@@ -131,23 +133,28 @@ class SuperPointExtractor:
 
         return (0, SMALL_OCTAVE) if self.small_share > 0 else (0,)
 
+    def _kernels(self) -> Kernels | None:
+        """The compiled kernels, for the CPU."""
+        from sfm_lightglue.engine.kernels import load_kernels
+
+        return load_kernels(may_compile=True) if self.device.split(":")[0] == "cpu" else None
+
     def _int8_limits(self) -> dict[str, float] | None:
         """The limits of convolutions in 8 bits, if the device is fast with them."""
         from sfm_lightglue.networks import int8
 
-        return INT8_LIMITS.get(self.given.weights) if self.device.split(":")[0] == "cpu" and int8.is_fast() else None
+        limits = INT8_LIMITS.get(self.given.weights) if self.device.split(":")[0] == "cpu" else None
+        return limits if limits and (self._kernels() is not None or int8.is_fast()) else None
 
     def _build(self) -> SuperPoint:
         import torch
 
-        from sfm_lightglue.engine.kernels import load_kernels
         from sfm_lightglue.networks.superpoint import load_superpoint
 
         network = load_superpoint(load_weights(self.given.weights)[0])
         precision = self.options.precision
         limits = self._int8_limits() if precision == "low" else None
-        kernels = load_kernels(may_compile=True) if limits else None
-        network.lower(network_dtype(precision, self.device), limits, kernels.first_layer if kernels else None)
+        network.lower(network_dtype(precision, self.device), limits, self._kernels())
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # functions that compute import torch and the engine: a run w
     from torch import Tensor
 
     from sfm_lightglue.engine.batch import ImageState
-    from sfm_lightglue.engine.kernels import Kernels
+    from sfm_lightglue.engine.kernel_calls import Kernels
     from sfm_lightglue.engine.lightglue import LightGlueEngine
     from sfm_lightglue.engine.results import PairMatches
     from sfm_lightglue.matches.guided import GuidedImage
@@ -205,7 +205,8 @@ class LightGlueMatcher:
         rejects = given.early_rejection
         if rejects == AUTO:
             rejects = guides and given.trained_for in OVERLAP_TEST and self.shared_guided_matching
-        precision = resolved_precision(given.precision, self.device, low_is_enough=self._low_is_enough)
+        has_integers = given.precision == AUTO and self._low_is_enough and self.kernels is not None
+        precision = resolved_precision(given.precision, self.device, low_is_enough=self._low_is_enough, has_integers=has_integers)
         return replace(
             given, early_acceptance=accepts, guided_matching=guides, early_rejection=rejects, precision=precision, **thresholds
         )
@@ -243,6 +244,9 @@ class LightGlueMatcher:
     @cached_property
     def kernels(self) -> Kernels | None:
         """The compiled kernels; None on GPUs, or if there are none."""
+        return self._kernels()
+
+    def _kernels(self) -> Kernels | None:
         from sfm_lightglue.engine.kernels import load_kernels
 
         return load_kernels(may_compile=True) if self.device == "cpu" else None

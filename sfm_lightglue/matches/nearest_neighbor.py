@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sfm_lightglue.engine.kernels import MAX_COLUMNS, load_kernels
+from sfm_lightglue.engine.kernel_calls import MAX_COLUMNS
+from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Matches
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sfm_lightglue.engine.kernels import MAX_COLUMNS, Kernels
+from sfm_lightglue.engine.kernel_calls import MAX_COLUMNS, Kernels
 from sfm_lightglue.engine.rules import OverlapTest
 from sfm_lightglue.matches.nearest_neighbor import Nearest, two_nearest
 

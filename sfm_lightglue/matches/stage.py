@@ -64,6 +64,7 @@ def match_pairs(
     cache_mb: float = 1000,
     if_settings_changed: str = "refuse",
     shard: Shard | None = None,
+    kind: str = "",
 ) -> MatchingReport:
     """Writes the matches of all pairs to a file. Pairs that are already stored there are kept.
 
@@ -79,6 +80,7 @@ def match_pairs(
         cache_mb: Memory of each process for images that are kept for their next pair, MB.
         if_settings_changed: `refuse` or `recompute` matches in `output` that were made with other settings.
         shard: The share of this process, if several divide the work (`execution=shards`); the report is then about this share.
+        kind: Name of the features in the progress bar, if there are several kinds.
 
     Returns:
         The numbers of pairs and matches.
@@ -113,7 +115,7 @@ def match_pairs(
         recipe = functools.partial(_open_worker, PortablePlugin(matcher), Path(features), int(cache_mb * 1e6))
         batches = _batches(todo, matcher)
         jobs = checked_results(executor or ThreadExecutor(num_workers), recipe, batches)
-        bar = progress_bar(len(wanted), "match", "pair", len(wanted) - len(todo))
+        bar = progress_bar(len(wanted), f"match {kind}".strip(), "pair", len(wanted) - len(todo))
         with bar, contextlib.closing(jobs):  # after an error, the jobs end before the error is raised
             for batch, results in jobs:
                 if isinstance(results, Exception):

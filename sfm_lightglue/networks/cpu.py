@@ -21,6 +21,7 @@ def in_bands(
     *,
     halo: int = 0,
     stride: int = 1,
+    pixels: int = BAND_PIXELS,
     whole: bool = False,
 ) -> Shaped[Tensor, "b d hd wd"]:
     """layers(x), computed on a CPU in bands of rows. The maps of a band stay in the caches, and memory stays small.
@@ -30,10 +31,11 @@ def in_bands(
         x: its input.
         halo: rows of x above and below a row that the result for this row depends on.
         stride: rows of x for each row of the result.
+        pixels: of a band, about.
         whole: computes the result in one piece.
     """
     height, width = x.shape[2:]
-    rows = max(16, BAND_PIXELS // width // 8 * 8)  # an even number of strides
+    rows = max(16, pixels // width // 8 * 8)  # an even number of strides
     if whole or not x.is_cpu or rows >= height:
         return layers(x)
     result = None

@@ -84,11 +84,15 @@ class HypercolumnHead(nn.Module):
             self.mean, self.scale = torch.zeros_like(self.mean), torch.ones_like(self.scale)
         self.layers.to(dtype)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the layers compute."""
+        return cast(nn.Linear, self.layers[0]).weight.dtype
+
     def forward(self, columns: Float[Tensor, "*n c"]) -> Float[Tensor, "*n 128"]:
         """The descriptors of hypercolumns."""
-        dtype = cast(nn.Linear, self.layers[0]).weight.dtype
-        is_exact = self.training or dtype == torch.float32  # in training autocast chooses the precision
-        x = (columns.float() - self.mean) * self.scale if is_exact else columns.to(dtype)
+        is_exact = self.training or self.dtype == torch.float32  # in training autocast chooses the precision
+        x = (columns.float() - self.mean) * self.scale if is_exact else columns.to(self.dtype)
         return F.normalize(self.layers(x).float(), dim=-1)
 
     def describe(self, levels: Sequence[Float[Tensor, "_ _ _"]], keypoints: Float[Tensor, "n 2"]) -> Float[Tensor, "n 128"]:

@@ -10,9 +10,8 @@ The convolutions are oneDNN's, by the operators that torch uses for quantised mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +21,6 @@ from torch import Tensor, nn
 LEVELS = 255
 """Largest integer of an activation."""
 WEIGHT_LEVELS = 127
-FirstLayer: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""`engine.kernels.Kernels.first_layer`."""
 _ONES = [1, 1]  # stride, padding and dilation
 
 
@@ -65,24 +62,15 @@ class Int8Convolution(nn.Module):
 class Int8Output(nn.Module):
     """A convolution of one channel in float32 and the ReLU after it, with a result in 8 bits."""
 
-    def __init__(self, convolution: nn.Conv2d, limit: float, first_layer: FirstLayer | None = None) -> None:
-        """The convolution.
-
-        Args:
-            convolution: 3x3 with padding 1.
-            limit: the largest result, larger ones are cut.
-            first_layer: computes it for a single image, in a tenth of torch's time.
-        """
+    def __init__(self, convolution: nn.Conv2d, limit: float) -> None:
+        """The convolution, 3x3 with padding 1. Results above the limit are cut."""
         super().__init__()
         weight, bias = convolution.weight.detach().float() * (LEVELS / limit), convolution.bias
         assert weight.shape[1:] == (1, 3, 3) and convolution.padding == (1, 1) and bias is not None
-        self.weight, self.bias, self.first_layer = weight, bias.detach().float() * (LEVELS / limit), first_layer
-        self.rows = torch.cat([weight.flatten(1).T, self.bias[None]]).contiguous()
+        self.weight, self.bias = weight, bias.detach().float() * (LEVELS / limit)
 
     def forward(self, x: Float[Tensor, "b 1 h w"]) -> UInt8[Tensor, "b d h w"]:
         """The integers."""
-        if self.first_layer is not None and len(x) == 1:
-            return self.first_layer(x[0, 0], self.rows)
         # To int8 and back: torch converts float32 to uint8 one number at a time, seven times as slowly.
         values = F.conv2d(x, self.weight, self.bias - 128, padding=1)
         signed = values.clamp_(-128, 127).round_().to(torch.int8)

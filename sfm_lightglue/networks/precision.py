@@ -1,4 +1,4 @@
-"""The precisions of a network: `float32`, or `low` for 16 bits, in some layers 8, if the device has instructions for them.
+"""The precisions of a network: `float32`, or `low` for 16 bits, in some layers 8, if the device is faster with them.
 
 As an option of features or matches, `auto` stands for one of them. It is resolved when the extractor or the matcher is made, so
 settings, which are stored with results, have only the precision itself.
@@ -24,14 +24,14 @@ def check_precision(precision: str, option: str, *, may_be_auto: bool = False) -
         raise ValueError(f"{option}={precision!r} is not a precision. {closest(precision, choices)}")
 
 
-def resolved_precision(precision: str, device: str, *, low_is_enough: bool, has_int8: bool = False) -> str:
+def resolved_precision(precision: str, device: str, *, low_is_enough: bool, has_integers: bool = False) -> str:
     """One of `PRECISIONS`: for `auto`, `low` if it is exact enough for a purpose and the device is faster with it.
 
-    `has_int8`: whether low precision means 8 bits in some layers, for which the device has instructions.
+    `has_integers`: whether low precision means integers in some layers, with which the device is faster.
     """
     if precision != AUTO:
         return precision
-    if not low_is_enough or has_int8:
+    if not low_is_enough or has_integers:
         return "low" if low_is_enough else "float32"
     import torch
 

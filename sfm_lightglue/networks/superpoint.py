@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
 from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, rename_key
-from sfm_lightglue.networks.cpu import ONE_DNN, in_bands
+from sfm_lightglue.networks.cpu import BAND_PIXELS, ONE_DNN, in_bands
 from sfm_lightglue.networks.hypercolumns import DESCRIPTOR_SIZE as HEAD_DESCRIPTOR_SIZE
 from sfm_lightglue.networks.hypercolumns import LEVELS, HypercolumnHead
-from sfm_lightglue.networks.int8 import FirstLayer, Int8Convolution, Int8Output, max_pool
+from sfm_lightglue.networks.int8 import Int8Convolution, Int8Output, is_fast, max_pool
+from sfm_lightglue.networks.winograd import ConvolutionKernels, FirstConvolution, WinogradConvolution
 
 CELL = 8
 """Side of a cell, px: the network's output has one cell for 8 x 8 pixels."""
@@ -42,6 +43,7 @@ _LAYERS = {
     **{"3a": (64, 128), "3b": (128, 128), "4a": (128, 128), "4b": (128, 128)},
     **{"Pa": (128, 256), "Da": (128, 256)},
 }
+_POOLED = "1b", "2b", "3b"
 INT8_LAYERS = "1b", "2a", "2b", "3a", "3b"
 """The layers that may compute in 8 bits: six sevenths of the arithmetic. Each reads the result of the one before."""
 
@@ -102,23 +104,36 @@ class SuperPoint(nn.Module):
         """Dimension of the descriptors."""
         return HEAD_DESCRIPTOR_SIZE if self.head else DESCRIPTOR_SIZE
 
-    def lower(self, dtype: torch.dtype, limits: Mapping[str, float] | None = None, first_layer: FirstLayer | None = None) -> None:
+    def lower(
+        self, dtype: torch.dtype, limits: Mapping[str, float] | None = None, kernels: ConvolutionKernels | None = None
+    ) -> None:
         """Makes the 3x3 convolutions compute in `dtype`, except the first: it is fast, and should read the image exactly.
 
         Args:
             dtype: the type of activations and weights.
             limits: makes `INT8_LAYERS` compute in 8 bits instead, on a CPU: the largest input of each; larger ones are cut.
-            first_layer: computes the first convolution, with a result in 8 bits.
+            kernels: compute the 3x3 convolutions on a CPU: in 8 bits those that have limits, the others in float32. On a CPU with
+                tiles (AMX) and with limits they compute only the first.
         """
-        if limits:
-            results: list[float | torch.dtype] = [*(limits[name] for name in INT8_LAYERS[1:]), dtype]
-            for name, result in zip(INT8_LAYERS, results, strict=True):
-                convolution = cast(nn.Conv2d, self.get_submodule(f"conv{name}"))
-                self.add_module(f"conv{name}", Int8Convolution(convolution, limits[name], result))
-            self.add_module("conv1a", Int8Output(cast(nn.Conv2d, self.conv1a), limits[INT8_LAYERS[0]], first_layer))
-        for name, module in self.named_children():
-            if name not in ("conv1a", "bn1a", "convPb", "convDb", "octaves", "head"):
-                module.to(dtype)
+        results = dict(zip(INT8_LAYERS, [*(limits[name] for name in INT8_LAYERS[1:]), None], strict=True)) if limits else {}
+        by_tiles = bool(limits) and kernels is not None and kernels.supports_tiles and is_fast()  # oneDNN is faster then
+        for name in _LAYERS:
+            convolution, limit = getattr(self, f"conv{name}", None), limits.get(name) if limits else None
+            if convolution is None:
+                continue
+            changed: nn.Module = convolution
+            if name == "1a" and kernels:
+                changed = FirstConvolution(convolution, kernels, limits[INT8_LAYERS[0]] if limits else None)
+            elif kernels and not by_tiles:
+                pool = 2 if name in _POOLED else 1
+                changed = WinogradConvolution(convolution, kernels, pool=pool, limit=limit, result=results.get(name))
+            elif name == "1a" and limits:
+                changed = Int8Output(convolution, limits[INT8_LAYERS[0]])
+            elif limit is not None:
+                changed = Int8Convolution(convolution, limit, results[name] or dtype)
+            elif name != "1a":
+                convolution.to(dtype)
+            self.add_module(f"conv{name}", changed)
         if self.head:
             self.head.lower(dtype)
 
@@ -157,7 +172,11 @@ class SuperPoint(nn.Module):
             if octave not in encoded:
                 continue
             second, features = self._encode(grey)
-            blocks[octave] = [second, features] if self.head and octave in octaves else [features]
+            if self.head:
+                level = features.to(self.head.dtype)
+                blocks[octave] = [second.to(self.head.dtype), level] if octave in octaves else [level]
+            else:
+                blocks[octave] = [features]
             if octave in octaves:
                 logits = self.convPb(self._layer("Pa", features).float())
                 scores = F.pixel_shuffle(logits.softmax(dim=1)[:, :-1], CELL)[:, 0]
@@ -208,12 +227,13 @@ class SuperPoint(nn.Module):
     def _encode(self, grey: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b 64 h//4 w//4"], Float[Tensor, "b 128 h//8 w//8"]]:
         """The results of the second and of the last block. The published heads read the last one."""
         results = [grey]
+        whole = self.training and self.batch_norm
+        pixels = BAND_PIXELS * (2 if isinstance(self.conv1b, WinogradConvolution) else 1)  # rows of two bands overlap
         for block in "123":
-            whole = self.training and self.batch_norm
-            results.append(in_bands(partial(self._block, block), results[-1], halo=2, stride=2, whole=whole))
+            results.append(in_bands(partial(self._block, block), results[-1], halo=2, stride=2, pixels=pixels, whole=whole))
         second = results[2]
-        if isinstance(self.conv3a, Int8Convolution):
-            second = self.conv3a.values(second, results[3].dtype)
+        if isinstance(self.conv3a, Int8Convolution | WinogradConvolution):
+            second = self.conv3a.values(second, self.head.dtype if self.head else results[3].dtype)
         return second, self._layer("4b", self._layer("4a", results[3]))
 
     def _describe(self, x: Float[Tensor, "b 128 hc wc"]) -> Float[Tensor, "b 256 hc wc"]:
@@ -221,13 +241,13 @@ class SuperPoint(nn.Module):
         return F.normalize(self.convDb(self._layer("Da", x).float()), dim=1)
 
     def _block(self, block: str, x: Tensor) -> Tensor:
-        return max_pool(self._layer(f"{block}b", self._layer(f"{block}a", x)))
+        x = self._layer(f"{block}b", self._layer(f"{block}a", x))
+        return x if isinstance(self.get_submodule(f"conv{block}b"), WinogradConvolution) else max_pool(x)
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         convolution = self.get_submodule(f"conv{name}")
-        if isinstance(convolution, Int8Convolution | Int8Output):
+        if not isinstance(convolution, nn.Conv2d):
             return cast(Tensor, convolution(x))
-        convolution = cast(nn.Conv2d, convolution)
         if not self.training:  # in training autocast chooses the precision
             x = x.to(convolution.weight.dtype)
         x = convolution(x)

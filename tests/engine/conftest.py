@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sfm_lightglue.engine.kernel_library import has_compiler
-from sfm_lightglue.engine.kernels import Kernels, compile_kernels, load_kernels, usable_instructions
+from sfm_lightglue.engine.kernel_calls import Kernels
+from sfm_lightglue.engine.kernel_library import INSTRUCTIONS, compile_library, has_compiler
+from sfm_lightglue.engine.kernels import compile_kernels, load_kernels, usable_instructions
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,14 @@ def kernels(kernels_cache: Path) -> Kernels:
         loaded = load_kernels()
     assert loaded is not None
     return loaded
+
+
+@pytest.fixture(scope="session", params=[*INSTRUCTIONS])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library for each set of instructions that this CPU has."""
+    usable = usable_instructions()
+    if usable is None or [*INSTRUCTIONS].index(request.param) < [*INSTRUCTIONS].index(usable):
+        pytest.skip(f"this CPU has no {request.param}")
+    if not has_compiler():
+        pytest.skip("no compiler")
+    return compile_library(tmp_path_factory.mktemp(request.param), request.param)

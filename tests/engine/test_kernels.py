@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfm_lightglue.engine.kernel_library import INSTRUCTIONS, compile_library, has_compiler
-from sfm_lightglue.engine.kernels import Kernels, open_library, usable_instructions
+from sfm_lightglue.engine.kernel_calls import Kernels
+from sfm_lightglue.engine.kernels import open_library
 
 # Half a unit in the last place: bfloat16 has 8 bits (the result is rounded, and each attention weight), float32 has 24 bits (its
 # results have some more roundings).
@@ -20,17 +20,6 @@ HALF_UNIT = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
 # Relative errors of exponentials and error functions: by design for bfloat16, a few roundings for float32.
 FUNCTION_ERROR = {torch.bfloat16: 2e-4, torch.float32: 8 * 2.0**-24}
 GUARD = 7.0
-
-
-@pytest.fixture(scope="module", params=[*INSTRUCTIONS])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library for each set of instructions that this CPU has."""
-    usable = usable_instructions()
-    if usable is None or [*INSTRUCTIONS].index(request.param) < [*INSTRUCTIONS].index(usable):
-        pytest.skip(f"this CPU has no {request.param}")
-    if not has_compiler():
-        pytest.skip("no compiler")
-    return compile_library(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")
@@ -325,13 +314,15 @@ def test_element_wise_rows_have_the_same_bits_alone(kernels: Kernels, dtype: tor
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 13), (36, 130)])
-def test_first_layer_is_a_rounded_convolution(kernels: Kernels, size: tuple[int, int]) -> None:
+def test_first_layer_is_a_convolution(kernels: Kernels, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     grey, weight, bias = torch.rand(size[0], size[1] + 5)[:, : size[1]], 300 * torch.randn(64, 1, 3, 3), 50 * torch.randn(64)
     exact = F.conv2d(grey[None, None].double(), weight.double(), bias.double(), padding=1)
-    found = kernels.first_layer(grey, torch.cat([weight.flatten(1).T, bias[None]]))
+    rows = torch.cat([weight.flatten(1).T, bias[None]])
+    found = kernels.first_layer(grey, rows, torch.uint8)
     assert found.dtype == torch.uint8 and found.is_contiguous(memory_format=torch.channels_last)
     assert found.shape == exact.shape and (found - exact.clamp(0, 255)).abs().max() <= 0.5 + 1e-3
+    torch.testing.assert_close(kernels.first_layer(grey, rows, torch.float32).double(), exact.relu(), atol=1e-3, rtol=0)
 
 
 def test_other_tensors_are_refused(kernels: Kernels) -> None:
@@ -349,6 +340,10 @@ def test_other_tensors_are_refused(kernels: Kernels) -> None:
         (kernels.bias_norm_gelu, (rows, bias, bias, bias[::2]), r"\(128,\)"),
         (kernels.bias_norm_gelu, (normal(1, 8192), bias, bias, bias), "at most 4096"),
         (kernels.add_update, (rows.double(), rows, bias, rows), "expected torch.float32"),
+        (kernels.winograd, (torch.zeros(8, 8, 48), bias, None, torch.zeros(64), torch.float32, 1), "channels a multiple of 32"),
+        (kernels.winograd, (torch.zeros(8, 32, 8).mT, bias, None, torch.zeros(64), torch.float32, 1), "contiguous pixels"),
+        (kernels.winograd, (torch.zeros(8, 8, 32), bias, None, torch.zeros(64), torch.float32, 1), r"\(73728,\)"),
+        (kernels.winograd, (torch.zeros(8, 8, 32).bfloat16(), bias, None, bias, torch.float32, 1), "elements of torch.bfloat16"),
     ]
     for method, arguments, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -18,8 +18,9 @@ import torch
 
 from sfm_lightglue.engine import kernel_library
 from sfm_lightglue.engine import kernels as kernels_module
+from sfm_lightglue.engine.kernel_calls import Kernels
 from sfm_lightglue.engine.kernel_library import compile_library, has_compiler
-from sfm_lightglue.engine.kernels import Kernels, compile_kernels, load_kernels, usable_instructions, would_help
+from sfm_lightglue.engine.kernels import compile_kernels, load_kernels, usable_instructions, would_help
 
 
 @pytest.fixture(autouse=True)
@@ -70,16 +71,19 @@ def test_a_cpu_without_bfloat16_gets_the_kernels_for_float32(
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no disassembler")
-def test_functions_for_float32_have_no_instructions_for_bfloat16(kernels_cache: Path, tmp_path: Path) -> None:
+def test_functions_have_only_the_instructions_that_their_types_need(kernels_cache: Path, tmp_path: Path) -> None:
     compiled = compile_library(tmp_path, "avx512")
     lines = subprocess.run(["objdump", "-d", str(compiled)], check=True, capture_output=True, text=True).stdout.splitlines()
-    function, found = "", set()
+    function, with_bfloat16, with_vnni = "", set(), set()
     for line in lines:
         function = line if line.endswith(">:") else function
-        if "bf16" in line:
-            found.add(function)
+        if re.search(r"\tv\w*bf16", line):
+            with_bfloat16.add(function)
+        if "\tvpdp" in line:
+            with_vnni.add(function)
     # Itanium mangling of template arguments: f is float, t is the unsigned short that holds a bfloat16.
-    assert found and all(re.search(r"I(t|Li\dEt|tLi\d)|_by_tiles", name) for name in found)
+    assert with_bfloat16 and all(re.search(r"I(t|Li\dEt|tLi\d)|_by_tiles", name) for name in with_bfloat16)
+    assert with_vnni and all("Vnni" in name for name in with_vnni)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9])

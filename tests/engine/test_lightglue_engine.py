@@ -13,12 +13,13 @@ from lightglue_inputs import Points, match, random_network, random_points
 
 from sfm_lightglue.api import create_extractor, load_image
 from sfm_lightglue.engine import early_rejection, numerics
+from sfm_lightglue.engine import lightglue as lightglue_module
 from sfm_lightglue.engine.attention import attend
 from sfm_lightglue.engine.batch import Batch, ImageState
 from sfm_lightglue.engine.early_rejection import RANK, EarlyRejection, judge_matchability
-from sfm_lightglue.engine.kernels import Kernels
+from sfm_lightglue.engine.kernel_calls import Kernels
 from sfm_lightglue.engine.lightglue import LightGlueEngine
-from sfm_lightglue.engine.numerics import TorchNumerics
+from sfm_lightglue.engine.numerics import IntegerNumerics, TorchNumerics
 from sfm_lightglue.engine.results import PairMatches
 from sfm_lightglue.networks.lightglue import LightGlue
 from sfm_lightglue.networks.lightglue_checkpoints import load_lightglue
@@ -251,6 +252,23 @@ def test_low_precision_finds_nearly_the_same_matches(optional_kernels: Kernels |
         (matches,) = engine.match_many([(prepare(engine, points0), prepare(engine, points1))])
         found.append({tuple(pair) for pair in matches.indices.tolist()})
     assert len(found[0] & found[1]) >= 0.9 * len(found[0] | found[1]) > 20
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_low_precision_by_integers_on_a_cpu_without_bfloat16(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(lightglue_module, "network_dtype", lambda _precision, _device: torch.float32)
+    network = random_network(seed, descriptor_dim=256, num_heads=4, **ADAPTIVE)
+    exact, low = (LightGlueEngine(network, precision, kernels=kernels) for precision in ("float32", "low"))
+    assert isinstance(low.numerics, IntegerNumerics) and not isinstance(exact.numerics, IntegerNumerics)
+    assert_batches_equal_single_pairs(low, random_pairs(12), num_groups=3)
+    points0, points1 = random_points()
+    found = [engine.match_many([(prepare(engine, points0), prepare(engine, points1))])[0] for engine in (exact, low)]
+    matches0, matches1 = ({tuple(pair) for pair in each.indices.tolist()} for each in found)
+    assert len(matches0 & matches1) >= 0.95 * len(matches0 | matches1) > 5
+    narrow = LightGlueEngine(random_network(descriptor_dim=96, num_heads=1), "low", kernels=kernels)
+    assert not isinstance(narrow.numerics, IntegerNumerics), "96 channels are no multiple of 64"
 
 
 def test_heads_of_a_size_without_kernels_are_computed_by_torch(kernels: Kernels) -> None:

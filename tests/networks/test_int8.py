@@ -60,10 +60,6 @@ def test_the_first_convolution_rounds_its_result_to_the_nearest_of_256_values() 
     x = torch.rand(1, 1, 12, 10, generator=torch.Generator().manual_seed(1))
     expected = F.relu(exact(x)) / 0.7 * 255
     found = Int8Output(exact, 0.7)(x)
-    given: list[Tensor] = []
-    kernel = Int8Output(exact, 0.7, lambda grey, rows: given.extend((grey, rows)) or found)(x)  # type: ignore[func-returns-value]
-    assert kernel is found and torch.equal(given[0], x[0, 0]) and torch.allclose(given[1][9], exact.bias / 0.7 * 255)
-    assert torch.allclose(given[1][5], exact.weight[:, 0, 1, 2] / 0.7 * 255)
     assert found.dtype == torch.uint8 and found.min() == 0 and found.max() == 255
     assert (found - expected.clamp(max=255)).abs().max() <= 0.5 + 1e-3
 
