@@ -7,7 +7,8 @@ The network matches the strongest keypoints alone. These matches are the seeds. 
 Of the keypoints that fulfil both conditions the ones with the most similar descriptors are matched, if they are the clear choice.
 
 Pairs whose seeds are few, or disagree with the fundamental matrix, or lead to few matches, go through a second pass with more
-keypoints and more layers. If that fails too, they are left to the network.
+keypoints and more layers, unless their descriptors say that it would fail too (`overlap`). If it fails, they are left to the
+network.
 
 Source: guided matching by epipolar strips: Hartley and Zisserman, Multiple View Geometry (2nd edition), algorithm 11.4; affine
 maps around seeds: AdaLAM (arXiv:2006.04250), section 3.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # functions that compute import torch and the engine: a run w
     from sfm_lightglue.engine.lightglue import LightGlueEngine
     from sfm_lightglue.engine.results import PairMatches
     from sfm_lightglue.matches.guided import GuidedImage
+    from sfm_lightglue.matches.overlap import Neighbors
     from sfm_lightglue.networks.lightglue import LightGlue
 
 PUBLISHED_WEIGHTS = {features: f"{features}-lightglue" for features in PUBLISHED_SETTINGS} | {
@@ -44,9 +46,7 @@ EARLY_REJECTION = {
 """Kind of features -> rule, calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 
 OVERLAP_TEST = {
-    "superpoint-open": OverlapTest(
-        min_mutual=0.225, max_ratio=0.97, min_coherent_neighbors=100, num_layers=3, min_coherent_matches=40
-    ),
+    "superpoint-open": OverlapTest(min_mutual=0.225, min_coherent_neighbors=100, num_layers=3, min_coherent_matches=40),
 }
 """Kind of features -> what takes the place of the rule above if matching is guided. No verified pair is lost (docs/speed.md)."""
 
@@ -63,6 +63,7 @@ GUIDED_MATCHING = {
                 min_keypoints=512,
                 num_layers=3,
                 min_distinct=30,
+                min_coherent=0,
                 min_seeds=80,
                 min_agreeing=0.55,
                 min_mean_score=0.5,
@@ -74,6 +75,7 @@ GUIDED_MATCHING = {
                 min_keypoints=768,
                 num_layers=4,
                 min_distinct=10,
+                min_coherent=400,
                 min_seeds=80,
                 min_agreeing=0.65,
                 min_mean_score=0.6,
@@ -296,15 +298,22 @@ class LightGlueMatcher:
 
     def match_many(self, pairs: Sequence[tuple[ImageState | GuidedImage, ImageState | GuidedImage]]) -> list[Matches]:
         """The matches of each pair. They do not depend on the other pairs."""
-        matches = self._guided_matches(pairs)
-        matches |= self._rejected({i: pair for i, pair in enumerate(pairs) if i not in matches})
+        neighbors = functools.cache(lambda i: self._neighbors(pairs[i]))
+        matches = self._guided_matches(pairs, neighbors)
+        matches |= self._rejected({i: pair for i, pair in enumerate(pairs) if i not in matches}, neighbors)
         others = [i for i in range(len(pairs)) if i not in matches]
         whole: Any = [tuple(getattr(image, "all_keypoints", image) for image in pairs[i]) for i in others]
         matches |= {i: _from_engine(each) for i, each in zip(others, self.engine.match_many(whole), strict=True)}
         return [matches[i] for i in range(len(pairs))]
 
-    def _guided_matches(self, pairs: Sequence[tuple[Any, Any]]) -> dict[int, Matches]:
-        """Index and matches of the pairs that are easy enough for one of the passes of guided matching."""
+    def _neighbors(self, pair: tuple[Any, Any]) -> Neighbors:
+        from sfm_lightglue.matches.overlap import compare
+
+        return compare(pair[0].appearance, pair[1].appearance, self.kernels)
+
+    def _guided_matches(self, pairs: Sequence[tuple[Any, Any]], neighbors: Callable[[int], Neighbors]) -> dict[int, Matches]:
+        """Index and matches of the pairs that are easy enough for one of the passes of guided matching. `neighbors` compares the
+        descriptors of the pair with an index."""
         from sfm_lightglue.matches.guided import GuidedImage, count_distinct_neighbors
 
         images = {i: pair for i, pair in enumerate(pairs) if all(isinstance(image, GuidedImage) for image in pair)}
@@ -316,7 +325,10 @@ class LightGlueMatcher:
             tried = {
                 i: pair
                 for i, pair in images.items()
-                if i not in matches and num_distinct[i] >= rule.min_distinct and min(len(image.passes) for image in pair) > k
+                if i not in matches
+                and num_distinct[i] >= rule.min_distinct
+                and min(len(image.passes) for image in pair) > k
+                and (not rule.min_coherent or neighbors(i).num_coherent >= rule.min_coherent)
             }
             matches |= dict(self._guided_by_pass(tried, k, rule))
         return matches
@@ -336,10 +348,10 @@ class LightGlueMatcher:
             if (matches := complete_matches(image0.points, image1.points, seeds, growth, rule)) is not None:
                 yield i, matches
 
-    def _rejected(self, pairs: Mapping[int, tuple[Any, Any]]) -> dict[int, Matches]:
+    def _rejected(self, pairs: Mapping[int, tuple[Any, Any]], neighbors: Callable[[int], Neighbors]) -> dict[int, Matches]:
         """Index and matches, none, of the pairs that seem not to overlap."""
         from sfm_lightglue.matches.guided import GuidedImage
-        from sfm_lightglue.matches.overlap import count_coherent, may_overlap
+        from sfm_lightglue.matches.overlap import count_coherent
 
         if (test := self.overlap_test) is None or self.guided is None:
             return {}
@@ -348,7 +360,7 @@ class LightGlueMatcher:
             i: (pair[0].passes[last], pair[1].passes[last])
             for i, pair in pairs.items()
             if all(isinstance(image, GuidedImage) and len(image.passes) > last for image in pair)
-            and not may_overlap(pair[0].appearance, pair[1].appearance, test, self.kernels)
+            and not neighbors(i).may_overlap(test)
         }
         found = self.engine.match_many([(part0.state, part1.state) for part0, part1 in judged.values()], test.num_layers)
         rejected = {}

@@ -26,6 +26,8 @@ NUM_NEAREST = 10
 """Two matches are neighbours if each is among this many nearest ones of the other's surroundings, in both images."""
 NUM_TURNS, NUM_SCALES, SCALE_STEP = 12, 16, 0.5
 """Bins of the turn, 30 degrees, and of the logarithm to base 2 of the scale, from -4 to 4. A count is over two by two bins."""
+MAX_RATIO = 0.97
+"""Ratio test of the nearest neighbours, in both directions: a loose one, because wrong neighbours are rarely coherent."""
 MAX_NEIGHBORS = 512
 """Nearest neighbours of descriptors that are compared, the best ones: 300 are usual without overlap."""
 
@@ -40,14 +42,27 @@ class Appearance:
     """(n, c), unit length, float32 or bfloat16, on the matcher's device."""
 
 
-def may_overlap(image0: Appearance, image1: Appearance, test: OverlapTest, kernels: Kernels | None) -> bool:
-    """Whether enough nearest neighbours of the descriptors are coherent, or too few are mutual for an answer."""
+@dataclass(frozen=True)
+class Neighbors:
+    """What the nearest neighbours of the descriptors say about a pair."""
+
+    mutual: float
+    """Share of the keypoints, of the image with fewer ones, that are mutual nearest neighbours, 0..1."""
+    num_coherent: int
+    """Coherent ones among the neighbours that pass the ratio test."""
+
+    def may_overlap(self, test: OverlapTest) -> bool:
+        """Whether enough neighbours are coherent, or too few are mutual for an answer."""
+        return self.mutual < test.min_mutual or self.num_coherent >= test.min_coherent_neighbors
+
+
+def compare(image0: Appearance, image1: Appearance, kernels: Kernels | None) -> Neighbors:
+    """Compares all descriptors of two images, each with a keypoint or more."""
     index0, index1, ratio = mutual_neighbors(image0.descriptors, image1.descriptors, kernels)
-    if len(index0) < test.min_mutual * min(len(image0.keypoints), len(image1.keypoints)):
-        return True
-    is_clear = ratio < test.max_ratio
+    is_clear = ratio < MAX_RATIO
     best = np.flatnonzero(is_clear)[np.argsort(ratio[is_clear], kind="stable")[:MAX_NEIGHBORS]]
-    return count_coherent(image0.keypoints[index0[best]], image1.keypoints[index1[best]]) >= test.min_coherent_neighbors
+    mutual = len(index0) / min(len(image0.keypoints), len(image1.keypoints))
+    return Neighbors(mutual, count_coherent(image0.keypoints[index0[best]], image1.keypoints[index1[best]]))
 
 
 @torch.inference_mode()

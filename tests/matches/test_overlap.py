@@ -12,13 +12,13 @@ from lightglue_inputs import random_network, random_points
 from sfm_lightglue.engine.kernels import load_kernels
 from sfm_lightglue.engine.rules import GuidedMatching, GuidedPass, OverlapTest
 from sfm_lightglue.matches.lightglue import GUIDED_MATCHING, OVERLAP_TEST, LightGlueMatcher, LightGlueOptions
-from sfm_lightglue.matches.overlap import Appearance, count_coherent, may_overlap, mutual_neighbors
+from sfm_lightglue.matches.overlap import Appearance, compare, count_coherent, mutual_neighbors
 from sfm_lightglue.networks.weights import WeightsRecord
 from sfm_lightglue.products import Features, Matches
 
 TEST = replace(OVERLAP_TEST["superpoint-open"], min_mutual=0.0)
 RECORD = WeightsRecord("random", "none", "0" * 64, "CC0", False)
-HARD = GuidedPass(0.25, 170, 2, 10, 10**6, 0.5, 0.0, 0.5, keeps_seeds=False)
+HARD = GuidedPass(0.25, 170, 2, 10, 0, 10**6, 0.5, 0.0, 0.5, keeps_seeds=False)
 
 
 def moved(points: np.ndarray, turn: float, scale: float) -> np.ndarray:
@@ -162,9 +162,8 @@ def test_descriptors_decide_by_coherence_unless_few_are_mutual(monkeypatch: pyte
         matcher(monkeypatch, TEST).prepare(photo).appearance  # type: ignore[union-attr]
         for photo in images()
     )
-    test = replace(TEST, min_mutual=0.05)
-    assert may_overlap(image0, image1, test, None) and not may_overlap(image0, other, test, None)
-    assert may_overlap(image0, other, replace(TEST, min_mutual=0.9), None)
-    assert not may_overlap(
-        image0, Appearance(np.random.default_rng(0).permuted(image1.keypoints), image1.descriptors), test, None
-    )
+    mixed = Appearance(np.random.default_rng(0).permuted(image1.keypoints, axis=0), image1.descriptors)
+    found, *apart = (compare(image0, image, None) for image in (image1, other, mixed))
+    assert found.may_overlap(TEST) and not any(each.may_overlap(TEST) for each in apart)
+    assert found.mutual == apart[1].mutual > 0.8
+    assert all(each.may_overlap(replace(TEST, min_mutual=1.0)) for each in apart)
