@@ -1,7 +1,7 @@
 """Hatchling's hook: compiles the kernels of LightGlue into a wheel for x86-64, if there is a compiler.
 
 SFM_LIGHTGLUE_BUILD_KERNELS in the environment: `auto` (default) makes a wheel without kernels, for any machine, if they cannot be
-compiled; `1` fails then; `0` never compiles them. An editable install has none: the first matching compiles them.
+compiled; `1` fails then; `0` never compiles them. An editable install has none: the first run compiles them.
 """
 
 from __future__ import annotations

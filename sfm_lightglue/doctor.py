@@ -23,7 +23,7 @@ ALSO_NEEDED = {"raco": "aliked-n16"}
 """A second file of weights that features need."""
 KERNELS = {
     "in use": "in use, for {instructions}",
-    "not compiled": "none yet: the first matching compiles them, or the command `kernels` (both need a C++ compiler)",
+    "not compiled": "none yet: the first run compiles them, or the command `kernels` (both need a C++ compiler)",
     "not for this CPU": "none (they need an x86-64 CPU with AVX512 or AVX2)",
     "switched off": f"switched off ({SWITCH}=0)",
 }

@@ -161,7 +161,7 @@ COMMANDS = (
     Command(
         "kernels",
         "without arguments (CXX names the compiler)",
-        "compile the kernels that make LightGlue faster on CPUs with AVX512 or AVX2",
+        "compile the kernels that make SuperPoint and LightGlue faster on CPUs with AVX512 or AVX2",
         "sfm_lightglue.commands.kernels:main",
     ),
     Command(

@@ -63,37 +63,45 @@ def compile_library(folder: Path, instructions: str, compiler: str | None = None
     cannot be written.
     """
     if not is_x86():
-        raise RuntimeError(f"the kernels are for x86-64 CPUs, this one is {platform.machine()}: matching runs without them")
-    given = compiler or os.environ.get("CXX")
+        raise RuntimeError(f"the kernels are for x86-64 CPUs, this one is {platform.machine()}: runs are slower without")
     reasons = []
-    for command in [given] if given else COMPILERS:
-        if shutil.which(shlex.split(command)[0]) is None:
-            reasons.append(f"{command}: not found")
+    for command in _commands(compiler):
+        if shutil.which(command[0]) is None:
+            reasons.append(f"{command[0]}: not found")
             continue
         try:
-            return _compile(folder, instructions, shlex.split(command), timeout_s)
+            return _compile(folder, instructions, command, timeout_s)
         except subprocess.CalledProcessError as error:
             reasons.append(f"{shlex.join(error.cmd)} failed with {error.returncode}:\n{error.stderr.strip()}")
         except subprocess.TimeoutExpired as error:
             reasons.append(f"{shlex.join(error.cmd)} did not end within {error.timeout:.0f} s")
     raise RuntimeError(
-        "the kernels could not be compiled; matching runs without them.\n  "
+        "the kernels could not be compiled; runs work without them, more slowly.\n  "
         + "\n  ".join(reasons)
         + "\nInstall g++ 10 or clang++ 9 or later, or name a compiler in the environment variable CXX."
     )
 
 
 def has_compiler() -> bool:
-    """Whether a compiler that `compile_library` would try is on the path."""
-    commands = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
-    return any(shutil.which(shlex.split(command)[0]) for command in commands)
+    """Whether a compiler that `compile_library` would try is on the path. Raises: RuntimeError if $CXX is not a command."""
+    return any(shutil.which(command[0]) for command in _commands(None))
+
+
+def _commands(compiler: str | None) -> list[list[str]]:
+    """The compilers to try, each as a list of words. Raises: RuntimeError for a command with an open quotation."""
+    given = compiler or os.environ.get("CXX", "")
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise RuntimeError(f"the compiler {given} is not a command: {error}. Change the environment variable CXX.") from error
+    return [words] if words else [[command] for command in COMPILERS]
 
 
 def libraries(folders: Sequence[Path], instructions: str) -> list[Path]:
     """The libraries of this source in the folders; several come from several compilers. The best choice is the last: the newest
     of the first folder that has one."""
     for folder in folders:
-        found = folder.glob(f"{instructions}-{source_key(instructions)}-*.so")
+        found = filter(Path.is_file, folder.glob(f"{instructions}-{source_key(instructions)}-*.so"))
         if paths := sorted(found, key=lambda path: path.stat().st_mtime_ns):
             return paths
     return []

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -31,6 +32,8 @@ from sfm_lightglue.engine.kernel_library import (
 logger = logging.getLogger(__name__)
 
 SWITCH = "SFM_LIGHTGLUE_KERNELS"
+SWITCHES = ("", "0", "1", "avx2")
+"""Its values; without one, or with 1, the kernels are on."""
 COMPILE_S = 30.0
 """Longest time that `load_kernels` waits for a compiler, s. It takes two to four seconds on a free core."""
 TRY_AGAIN_S = 24 * 3600.0
@@ -47,7 +50,7 @@ def compile_kernels(compiler: str | None = None) -> Path:
     """
     instructions = usable_instructions()
     if is_x86() and instructions is None:
-        raise RuntimeError("the kernels are for CPUs with AVX512 or AVX2, and this one has neither: matching runs without them")
+        raise RuntimeError("the kernels are for CPUs with AVX512 or AVX2, and this one has neither: runs are slower without")
     path = compile_library(_folder(), instructions or "avx2", compiler)
     if instructions:
         _failure(instructions).unlink(missing_ok=True)
@@ -57,28 +60,28 @@ def compile_kernels(compiler: str | None = None) -> Path:
 def load_kernels(*, may_compile: bool = False) -> Kernels | None:
     """The compiled kernels; None if there are none, this CPU cannot run them, or SFM_LIGHTGLUE_KERNELS=0.
 
+    A library that cannot be loaded counts as none. If there is no other, a warning says so.
+
     Args:
         may_compile: If there is no library but a compiler, the library is compiled. That happens once for each user, takes about
             three seconds and never raises. After a failure it is tried again the next day.
     """
+    switch = os.environ.get(SWITCH, "")
+    if switch not in SWITCHES:
+        _say_once(logging.WARNING, f"{SWITCH}={switch!r} is not known, and the kernels stay on: expected 0 or avx2")
     instructions = None if is_off() else usable_instructions()
     if instructions is None:
         return None
-    paths = _libraries(instructions)
-    if not paths and may_compile and _compile_quietly(instructions):
-        paths = _libraries(instructions)
-    if not paths:
-        return None
-    try:
-        library = open_library(paths[-1])
-        return Kernels(library) if library.supported() else None
-    except (OSError, AttributeError, ValueError) as error:
-        logger.warning("kernels %s cannot be loaded (%s): matching runs without them; compile them again", paths[-1], error)
-        return None
+    kernels, problem = _open_best(instructions)
+    if kernels is None and may_compile and _compile_quietly(instructions):
+        kernels, problem = _open_best(instructions)
+    if problem and kernels is None:
+        _say_once(logging.WARNING, f"{problem}: the run is slower without them; compile them again by the command `kernels`")
+    return kernels
 
 
 def would_help() -> bool:
-    """Whether compiled kernels would make LightGlue faster here: this CPU has the instructions, and none are in use."""
+    """Whether compiled kernels would make the networks faster here: this CPU has the instructions, and none are in use."""
     return not is_off() and usable_instructions() is not None and load_kernels() is None
 
 
@@ -111,7 +114,7 @@ def _compile_quietly(instructions: str) -> bool:
         begin = time.perf_counter()
         path = compile_library(_folder(), instructions, timeout_s=COMPILE_S)
     except (RuntimeError, OSError, ValueError) as error:
-        logger.info("matching runs without compiled kernels, because the compiler failed: the command `kernels` says why")
+        _say_once(logging.INFO, "the compiler failed, so this run is without compiled kernels: the command `kernels` says why")
         logger.debug("%s", error)
         try:
             failure.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +131,23 @@ def _failure(instructions: str) -> Path:
     return _folder() / f"{instructions}-{source_key(instructions)}.failed"
 
 
-def _libraries(instructions: str) -> list[Path]:
-    return libraries([_folder(), PREBUILT], instructions)
+def _open_best(instructions: str) -> tuple[Kernels | None, str]:
+    """The kernels of the best library that can be loaded; and without one, what is wrong with the best that cannot."""
+    problem = ""
+    for path in (path for folder in (_folder(), PREBUILT) for path in reversed(libraries([folder], instructions))):
+        try:
+            library = open_library(path)
+            if library.supported():
+                return Kernels(library), ""
+        except (OSError, AttributeError, ValueError) as error:
+            problem = problem or f"the compiled kernels {path} cannot be loaded ({error})"
+    return None, problem
+
+
+@cache
+def _say_once(level: int, text: str) -> None:
+    """Logs a text once in a process: the kernels are loaded for each network."""
+    logger.log(level, text)
 
 
 def _folder() -> Path:

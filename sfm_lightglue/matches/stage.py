@@ -23,7 +23,7 @@ from sfm_lightglue.execution.shards import Shard
 from sfm_lightglue.execution.threads import ThreadExecutor
 from sfm_lightglue.matches.matcher import BatchedMatcher, Matcher
 from sfm_lightglue.orientation import upright_features
-from sfm_lightglue.products import Matches, Pair, sorted_pairs
+from sfm_lightglue.products import Features, Matches, Pair, sorted_pairs
 from sfm_lightglue.settings import plugin_settings
 from sfm_lightglue.storage import GroupData, H5Reader, ShardStore, check_match_keys, match_key, matches_to_group
 
@@ -166,7 +166,20 @@ class _Worker:
         """Number of keypoints, and the matcher's input: a `PreparedImage` for a batched matcher, else the features."""
         with self.reading:
             features = upright_features(self.reader.features(name))
+        _check_numbers(features, name)
         return len(features), self.matcher.prepare(features) if isinstance(self.matcher, BatchedMatcher) else features
+
+
+def _check_numbers(features: Features, name: str) -> None:
+    """Raises: ValueError for NaN or infinity, which files of other programs may contain. A network would make of them what it
+    likes, for integers even matches."""
+    arrays = {key: getattr(features, key) for key in ("keypoints", "scores", "descriptors", "scales", "orientations")}
+    wrong = [key for key, array in arrays.items() if array is not None and not np.isfinite(array).all()]
+    if wrong:
+        raise ValueError(
+            f"the features of {name!r} cannot be matched: NaN or infinity in its {', '.join(wrong)}. "
+            "Remove the photo from the file and extract or import it again"
+        )
 
 
 def _match_many(matcher: BatchedMatcher, pairs: Sequence[tuple[Any, Any]]) -> list[Matches]:

@@ -25,8 +25,10 @@ from sfm_lightglue.engine.kernels import compile_kernels, load_kernels, usable_i
 
 @pytest.fixture(autouse=True)
 def kernels_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole suite can run with SFM_LIGHTGLUE_KERNELS=0, which would answer before the library is looked at."""
+    """The whole suite can run with SFM_LIGHTGLUE_KERNELS=0, which would answer before the library is looked at. Messages that a
+    process gives once are given again."""
     monkeypatch.delenv("SFM_LIGHTGLUE_KERNELS", raising=False)
+    kernels_module._say_once.cache_clear()
 
 
 def test_without_a_compiled_library_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +102,40 @@ def test_a_damaged_library_is_reported_and_not_used(
     assert "its content has changed" in caplog.text
 
 
+def test_a_damaged_library_is_compiled_again_or_replaced_by_another(
+    kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (compiled,) = (kernels_cache / "kernels").iterdir()
+    damaged = tmp_path / "kernels" / compiled.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"")
+    (damaged.parent / compiled.name.replace(compiled.stem[-16:], "0" * 16)).symlink_to(tmp_path / "nothing")
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels_module, "PREBUILT", tmp_path / "none")
+    monkeypatch.setattr(kernels_module, "_compile_quietly", lambda instructions: bool(shutil.copy(compiled, damaged)))
+    with caplog.at_level(logging.WARNING):
+        assert load_kernels(may_compile=True) is not None
+        damaged.write_bytes(b"")
+        monkeypatch.setattr(kernels_module, "PREBUILT", compiled.parent)
+        assert load_kernels() is not None
+    assert not caplog.text
+
+
+def test_what_is_wrong_with_the_kernels_is_said_once(
+    tmp_path: Path, kernels_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (compiled,) = (kernels_cache / "kernels").iterdir()
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / compiled.name).write_bytes(b"")
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels_module, "PREBUILT", tmp_path / "none")
+    monkeypatch.setenv("SFM_LIGHTGLUE_KERNELS", "off")
+    with caplog.at_level(logging.WARNING):
+        assert load_kernels() is None and load_kernels() is None
+    assert caplog.text.count("SFM_LIGHTGLUE_KERNELS='off' is not known, and the kernels stay on: expected 0 or avx2") == 1
+    assert caplog.text.count("its content has changed") == 1
+
+
 def test_a_library_of_something_else_is_reported_and_not_used(
     kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,6 +186,23 @@ def test_a_machine_without_compiler_is_told_what_to_install(tmp_path: Path, monk
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(RuntimeError, match=r"(?s)c\+\+: not found.*clang\+\+: not found.*Install g\+\+"):
         compile_kernels()
+
+
+def test_a_compiler_that_is_no_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFM_LIGHTGLUE_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels_module, "PREBUILT", tmp_path / "none")
+    monkeypatch.setenv("CXX", "g++ 'open")
+    with pytest.raises(RuntimeError, match=r"the compiler g\+\+ 'open is not a command: .*CXX"):
+        compile_library(tmp_path, "avx2")
+    assert load_kernels(may_compile=True) is None
+    found = has_compiler_without_cxx(monkeypatch)
+    monkeypatch.setenv("CXX", "  ")
+    assert has_compiler() == found
+
+
+def has_compiler_without_cxx(monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.delenv("CXX")
+    return has_compiler()
 
 
 def test_other_processors_are_refused_before_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,10 +263,9 @@ def test_a_compiler_that_fails_is_not_asked_again_the_same_day(
         (failure,) = (tmp_path / "kernels").iterdir()
         assert "no header immintrin.h" in failure.read_text()
         assert load_kernels(may_compile=True) is None
-        assert caplog.text.count("matching runs without compiled kernels") == 1
         os.utime(failure, (0, 0))
-        assert load_kernels(may_compile=True) is None
-    assert caplog.text.count("matching runs without compiled kernels") == 2
+        assert load_kernels(may_compile=True) is None and failure.stat().st_mtime > 0
+    assert caplog.text.count("this run is without compiled kernels") == 1
 
 
 def test_a_slow_compiler_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,14 @@ def test_missing_features_say_which_stage_to_run(tmp_path: Path) -> None:
         run(tmp_path / "features.h5", PAIRS)
 
 
+def test_features_with_numbers_that_are_not_finite_are_refused_with_the_name_of_the_photo(tmp_path: Path) -> None:
+    features = write_features(tmp_path / "features.h5")
+    with h5py.File(features, "r+") as file:
+        file[f"{NAMES[1]}/descriptors"][0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"cannot be matched: NaN or infinity in its descriptors"):
+        run(features, [Pair(NAMES[0], NAMES[1])])
+
+
 def test_images_without_keypoints_have_no_matches(tmp_path: Path) -> None:
     none = Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros((0, DIMENSIONS), np.float32), (9, 9))
     with ShardStore(tmp_path / "features.h5", {}) as store:
