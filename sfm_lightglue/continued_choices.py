@@ -1,8 +1,8 @@
 """What `auto` and null stand for where results are stored already: what these results were made with.
 
-`precision=auto` and `guided_matching=null` depend on the machine, and earlier versions knew neither guided matching nor early
-acceptance. A run that is continued on another machine, or that an earlier version has begun, keeps the settings of its files, so
-that all of their results are of one kind.
+`precision=auto`, `guided_matching=null` and `early_rejection=auto` depend on the machine, and earlier versions knew neither
+guided matching nor early acceptance, and rejected no pairs. A run that is continued on another machine, or that an earlier
+version has begun, keeps the settings of its files, so that all of their results are of one kind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sfm_lightglue.networks.precision import PRECISIONS
-from sfm_lightglue.settings import ADDED, plugin_settings
+from sfm_lightglue.settings import ADDED, FIRST_NAMES, plugin_settings
 from sfm_lightglue.storage import H5Reader
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ CHOSEN = {
     "chose_precision": ("precision", PRECISIONS),
     "chose_acceptance": ("early_acceptance", (True, False)),
     "chose_guided": ("guided_matching", (True, False)),
+    "chose_rejection": ("early_rejection", (True, False)),
     "chose_octave": ("first_octave", (None, -1, 0)),
 }
 """Attribute of a plug-in that is true if it chose an option itself -> the option, and its possible values."""
@@ -55,7 +56,7 @@ def with_stored_choices(plugin: Plugin, path: Path | str, *, is_shared: bool = F
     made: Any = plugin
     for file in (Path(path), *sorted(Path(f"{path}.shards").glob("*.h5"))[:1]):
         stored = _settings(file)
-        values = {key: stored.get("options", {}).get(key, ADDED.get(key)) for key in possible}
+        values = {key: stored.get("options", {}).get(FIRST_NAMES.get(key, key), ADDED.get(key)) for key in possible}
         if any(value not in possible[key] for key, value in values.items()):
             continue
         is_same = not hasattr(plugin, "given") and all(getattr(made.options, key) == values[key] for key in values)

@@ -9,7 +9,16 @@ from typing import Any
 
 Records = Mapping[str, Mapping[str, Any]]
 """Kind -> what the stage did for it; one entry if there is only one kind."""
-OF_KIND = ("mean_keypoints", "num_images", "num_pairs", "mean_matches", "mean_stop_layer", "num_guided", "precision")
+OF_KIND = (
+    "mean_keypoints",
+    "num_images",
+    "num_pairs",
+    "mean_matches",
+    "mean_stop_layer",
+    "num_guided",
+    "num_unmatched",
+    "precision",
+)
 """What a record says about each kind, if there are several. What differs from call to call is not among it."""
 
 

@@ -63,6 +63,7 @@ def _match(record: Record) -> list[str]:
         f"{count_of(record['num_pairs'], 'pair')}{_new(record)}, {record['mean_matches']:.0f} matches on average",
         f"{layers:.1f} layers on average" if layers else "",
         f"{record['num_guided']} guided" if record.get("num_guided") else "",
+        f"{record['num_unmatched']} without matches" if record.get("num_unmatched") else "",
         _precision(record),
     ]
 

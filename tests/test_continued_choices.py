@@ -166,9 +166,26 @@ def test_a_file_without_guided_matching_is_continued_without_it(tmp_path: Path, 
     with caplog.at_level(logging.INFO):
         log_stored_choices(default, again, path)
     assert again.guided is None and plugin_settings(again) == plugin_settings(former)
-    assert "continued with guided_matching=false, as it was made; for a new file, guided_matching=true" in caplog.text
+    assert (
+        "continued with guided_matching=false and early_rejection=false, as it was made; for a new file, guided_matching=true"
+        in caplog.text
+    )
     chosen = create_matcher("lightglue", device="cpu", precision="float32", guided_matching=True)
     assert with_stored_choices(chosen, path) is chosen  # what was asked for is not taken back
+
+
+def test_a_file_without_early_rejection_is_continued_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "matches.h5"
+    former = create_matcher("lightglue", device="cpu", early_rejection=False)
+    stored(path, {**plugin_settings(former), "features": "f"})
+    default = create_matcher("lightglue", device="cpu", early_rejection="auto")
+    assert default.overlap_test is not None
+    again = with_stored_choices(default, path)
+    assert again.overlap_test is None and again.guided is not None and plugin_settings(again) == plugin_settings(former)
+    chosen = create_matcher("lightglue", device="cpu", early_rejection=True)
+    assert with_stored_choices(chosen, path) is chosen  # what was asked for is not taken back
+    stored(tmp_path / "own.h5", {**plugin_settings(default), "features": "f"})
+    assert with_stored_choices(default, tmp_path / "own.h5").overlap_test is not None
 
 
 def test_null_guides_matching_on_cpus_alone_unless_machines_share_the_work(tmp_path: Path) -> None:

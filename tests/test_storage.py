@@ -22,7 +22,7 @@ import numpy as np
 import pycolmap
 import pytest
 
-from sfm_lightglue.products import Features, Matches, TwoViewGeometry
+from sfm_lightglue.products import Features, Matches, Pair, TwoViewGeometry
 from sfm_lightglue.settings import describe_changes, fingerprint
 from sfm_lightglue.storage import (
     CONFIGURATIONS,
@@ -36,6 +36,8 @@ from sfm_lightglue.storage import (
     match_key,
     matches_to_group,
 )
+from sfm_lightglue.storage.file_groups import FileAttributes
+from sfm_lightglue.storage.segment_folder import GroupFile
 
 SETTINGS = {"class": "x:Y", "options": {"max_keypoints": 100, "nms": 3}, "weights": ["ab"]}
 ODD_NAMES = [
@@ -180,6 +182,28 @@ def test_the_numbers_of_a_pair_are_read_without_its_arrays(tmp_path: Path) -> No
         assert reader.find_geometry("a", "c") is None
     assert found is not None and found.inlier_matches.shape == (0, 2) and found.E is None
     assert (found.num_agreeing, found.num_matches, found.mean_score) == (2, 5, None), "of a file of version 0.10"
+
+
+def test_the_numbers_of_all_pairs_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several stages ask for them. They are read again if the file or the pairs are others, and nobody changes what is kept."""
+    read, pairs, path = list[str](), [Pair("a", "b"), Pair("a", "c")], tmp_path / "verification.h5"
+    one_of = H5Reader.find_geometry
+    monkeypatch.setattr(H5Reader, "find_geometry", lambda *given: read.append(given[2]) or one_of(*given))
+
+    def numbers(pairs: list[Pair]) -> list[int]:
+        read.clear()
+        with H5Reader(path) as reader:
+            found = reader.geometry_numbers(pairs)
+        agreeing: list[int] = found.rows["num_agreeing"].tolist()
+        found.rows["num_agreeing"] = 99
+        return agreeing
+
+    write(path, {match_key("a", "b"): geometry_to_group(VERIFIED), match_key("a", "c"): geometry_to_group(REJECTED)})
+    assert numbers(pairs) == [2, -1] and read == ["b", "c"]
+    assert numbers(list(pairs)) == [2, -1] and not read
+    assert numbers(pairs[:1]) == [2] and read == ["b"]
+    write(path, {match_key("a", "b"): geometry_to_group(REJECTED)})
+    assert numbers(pairs[:1]) == [-1] and read == ["b"]
 
 
 def test_matches_are_counted_without_reading_them(tmp_path: Path) -> None:
@@ -434,6 +458,18 @@ def test_the_merged_file_does_not_depend_on_shards_and_order(tmp_path: Path, sha
         np.random.default_rng(0).shuffle(keys)
     assert write(tmp_path / "features.h5", {key: items[key] for key in keys}, shard_items=shard_items) == reference
     assert not list(tmp_path.glob("features.*/*")) and not list(tmp_path.glob("features/*")), "nothing but the file remains"
+
+
+def test_a_store_reads_the_stamps_of_a_merged_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "verification.h5", {match_key("a", "b"): geometry_to_group(VERIFIED)})
+    read = list[str]()
+    attribute = FileAttributes.__getitem__
+    monkeypatch.setattr(FileAttributes, "__getitem__", lambda self, name: read.append(name) or attribute(self, name))
+    monkeypatch.setattr(GroupFile, "_records", lambda self: pytest.fail("reads all attributes"))
+    with ShardStore(tmp_path / "verification.h5", SETTINGS) as store:
+        key = match_key("a", "b")
+        assert not store.missing({key: f"stamp of {key}"}) and store.missing({key: "another"}) == [key]
+    assert read == ["stamp"]
 
 
 def test_the_merged_file_is_the_same_when_it_grew_in_several_runs(tmp_path: Path) -> None:

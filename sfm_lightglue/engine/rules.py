@@ -37,6 +37,24 @@ class EarlyRejection:
 
 
 @dataclass(frozen=True)
+class OverlapTest:
+    """When a pair that no pass of guided matching completes is rejected; the values are calibrated for each kind of feature.
+
+    "Coherent" matches are counted by `overlap.count_coherent`, and neighbours by `overlap.compare`.
+    """
+
+    min_mutual: float
+    """Share of the keypoints, 0..1, of the image with fewer ones, that must be mutual nearest neighbours. Pairs with fewer are
+    not rejected: strong light, or few distinct points, make descriptors unreliable."""
+    min_coherent_neighbors: int
+    """Pairs with at least this many coherent nearest neighbours of descriptors are not rejected."""
+    num_layers: int
+    """Layers of the network that match the keypoints of the last pass of the other pairs."""
+    min_coherent_matches: int
+    """Pairs with fewer coherent matches of these keypoints are rejected."""
+
+
+@dataclass(frozen=True)
 class GuidedPass:
     """When a pair is matched by its strongest keypoints."""
 
@@ -48,6 +66,8 @@ class GuidedPass:
     """Layers of the network."""
     min_distinct: int
     """Distinct neighbours (`EarlyRejection`) among the keypoints of the first pass that a pair needs."""
+    min_coherent: int
+    """Coherent nearest neighbours (`OverlapTest`) among all keypoints that a pair needs. 0: they are not counted."""
     min_seeds: int
     """Matches that the network must find, the seeds."""
     min_agreeing: float

@@ -7,7 +7,8 @@ The network matches the strongest keypoints alone. These matches are the seeds. 
 Of the keypoints that fulfil both conditions the ones with the most similar descriptors are matched, if they are the clear choice.
 
 Pairs whose seeds are few, or disagree with the fundamental matrix, or lead to few matches, go through a second pass with more
-keypoints and more layers. If that fails too, they are left to the network.
+keypoints and more layers, unless their descriptors say that it would fail too (`overlap`). If it fails, they are left to the
+network.
 
 Source: guided matching by epipolar strips: Hartley and Zisserman, Multiple View Geometry (2nd edition), algorithm 11.4; affine
 maps around seeds: AdaLAM (arXiv:2006.04250), section 3.
@@ -25,6 +26,7 @@ import torch
 from sfm_lightglue.engine.batch import ImageState
 from sfm_lightglue.engine.early_rejection import count_distinct
 from sfm_lightglue.engine.rules import GuidedMatching, GuidedPass
+from sfm_lightglue.matches.overlap import Appearance
 from sfm_lightglue.once import Once
 from sfm_lightglue.products import Features, Matches
 
@@ -111,6 +113,8 @@ class StrongestKeypoints:
         """
         self.rows = strongest_keypoints(features, rule)
         """int64 (k,), ascending: their indices among all."""
+        self.keypoints = features.keypoints[self.rows]
+        """float32 (k, 2), px of the photo."""
         self.growth = len(features) / len(self.rows)
         self._state = Once(lambda: prepare(only(features, self.rows)))
 
@@ -123,13 +127,20 @@ class StrongestKeypoints:
 class GuidedImage:
     """An image as the matcher keeps it. The first pass is prepared at once, all else for the first pair that needs it."""
 
-    def __init__(self, features: Features, rule: GuidedMatching, prepare: Callable[[Features], ImageState]) -> None:
+    def __init__(
+        self,
+        features: Features,
+        rule: GuidedMatching,
+        prepare: Callable[[Features], ImageState],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Prepares the first pass.
 
         Args:
             features: all keypoints of the upright image, enough for the first pass.
             rule: its passes.
             prepare: gives what the network needs to know about keypoints.
+            dtype: of the descriptors that `overlap` compares.
         """
         fitting = [each for each in rule.passes if len(features) >= 2 * each.min_keypoints]
         self.passes = [StrongestKeypoints(features, each, prepare) for each in fitting]
@@ -138,11 +149,15 @@ class GuidedImage:
         first = self.passes[0]
         self.unit_strongest = torch.from_numpy(self.points.descriptors[first.rows]).to(first.state.state.device)
         """float32 (k, c): descriptors of the first pass."""
+        descriptors = torch.from_numpy(self.points.descriptors).to(self.unit_strongest.device, dtype).contiguous()
+        self.appearance = Appearance(self.points.keypoints, descriptors)
+        """For the test of overlap."""
         self._state = Once(lambda: prepare(features))
-        parts = features.num_bytes + self.points.keypoints.nbytes + self.points.descriptors.nbytes + self.unit_strongest.nbytes
+        points = self.points.keypoints.nbytes + self.points.descriptors.nbytes
+        parts = features.num_bytes + points + self.unit_strongest.nbytes + descriptors.nbytes
         num_prepared = len(features) + sum(len(each.rows) for each in self.passes)
         self.num_bytes = parts + first.state.num_bytes * num_prepared // len(first.rows)
-        """Memory, with the states of all passes and of all keypoints."""
+        """Memory, with the states of all passes and of all keypoints, and the descriptors in 16 or 32 bits."""
 
     @property
     def all_keypoints(self) -> ImageState:

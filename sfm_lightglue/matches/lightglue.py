@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sfm_lightglue.engine.rules import EarlyAcceptance, EarlyRejection, GuidedMatching, GuidedPass
+from sfm_lightglue.engine.rules import EarlyAcceptance, EarlyRejection, GuidedMatching, GuidedPass, OverlapTest
 from sfm_lightglue.networks.lightglue_settings import PUBLISHED_SETTINGS
 from sfm_lightglue.networks.precision import AUTO, check_precision, resolved_precision
 from sfm_lightglue.networks.weights import WeightsRecord, load_weights, weights_record
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # functions that compute import torch and the engine: a run w
     from sfm_lightglue.engine.lightglue import LightGlueEngine
     from sfm_lightglue.engine.results import PairMatches
     from sfm_lightglue.matches.guided import GuidedImage
+    from sfm_lightglue.matches.overlap import Neighbors
     from sfm_lightglue.networks.lightglue import LightGlue
 
 PUBLISHED_WEIGHTS = {features: f"{features}-lightglue" for features in PUBLISHED_SETTINGS} | {
@@ -43,6 +45,11 @@ EARLY_REJECTION = {
 }
 """Kind of features -> rule, calibrated so that less than 1 % of the verified pairs are lost (docs/speed.md)."""
 
+OVERLAP_TEST = {
+    "superpoint-open": OverlapTest(min_mutual=0.225, min_coherent_neighbors=100, num_layers=3, min_coherent_matches=40),
+}
+"""Kind of features -> what takes the place of the rule above if matching is guided. No verified pair is lost (docs/speed.md)."""
+
 EARLY_ACCEPTANCE = {
     "superpoint-open": EarlyAcceptance(depth_confidence=0.8, min_matchable=400, min_matchability=0.9),
 }
@@ -56,6 +63,7 @@ GUIDED_MATCHING = {
                 min_keypoints=512,
                 num_layers=3,
                 min_distinct=30,
+                min_coherent=0,
                 min_seeds=80,
                 min_agreeing=0.55,
                 min_mean_score=0.5,
@@ -67,6 +75,7 @@ GUIDED_MATCHING = {
                 min_keypoints=768,
                 num_layers=4,
                 min_distinct=10,
+                min_coherent=400,
                 min_seeds=80,
                 min_agreeing=0.65,
                 min_mean_score=0.6,
@@ -111,9 +120,10 @@ class LightGlueOptions:
     published."""
     filter_threshold: float | None
     """Smallest score of a match, 0..1. None: as published."""
-    early_rejection: bool | None
+    early_rejection: bool | str | None
     """End pairs early, without matches, if the descriptors or the first layers say that the photos do not overlap. Possible for
-    the kinds of features in `EARLY_REJECTION`. None: only with their published weights, for which the rule was calibrated."""
+    the kinds of features in `EARLY_REJECTION`. None: only with their published weights, for which the rule was calibrated.
+    `auto`: only if it loses no pairs, so with guided matching, for the kinds in `OVERLAP_TEST` with their published weights."""
     early_acceptance: bool | None
     """End pairs with many matches early. Possible for the kinds of features in `EARLY_ACCEPTANCE`. None: only with their
     published weights and the published `depth_confidence`."""
@@ -132,8 +142,10 @@ class LightGlueOptions:
         for key in ("depth_confidence", "width_confidence"):
             if (value := getattr(self, key)) not in (None, -1) and not 0 <= value <= 1:
                 raise ValueError(f"matches.{key} must lie in 0..1, or be -1 to switch it off, found {value}")
+        if isinstance(self.early_rejection, str) and self.early_rejection != AUTO:
+            raise ValueError(f"matches.early_rejection must be true, false, null or auto, found {self.early_rejection!r}")
         for key, rules in CALIBRATED.items():
-            if getattr(self, key) and self.trained_for not in rules:
+            if getattr(self, key) is True and self.trained_for not in rules:
                 raise ValueError(
                     f"matches.{key} is calibrated for {', '.join(rules)}, not for {self.trained_for!r}: "
                     "set it to false, or to null (only if calibrated)"
@@ -155,7 +167,7 @@ class LightGlueMatcher:
         self.given, self.device, self.weights = options, device, (weights,)
         self._engine = Once(lambda: self._build(network))
         self.chose_precision, self.chose_acceptance = options.precision == AUTO, options.early_acceptance is None
-        self.chose_guided = options.guided_matching is None
+        self.chose_guided, self.chose_rejection = options.guided_matching is None, options.early_rejection == AUTO
         self._low_is_enough = options.weights is None and options.trained_for in LOW_IS_ENOUGH
         self.shared_precision = "low" if self._low_is_enough else "float32"
         self.batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
@@ -181,8 +193,8 @@ class LightGlueMatcher:
 
     @cached_property
     def options(self) -> LightGlueOptions:
-        """The options with values for all thresholds: the published ones instead of None, and for early acceptance,
-        guided matching and the precision what they stand for. Files of matches record them."""
+        """The options with values for all thresholds: the published ones instead of None, and for early acceptance, guided
+        matching, early rejection if it is `auto`, and the precision what they stand for. Files of matches record them."""
         given, published = self.given, PUBLISHED_SETTINGS[self.given.trained_for]
         thresholds = {key: getattr(published if getattr(given, key) is None else given, key) for key in THRESHOLDS}
         accepts = given.early_acceptance
@@ -192,9 +204,14 @@ class LightGlueMatcher:
         guides = given.guided_matching
         if guides is None:  # a GPU needs less time for all layers than a CPU for the search
             guides = self.shared_guided_matching and self.device == "cpu"
-        has_integers = given.precision == AUTO and self._low_is_enough and self._kernels() is not None
+        rejects = given.early_rejection
+        if rejects == AUTO:
+            rejects = guides and given.trained_for in OVERLAP_TEST and self.shared_guided_matching
+        has_integers = given.precision == AUTO and self._low_is_enough and self.kernels is not None
         precision = resolved_precision(given.precision, self.device, low_is_enough=self._low_is_enough, has_integers=has_integers)
-        return replace(given, early_acceptance=accepts, guided_matching=guides, precision=precision, **thresholds)
+        return replace(
+            given, early_acceptance=accepts, guided_matching=guides, early_rejection=rejects, precision=precision, **thresholds
+        )
 
     @property
     def shared_guided_matching(self) -> bool:
@@ -208,13 +225,30 @@ class LightGlueMatcher:
         """The rule of guided matching; None if it is off."""
         return GUIDED_MATCHING[self.options.trained_for] if self.options.guided_matching else None
 
+    @cached_property
+    def rejects(self) -> bool:
+        """Whether pairs without overlap end early."""
+        options = self.options
+        if options.early_rejection is None:
+            return options.trained_for in EARLY_REJECTION and options.weights is None
+        return bool(options.early_rejection)
+
+    @cached_property
+    def overlap_test(self) -> OverlapTest | None:
+        """The test of the pairs that no pass of guided matching completes; None if there is none."""
+        return OVERLAP_TEST.get(self.options.trained_for) if self.rejects and self.guided else None
+
     @property
     def engine(self) -> LightGlueEngine:
         """The engine with its weights, on the device."""
         return self._engine()
 
+    @cached_property
+    def kernels(self) -> Kernels | None:
+        """The compiled kernels; None on GPUs, or if there are none."""
+        return self._kernels()
+
     def _kernels(self) -> Kernels | None:
-        """The compiled kernels, for the CPU."""
         from sfm_lightglue.engine.kernels import load_kernels
 
         return load_kernels(may_compile=True) if self.device == "cpu" else None
@@ -228,11 +262,9 @@ class LightGlueMatcher:
             state, _ = load_weights(options.weights or PUBLISHED_WEIGHTS[options.trained_for])
             size = settings_from_state_dict(state) if options.weights else PUBLISHED_SETTINGS[options.trained_for]
             network = load_lightglue(state, replace(size, **{key: getattr(options, key) for key in THRESHOLDS}))
-        is_calibrated = options.trained_for in EARLY_REJECTION and options.weights is None
-        rejects = is_calibrated if options.early_rejection is None else options.early_rejection
-        rejection = EARLY_REJECTION[options.trained_for] if rejects else None
+        rejection = EARLY_REJECTION[options.trained_for] if self.rejects and not self.overlap_test else None
         acceptance = EARLY_ACCEPTANCE[options.trained_for] if options.early_acceptance else None
-        return LightGlueEngine(network, options.precision, self.device, self._kernels(), rejection, acceptance)
+        return LightGlueEngine(network, options.precision, self.device, self.kernels, rejection, acceptance)
 
     def __call__(self, features0: Features, features1: Features) -> Matches:
         """The matches of two images.
@@ -246,12 +278,15 @@ class LightGlueMatcher:
 
         Raises: ValueError if the features are not of the kind that the network was trained for.
         """
+        import torch
+
         from sfm_lightglue.matches.guided import GuidedImage
 
         features = upright_features(features)
         if self.guided is None or len(features) < 2 * self.guided.passes[0].min_keypoints:
             return self._state(features)
-        return GuidedImage(features, self.guided, self._state)
+        is_halved = self.engine.numerics.dtype == torch.bfloat16
+        return GuidedImage(features, self.guided, self._state, torch.bfloat16 if is_halved else torch.float32)
 
     def _state(self, features: Features) -> ImageState:
         return self.engine.prepare(
@@ -263,14 +298,22 @@ class LightGlueMatcher:
 
     def match_many(self, pairs: Sequence[tuple[ImageState | GuidedImage, ImageState | GuidedImage]]) -> list[Matches]:
         """The matches of each pair. They do not depend on the other pairs."""
-        matches = self._guided_matches(pairs)
+        neighbors = functools.cache(lambda i: self._neighbors(pairs[i]))
+        matches = self._guided_matches(pairs, neighbors)
+        matches |= self._rejected({i: pair for i, pair in enumerate(pairs) if i not in matches}, neighbors)
         others = [i for i in range(len(pairs)) if i not in matches]
         whole: Any = [tuple(getattr(image, "all_keypoints", image) for image in pairs[i]) for i in others]
         matches |= {i: _from_engine(each) for i, each in zip(others, self.engine.match_many(whole), strict=True)}
         return [matches[i] for i in range(len(pairs))]
 
-    def _guided_matches(self, pairs: Sequence[tuple[Any, Any]]) -> dict[int, Matches]:
-        """Index and matches of the pairs that are easy enough for one of the passes of guided matching."""
+    def _neighbors(self, pair: tuple[Any, Any]) -> Neighbors:
+        from sfm_lightglue.matches.overlap import compare
+
+        return compare(pair[0].appearance, pair[1].appearance, self.kernels)
+
+    def _guided_matches(self, pairs: Sequence[tuple[Any, Any]], neighbors: Callable[[int], Neighbors]) -> dict[int, Matches]:
+        """Index and matches of the pairs that are easy enough for one of the passes of guided matching. `neighbors` compares the
+        descriptors of the pair with an index."""
         from sfm_lightglue.matches.guided import GuidedImage, count_distinct_neighbors
 
         images = {i: pair for i, pair in enumerate(pairs) if all(isinstance(image, GuidedImage) for image in pair)}
@@ -282,7 +325,10 @@ class LightGlueMatcher:
             tried = {
                 i: pair
                 for i, pair in images.items()
-                if i not in matches and num_distinct[i] >= rule.min_distinct and min(len(image.passes) for image in pair) > k
+                if i not in matches
+                and num_distinct[i] >= rule.min_distinct
+                and min(len(image.passes) for image in pair) > k
+                and (not rule.min_coherent or neighbors(i).num_coherent >= rule.min_coherent)
             }
             matches |= dict(self._guided_by_pass(tried, k, rule))
         return matches
@@ -301,6 +347,29 @@ class LightGlueMatcher:
             seeds, growth = replace(seeds, indices=among_all.astype(np.int32)), math.sqrt(part0.growth * part1.growth)
             if (matches := complete_matches(image0.points, image1.points, seeds, growth, rule)) is not None:
                 yield i, matches
+
+    def _rejected(self, pairs: Mapping[int, tuple[Any, Any]], neighbors: Callable[[int], Neighbors]) -> dict[int, Matches]:
+        """Index and matches, none, of the pairs that seem not to overlap."""
+        from sfm_lightglue.matches.guided import GuidedImage
+        from sfm_lightglue.matches.overlap import count_coherent
+
+        if (test := self.overlap_test) is None or self.guided is None:
+            return {}
+        last = len(self.guided.passes) - 1
+        judged = {
+            i: (pair[0].passes[last], pair[1].passes[last])
+            for i, pair in pairs.items()
+            if all(isinstance(image, GuidedImage) and len(image.passes) > last for image in pair)
+            and not neighbors(i).may_overlap(test)
+        }
+        found = self.engine.match_many([(part0.state, part1.state) for part0, part1 in judged.values()], test.num_layers)
+        rejected = {}
+        for (i, (part0, part1)), each in zip(judged.items(), found, strict=True):
+            matches = _from_engine(each)
+            points = (part.keypoints[rows] for part, rows in zip((part0, part1), matches.indices.T, strict=True))
+            if count_coherent(*points) < test.min_coherent_matches:
+                rejected[i] = replace(matches, indices=matches.indices[:0], scores=matches.scores[:0])
+        return rejected
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         import torch

@@ -73,16 +73,16 @@ class NearestNeighborMatcher:
     def _descriptors(self, features: Features) -> torch.Tensor:
         return torch.as_tensor(features.descriptors.astype(np.float32), device=self.device).contiguous()
 
-    def _two_nearest(self, descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> _Nearest:
+    def _two_nearest(self, descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> Nearest:
         """The nearest neighbours of descriptors (n0, d) and (n1, d) of any length in each other."""
         if self.kernels is None or descriptors0.shape[1] % 32 or len(descriptors1) >= MAX_COLUMNS:
-            return _two_nearest(*(torch.nn.functional.normalize(each, dim=1) for each in (descriptors0, descriptors1)))
+            return two_nearest(*(torch.nn.functional.normalize(each, dim=1) for each in (descriptors0, descriptors1)))
         factors = [1 / each.norm(dim=1).clamp(min=1e-12) for each in (descriptors0, descriptors1)]
         halved = [each.to(torch.bfloat16) for each in (descriptors0, descriptors1)]
         is_exact = all(torch.equal(half.float(), each) for half, each in zip(halved, (descriptors0, descriptors1), strict=True))
         if self.kernels.supports_bfloat16 and is_exact:
             descriptors0, descriptors1 = halved
-        return _Nearest(*self.kernels.two_nearest(descriptors0, factors[0], descriptors1, factors[1]))
+        return Nearest(*self.kernels.two_nearest(descriptors0, factors[0], descriptors1, factors[1]))
 
     def _passes(self, best: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """bool (n,): whether nearest neighbours with these cosine similarities, and those of the second, pass the tests."""
@@ -96,7 +96,7 @@ class NearestNeighborMatcher:
 
 
 @dataclass(frozen=True)
-class _Nearest:
+class Nearest:
     """The nearest neighbours of n0 and n1 descriptors in each other, by cosine similarity."""
 
     best0: torch.Tensor
@@ -111,7 +111,7 @@ class _Nearest:
     """float32 (n1,)."""
 
 
-def _two_nearest(descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> _Nearest:
+def two_nearest(descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> Nearest:
     """The nearest neighbours of descriptors (n0, d) and (n1, d) of length 1 in each other.
 
     A column's largest is the best of the rows that have their largest there, or of the others. The largest of the others is
@@ -131,7 +131,7 @@ def _two_nearest(descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> _Nea
     is_first = _first_of_each(torch.where(best0 == chosen[index0], index0, -1), len(others)) >= 0
     next_chosen = nothing.scatter_reduce(0, index0, torch.where(is_first, -torch.inf, best0), "amax")
     best1, second1 = torch.maximum(chosen, others), torch.maximum(torch.minimum(chosen, others), next_chosen)
-    return _Nearest(best0, index0, second0, best1, second1)
+    return Nearest(best0, index0, second0, best1, second1)
 
 
 def _first_of_each(index: torch.Tensor, count: int) -> torch.Tensor:

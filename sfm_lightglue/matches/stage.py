@@ -49,6 +49,8 @@ class MatchingReport:
     """Pairs matched in this call; the others were already stored. A summary does not have it: it is about the files."""
     num_guided: int = 0
     """Requested pairs whose matches come from those of the strongest keypoints (`matches.guided_matching`)."""
+    num_unmatched: int = 0
+    """Requested pairs without any match, such as those that `matches.early_rejection` ended."""
 
 
 def match_pairs(
@@ -130,7 +132,8 @@ def match_pairs(
         guides = getattr(getattr(matcher, "options", None), "guided_matching", False)
         num_guided = reader.num_guided(ordered) if guides else 0
     num_matches, num_layers = counts.mean(axis=0).tolist() if ordered else (0.0, 0.0)
-    return MatchingReport(len(ordered), num_matches, num_layers, precision, len(todo), num_guided)
+    num_unmatched = int((counts[:, 0] == 0).sum()) if ordered else 0
+    return MatchingReport(len(ordered), num_matches, num_layers, precision, len(todo), num_guided, num_unmatched)
 
 
 @contextlib.contextmanager

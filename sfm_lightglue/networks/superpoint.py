@@ -22,7 +22,7 @@ from sfm_lightglue.networks.checkpoints import KeyPatterns, load_strictly, renam
 from sfm_lightglue.networks.cpu import BAND_PIXELS, ONE_DNN, in_bands
 from sfm_lightglue.networks.hypercolumns import DESCRIPTOR_SIZE as HEAD_DESCRIPTOR_SIZE
 from sfm_lightglue.networks.hypercolumns import LEVELS, HypercolumnHead
-from sfm_lightglue.networks.int8 import Int8Convolution, Int8Output, max_pool
+from sfm_lightglue.networks.int8 import Int8Convolution, Int8Output, is_fast, max_pool
 from sfm_lightglue.networks.winograd import ConvolutionKernels, FirstConvolution, WinogradConvolution
 
 CELL = 8
@@ -116,7 +116,7 @@ class SuperPoint(nn.Module):
                 tiles (AMX) and with limits they compute only the first.
         """
         results = dict(zip(INT8_LAYERS, [*(limits[name] for name in INT8_LAYERS[1:]), None], strict=True)) if limits else {}
-        by_tiles = bool(limits) and kernels is not None and kernels.supports_tiles  # oneDNN is faster then
+        by_tiles = bool(limits) and kernels is not None and kernels.supports_tiles and is_fast()  # oneDNN is faster then
         for name in _LAYERS:
             convolution, limit = getattr(self, f"conv{name}", None), limits.get(name) if limits else None
             if convolution is None:

@@ -169,12 +169,13 @@ def leaf_groups(group: h5py.Group) -> Iterator[str]:
 def _leaf_groups(group: h5py.Group, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     for name in group:
         has_member(group, name)  # raises for links
-        child = group[name]
-        if not isinstance(child, h5py.Group):
-            if not prefix or not isinstance(child, h5py.Dataset):
+        found = h5py.h5o.open(group.id, name.encode())
+        if not isinstance(found, h5py.h5g.GroupID):
+            if not prefix or not isinstance(found, h5py.h5d.DatasetID):
                 continue
             yield prefix.rstrip("/")
             return
+        child = h5py.Group(found)
         _enter(child, f"{prefix}{name}", seen)
         yield from _leaf_groups(child, f"{prefix}{name}/", seen)
 

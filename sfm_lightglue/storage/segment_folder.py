@@ -111,8 +111,9 @@ class GroupFile:
         if BASE.fullmatch(path.name):
             self._index = self._open_index() or self._write_index()
         else:
-            known = None if stored is None else ((key, stamp, GroupData({})) for key, stamp in stored)
-            self._parts = parts_of(self._records() if known is None else known)
+            keys = self._stamps() if stored is None else stored
+            known = ((key, stamp, GroupData({})) for key, stamp in keys)
+            self._parts = parts_of(self._records() if SEGMENT.fullmatch(path.name) else known)
         self.tables: list[Table] = self._index.tables if self._index else [part.table for part in self._parts]
         self.num_rows = sum(table.num_rows for table in self.tables)
 
@@ -147,7 +148,14 @@ class GroupFile:
         if self._index:
             self._index.close()
 
+    def _stamps(self) -> Iterator[tuple[str, str]]:
+        """Key and stamp of each result: all that a store needs of the merged file. All attributes take twice as long."""
+        for key in leaf_groups(self._file):
+            group = find_group(self._file, key)
+            yield key, "" if group is None else str(group.attrs.get("stamp", ""))
+
     def _records(self) -> Iterator[tuple[str, str, GroupData]]:
+        """Key, stamp and attributes of each result."""
         for key in leaf_groups(self._file):
             attributes = dict(self._file[key].attrs)
             stamp = str(attributes.pop("stamp", ""))

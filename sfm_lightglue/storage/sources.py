@@ -69,6 +69,8 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         with explained_damage(path):
+            about = path.stat()
+            self.version = str(path.absolute()), about.st_ino, about.st_size, about.st_mtime_ns  # another one after any change
             self.file = h5py.File(path, "r")
             try:
                 self.attrs = FileAttributes(self.file["/"].id, Readable(path))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sfm_lightglue.engine.kernel_calls import Kernels
 from sfm_lightglue.engine.kernels import open_library
-from sfm_lightglue.networks import winograd
+from sfm_lightglue.networks import int8, superpoint, winograd
 from sfm_lightglue.networks.superpoint import INT8_LAYERS, SuperPoint
 from sfm_lightglue.networks.winograd import FirstConvolution, WinogradConvolution
 
@@ -141,9 +141,25 @@ def test_superpoint_by_kernels(kernels: Kernels, precision: str) -> None:
     grey = grey.clamp(0, 1)  # more than one band
     wanted = exact.pyramid(grey, (0, 2))
     changed.lower(torch.float32, inputs if precision == "8 bits" else None, kernels)
-    assert isinstance(changed.conv4b, WinogradConvolution) is not (precision == "8 bits" and kernels.supports_tiles)
+    by_tiles = precision == "8 bits" and kernels.supports_tiles and int8.is_fast()
+    assert isinstance(changed.conv4b, WinogradConvolution) is not by_tiles
     tolerance = 0.05 if precision == "8 bits" else 1e-4
     for found, reference in zip(changed.pyramid(grey, (0, 2)), wanted, strict=True):
         for level, exact_level in zip(found.levels, reference.levels, strict=True):
             assert level.dtype == torch.float32 and (level - exact_level).abs().max() < tolerance * exact_level.max()
         torch.testing.assert_close(found.scores, reference.scores, atol=2e-3 if precision == "8 bits" else 1e-5, rtol=0)
+
+
+def test_tiles_leave_convolutions_in_8_bits_to_onednn(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not int8.is_fast():
+        pytest.skip("this CPU has no VNNI")
+    limits = dict.fromkeys(INT8_LAYERS, 5.0)
+    monkeypatch.setattr(kernels, "supports_tiles", True)
+    network = SuperPoint(hypercolumns=True).eval()
+    network.lower(torch.float32, limits, kernels)
+    assert isinstance(network.conv1a, FirstConvolution) and isinstance(network.conv2a, int8.Int8Convolution)
+    assert isinstance(network.conv4a, nn.Conv2d)
+    monkeypatch.setattr(superpoint, "is_fast", lambda: False)  # as with ONEDNN_MAX_CPU_ISA=AVX2
+    network = SuperPoint(hypercolumns=True).eval()
+    network.lower(torch.float32, limits, kernels)
+    assert isinstance(network.conv2a, WinogradConvolution)

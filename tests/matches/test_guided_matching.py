@@ -157,7 +157,7 @@ def test_the_search_among_keypoints_in_one_place_is_left_to_the_network() -> Non
     assert _within(centers, np.ones(10), np.zeros((1000, 2)), max_candidates=1000) is not None
 
 
-EASY = GuidedPass(0.25, 170, 2, 10, 30, 0.5, 0.0, 0.5, keeps_seeds=False)
+EASY = GuidedPass(0.25, 170, 2, 10, 0, 30, 0.5, 0.0, 0.5, keeps_seeds=False)
 THOROUGH = replace(EASY, min_keypoints=175, num_layers=3, keeps_seeds=True)
 RECORD = WeightsRecord("random", "none", "0" * 64, "CC0", False)
 
@@ -205,7 +205,7 @@ def test_a_pair_that_the_first_pass_fails_for_goes_through_the_second(monkeypatc
         np.testing.assert_array_equal(found.indices, expected.indices)
         np.testing.assert_array_equal(found.scores, expected.scores)
     whole = matcher(monkeypatch)(photos[0], photos[1])
-    for change in ("min_seeds", "min_distinct", "min_keypoints"):
+    for change in ("min_seeds", "min_distinct", "min_coherent", "min_keypoints"):
         too_much = replace(THOROUGH, **{change: 180 if change == "min_keypoints" else 10**6})  # image 1 has 350 keypoints
         found = matcher(monkeypatch, hard, too_much)(photos[0], photos[1])
         assert not found.is_guided

@@ -208,7 +208,7 @@ def test_images_without_keypoints_have_no_matches(tmp_path: Path) -> None:
             store.add(name, features_to_group(content), "")
         store.merge()
     pairs = [Pair("a.jpg", "none.jpg"), Pair("a.jpg", "void.jpg"), Pair("none.jpg", "void.jpg")]
-    assert run(tmp_path / "features.h5", pairs)[0] == MatchingReport(3, 0.0, 0.0, num_computed=3)
+    assert run(tmp_path / "features.h5", pairs)[0] == MatchingReport(3, 0.0, 0.0, num_computed=3, num_unmatched=3)
     for pair in pairs:
         assert stored_indices(tmp_path / "matches.h5", pair.name0, pair.name1) == []
 
