@@ -86,9 +86,16 @@ def flags_last(arguments: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def held_messages() -> Iterator[list[logging.LogRecord]]:
-    """Keeps the messages of the package that are logged in the block, in a list. If the block raises, they are printed."""
+    """Keeps the warnings of the package that are logged in the block, in a list. If the block raises, they are printed.
+
+    What the compiled kernels say is kept too: a check may compile them, which takes seconds.
+    """
     records: list[logging.LogRecord] = []
-    logger, handler = logging.getLogger("sfm_lightglue"), logging.Handler(logging.WARNING)
+    logger, handler = logging.getLogger("sfm_lightglue"), logging.Handler()
+    kernels = logging.getLogger("sfm_lightglue.engine.kernels")
+    level, before = logger.level, kernels.level
+    logger.setLevel(max(level, logging.WARNING))
+    kernels.setLevel(logging.INFO)
     handler.emit = records.append  # type: ignore[method-assign, assignment]
     logger.addHandler(handler)
     logger.propagate = False
@@ -101,3 +108,5 @@ def held_messages() -> Iterator[list[logging.LogRecord]]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
+        logger.setLevel(level)
+        kernels.setLevel(before)
