@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sfm_lightglue.cameras import GUESSED_FOCAL_FACTOR, Camera
 from sfm_lightglue.execution.cache import BoundedCache
+from sfm_lightglue.execution.devices import num_cores
+from sfm_lightglue.execution.threads import torch_threads
 from sfm_lightglue.features.extractor import Extractor
 from sfm_lightglue.geometries.verification import VerificationOptions, verify_matches
 from sfm_lightglue.images import Range, UnreadableImage, load_image, resize_longest
@@ -22,6 +26,8 @@ from sfm_lightglue.orientation import turned_further, upright_image
 from sfm_lightglue.products import Features, Image
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 SMALL = {"resize_max": 512, "max_keypoints": 512, "enlarge_max": 1}
 """Options of an extractor in the trials, if it has them. A trial then takes a tenth of the time of a pair of the run."""
@@ -104,7 +110,7 @@ class Trials:
             turns: Quarter turns of each partner, on top of its orientation.
         """
         try:
-            own = [self.features(name, turn) for turn in TURNS]
+            own = _in_each_turn(lambda turn: self.features(name, turn))
         except UnreadableImage as error:
             logger.warning("%s cannot be tried in four turns: %s", name, error)
             return Outcome((0, 0, 0, 0))
@@ -116,7 +122,7 @@ class Trials:
         chosen = sorted(votes, key=lambda partner: (-votes[partner], partner))[:MAX_PARTNERS]
         outcome = Outcome((0, 0, 0, 0))
         for partner in chosen:
-            found = (self._inliers(turned, looked_at[partner]) for turned in own)
+            found = _in_each_turn(functools.partial(self._inliers_of_turn, own, looked_at[partner]))
             outcome = Outcome(tuple(before + more for before, more in zip(outcome.inliers, found, strict=True)))
             if outcome.is_clear and max(outcome.inliers) >= ENOUGH_INLIERS:
                 break
@@ -140,11 +146,21 @@ class Trials:
         small = resize_longest(photo.pixels, SMALL["resize_max"])
         return Image(name, small, None if photo.mask is None else _resized(photo.mask, small.shape[:2]))
 
+    def _inliers_of_turn(self, turned: Sequence[Features], other: Features, turn: int) -> int:
+        return self._inliers(turned[turn], other)
+
     def _inliers(self, features0: Features, features1: Features) -> int:
         matches = self.matcher(features0, features1)
         camera0, camera1 = _guessed_camera(features0.image_size), _guessed_camera(features1.image_size)
         geometry = verify_matches(camera0, camera1, features0, features1, matches, self.options)
         return len(geometry.inlier_matches)
+
+
+def _in_each_turn(function: Callable[[int], Result]) -> list[Result]:
+    """The results for the four turns, by as many threads as there are cores."""
+    workers = min(len(TURNS), num_cores())
+    with ThreadPoolExecutor(workers) as pool, torch_threads(workers):
+        return list(pool.map(function, TURNS))
 
 
 def _guessed_camera(size: tuple[int, int]) -> Any:
