@@ -24,8 +24,9 @@ inline void first_layer_pixels(const float* grey, long stride, const Vector (&we
         for (long c = 0; c < GROUP; c++) store_result(out + x * CHANNELS + c * LANES, maximum_of(sums[x][c], zeros()));
 }
 
-// out = max(convolution, 0), or min(round(max(convolution, 0)), 255). `grey` has a frame of one px around height x width px; `stride` is the distance of its
-// rows. `weights` are 9 rows of 64, for the pixels of a window row by row, and a row of biases. `out` is height x width x 64.
+// out = max(convolution, 0), or min(round(max(convolution, 0)), 255). `grey` has a frame of one px around height x width px; `stride`
+// is the distance of its rows. `weights` are 9 rows of 64, for the pixels of a window row by row, and a row of biases. `out` is
+// height x width x 64.
 template <class Result>
 void first_layer(const float* grey, long stride, long height, long width, const float* weights, Result* out) {
     for (long y = 0; y < height; y++, grey += stride, out += width * CHANNELS)
